@@ -1,0 +1,36 @@
+# Everything runs in one virtual environment, made by whichever target comes first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## make the virtual environment and install hf-ft into it (about 3 minutes, 6 GB)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+quickstart: install  ## the main job on what ships with the package: no network, a few minutes
+	$(BIN)/python recipes/quickstart.py --output_dir runs/quickstart --overwrite_output_dir
+
+test: install  ## run the tests (CPU, no network, at most 10 minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: install  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what runs and tests left behind (not the virtual environment)
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,504 @@
+"""Settings: what can be set, where it may come from, and the check of every option before torch is imported.
+
+Two kinds of settings share one name space: the fields of `Config` (what `TrainingArguments` lacks) and every
+field of `transformers.TrainingArguments`. The latter are read from its source text, so that a misspelt option
+is answered in a fraction of a second instead of after the ten seconds that importing them takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.lookup import UserError, choose, nearest, unknown
+from hf_ft.plan import METHODS, method_defaults, parse_method
+from hf_ft.tasks import task_names
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def _option(help: str, default: Any = None, choices: Sequence[str] | None = None, group: str = "") -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices, "group": group})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run needs beyond `TrainingArguments`: task, model, data and method.
+
+    Built by `parse` or `build`, which check every value; `given` names the settings that the user wrote, as
+    opposed to defaults.
+    """
+
+    task: str = _option("what to learn; see `hf-ft methods` and the files in hf_ft/tasks", "", group="what")
+    model: str = _option(
+        "Hub id, folder, `builtin` (the source model that ships here), or `timm:ARCHITECTURE` (random weights)",
+        "",
+        group="what",
+    )
+    dataset: str = _option("Hub id (or `id:config`), folder, or file", "", group="what")
+    method: str = _option("what trains: " + ", ".join(METHODS), "lp_ft", group="what")
+
+    model_revision: str | None = _option("branch, tag or commit of the model on the Hub", group="model")
+    keep_head: bool = _option("keep the checkpoint's head when its labels equal the data's", False, group="model")
+    trust_remote_code: bool = _option("run code that comes with the model on the Hub", False, group="model")
+    max_length: int | None = _option("longest text in tokens (default: the model's limit, at most 512)", group="model")
+
+    dataset_revision: str | None = _option("branch, tag or commit of the data set on the Hub", group="data")
+    image_column: str | None = _option("column with the image", group="data")
+    text_column: str | None = _option("column with the text", group="data")
+    text_pair_column: str | None = _option("column with the second text of a pair", group="data")
+    label_column: str | None = _option("column with the label or the list of labels", group="data")
+    label_separator: str | None = _option("splits a text cell into several labels, for example `|`", group="data")
+    problem_type: str | None = _option(
+        "kind of labels (default: found from the label column)",
+        choices=("single_label_classification", "multi_label_classification"),
+        group="data",
+    )
+    train_split: str | None = _option("name of the training split", group="data")
+    validation_split: str | None = _option("name of the validation split", group="data")
+    test_split: str | None = _option("name of the test split", group="data")
+    validation_fraction: float = _option("part of train held out when there is no validation split", 0.1, group="data")
+    max_train_examples: int | None = _option("train on so many examples, drawn by class", group="data")
+    max_eval_examples: int | None = _option("use so many examples of validation and of test", group="data")
+    examples_per_class: int | None = _option("train on so many examples of each class", group="data")
+    val_examples_per_class: int | None = _option("validate on so many examples of each class", group="data")
+    bad_examples: str = _option(
+        "unreadable images, empty texts and missing labels: stop with a list, or leave them out and say how many",
+        "error",
+        choices=("error", "skip"),
+        group="data",
+    )
+
+    augment: str | None = _option(
+        "image augmentation (default: by method)", choices=("none", "basic", "trivial"), group="training"
+    )
+    class_weights: str = _option(
+        "weight the loss by inverse class frequency", "none", choices=("none", "balanced"), group="training"
+    )
+    head_lr_multiplier: float | None = _option("learning rate of the head over that of the rest", group="training")
+    layer_decay: float | None = _option("factor on the learning rate for each block further down", group="training")
+    lora_r: int = _option("rank of LoRA", 8, group="training")
+    lora_alpha: int = _option("scale of LoRA", 16, group="training")
+    lora_dropout: float = _option("dropout before LoRA", 0.0, group="training")
+    early_stopping_patience: int | None = _option("stop after so many evaluations without a gain", group="training")
+    overwrite_output_dir: bool = _option("replace a run that stands in the output folder", False, group="training")
+    load_back_proof: bool = _option("load the result in a fresh process and compare", True, group="training")
+
+    given: frozenset[str] = frozenset()
+
+    @property
+    def method_name(self) -> str:
+        """The method without its argument: `last_n` of `last_n:4`."""
+        return parse_method(self.method)[0].name
+
+
+def config_fields() -> dict[str, dataclasses.Field[Any]]:
+    """The options of `Config` by name (all fields but `given`)."""
+    return {item.name: item for item in dataclasses.fields(Config) if item.name != "given"}
+
+
+@dataclass(frozen=True)
+class TrainingField:
+    """One field of `TrainingArguments` as read from its source: annotation and help text."""
+
+    annotation: str
+    help: str
+
+
+@functools.cache
+def training_fields() -> dict[str, TrainingField]:
+    """The fields of the installed `transformers.TrainingArguments`, read without importing it."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("transformers is not installed. Install hf-ft with its requirements: pip install hf-ft")
+    source = Path(spec.submodule_search_locations[0], "training_args.py").read_text(encoding="utf-8")
+    body = next(
+        node.body
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
+    )
+    found = {}
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _is_init_field(node.value):
+            found[node.target.id] = TrainingField(ast.unparse(node.annotation), _help_text(node.value))
+    return found
+
+
+def _is_init_field(value: ast.expr | None) -> bool:
+    if not isinstance(value, ast.Call):
+        return value is not None
+    return not any(
+        key.arg == "init" and isinstance(key.value, ast.Constant) and not key.value.value for key in value.keywords
+    )
+
+
+def _help_text(value: ast.expr | None) -> str:
+    """The help string inside `field(..., metadata={"help": ...})`, empty when it is not a plain constant."""
+    for node in ast.walk(value) if value is not None else ():
+        if isinstance(node, ast.Dict):
+            for key, item in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "help":
+                    try:
+                        return str(ast.literal_eval(item))
+                    except ValueError:
+                        return ""
+    return ""
+
+
+ALIASES = {
+    "model_name_or_path": "model",
+    "dataset_name": "dataset",
+    "max_train_samples": "max_train_examples",
+    "max_eval_samples": "max_eval_examples",
+    "max_seq_length": "max_length",
+    "text_column_name": "text_column",
+    "image_column_name": "image_column",
+    "label_column_name": "label_column",
+    "train_split_name": "train_split",
+    "validation_split_name": "validation_split",
+    "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "resume": "resume_from_checkpoint",
+}
+"""Other spellings that the example scripts of this field use."""
+
+FORMER = {
+    "warmup_ratio": "warmup_steps takes a fraction: --warmup_steps 0.1",
+    "evaluation_strategy": "it is now called --eval_strategy",
+    "group_by_length": "it is now --train_sampling_strategy group_by_length",
+    "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
+    "save_safetensors": "weights are always saved as safetensors",
+    "no_cuda": "it is now called --use_cpu",
+    "dataset_config_name": "write it into the data set: --dataset id:config",
+    "train_file": "give a folder with files called train.*, validation.*, test.*: --dataset FOLDER",
+    "do_train": "training is what this command does; `hf-ft evaluate` only evaluates",
+}
+"""Options that `transformers` or its example scripts once had, with what to write today."""
+
+POSITIVE = (
+    "learning_rate num_train_epochs per_device_train_batch_size per_device_eval_batch_size max_length "
+    "max_train_examples max_eval_examples examples_per_class val_examples_per_class head_lr_multiplier "
+    "layer_decay lora_r lora_alpha gradient_accumulation_steps early_stopping_patience"
+).split()
+
+
+def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Resolve aliases, reject unknown names, and convert and check each value of one layer of settings.
+
+    `source` names where they came from ("the command line", a file name) and goes into the error.
+
+    Raises:
+        UserError: an unknown name with the nearest known one, or a value of the wrong type or out of range.
+    """
+    clean: dict[str, Any] = {}
+    for written, value in settings.items():
+        key = written.replace("-", "_")
+        name = ALIASES.get(key, key)
+        annotation = _annotation(name, written, source)
+        if name in clean:
+            raise UserError(f"'{name}' is set twice in {source} (as '{written}' and under another spelling).")
+        clean[name] = _checked(name, _convert(value, annotation, name))
+    return clean
+
+
+def _annotation(name: str, written: str, source: str) -> str:
+    options = config_fields()
+    if name in options:
+        return str(options[name].type)
+    fields = training_fields()
+    if name in fields:
+        return fields[name].annotation
+    if name in FORMER:
+        raise UserError(f"'{written}' in {source} is no option: {FORMER[name]}.")
+    near = nearest(name, [*options, *fields, *ALIASES])
+    hint = f" Did you mean '{near}'?" if near else ""
+    raise UserError(
+        f"Unknown option '{written}' in {source}.{hint} Known are the options listed by --help and all fields of "
+        "transformers.TrainingArguments."
+    )
+
+
+def _convert(value: Any, annotation: str, name: str) -> Any:
+    """Turn text (from the command line, or YAML's `1e-3`) into the type that the annotation names."""
+    kinds = {part.strip().split("[")[0] for part in annotation.replace('"', "").split("|")}
+    if isinstance(value, bool) and "bool" not in kinds and kinds <= {"int", "float", "None"}:
+        raise UserError(f"'{name}' takes {_spoken(kinds)}, not {value}.")
+    if isinstance(value, int | float) and not isinstance(value, bool) and kinds <= {"str", "None"}:
+        raise UserError(f"'{name}' takes {_spoken(kinds)}, not {value!r}.")
+    if isinstance(value, float) and kinds <= {"int", "None"}:
+        if not value.is_integer():
+            raise UserError(f"'{name}' takes a whole number, not {value}.")
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("none", "null") and "None" in kinds:
+        return None
+    for kind in ("bool", "int", "float", "dict", "list"):
+        if kind in kinds:
+            parsed = _parse(value, kind)
+            if parsed is not None:
+                return parsed
+    if kinds & {"str", "list"} or not kinds <= {"bool", "int", "float", "dict", "None"}:
+        return value
+    raise UserError(f"'{name}' takes {_spoken(kinds)}, not '{value}'.")
+
+
+def _parse(text: str, kind: str) -> Any:
+    if kind == "bool":
+        return {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}.get(text.lower())
+    try:
+        if kind in ("int", "float"):
+            return (int if kind == "int" else float)(text)
+        parsed = json.loads(text)
+        return parsed if isinstance(parsed, dict if kind == "dict" else list) else None
+    except ValueError:
+        return None
+
+
+def _spoken(kinds: set[str]) -> str:
+    words = {"bool": "true or false", "int": "a whole number", "float": "a number", "dict": "a JSON object"}
+    return " or ".join(words.get(kind, "text") for kind in sorted(kinds - {"None"}))
+
+
+def _checked(name: str, value: Any) -> Any:
+    options = config_fields()
+    choices = options[name].metadata["choices"] if name in options else None
+    if choices and value is not None:
+        choose(value, choices, f"value for '{name}':")
+    if name in POSITIVE and value is not None and not value > 0:
+        raise UserError(f"'{name}' must be greater than 0, not {value}.")
+    if name == "validation_fraction" and not 0 < value < 1:
+        raise UserError(f"'validation_fraction' must lie between 0 and 1, not {value}.")
+    return value
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The settings in a YAML file: one flat mapping of option names to values."""
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"No such settings file: {path}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} must hold `option: value` lines, not {type(loaded).__name__}.")
+    return loaded
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run, merged and checked, still without torch: `Config` and `TrainingArguments` fields."""
+
+    config: Config
+    training: dict[str, Any]
+
+    def arguments(self) -> TrainingArguments:
+        """Build the `TrainingArguments`; imports `transformers` and torch.
+
+        Raises:
+            UserError: a value that `TrainingArguments` refuses, or fp16 without a GPU.
+        """
+        import torch
+        from transformers import TrainingArguments
+
+        if self.training.get("fp16") and not (torch.cuda.is_available() or self._other_accelerator(torch)):
+            raise UserError("fp16 needs a GPU and this machine has none. Leave out --fp16 (float32 is used).")
+        try:
+            return TrainingArguments(**self.training)
+        except (ValueError, TypeError) as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+    @staticmethod
+    def _other_accelerator(torch: Any) -> bool:
+        return bool(torch.accelerator.is_available())
+
+
+def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
+    """Merge layers of settings, weakest first, each a pair (where it came from, mapping), and check the whole.
+
+    The defaults of the method stand below the first layer. Everything the layers name counts as given.
+
+    Raises:
+        UserError: unknown names, wrong values, missing task/model/dataset, contradictions, missing folders.
+    """
+    given: dict[str, Any] = {}
+    for source, layer in layers:
+        given |= normalise(layer, source)
+    given = {name: value for name, value in given.items() if value is not None}
+    task, method = given.get("task", ""), given.get("method", Config.method)
+    choose(task, task_names(), "task", "Set it with --task.")
+    parse_method(method)
+    merged = method_defaults(method, task) | given
+    own = config_fields()
+    config = Config(**{k: v for k, v in merged.items() if k in own}, given=frozenset(given))
+    training = {name: value for name, value in merged.items() if name not in own}
+    _check_whole(config, training)
+    return Settings(config, training)
+
+
+def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
+    for name in ("model", "dataset"):
+        if not getattr(config, name):
+            raise UserError(f"No {name} given: set --{name} to a Hub id or a folder.")
+        check_path(getattr(config, name), name)
+    if config.max_train_examples and config.examples_per_class:
+        raise UserError("Give either max_train_examples or examples_per_class, not both.")
+    if not training.get("output_dir"):
+        raise UserError("No output folder given: set --output_dir.")
+    if training.get("metric_for_best_model"):
+        from hf_ft.metrics import higher_is_better
+
+        higher_is_better(training["metric_for_best_model"])
+    check_output_dir(training["output_dir"], config, training.get("resume_from_checkpoint"))
+
+
+def is_local(name: str) -> bool:
+    """Whether a model or data set name means something on this disk rather than on the Hub."""
+    return os.path.exists(os.path.expanduser(name)) or (
+        name.startswith(("/", "./", "../", "~"))
+        or name.count("/") > 1
+        or name.endswith((".csv", ".tsv", ".json", ".jsonl", ".parquet"))
+    )
+
+
+def check_path(name: str, kind: str) -> None:
+    """Raise a UserError naming the nearest sibling when a local path does not exist."""
+    path = Path(name).expanduser()
+    if not is_local(name) or path.exists():
+        return
+    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = nearest(path.name, siblings)
+    hint = f" Did you mean {path.parent / near}?" if near else ""
+    parent = "" if path.parent.is_dir() else f" ({path.parent} does not exist either)"
+    raise UserError(f"No such {kind}: {name}{parent}.{hint} Give a Hub id, a folder or a file that exists.")
+
+
+def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
+    """Refuse an output folder that holds another run, unless told to resume or to replace it."""
+    path = Path(output_dir).expanduser()
+    if path.is_file():
+        raise UserError(f"The output folder {output_dir} is a file.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if resume or config.overwrite_output_dir:
+        return
+    what = "a finished run" if (path / "run.json").exists() else "files"
+    raise UserError(
+        f"The output folder {output_dir} already holds {what}. Choose another folder, continue an interrupted run "
+        "with --resume, or replace it with --overwrite_output_dir."
+    )
+
+
+def parser(prog: str | None = None, description: str = "") -> argparse.ArgumentParser:
+    """The parser of all settings: our options with their help, `TrainingArguments` fields by name."""
+    fields = training_fields()
+    epilog = (
+        "Any field of transformers.TrainingArguments is an option too, for example --learning_rate, "
+        "--num_train_epochs, --per_device_train_batch_size, --seed, --bf16, --gradient_checkpointing, "
+        "--torch_compile, --report_to. --help_training lists them all."
+    )
+    usage = f"{prog or '%(prog)s'} --model M --dataset D --method K --output_dir OUT [options]"
+    result = argparse.ArgumentParser(prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False)
+    result.add_argument("--config", metavar="FILE.yaml", help="settings as `option: value`; the command line wins")
+    result.add_argument("--output_dir", metavar="OUT", default=argparse.SUPPRESS, help="folder for the result")
+    groups: dict[str, Any] = {}
+    for name, item in config_fields().items():
+        group = groups.setdefault(item.metadata["group"], result.add_argument_group(item.metadata["group"]))
+        _add(group, name, str(item.type), _with_default(item))
+    hidden = result.add_argument_group("training arguments")
+    for name, entry in fields.items():
+        if name != "output_dir":
+            _add(hidden, name, entry.annotation, argparse.SUPPRESS)
+    for name in ALIASES:
+        _add(hidden, name, "str", argparse.SUPPRESS)
+    result.add_argument(
+        "--help_training",
+        action=_ListTraining,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="list all fields of TrainingArguments",
+    )
+    return result
+
+
+def _with_default(item: dataclasses.Field[Any]) -> str:
+    choices = item.metadata["choices"]
+    text = item.metadata["help"] + (f" [{' | '.join(choices)}]" if choices else "")
+    return (text if item.default in (None, "") else f"{text} (default: {item.default})").replace("%", "%%")
+
+
+def _add(group: Any, name: str, annotation: str, help: str) -> None:
+    # A bare `--bf16` means true; every other option wants a value, which `normalise` converts and checks.
+    flag = {"nargs": "?", "const": "true"} if "bool" in annotation or name == "resume" else {}
+    metavar = next((word for kind, word in (("int", "N"), ("float", "X"), ("bool", "BOOL")) if kind in annotation), "")
+    group.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=metavar or "TEXT", help=help, **flag)
+
+
+class _ListTraining(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import textwrap
+
+        for name, entry in training_fields().items():
+            text = " ".join(entry.help.split())
+            print(f"--{name} ({entry.annotation})")
+            print(textwrap.fill(text, 79, initial_indent="    ", subsequent_indent="    ")) if text else None
+        parser.exit(0)
+
+
+def command_line(argv: Sequence[str] | None, description: str = "", prog: str | None = None) -> list[tuple[str, Any]]:
+    """Turn a command line into layers for `build`: the YAML file, if any, then the options themselves.
+
+    Raises:
+        UserError: unknown options (with the nearest), or words that belong to no option.
+    """
+    arguments = parser(prog, description)
+    arguments.exit_on_error = False
+    try:
+        known, rest = arguments.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}.") from None
+    for word in rest:
+        if word.startswith("--"):
+            _annotation(word[2:].split("=")[0].replace("-", "_"), word.split("=")[0], "the command line")
+        raise UserError(f"'{word}' on the command line belongs to no option.")
+    options = dict(vars(known))
+    layers: list[tuple[str, Any]] = []
+    path = options.pop("config", None)
+    if path is not None:
+        layers.append((path, read_yaml(path)))
+    layers.append(("the command line", options))
+    return layers
+
+
+def parse(
+    config: Mapping[str, Any], training: Mapping[str, Any], argv: Sequence[str] | None = None, description: str = ""
+) -> tuple[Config, TrainingArguments]:
+    """Settings of a recipe: its own two dictionaries, then `--config FILE.yaml`, then the command line.
+
+    Raises:
+        UserError: see `build`; a recipe run as a script prints it and exits with code 2 (`hf_ft.cli.run`).
+    """
+    _keys_of(config, config_fields(), "CONFIG")
+    _keys_of(training, training_fields(), "TRAINING")
+    settings = build(("the recipe", {**config, **training}), *command_line(argv, description))
+    return settings.config, settings.arguments()
+
+
+def _keys_of(settings: Mapping[str, Any], options: Iterable[str], where: str) -> None:
+    known = list(options)
+    for name in settings:
+        if name not in known:
+            raise UserError(unknown(name, known, f"setting in {where}:"))

@@ -1,0 +1,39 @@
+"""Image classification: one label or several labels per image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.tasks import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_ft.config import Config
+
+
+def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
+    """Decode, augment (in training) and process images when they are read, so memory does not grow with them."""
+    from hf_ft.images import ImageTransform
+
+    augment = (config.augment or "none") if training else "none"
+    return dataset.with_transform(ImageTransform(processor, augment))
+
+
+def collator(processor: Any) -> Any:
+    """Stack the images of a batch; they all have the processor's size."""
+    from transformers import default_data_collator
+
+    return default_data_collator
+
+
+TASK = Task(
+    name="image_classification",
+    summary="one or several labels per image",
+    modality="image",
+    auto_class="AutoModelForImageClassification",
+    pipeline="image-classification",
+    inputs={"image": ("image", "img", "image_file_path", "file_name", "pixel_values")},
+    encode=encode,
+    collator=collator,
+)

@@ -1,0 +1,50 @@
+"""Text classification: one label or several labels per text or pair of texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.tasks import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_ft.config import Config
+
+LONGEST = 512
+"""Tokens kept of a text when `max_length` is not set: what encoders of BERT's kind take."""
+
+
+def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
+    """Tokenise once, truncated to `max_length`; padding is left to the collator, batch by batch."""
+    limit = min(config.max_length or LONGEST, processor.model_max_length)
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        texts = [batch[name] for name in ("text", "text_pair") if name in batch]
+        return dict(processor(*texts, truncation=True, max_length=limit))
+
+    unused = [name for name in dataset.column_names if name != "labels"]
+    return dataset.map(tokenize, batched=True, remove_columns=unused, desc="Tokenising")
+
+
+def collator(processor: Any) -> Any:
+    """Pad a batch to its longest text."""
+    from transformers import DataCollatorWithPadding
+
+    return DataCollatorWithPadding(processor)
+
+
+TASK = Task(
+    name="text_classification",
+    summary="one or several labels per text or pair of texts",
+    modality="text",
+    auto_class="AutoModelForSequenceClassification",
+    pipeline="text-classification",
+    inputs={
+        "text": ("text", "sentence", "sentence1", "premise", "question1", "review", "content"),
+        "text_pair": ("text_pair", "sentence2", "hypothesis", "question2"),
+    },
+    optional_inputs=("text_pair",),
+    encode=encode,
+    collator=collator,
+)
