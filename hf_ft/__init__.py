@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_ft.anatomy import Anatomy, DepthGroup, anatomy
+    from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
     from hf_ft.config import Config, parse
     from hf_ft.data import Splits, load_splits
     from hf_ft.evaluation import score
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Anatomy": "anatomy",
-    "DepthGroup": "anatomy",
-    "anatomy": "anatomy",
+    "Anatomy": "depth_groups",
+    "DepthGroup": "depth_groups",
+    "anatomy": "depth_groups",
     "Config": "config",
     "parse": "config",
     "Splits": "data",
@@ -50,7 +50,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'hf_ft' has no attribute '{name}'")
     value = getattr(importlib.import_module(f"hf_ft.{_HOME[name]}"), name)
-    # `hf_ft.anatomy` is a module and a function: the function is what `from hf_ft import anatomy` means.
     globals()[name] = value
     return value
 
