@@ -51,6 +51,7 @@ class Config:
     model_revision: str | None = _option("branch, tag or commit of the model on the Hub", group="model")
     keep_head: bool = _option("keep the checkpoint's head when its labels equal the data's", False, group="model")
     trust_remote_code: bool = _option("run code that comes with the model on the Hub", False, group="model")
+    allow_pickle: bool = _option("read pickled weights when there are no safetensors", False, group="model")
     max_length: int | None = _option("longest text in tokens (default: the model's limit, at most 512)", group="model")
 
     dataset_revision: str | None = _option("branch, tag or commit of the data set on the Hub", group="data")

@@ -108,14 +108,15 @@ def _split(logits: npt.ArrayLike, references: npt.ArrayLike, problem_type: str, 
         raise UserError(f"The threshold is a probability and must lie between 0 and 1, not {threshold}.")
     logits = _checked_logits(logits)
     references = _checked_references(references, logits.shape, problem_type)
-    predicted = logits.argmax(axis=1) if references.ndim == 1 else (sigmoid(logits) >= threshold).astype(np.int64)
-    return _Split(logits, references, predicted)
+    if problem_type == SINGLE_LABEL:
+        return _Split(logits, references, logits.argmax(axis=1))
+    return _Split(logits, references, (sigmoid(logits) >= threshold).astype(np.int64))
 
 
 def _checked_logits(logits: npt.ArrayLike) -> Floats:
     checked = np.asarray(logits, dtype=np.float64)
     if checked.ndim != 2 or 0 in checked.shape:
-        raise ValueError(f"Logits must have the shape (examples, classes), none of them 0, not {checked.shape}.")
+        raise ValueError(f"Logits must have the shape (examples, classes), neither 0, not {checked.shape}.")
     broken = ~np.isfinite(checked).all(axis=1)
     if broken.any():
         raise UserError(
@@ -676,7 +677,7 @@ def majority_baseline(
     choose(problem_type, METRICS, "problem type")
     train, test = np.asarray(train_references), np.asarray(references)
     if not train.size or not test.size:
-        raise ValueError(f"A baseline needs examples: {len(train)} to train and {len(test)} to score are given.")
+        raise ValueError(f"A baseline needs examples: got {len(train)} to train, {len(test)} to score.")
     classes = train.shape[-1] if train.ndim == 2 else int(max(train.max(), test.max())) + 1
     train = _checked_references(train, (len(train), classes), problem_type)
     test = _checked_references(test, (len(test), classes), problem_type)

@@ -101,7 +101,7 @@ def _one(trains: str, adapt: bool = False) -> Callable[[str | None], tuple[Stage
 
 
 def _lp_ft(argument: str | None) -> tuple[Stage, ...]:
-    return (Stage("head", "head", share=0.3), Stage("full", "all", share=0.7))
+    return (Stage("head", "head", share=0.3, scale=5.0), Stage("full", "all", share=0.7))
 
 
 def _lora(argument: str | None) -> tuple[Stage, ...]:

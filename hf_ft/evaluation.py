@@ -1,0 +1,169 @@
+"""Scores with intervals on validation and test, and the proof that the saved model gives the same logits alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from hf_ft import metrics
+from hf_ft.config import Config
+from hf_ft.images import upright_rgb
+from hf_ft.tasks import Task, get_task
+from hf_ft.training import Run
+
+PROOF_EXAMPLES = 8
+PROOF_TOLERANCE = 1e-4
+"""Largest difference of logits that counts as the same, relative to their scale: rounding, no more."""
+
+
+class LoadBackFailure(RuntimeError):
+    """The saved model, loaded without hf_ft, does not give the logits of the model that was trained."""
+
+
+@dataclass
+class Results:
+    """Scores by split: `metrics[split][name]`, the majority baseline beside them, and what figures are drawn from.
+
+    `threshold` is the probability above which a label counts as predicted (several labels per example), fitted on
+    validation; `confusion[split]` counts true class (row) against predicted class (column).
+    """
+
+    metrics: dict[str, dict[str, metrics.Score]]
+    baseline: dict[str, dict[str, float]]
+    threshold: float | None = None
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+
+
+def predict_logits(
+    model: PreTrainedModel,
+    processor: Any,
+    task: Task,
+    dataset: Dataset,
+    config: Config,
+    args: TrainingArguments | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits (n, classes) for a data set with the task's input columns, and its labels where it has any.
+
+    Runs through `Trainer.predict`, so batches, devices and several GPUs are `Trainer`'s work.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = args or TrainingArguments(output_dir=folder, per_device_eval_batch_size=32, report_to="none")
+        keep, arguments.remove_unused_columns = arguments.remove_unused_columns, False
+        trainer = Trainer(
+            model=model, args=arguments, data_collator=task.collator(processor), processing_class=processor
+        )
+        output = trainer.predict(task.encode(dataset, processor, config, False))
+        arguments.remove_unused_columns = keep
+    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    return np.asarray(logits, dtype=np.float32), output.label_ids  # type: ignore[return-value]
+
+
+def score(run: Run) -> Results:
+    """Score a trained model on validation and on test, with 95 % intervals and the majority baseline.
+
+    The threshold for several labels per example is fitted on validation alone.
+    """
+    task, kind = get_task(run.config.task), run.splits.problem_type
+    results = Results({}, {})
+    train_labels = np.asarray(run.splits.train["labels"])
+    for name, split in (("validation", run.splits.validation), ("test", run.splits.test)):
+        if split is None:
+            continue
+        logits, references = predict_logits(run.model, run.processor, task, split, run.config, run.args)
+        assert references is not None
+        if kind == "multi_label_classification" and results.threshold is None:
+            results.threshold = metrics.fit_threshold(logits, references)
+        add_scores(results, name, logits, references, kind)
+        results.baseline[name] = metrics.majority_baseline(train_labels, references, kind)
+    return results
+
+
+def add_scores(results: Results, name: str, logits: np.ndarray, references: np.ndarray, problem_type: str) -> None:
+    """Score one split and add it to `results`."""
+    threshold = 0.5 if results.threshold is None else results.threshold
+    results.metrics[name] = metrics.score(logits, references, problem_type, threshold=threshold)
+    if problem_type == "single_label_classification":
+        classes = logits.shape[1]
+        cells = np.bincount(references.astype(int) * classes + logits.argmax(1), minlength=classes * classes)
+        results.confusion[name] = cells.reshape(classes, classes).tolist()
+
+
+def prove_load_back(
+    folder: Path, model: PreTrainedModel, processor: Any, task: Task, split: Dataset, max_length: int | None
+) -> dict[str, Any]:
+    """Load a saved model in a fresh process without hf_ft and compare its logits on a few raw examples.
+
+    Raises:
+        LoadBackFailure: the logits differ by more than rounding, or the folder does not load.
+    """
+    rows = split.select(range(min(PROOF_EXAMPLES, len(split))))
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = _raw_inputs(rows, task, Path(scratch))
+        expected = _logits_of(model, processor, inputs, task.modality, max_length)
+        request = {
+            "folder": str(folder),
+            "auto_class": task.auto_class,
+            "modality": task.modality,
+            "inputs": inputs,
+            "max_length": max_length,
+        }
+        found = np.asarray(_in_fresh_process(request), dtype=np.float32)
+    scale = max(1.0, float(np.abs(expected).max()))
+    difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+    if not difference <= PROOF_TOLERANCE * scale:
+        raise LoadBackFailure(
+            f"The saved model gives other logits when loaded by {task.auto_class}.from_pretrained: they differ by "
+            f"up to {difference:.3g}."
+        )
+    return {"examples": len(rows), "largest_difference": difference, "passed": True}
+
+
+def _raw_inputs(rows: Dataset, task: Task, scratch: Path) -> list[Any]:
+    """The examples as a stranger would have them: image files, or texts."""
+    if task.modality == "image":
+        paths = [scratch / f"{i}.png" for i in range(len(rows))]
+        for path, row in zip(paths, rows, strict=True):
+            upright_rgb(row["image"]).save(path)
+        return [str(path) for path in paths]
+    names = [name for name in task.inputs if name in rows.column_names]
+    return [[row[name] for name in names] for row in rows]
+
+
+def _logits_of(
+    model: PreTrainedModel, processor: Any, inputs: list[Any], modality: str, max_length: int | None
+) -> np.ndarray:
+    from hf_ft import fresh_process
+
+    with torch.inference_mode():
+        encoded = fresh_process.encode(processor, inputs, modality, max_length).to(model.device)
+        return np.asarray(model(**encoded).logits.float().cpu().numpy())
+
+
+def _in_fresh_process(request: Mapping[str, Any]) -> Any:
+    script = Path(__file__).parent / "fresh_process.py"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        cwd="/",
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise LoadBackFailure(f"The saved model does not load in a fresh process: {last}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

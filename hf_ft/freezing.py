@@ -1,0 +1,145 @@
+"""Frozen means frozen: no parameter, no running statistic, no dropout noise; and the audit that proves it.
+
+`requires_grad = False` alone leaves two holes: `Trainer` calls `model.train()` before every step, so a frozen
+BatchNorm goes on moving its statistics, and frozen dropout goes on adding noise. Here frozen groups are put into
+evaluation mode at the start of every forward pass, whoever called `train()` before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
+from hf_ft.lookup import shorten
+from hf_ft.plan import Setting, plan_method
+
+
+class FreezeViolation(RuntimeError):
+    """A frozen parameter or buffer changed during training."""
+
+
+class FrozenMode:
+    """Keeps modules in evaluation mode in every forward pass of `model` until `remove` is called.
+
+    A forward hook on the whole model, so that it works in any training loop and with any wrapper around it.
+    """
+
+    def __init__(self, model: nn.Module, quiet: Iterable[nn.Module]) -> None:
+        self.quiet = list(quiet)
+        self._handle = model.register_forward_pre_hook(self._hold)
+
+    def _hold(self, model: nn.Module, inputs: Any) -> None:
+        if model.training:
+            for module in self.quiet:
+                module.training = False
+
+    def remove(self) -> None:
+        """Let go of the modules; `model.train()` reaches them again."""
+        self._handle.remove()
+
+
+def freeze(model: PreTrainedModel, method: str = "head", groups: Anatomy | None = None) -> FrozenMode:
+    """Freeze what a method leaves frozen in its first stage, for use with any `Trainer` or training loop.
+
+    `method` is `head`, `last_n:4` or any other name in `hf_ft.plan.METHODS` that attaches no adapters. Sets
+    `requires_grad` on every parameter. `param_groups` makes the optimizer's groups to go with it.
+
+    Raises:
+        UserError: unknown method, or more blocks than the model has.
+    """
+    groups = groups if groups is not None else anatomy(model)
+    settings = plan_method(method, groups, 1, 1.0).stages[0].settings
+    set_trainable(model, groups, settings)
+    return FrozenMode(model, quiet_modules(model, groups, settings))
+
+
+def set_trainable(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> None:
+    """Let exactly the parameters of the groups that train require a gradient."""
+    parameters = dict(model.named_parameters())
+    for group, setting in zip(groups, settings, strict=True):
+        for name in group.parameters:
+            parameters[name].requires_grad_(setting.mode == "train" and parameters[name].is_floating_point())
+
+
+def quiet_modules(
+    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]
+) -> list[nn.Module]:
+    """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm that is only adapted.
+
+    A module around several groups (an encoder around its layers) is quiet, by its own flag only, as soon as one of
+    them is frozen: what it does itself, such as dropout on embeddings, belongs to the frozen part.
+    """
+    home = {name: i for i, group in enumerate(groups) for name in group.modules}
+    quiet = []
+    for name, module in model.named_modules():
+        if not name:
+            continue
+        inside = _group_around(name, home)
+        modes = {settings[inside].mode} if inside is not None else _modes_below(name, groups, settings)
+        adapted_statistics = "adapt" in modes and getattr(module, "running_mean", None) is not None
+        if "frozen" in modes or adapted_statistics:
+            quiet.append(module)
+    return quiet
+
+
+def _group_around(name: str, home: Mapping[str, int]) -> int | None:
+    while name:
+        if name in home:
+            return home[name]
+        name = name.rpartition(".")[0]
+    return None
+
+
+def _modes_below(name: str, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> set[str]:
+    return {
+        setting.mode
+        for group, setting in zip(groups, settings, strict=True)
+        if group.role != "unused" and any(full.startswith(f"{name}.") for full in group.parameters)
+    }
+
+
+def plain_name(name: str) -> str:
+    """The name that a tensor of a PEFT-wrapped model has in the plain model (names of adapters stay odd)."""
+    name = name.removeprefix("base_model.model.")
+    return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+
+
+def frozen_tensors(groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> set[str]:
+    """Names of the parameters and buffers that must not change: all of the groups that do not train whole."""
+    return {
+        name
+        for group, setting in zip(groups, settings, strict=True)
+        if setting.mode != "train"
+        for name in (*group.parameters, *group.buffers)
+    }
+
+
+def snapshot(model: nn.Module, names: set[str]) -> dict[str, str]:
+    """A digest of each named parameter and buffer, bit for bit, in the plain model's names."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {plain_name(name): _digest(tensor) for name, tensor in tensors if plain_name(name) in names}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest() if flat.numel() else ""
+
+
+def audit(before: Mapping[str, str], after: Mapping[str, str]) -> int:
+    """Compare two snapshots and return how many tensors were compared.
+
+    Raises:
+        FreezeViolation: names the frozen tensors that changed or vanished.
+    """
+    changed = [name for name, digest in before.items() if after.get(name) != digest]
+    if changed:
+        raise FreezeViolation(
+            f"{len(changed)} of {len(before)} frozen tensors changed in training: {shorten(changed)}."
+        )
+    return len(before)

@@ -1,0 +1,331 @@
+"""Loading: a pretrained backbone with a fresh head of the right size, and the proof that nothing else is new."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel, set_seed
+
+from hf_ft.config import Config
+from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
+from hf_ft.lookup import UserError, choose, shorten, split_argument
+from hf_ft.plan import parse_method
+from hf_ft.tasks import Task, get_task, task_names
+
+BUILTIN = Path(__file__).parent / "builtin"
+"""Folder of the source models that ship with the package."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading did: where the model came from, which parameters are new, and its depth groups.
+
+    `commit` is the Hub commit; `digest` identifies weights from a folder; `proof` states what was checked.
+    """
+
+    source: str
+    hub_id: str | None
+    commit: str | None
+    digest: str | None
+    new: tuple[str, ...]
+    loaded: int
+    groups: Anatomy
+    notes: tuple[str, ...] = ()
+
+
+def load_model(
+    config: Config, labels: Sequence[str], problem_type: str, seed: int = 0
+) -> tuple[PreTrainedModel, Any, LoadReport]:
+    """Load a backbone with a fresh, randomly initialised head: the model, its processor or tokenizer, and a report.
+
+    The random seed is set first, so that the head is the same in every run with that seed. With method `scratch`
+    nothing is loaded and everything is random.
+
+    Raises:
+        UserError: no such model, no weights, a model of another kind, or a checkpoint that would leave anything
+            but the head randomly initialised.
+    """
+    task = get_task(config.task)
+    folder = resolve(config.model)
+    settings = _load_settings(config, folder)
+    _check_kind(settings, task, config.model)
+    previous = dict(settings.id2label or {})
+    settings.id2label = dict(enumerate(labels))
+    settings.label2id = {label: i for i, label in enumerate(labels)}
+    settings.problem_type = problem_type
+    processor, notes = _load_processor(config, folder, settings, task)
+    _match_padding(settings, processor, notes)
+
+    set_seed(seed)
+    auto = getattr(transformers, task.auto_class)
+    pretrained = parse_method(config.method)[0].pretrained
+    if pretrained:
+        model, new, loaded = _pretrained(auto, config, folder, settings)
+        groups = anatomy(model)
+        new |= _renew_head(model, groups, config, previous, labels, new, notes)
+        prove_only_head_is_new(model, new, groups, config.model)
+        if not new <= set(groups.of_role("head")[0].parameters):
+            groups = anatomy(model, new)
+    else:
+        model, loaded = auto.from_config(settings, trust_remote_code=config.trust_remote_code), 0
+        new = {name for name, _ in model.named_parameters()}
+        groups = anatomy(model)
+    _limit_length(processor, model)
+    return model, processor, _report(config, folder, settings, new, loaded, groups, notes)
+
+
+def resolve(model: str) -> str:
+    """The folder or Hub id that a model name stands for; `builtin` and `builtin:NAME` are folders of this package.
+
+    Raises:
+        UserError: no built-in model of that name.
+    """
+    kind, name = split_argument(model)
+    if kind != "builtin":
+        return str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+    there = sorted(path.name for path in BUILTIN.iterdir() if path.is_dir()) if BUILTIN.is_dir() else []
+    if not there:
+        raise UserError("This installation has no built-in model.")
+    return str(BUILTIN / choose(name or there[0], there, "built-in model"))
+
+
+def _load_settings(config: Config, folder: str) -> PreTrainedConfig:
+    kind, architecture = split_argument(config.model)
+    if kind == "timm" and architecture:
+        return _timm_settings(architecture, config.method)
+    path = Path(folder)
+    if path.is_dir() and not (path / "config.json").exists():
+        there = shorten(sorted(item.name for item in path.iterdir())) or "nothing"
+        raise UserError(f"The folder {config.model} holds no model: no config.json in it (there is: {there}).")
+    try:
+        return AutoConfig.from_pretrained(
+            folder, revision=config.model_revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(_first_line(f"Cannot load the model '{config.model}'", error)) from error
+
+
+def _timm_settings(architecture: str, method: str) -> PreTrainedConfig:
+    import timm
+
+    near = choose(architecture, timm.list_models(), "timm architecture")
+    if parse_method(method)[0].pretrained:
+        raise UserError(
+            f"timm:{near} is an architecture with random weights, and method '{method}' needs pretrained ones. Use "
+            "--method scratch, or pretrained weights from the Hub: --model timm/NAME."
+        )
+    pretrained_cfg = timm.get_pretrained_cfg(near)
+    return transformers.TimmWrapperConfig(
+        architecture=near, pretrained_cfg=pretrained_cfg.to_dict() if pretrained_cfg else {"input_size": (3, 224, 224)}
+    )
+
+
+def _check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
+    if _fits(settings, task):
+        return
+    fitting = [other for other in task_names() if _fits(settings, get_task(other))]
+    can = f" It can do: {', '.join(fitting)}." if fitting else ""
+    raise UserError(
+        f"'{name}' is a model of type {settings.model_type}, which does not do {task.name}.{can} "
+        f"Choose a model that {task.auto_class} knows."
+    )
+
+
+def _fits(settings: PreTrainedConfig, task: Task) -> bool:
+    auto = getattr(transformers, task.auto_class)
+    return type(settings) in auto._model_mapping or task.auto_class in getattr(settings, "auto_map", {})
+
+
+def _load_processor(config: Config, folder: str, settings: PreTrainedConfig, task: Task) -> tuple[Any, list[str]]:
+    """The tokenizer or image processor, and notes on what had to be chosen for the user."""
+    options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+    if task.modality == "text":
+        try:
+            return AutoTokenizer.from_pretrained(folder, **options), []
+        except (OSError, ValueError) as error:
+            raise UserError(_first_line(f"Cannot load the tokenizer of '{config.model}'", error)) from error
+    if settings.model_type == "timm_wrapper":
+        from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+        return TimmWrapperImageProcessor(settings.pretrained_cfg, settings.architecture), []
+    try:
+        return AutoImageProcessor.from_pretrained(folder, **options), []
+    except (OSError, ValueError) as error:
+        if not Path(folder).is_dir() or (Path(folder) / "preprocessor_config.json").exists():
+            raise UserError(_first_line(f"Cannot load the image processor of '{config.model}'", error)) from error
+    size = getattr(settings, "image_size", None) or 224
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    note = f"the model has no preprocessor_config.json: images are resized to {height}x{width} and scaled to -1..1"
+    return transformers.ViTImageProcessor(size={"height": height, "width": width}), [note]
+
+
+def _match_padding(settings: PreTrainedConfig, processor: Any, notes: list[str]) -> None:
+    """Give a decoder model a padding token, on tokenizer and configuration, so that it can be batched and saved."""
+    if not hasattr(processor, "pad_token_id"):
+        return
+    if processor.pad_token_id is None:
+        processor.pad_token = processor.unk_token or processor.eos_token
+        notes.append(f"the model had no padding token: '{processor.pad_token}' is used and saved")
+    text = settings.get_text_config()
+    if getattr(text, "pad_token_id", None) is None:
+        text.pad_token_id = processor.pad_token_id
+        settings.pad_token_id = processor.pad_token_id
+
+
+def _pretrained(
+    auto: Any, config: Config, folder: str, settings: PreTrainedConfig
+) -> tuple[PreTrainedModel, set[str], int]:
+    """Load weights in float32; returns the model, the names left random, and how many tensors were loaded."""
+    try:
+        with _quiet():
+            model, info = auto.from_pretrained(
+                folder,
+                config=settings,
+                revision=config.model_revision,
+                trust_remote_code=config.trust_remote_code,
+                use_safetensors=None if config.allow_pickle else True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError) as error:
+        message = _first_line(f"Cannot load weights of '{config.model}'", error)
+        hint = " Only safetensors are read; --allow_pickle reads pickled weights too." if _pickled(folder) else ""
+        scratch = " To train this architecture from random weights use --method scratch." if not hint else ""
+        raise UserError(message + (hint or scratch)) from error
+    new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
+    new &= {name for name, _ in model.named_parameters()}
+    return model, new, len(model.state_dict()) - len(new)
+
+
+def _pickled(folder: str) -> bool:
+    return Path(folder).is_dir() and any(Path(folder).glob("pytorch_model*.bin"))
+
+
+def _renew_head(
+    model: PreTrainedModel,
+    groups: Anatomy,
+    config: Config,
+    previous: dict[int, str],
+    labels: Sequence[str],
+    new: set[str],
+    notes: list[str],
+) -> set[str]:
+    """Make the head fresh when the checkpoint's fitted by its size alone; returns the names made new.
+
+    A checkpoint with as many other classes loads without a mismatch, and would silently keep the old head.
+    """
+    loaded = label_sized_parameters(model) - new
+    if not loaded:
+        return set()
+    same = [str(previous.get(i)) for i in range(len(previous))] == list(labels)
+    if config.keep_head and same:
+        notes.append("the checkpoint's head is kept: its labels are those of the data")
+        return set()
+    if config.keep_head:
+        raise UserError(
+            f"--keep_head: the head of '{config.model}' has the labels {shorten(previous.values())}, "
+            f"the data {shorten(labels)}. Leave out --keep_head for a fresh head."
+        )
+    names = set(groups.of_role("head")[0].parameters)
+    fresh = dict(type(model)(model.config).named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in names:
+                parameter.copy_(fresh[name])
+    notes.append("the checkpoint's head was replaced by a fresh one")
+    return names
+
+
+def prove_only_head_is_new(model: PreTrainedModel, new: set[str], groups: Anatomy, name: str) -> None:
+    """Raise unless everything new lies above the last block, and is a sane random number.
+
+    A missing pooler is new as well, and joins the head, so that it trains. A new tensor *below* the last block
+    means that the backbone itself did not load (another image size, other layer widths, renamed keys).
+
+    Raises:
+        UserError: names the tensors of the backbone that would be random.
+    """
+    wild = [key for key, value in model.named_parameters() if key in new and not bool((value.abs() < 1e4).all())]
+    if wild:
+        raise RuntimeError(f"New parameters hold wild or non-finite numbers: {shorten(wild, 3)}")
+    below = sorted(key for key in new if groups.owner(key).role in ("stem", "block"))
+    if below:
+        raise UserError(
+            f"'{name}' does not fit its weights: {len(below)} tensors of the backbone would be random, not "
+            f"pretrained: {shorten(below, 3)}. Check config.json against the checkpoint (image_size, sizes of layers)."
+        )
+
+
+def _limit_length(processor: Any, model: PreTrainedModel) -> None:
+    """Tell the tokenizer the model's longest text; many say nothing, which stands there as 1e30."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit and hasattr(processor, "model_max_length") and processor.model_max_length > limit:
+        processor.model_max_length = limit - _first_position(model, limit)
+
+
+def _first_position(model: PreTrainedModel, limit: int) -> int:
+    """How many positions are never used: models of RoBERTa's kind count from behind the padding index on."""
+    tables = [part for part in model.modules() if isinstance(part, torch.nn.Embedding) and part.num_embeddings == limit]
+    return next((int(table.padding_idx) + 1 for table in tables if table.padding_idx is not None), 0)
+
+
+def _report(
+    config: Config,
+    folder: str,
+    settings: PreTrainedConfig,
+    new: set[str],
+    loaded: int,
+    groups: Anatomy,
+    notes: list[str],
+) -> LoadReport:
+    local = Path(folder).is_dir()
+    kind, _ = split_argument(config.model)
+    is_hub = not local and kind != "timm"
+    return LoadReport(
+        source=Path(folder).name if local and kind != "builtin" else config.model,
+        hub_id=config.model if is_hub else None,
+        commit=getattr(settings, "_commit_hash", None),
+        digest=_weights_digest(Path(folder)) if local and loaded else None,
+        new=tuple(sorted(new)),
+        loaded=loaded,
+        groups=groups,
+        notes=tuple(notes),
+    )
+
+
+def _weights_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library's load report and bar: the report is checked and told in one line instead."""
+    logging = importlib.import_module("transformers.utils.logging")
+    level = logging.get_verbosity()
+    bar = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _first_line(what: str, error: Exception) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"{what}: {text.rstrip('.')}."

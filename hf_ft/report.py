@@ -1,0 +1,350 @@
+"""What people look at: tables for the terminal, pictures, and the model card, all drawn from `run.json` alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Record = Mapping[str, Any]
+
+INK, GRID = "#444444", "#dddddd"
+BLUE, ORANGE = "#0072B2", "#D55E00"
+"""Two colours of Okabe and Ito's set, which people with colour blindness can tell apart."""
+
+TITLES = {
+    "accuracy": "accuracy",
+    "f1_macro": "F1, macro",
+    "f1_micro": "F1, micro",
+    "f1_weighted": "F1, weighted",
+    "precision_macro": "precision, macro",
+    "precision_micro": "precision, micro",
+    "recall_macro": "recall, macro",
+    "recall_micro": "recall, micro",
+    "subset_accuracy": "all labels right",
+    "map": "mean average precision",
+    "log_loss": "log loss (lower is better)",
+    "ece": "calibration error (lower is better)",
+}
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned for the terminal: the first to the left, the others to the right."""
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = [str(cell).ljust(width) if not i else str(cell).rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table in Markdown."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of results: value, 95 % interval and majority baseline for each split."""
+    splits = list(record["metrics"])
+    header = ["metric"]
+    for split in splits:
+        header += [f"{split} (n={record['data']['sizes'][split]:,})", "95 % interval", "majority"]
+    rows = []
+    for name in record["metrics"][splits[-1]]:
+        row = [TITLES.get(name, name)]
+        for split in splits:
+            score, baseline = record["metrics"][split][name], record["baseline"][split].get(name)
+            row += [f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}"]
+            row += ["" if baseline is None else f"{baseline:.4f}"]
+        rows.append(row)
+    return header, rows
+
+
+def group_rows(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of depth groups; neighbouring blocks that are treated alike share a row."""
+    stages = record["plan"]["stages"]
+    header = ["depth group", "parameters", *(f"{stage['name']}, {stage['epochs']:g} epochs" for stage in stages)]
+    rows: list[list[Any]] = []
+    for i, group in enumerate(record["plan"]["groups"]):
+        cells = [_setting(*stage["settings"][i]) for stage in stages]
+        if rows and group["role"] == "block" and rows[-1][0].startswith("block") and rows[-1][2:] == cells:
+            first = rows[-1][0].split()[1].split("-")[0]
+            rows[-1][:2] = [f"blocks {first}-{group['name'].split()[1]}", rows[-1][1] + group["parameters"]]
+        else:
+            rows.append([group["name"], group["parameters"], *cells])
+    return header, [[row[0], f"{row[1]:,}", *row[2:]] for row in rows]
+
+
+def _setting(mode: str, rate: float) -> str:
+    return mode if mode == "frozen" else f"{mode} at {rate:.2g}"
+
+
+def before_training(record: Record) -> str:
+    """What is about to happen: data, model, and the table of depth groups with their settings."""
+    data, model = record["data"], record["model"]
+    sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
+    lines = [
+        f"Task    {record['task']}, {len(data['labels'])} classes, {data['problem_type'].replace('_', ' ')}",
+        f"Data    {data['name']}: {sizes}",
+        *(f"        {note}" for note in data["notes"]),
+        f"Model   {model['name']} ({model['class']}, {model['parameters']:,} parameters)",
+        *(f"        {note}" for note in model["notes"]),
+        f"Method  {record['method']}",
+        "",
+        text_table(*group_rows(record)),
+    ]
+    return "\n".join(lines)
+
+
+def after_training(record: Record, folder: Path) -> str:
+    """What came out: the table of results, what was proved, and what it cost."""
+    seconds = sum(stage["seconds"] for stage in record["stages"])
+    trained = " then ".join(f"{stage['trainable']:,}" for stage in record["stages"])
+    header, rows = _narrow(record)
+    proofs = "\n".join(f"  {line}" for line in proof_lines(record))
+    return (
+        f"{text_table(header, rows)}\n\nProved:\n{proofs}\n"
+        f"Training took {seconds:.0f} s; {trained} of {record['model']['parameters']:,} parameters trained.\n"
+        f"The model is in {folder}"
+    )
+
+
+def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
+    """The table of results with one row per split and metric, so that it fits 80 columns."""
+    rows = [
+        [
+            f"{split} {TITLES.get(name, name).removesuffix(' (lower is better)')}",
+            f"{score['value']:.4f}",
+            f"{score['low']:.4f} to {score['high']:.4f}",
+            "" if name not in record["baseline"][split] else f"{record['baseline'][split][name]:.4f}",
+            f"{score['n']:,}",
+        ]
+        for split, scores in record["metrics"].items()
+        for name, score in scores.items()
+    ]
+    return ["", "value", "95 % interval", "majority", "n"], rows
+
+
+def proof_lines(record: Record) -> list[str]:
+    """One sentence for each proof of the run."""
+    proofs, lines = record["proofs"], []
+    if proofs.get("only_head_new"):
+        fresh = ", ".join(proofs["only_head_new"]["new"][:4])
+        lines.append(f"only the head was new: {proofs['only_head_new']['loaded']} tensors loaded; fresh: {fresh}")
+    if any(proofs["frozen"]["tensors"]):
+        counts = " and ".join(str(count) for count in proofs["frozen"]["tensors"])
+        lines.append(f"frozen stayed frozen: {counts} parameters and buffers bit-identical after training")
+    if proofs.get("load_back"):
+        lines.append(
+            "loads without hf_ft: in a fresh process the logits differ by at most "
+            f"{proofs['load_back']['largest_difference']:.1g}"
+        )
+    return lines
+
+
+def draw_figures(record: Record, folder: Path) -> list[Path]:
+    """Draw the learning curves and the confusion matrix as PNG; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [draw_curves(record, folder / "learning_curves.png")]
+    for split in list(record["confusion"])[-1:]:
+        drawn.append(draw_confusion(record, split, folder / "confusion_matrix.png"))
+    return drawn
+
+
+def _figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained", dpi=120)
+    figure.patch.set_facecolor("white")  # legible on a dark page too
+    for axis in [axes] if columns == 1 else axes:
+        axis.tick_params(colors=INK, labelsize=10)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    return figure, axes
+
+
+def curves(record: Record) -> tuple[dict[str, list[tuple[float, float]]], list[tuple[float, str]]]:
+    """Points (epoch, value) of each logged quantity through all stages, and where each stage begins."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    begins, offset = [], 0.0
+    for stage in record["stages"]:
+        begins.append((offset, stage["name"]))
+        for entry in stage["history"]:
+            for name, value in entry.items():
+                points.setdefault(name, []).append((offset + entry.get("epoch", 0.0), value))
+        offset += max([entry.get("epoch", 0.0) for entry in stage["history"]], default=stage["epochs"])
+    return points, begins
+
+
+def draw_curves(record: Record, path: Path) -> Path:
+    """Loss on train and validation, and the chosen metric on validation, over epochs; stage borders dashed."""
+    points, begins = curves(record)
+    figure, (left, right) = _figure(2, 9.0, 3.6)
+    series = [(left, "loss", "train", ORANGE), (left, "eval_loss", "validation", BLUE)]
+    series.append((right, f"eval_{record['metric']}", "validation", BLUE))
+    for axis, name, label, colour in series:
+        if name in points:
+            x, y = zip(*points[name], strict=True)
+            axis.plot(x, y, color=colour, linewidth=2, marker="o" if len(x) < 25 else None, markersize=3.5)
+            axis.annotate(f" {label}", (x[-1], y[-1]), color=colour, fontsize=10, va="center")
+    for axis, title in ((left, "loss"), (right, f"{TITLES.get(record['metric'], record['metric'])} on validation")):
+        axis.set_title(title, fontsize=11, color=INK, loc="left")
+        axis.set_xlabel("epoch", color=INK)
+        axis.grid(axis="y", color=GRID, linewidth=0.8)
+        axis.margins(x=0.12)
+        for begin, name in begins if len(begins) > 1 else []:
+            axis.axvline(begin, color=INK, linewidth=0.8, linestyle="--")
+            axis.annotate(name, (begin, 1.0), xycoords=("data", "axes fraction"), fontsize=9, color=INK, ha="left", va="top", xytext=(3, -2), textcoords="offset points")
+    return _write(figure, path)
+
+
+def draw_confusion(record: Record, split: str, path: Path) -> Path:
+    """Share of each true class (row) that was given each class (column); counts are written in small matrices."""
+    cells, labels = record["confusion"][split], record["data"]["labels"]
+    many = len(labels)
+    shares = [[cell / max(1, sum(row)) for cell in row] for row in cells]
+    size = min(9.0, 3.4 + 0.32 * many)
+    figure, axis = _figure(1, size + 0.8, size)
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if many <= 40:
+        axis.set_xticks(range(many), [_clip(label) for label in labels], rotation=90 if many > 4 else 0)
+        axis.set_yticks(range(many), [_clip(label) for label in labels])
+    if many <= 15:
+        for i, row in enumerate(cells):
+            for j, count in enumerate(row):
+                if count:
+                    colour = "white" if shares[i][j] > 0.55 else INK
+                    axis.text(j, i, f"{count}", ha="center", va="center", fontsize=9, color=colour)
+    axis.set_xlabel("predicted", color=INK)
+    axis.set_ylabel("true", color=INK)
+    axis.set_title(f"{split}, n = {sum(map(sum, cells)):,}", fontsize=11, color=INK, loc="left")
+    figure.colorbar(image, ax=axis, label="share of the true class", shrink=0.8)
+    return _write(figure, path)
+
+
+def _clip(label: str) -> str:
+    return label if len(label) <= 18 else label[:17] + "…"
+
+
+def _write(figure: Any, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+    return path
+
+
+def card(record: Record) -> str:
+    """The model card: metadata for the Hub, then how to use the model, results, how it was trained and its proofs."""
+    model, data = record["model"], record["data"]
+    return "\n\n".join(
+        [
+            _card_metadata(record),
+            f"# {model['name']} fine-tuned on {data['name']}",
+            f"A {record['task'].replace('_', ' ')} model with {len(data['labels'])} classes: {_listed(data['labels'])}.\n"
+            f"It is {_base(record)}, fine-tuned with method `{record['method']}` ({record['paper']}).",
+            "## Use\n\n" + _usage(record),
+            "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),
+            "![Learning curves](figures/learning_curves.png)"
+            + ("\n\n![Confusion matrix](figures/confusion_matrix.png)" if record["confusion"] else ""),
+            "## Training\n\n" + markdown_table(*group_rows(record)) + "\n\n" + _training_note(record),
+            "## Data\n\n" + _data_note(record),
+            "## Proofs\n\n" + "\n".join(f"- {line}" for line in proof_lines(record)),
+            "## Limits\n\nThe scores hold for data like those above. The base model's own limits and licence apply.",
+            f"Made with hf_ft {record['hf_ft']}. All figures on this page stand in `run.json`.\n",
+        ]
+    )
+
+
+def _card_metadata(record: Record) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    model, data = record["model"], record["data"]
+    split = list(record["metrics"])[-1]
+    results = [
+        EvalResult(
+            task_type=record["pipeline"],
+            dataset_type=data["hub_id"] or "local",
+            dataset_name=data["name"],
+            dataset_split=split,
+            metric_type=name,
+            metric_value=round(score["value"], 4),
+        )
+        for name, score in record["metrics"][split].items()
+    ]
+    metadata = ModelCardData(
+        model_name=f"{model['name']} fine-tuned on {data['name']}",
+        library_name="transformers",
+        pipeline_tag=record["pipeline"],
+        base_model=model["hub_id"],
+        datasets=[data["hub_id"]] if data["hub_id"] else None,
+        metrics=[record["metric"]],
+        tags=["hf_ft", "transfer-learning", record["method"].split(":")[0]],
+        eval_results=results,
+    )
+    return f"---\n{metadata.to_yaml()}\n---"
+
+
+def _base(record: Record) -> str:
+    model = record["model"]
+    if not model["hub_id"]:
+        return f"`{model['name']}`" if model["digest"] else f"`{model['name']}` from random weights"
+    commit = f" at commit `{model['commit'][:12]}`" if model["commit"] else ""
+    return f"[{model['hub_id']}](https://huggingface.co/{model['hub_id']}){commit}"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
+
+
+def _usage(record: Record) -> str:
+    example = '"photo.jpg"' if record["pipeline"].startswith("image") else '"some text"'
+    several = record["data"]["problem_type"].startswith("multi")
+    call = f"classify({example}, top_k=None)" if several else f"classify({example})"
+    above = f"  # a label counts from a score of {record['threshold']:.3f} on" if several else ""
+    return (
+        "```python\nfrom transformers import pipeline\n\n"
+        f'classify = pipeline("{record["pipeline"]}", model="THIS_REPOSITORY")\n{call}{above}\n```'
+    )
+
+
+def _results_note(record: Record) -> str:
+    note = (
+        "Intervals are 95 % bootstrap intervals over examples; `majority` always answers with the most frequent "
+        "class of the training data."
+    )
+    if record["threshold"] is not None:
+        note += f" Labels count from a probability of {record['threshold']:.3f} on, fitted on validation."
+    return note
+
+
+def _training_note(record: Record) -> str:
+    machine, settings = record["machine"], record["settings"]
+    seconds = sum(stage["seconds"] for stage in record["stages"])
+    memory = max(stage["peak_memory"] for stage in record["stages"])
+    named = ", ".join(f"{name} {settings[name]}" for name in ("per_device_train_batch_size", "lr_scheduler_type", "seed"))
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return (
+        f"Numbers behind `train` and `adapt` are learning rates. Settings: {named}, weight_decay "
+        f"{settings['weight_decay']}. Training took {seconds:.0f} s and at most {memory / 2**30:.1f} GiB on "
+        f"{machine['device']} ({machine['cores']} cores). Versions: {versions}."
+    )
+
+
+def _data_note(record: Record) -> str:
+    data = record["data"]
+    sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
+    notes = "".join(f"\n- {note}" for note in data["notes"])
+    return f"{data['name']}: {sizes}. Content fingerprint `{data['fingerprint']}`.{notes}"
+
+
+def headline(record: Record) -> tuple[str, float, float, float]:
+    """The chosen metric on the last split scored (test where there is one): name, value, low, high."""
+    split = list(record["metrics"])[-1]
+    score = record["metrics"][split].get(record["metric"], {"value": math.nan, "low": math.nan, "high": math.nan})
+    return f"{split} {record['metric']}", score["value"], score["low"], score["high"]

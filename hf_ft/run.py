@@ -1,0 +1,46 @@
+"""The whole path in one call: what each recipe spells out step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.config import Config, Settings, build
+from hf_ft.lookup import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from hf_ft.data import Splits
+    from hf_ft.evaluation import Results
+    from hf_ft.training import Run
+
+
+def finetune(**settings: Any) -> dict[str, Any]:
+    """Fine-tune a model and return its record, as in `run.json`: `finetune(task=..., model=..., dataset=..., output_dir=...)`.
+
+    Takes every field of `Config` and of `transformers.TrainingArguments`. The steps are those of a recipe; who
+    wants to replace one writes them out.
+
+    Raises:
+        UserError: a mistake in the settings or the data.
+    """
+    return execute(build(("the call of finetune()", settings)))
+
+
+def execute(settings: Settings) -> dict[str, Any]:
+    """Train, score and save as the settings say; prints what is done and returns the record."""
+    # Options have been checked by now; the imports below take seconds.
+    from hf_ft.data import load_splits
+    from hf_ft.evaluation import score
+    from hf_ft.hub import save
+    from hf_ft.model import load_model
+    from hf_ft.training import make_plan, train
+
+    config, args = settings.config, settings.arguments()
+    splits = load_splits(config, args.seed)
+    model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
+    plan = make_plan(config, args, loaded.groups, len(splits.train))
+    run = train(model, processor, splits, plan, config, args, loaded)
+    results = score(run)
+    return save(run, results)

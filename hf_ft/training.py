@@ -1,0 +1,388 @@
+"""Training: a plan applied to a model, one `Trainer` per stage, with a freeze audit around each of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_ft import adapters, output_folder
+from hf_ft.config import Config
+from hf_ft.data import Splits, class_counts
+from hf_ft.depth_groups import Anatomy
+from hf_ft.freezing import FrozenMode, audit, frozen_tensors, quiet_modules, set_trainable, snapshot
+from hf_ft.lookup import UserError
+from hf_ft.metrics import compute_metrics, default_metric, higher_is_better
+from hf_ft.optim import rated_groups
+from hf_ft.plan import Plan, PlannedStage, default_epochs, plan_method
+from hf_ft.tasks import get_task
+
+EVALUATIONS = 20
+"""Most evaluations (and checkpoints) in a run whose epochs are so short that one each would be too many."""
+
+
+@dataclass
+class StageResult:
+    """What a stage did: time, memory, curve and proof. `frozen_checked` counts bit-identical frozen tensors.
+
+    `peak_memory` is in bytes: of the GPU where there is one, else the process's resident memory so far.
+    """
+
+    name: str
+    epochs: float
+    steps: int
+    seconds: float
+    peak_memory: int
+    trainable: int
+    total: int
+    frozen_checked: int
+    best_metric: float | None
+    checkpoint: str | None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """A trained model with all that describes how it came about; what `score` and `save` work on."""
+
+    config: Config
+    args: TrainingArguments
+    splits: Splits
+    plan: Plan
+    groups: Anatomy
+    model: PreTrainedModel
+    processor: Any
+    metric: str
+    stages: list[StageResult]
+    adapter: PeftModel | None = None
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of the result."""
+        return Path(str(self.args.output_dir)).expanduser()
+
+
+def make_plan(config: Config, args: TrainingArguments, groups: Anatomy, train_examples: int) -> Plan:
+    """Apply the method to the model's depth groups; epochs that the user did not set follow from the data's size.
+
+    Raises:
+        UserError: a method that the model cannot take, such as `last_n` with more blocks than there are.
+    """
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    epochs = args.num_train_epochs
+    if "num_train_epochs" not in config.given:
+        epochs = default_epochs(config.method, config.task, math.ceil(train_examples / batch))
+    return plan_method(
+        config.method,
+        groups,
+        epochs=epochs,
+        learning_rate=args.learning_rate,
+        head_lr_multiplier=config.head_lr_multiplier or 1.0,
+        layer_decay=config.layer_decay or 1.0,
+        max_steps=args.max_steps,
+    )
+
+
+def train(
+    model: PreTrainedModel,
+    processor: Any,
+    splits: Splits,
+    plan: Plan,
+    config: Config,
+    args: TrainingArguments,
+    groups: Anatomy,
+) -> Run:
+    """Run the stages of a plan; each starts from the best checkpoint of the one before, the best of all is kept.
+
+    With `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped.
+
+    Raises:
+        FreezeViolation: something frozen changed.
+        UserError: settings that do not go together.
+    """
+    task = get_task(config.task)
+    metric = (args.metric_for_best_model or default_metric(splits.problem_type)).removeprefix("eval_")
+    encoded = [
+        task.encode(part, processor, config, training) for part, training in ((splits.train, True), (splits.validation, False))
+    ]
+    run = Run(config, args, splits, plan, groups, model, processor, metric, stages=[])
+    if not args.resume_from_checkpoint and args.should_save:
+        output_folder.clear(run.output_dir)
+    for number, stage in enumerate(plan.stages, start=1):
+        _run_stage(run, number, stage, encoded[0], encoded[1], task.collator(processor))
+    _keep_best(run)
+    if run.adapter is not None:
+        # Merging takes the adapter apart, so it is saved first; `save` adds the name of its base model.
+        adapters.save_adapter(run.adapter, run.output_dir / "adapter")
+        run.model, run.adapter = adapters.merge(run.adapter), None
+    run.model.eval()
+    return run
+
+
+def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, collator: Any) -> None:
+    folder = run.output_dir / "checkpoints" / f"{number}-{stage.name}"
+    done = folder / "stage.json"
+    quiet = quiet_modules(run.model, run.groups, stage.settings)
+    model = _prepare(run, stage)
+    if run.args.resume_from_checkpoint and done.exists():
+        result = StageResult(**json.loads(done.read_text(encoding="utf-8")))
+        _restore(model, run.output_dir / str(result.checkpoint))
+        run.stages.append(result)
+        return
+    frozen = FrozenMode(model, quiet)
+    names = frozen_tensors(run.groups, stage.settings)
+    before = snapshot(model, names)
+    trainer = _trainer(run, model, stage, folder, train_set, validation_set, collator)
+    started = time.perf_counter()
+    _reset_peak_memory()
+    trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
+    seconds = time.perf_counter() - started
+    frozen.remove()
+    checked = audit(before, snapshot(model, names))
+    run.stages.append(_result(run, trainer, stage, seconds, checked))
+    if run.args.should_save:
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
+
+
+def _prepare(run: Run, stage: PlannedStage) -> PreTrainedModel | PeftModel:
+    """Set what requires a gradient, or attach adapters."""
+    if any(setting.mode == "adapt" for setting in stage.settings):
+        run.adapter = adapters.attach(run.model, run.groups, stage.settings, run.config)
+        return run.adapter
+    set_trainable(run.model, run.groups, stage.settings)
+    return run.model
+
+
+def _checkpoint_to_resume(args: TrainingArguments, folder: Path) -> str | None:
+    if not args.resume_from_checkpoint or not folder.is_dir():
+        return None
+    return get_last_checkpoint(str(folder))
+
+
+class StageTrainer(Trainer):
+    """`Trainer` with one learning rate per depth group; everything else is its own."""
+
+    def __init__(self, *args: Any, grouping: Callable[[Any], list[dict[str, Any]]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.grouping = grouping
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Let `Trainer` build whichever optimizer `args.optim` names, then regroup its parameters by rate."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
+        if fresh:
+            options = {
+                key: value
+                for key, value in optimizer.param_groups[0].items()
+                if key not in ("params", "lr", "weight_decay", "initial_lr")
+            }
+            optimizer.param_groups = [{**options, **group} for group in self.grouping(model or self.model)]
+        return optimizer
+
+
+def _trainer(
+    run: Run, model: Any, stage: PlannedStage, folder: Path, train_set: Any, validation_set: Any, collator: Any
+) -> StageTrainer:
+    args = stage_arguments(run, stage, folder, len(train_set))
+    callbacks: list[Any] = [Progress(stage.name, run.metric)]
+    if run.config.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(run.config.early_stopping_patience))
+    trainer = StageTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        data_collator=collator,
+        processing_class=run.processor,
+        compute_metrics=compute_metrics(run.splits.problem_type),
+        compute_loss_func=loss_function(run),
+        callbacks=callbacks,
+        grouping=lambda wrapped: rated_groups(wrapped, run.groups, stage.settings, args.weight_decay),
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(callbacks[0]) if callbacks[0] not in trainer.callback_handler.callbacks else None
+    return trainer
+
+
+def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples: int) -> TrainingArguments:
+    """The user's `TrainingArguments` with what the plan decides: folder, epochs, rate, when to evaluate, best metric."""
+    args = copy.deepcopy(run.args)
+    args.output_dir = str(folder)
+    args.num_train_epochs = stage.epochs
+    args.max_steps = stage.max_steps
+    args.learning_rate = max(setting.rate for setting in stage.settings)
+    args.remove_unused_columns = False  # an image column is read by the transform, after this would drop it
+    args.push_to_hub = False
+    args.metric_for_best_model = run.metric
+    args.greater_is_better = higher_is_better(run.metric)
+    given = run.config.given
+    if "eval_strategy" not in given and "save_strategy" not in given:
+        _schedule_evaluation(args, stage, train_examples)
+    if args.eval_strategy == "no" or args.save_strategy == "no":
+        args.load_best_model_at_end = False
+    elif "load_best_model_at_end" not in given:
+        args.load_best_model_at_end = True
+    if "save_total_limit" not in given:
+        args.save_total_limit = 1
+    if "logging_strategy" not in given and "logging_steps" not in given:
+        args.logging_strategy, args.logging_steps = args.eval_strategy, args.eval_steps or args.logging_steps
+    return args
+
+
+def _schedule_evaluation(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> None:
+    """Evaluate after each epoch, or less often where epochs are a few steps long."""
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    per_epoch = math.ceil(train_examples / batch)
+    total = stage.max_steps if stage.max_steps > 0 else math.ceil(per_epoch * stage.epochs)
+    if total <= EVALUATIONS * per_epoch and stage.max_steps < 0:
+        args.eval_strategy = args.save_strategy = "epoch"  # type: ignore[assignment]
+        return
+    steps = max(1, math.ceil(total / EVALUATIONS))
+    args.eval_strategy = args.save_strategy = "steps"  # type: ignore[assignment]
+    args.eval_steps = args.save_steps = steps
+
+
+def loss_function(run: Run) -> Callable[..., torch.Tensor] | None:
+    """The loss when it is not the model's own: class weights, or label smoothing together with them.
+
+    Weights are inversely proportional to class frequency and average one over the training examples; for several
+    labels per example each positive is weighted by negatives / positives.
+    """
+    if run.config.class_weights != "balanced":
+        if run.args.label_smoothing_factor and run.splits.problem_type != "single_label_classification":
+            raise UserError("label_smoothing_factor needs one label per example; these data have several.")
+        return None
+    counts = torch.tensor(class_counts(run.splits.train, run.splits.labels, run.splits.problem_type)).clamp(min=1)
+    if run.splits.problem_type == "multi_label_classification":
+        positive = (len(run.splits.train) - counts).clamp(min=1) / counts
+        return _summed(lambda logits, labels: _binary(logits, labels, positive.to(logits)))
+    weights = counts.sum() / (len(counts) * counts)
+    smoothing = run.args.label_smoothing_factor
+    return _summed(lambda logits, labels: _categorical(logits, labels, weights.to(logits), smoothing))
+
+
+def _categorical(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
+
+
+def _binary(logits: torch.Tensor, labels: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=positive, reduction="sum")
+
+
+def _summed(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A loss for `Trainer`, which wants the sum divided by the labels of *all* accumulated batches."""
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        return total(outputs.logits, labels) / (num_items_in_batch if num_items_in_batch is not None else labels.numel())
+
+    return loss
+
+
+class Progress(ProgressCallback):
+    """The progress bar of `Trainer` with one readable line per evaluation instead of a dictionary."""
+
+    def __init__(self, stage: str, metric: str) -> None:
+        super().__init__()
+        self.stage, self.metric, self.loss = stage, metric, math.nan
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        """Remember the training loss and print a line when an evaluation is logged."""
+        logs = logs or {}
+        self.loss = logs.get("loss", self.loss)
+        value = logs.get(f"eval_{self.metric}")
+        if state.is_world_process_zero and value is not None:
+            epochs = math.ceil(args.num_train_epochs)
+            line = (
+                f"{self.stage:8} epoch {state.epoch or 0:6.2f}/{epochs:<3} train loss {self.loss:.4f}   "
+                f"validation loss {logs.get('eval_loss', math.nan):.4f}   {self.metric} {value:.4f}"
+            )
+            write = self.training_bar.write if self.training_bar is not None else print
+            write(line)
+
+
+def _result(run: Run, trainer: StageTrainer, stage: PlannedStage, seconds: float, checked: int) -> StageResult:
+    best = trainer.state.best_model_checkpoint
+    parameters = list(trainer.model.parameters())
+    return StageResult(
+        name=stage.name,
+        epochs=stage.epochs,
+        steps=trainer.state.global_step,
+        seconds=round(seconds, 3),
+        peak_memory=_peak_memory(),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        total=sum(p.numel() for p in parameters),
+        frozen_checked=checked,
+        best_metric=trainer.state.best_metric,
+        checkpoint=str(Path(best).relative_to(run.output_dir)) if best else None,
+        history=[{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history],
+    )
+
+
+def _keep_best(run: Run) -> None:
+    """Go back to the best checkpoint of an earlier stage when the last stage did not do as well."""
+    scored = [stage for stage in run.stages if stage.best_metric is not None and stage.checkpoint]
+    if not scored:
+        return
+    sign = 1 if higher_is_better(run.metric) else -1
+    best = max(scored, key=lambda stage: (sign * float(stage.best_metric or 0), run.stages.index(stage)))
+    if best is not run.stages[-1]:
+        _restore(run.model, run.output_dir / str(best.checkpoint))
+
+
+def _restore(model: PreTrainedModel | PeftModel, checkpoint: Path) -> None:
+    """Load the weights of a checkpoint folder into a model, whole or adapter."""
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(checkpoint), "default", is_trainable=True)
+        return
+    weights: dict[str, torch.Tensor] = {}
+    for part in sorted(checkpoint.glob("*.safetensors")):
+        weights |= load_file(part)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    if unexpected or set(missing) - tied:
+        raise RuntimeError(f"{checkpoint} does not fit the model: {[*missing, *unexpected][:3]}")
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def summary_rows(plan: Plan, groups: Sequence[Any]) -> list[list[str]]:
+    """The table of depth groups with what each stage does to it, runs of equal blocks put together."""
+    rows: list[list[str]] = []
+    for i, group in enumerate(groups):
+        cells = [_cell(stage, i) for stage in plan.stages]
+        if rows and group.role == "block" and rows[-1][2:] == cells and rows[-1][0].startswith("block"):
+            first = rows[-1][0].removeprefix("blocks ").removeprefix("block ").split("-")[0]
+            rows[-1][0] = f"blocks {first}-{group.name.split()[1]}"
+            rows[-1][1] = str(int(rows[-1][1]) + group.size)
+        else:
+            rows.append([group.name, str(group.size), *cells])
+    return [[name, f"{int(size):,}", *cells] for name, size, *cells in rows]
+
+
+def _cell(stage: PlannedStage, position: int) -> str:
+    setting = stage.settings[position]
+    return "frozen" if setting.mode == "frozen" else f"{setting.mode} {setting.rate:.2g}"
