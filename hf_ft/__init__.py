@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
     from hf_ft.config import Config, parse
     from hf_ft.data import Splits, load_splits
+    from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
     from hf_ft.evaluation import score
     from hf_ft.freezing import audit, freeze
     from hf_ft.hub import save

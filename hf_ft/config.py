@@ -187,11 +187,7 @@ FORMER = {
 }
 """Options that `transformers` or its example scripts once had, with what to write today."""
 
-POSITIVE = (
-    "learning_rate num_train_epochs per_device_train_batch_size per_device_eval_batch_size max_length "
-    "max_train_examples max_eval_examples examples_per_class val_examples_per_class head_lr_multiplier "
-    "layer_decay lora_r lora_alpha gradient_accumulation_steps early_stopping_patience"
-).split()
+POSITIVE = ["learning_rate", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "max_length", "max_train_examples", "max_eval_examples", "examples_per_class", "val_examples_per_class", "head_lr_multiplier", "layer_decay", "lora_r", "lora_alpha", "gradient_accumulation_steps", "early_stopping_patience"]
 
 
 def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:

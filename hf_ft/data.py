@@ -59,7 +59,7 @@ SPLIT_WORDS = {
 TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 """Extension of a table -> builder of `datasets` that reads it."""
 
-IMAGES = frozenset(".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split())
+IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 """Extensions, in lower case, of the images that Pillow reads; of an animation it is the first picture that counts."""
 
 PAIRS = {"text_pair": "text", "sentence2": "sentence1", "hypothesis": "premise", "question2": "question1"}
@@ -187,13 +187,11 @@ class _Source:
 
 
 def _read(config: Config, notes: list[str]) -> dict[str, _Source]:
-    """The raw splits of the data set by the name they have there; never none, and never an empty one among them."""
-    if is_local(config.dataset):
-        check_path(config.dataset, "dataset")
-        sources = _read_local(Path(config.dataset).expanduser().absolute(), config, notes)
-    else:
-        sources = _of_dict(_load_from_hub(config))
-    return sources
+    """The raw splits of the data set by the name they have there."""
+    if not is_local(config.dataset):
+        return _of_dict(_load_from_hub(config))
+    check_path(config.dataset, "dataset")
+    return _read_local(Path(config.dataset).expanduser().absolute(), config, notes)
 
 
 def _of_dict(loaded: Dataset | DatasetDict) -> dict[str, _Source]:
@@ -452,18 +450,18 @@ def _roles(sources: Mapping[str, _Source], config: Config, notes: list[str]) -> 
     A name that is exactly a word for the role goes before one that begins with it (`validation_matched`).
     """
     named = {role: getattr(config, f"{role}_split") for role in SPLIT_WORDS}
-    roles = {role: choose(name, sources, f"{role} split", "") for role, name in named.items() if name}
-    for role, words in SPLIT_WORDS.items():
+    roles = {role: choose(name, sources, f"{role} split") for role, name in named.items() if name}
+    for role in [role for role in SPLIT_WORDS if role not in roles]:
+        words = SPLIT_WORDS[role]
         free = [name for name in sources if name not in roles.values()]
         exact = [name for name in free if name.lower() in words]
         found = exact or [name for name in free if re.match(rf"(?:{'|'.join(words)})[-_.\d]", name, re.IGNORECASE)]
-        if role in roles:
-            continue
         if len(found) > 1:
             raise UserError(
                 f"Several splits of {config.dataset} could be {role}: {', '.join(found)}. Choose with --{role}_split."
             )
-        roles |= {role: name for name in found}
+        if found:
+            roles[role] = found[0]
     for role, name in roles.items():
         if len(sources[name].rows) == 0:
             raise UserError(
@@ -567,7 +565,7 @@ def _only(role: str, features: Features, taken: set[str | None], task: Task, spl
     if role == "label":
         left = [name for name in left if isinstance(_element(features[name]), ClassLabel)] or left
     if len(left) == 1:
-        return left[0]
+        return str(left[0])
     usual = task.label_names if role == "label" else task.inputs[role]
     raise UserError(
         f"No column of {split} is called as a {role} usually is ({shorten(usual, 8)}). Its columns: "
@@ -670,7 +668,8 @@ class _Labels:
         """How many of the rows `used` carry each name."""
         mask = np.zeros(len(self.counts), dtype=bool)
         mask[used] = True
-        return np.bincount(self.codes[mask[self.rows]], minlength=len(self.names))
+        counts: IntArray = np.bincount(self.codes[mask[self.rows]], minlength=len(self.names))
+        return counts
 
     def strata(self) -> IntArray:
         """For each row the rarest of its labels, `len(names)` for rows without; with one label a row, that label."""
@@ -695,8 +694,11 @@ def _read_labels(rows: Dataset, columns: _Columns, config: Config) -> _Labels:
             counts.append(-1 if names is None else len(names))
     element = _element(feature)
     declared = tuple(element.names or ()) if isinstance(element, ClassLabel) else ()
-    arrays = (np.array(values, dtype=np.int64) for values in (owners, codes, counts))
-    return _Labels(tuple(numbers), *arrays, declared)
+    return _Labels(tuple(numbers), _int_array(owners), _int_array(codes), _int_array(counts), declared)
+
+
+def _int_array(values: array[int]) -> IntArray:
+    return np.array(values, dtype=np.int64)
 
 
 def _names_of(feature: Any, columns: _Columns, separator: str | None) -> Callable[[Any], list[str] | None]:
@@ -854,13 +856,13 @@ def _drop(part: _Part, bad: IntArray, what: str, config: Config, notes: list[str
             f"{part.role}: {have} (rows {rows}, counted from 1). Mend them, or leave them out with --bad_examples skip."
         )
     notes.append(f"{part.role}: {have}; left out.")
-    return _with_used(part, np.setdiff1d(part.used, bad))
+    _check_some_left(part.role, len(part.used) - len(bad))
+    return dataclasses.replace(part, used=np.setdiff1d(part.used, bad))
 
 
-def _with_used(part: _Part, used: IntArray) -> _Part:
-    if len(used) == 0:
-        raise UserError(f"{part.role}: no example is left after leaving out bad ones.")
-    return dataclasses.replace(part, used=used)
+def _check_some_left(role: str, count: int) -> None:
+    if count == 0:
+        raise UserError(f"{role}: no example is left after leaving out bad ones. Mend the data.")
 
 
 def _with_labels(part: _Part, names: tuple[str, ...], unknown: str, known: str) -> _Part:
@@ -909,7 +911,7 @@ def share_out(total: int, counts: IntArray, least: IntArray, most: IntArray) -> 
     Whole numbers by largest remainder.
     """
     exact = counts * (total / max(1, counts.sum()))
-    sizes = np.clip(np.floor(exact).astype(np.int64), least, most)
+    sizes: IntArray = np.clip(np.floor(exact).astype(np.int64), least, most)
     while sizes.sum() < min(total, most.sum()):
         sizes[np.argmax(np.where(sizes < most, exact - sizes, -np.inf))] += 1
     while sizes.sum() > max(total, least.sum()):
@@ -948,8 +950,8 @@ def _hold_out(train: _Part, fraction: float, seed: int, notes: list[str]) -> dic
     sizes = share_out(max(1, round(fraction * len(strata))), counts, np.zeros_like(counts), most)
     if sizes.sum() == 0:
         raise UserError(
-            f"train has {len(strata)} examples, one of each class at most, so none can be held out for validation. Give "
-            "a validation split or more examples."
+            f"train has {len(strata)} examples, one of each class at most, so none can be held out for validation. "
+            "Give a validation split or more examples."
         )
     held = train.used[draw(strata, sizes, seed)]
     notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, stratified, seed {seed}.")
@@ -1034,9 +1036,8 @@ def _checked(part: _Part, multi: bool, config: Config, notes: list[str]) -> tupl
     if config.bad_examples != "skip":
         raise UserError(f"{cannot}: {listed}. Mend them, or leave them out with --bad_examples skip.")
     notes.append(f"{cannot}; left out: {listed}.")
-    good = np.setdiff1d(np.arange(len(rows)), list(problems))
-    _with_used(part, part.used[good])
-    return rows.select(good), digest
+    _check_some_left(part.role, len(rows) - len(problems))
+    return rows.select(np.setdiff1d(np.arange(len(rows)), list(problems))), digest
 
 
 def _label_column(labels: _Labels, multi: bool) -> Dataset:
@@ -1070,23 +1071,35 @@ def _scan(rows: Dataset, role: str) -> tuple[dict[int, tuple[str, str]], str]:
     is_image = "image" in rows.features
     problems: dict[int, tuple[str, str]] = {}
     hasher = hashlib.sha256()
-    with (
-        ThreadPoolExecutor(IMAGE_WORKERS) as pool,
-        tqdm(
-            total=len(rows), desc=f"Checking images of {role}", unit="image", disable=None if is_image else True
-        ) as bar,
-    ):
-        for batch in _batches(rows, IMAGE_BATCH if is_image else TEXT_BATCH):
-            labels = batch["labels"].to_pylist()
-            inputs = batch.drop_columns(["labels"]).to_pylist()
-            contents = pool.map(_read_image, inputs) if is_image else map(_read_text, inputs)
-            for label, given, content in zip(labels, inputs, contents, strict=True):
-                if isinstance(content, str):
-                    problems[bar.n] = (_image_name(given["image"], bar.n), content)
-                else:
-                    hasher.update(content + json.dumps(label).encode())
-                bar.update()
+    with ThreadPoolExecutor(IMAGE_WORKERS) as pool:
+        # `disable=None` shows the bar on a terminal only; texts take no time worth one.
+        bar = tqdm(
+            _contents(rows, pool if is_image else None),
+            desc=f"Checking images of {role}",
+            total=len(rows),
+            unit="image",
+            disable=None if is_image else True,
+        )
+        for row, (inputs, label, content) in enumerate(bar):
+            if isinstance(content, str):
+                problems[row] = (_image_name(inputs["image"], row), content)
+            else:
+                hasher.update(content + label)
     return problems, hasher.hexdigest()
+
+
+def _contents(rows: Dataset, pool: ThreadPoolExecutor | None) -> Iterator[tuple[Mapping[str, Any], bytes, bytes | str]]:
+    """For each row its inputs, its labels as bytes, and its content as bytes or why it cannot be read.
+
+    With a pool, the inputs are images and read in its threads; they hold a few dozen images at a time.
+    """
+    for batch in _batches(rows, IMAGE_BATCH if pool else TEXT_BATCH):
+        labels = batch["labels"].combine_chunks()
+        flat = pc.list_flatten(labels) if isinstance(labels, pa.ListArray) else labels
+        per_row = flat.to_numpy().reshape(len(labels), -1)
+        inputs = batch.drop_columns(["labels"]).to_pylist()
+        contents = pool.map(_read_image, inputs) if pool else map(_read_text, inputs)
+        yield from zip(inputs, (label.tobytes() for label in per_row), contents, strict=True)
 
 
 def _read_text(row: Mapping[str, str]) -> bytes:

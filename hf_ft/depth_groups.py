@@ -373,7 +373,12 @@ def _module_homes(model: nn.Module, trace: _Trace, owners: dict[str, str], order
     bare: list[str] = []
 
     def place(name: str, module: nn.Module) -> None:
-        groups = {owners[full] for key, _ in module.named_parameters() for full in [f"{name}.{key}" if name else key] if full in owners}
+        groups = {
+            owners[full]
+            for key, _ in module.named_parameters()
+            for full in [f"{name}.{key}" if name else key]
+            if full in owners
+        }
         if len(groups) == 1 and name:
             homes[name] = groups.pop()
         elif not groups and name:

@@ -67,9 +67,7 @@ def set_trainable(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequ
             parameters[name].requires_grad_(setting.mode == "train" and parameters[name].is_floating_point())
 
 
-def quiet_modules(
-    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]
-) -> list[nn.Module]:
+def quiet_modules(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[nn.Module]:
     """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm that is only adapted.
 
     A module around several groups (an encoder around its layers) is quiet, by its own flag only, as soon as one of

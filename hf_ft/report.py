@@ -34,7 +34,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
     lines = []
     for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [str(cell).ljust(width) if not i else str(cell).rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            str(cell).ljust(width) if not i else str(cell).rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -199,7 +202,17 @@ def draw_curves(record: Record, path: Path) -> Path:
         axis.margins(x=0.12)
         for begin, name in begins if len(begins) > 1 else []:
             axis.axvline(begin, color=INK, linewidth=0.8, linestyle="--")
-            axis.annotate(name, (begin, 1.0), xycoords=("data", "axes fraction"), fontsize=9, color=INK, ha="left", va="top", xytext=(3, -2), textcoords="offset points")
+            axis.annotate(
+                name,
+                (begin, 1.0),
+                xycoords=("data", "axes fraction"),
+                fontsize=9,
+                color=INK,
+                ha="left",
+                va="top",
+                xytext=(3, -2),
+                textcoords="offset points",
+            )
     return _write(figure, path)
 
 
@@ -327,7 +340,9 @@ def _training_note(record: Record) -> str:
     machine, settings = record["machine"], record["settings"]
     seconds = sum(stage["seconds"] for stage in record["stages"])
     memory = max(stage["peak_memory"] for stage in record["stages"])
-    named = ", ".join(f"{name} {settings[name]}" for name in ("per_device_train_batch_size", "lr_scheduler_type", "seed"))
+    named = ", ".join(
+        f"{name} {settings[name]}" for name in ("per_device_train_batch_size", "lr_scheduler_type", "seed")
+    )
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return (
         f"Numbers behind `train` and `adapt` are learning rates. Settings: {named}, weight_decay "

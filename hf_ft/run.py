@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hf_ft.config import Config, Settings, build
-from hf_ft.lookup import UserError
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from hf_ft.data import Splits
-    from hf_ft.evaluation import Results
-    from hf_ft.training import Run
+from hf_ft.config import Settings, build
 
 
 def finetune(**settings: Any) -> dict[str, Any]:

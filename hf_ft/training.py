@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,17 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_ft import adapters, output_folder
+from hf_ft import adapters, publishing, report
 from hf_ft.config import Config
 from hf_ft.data import Splits, class_counts
 from hf_ft.depth_groups import Anatomy
 from hf_ft.freezing import FrozenMode, audit, frozen_tensors, quiet_modules, set_trainable, snapshot
 from hf_ft.lookup import UserError
 from hf_ft.metrics import compute_metrics, default_metric, higher_is_better
+from hf_ft.model import LoadReport
 from hf_ft.optim import rated_groups
 from hf_ft.plan import Plan, PlannedStage, default_epochs, plan_method
+from hf_ft.record import describe
 from hf_ft.tasks import get_task
 
 EVALUATIONS = 20
@@ -61,12 +62,17 @@ class Run:
     args: TrainingArguments
     splits: Splits
     plan: Plan
-    groups: Anatomy
+    loaded: LoadReport
     model: PreTrainedModel
     processor: Any
     metric: str
     stages: list[StageResult]
     adapter: PeftModel | None = None
+
+    @property
+    def groups(self) -> Anatomy:
+        """The depth groups of the model, as found when it was loaded."""
+        return self.loaded.groups
 
     @property
     def output_dir(self) -> Path:
@@ -102,7 +108,7 @@ def train(
     plan: Plan,
     config: Config,
     args: TrainingArguments,
-    groups: Anatomy,
+    loaded: LoadReport,
 ) -> Run:
     """Run the stages of a plan; each starts from the best checkpoint of the one before, the best of all is kept.
 
@@ -115,11 +121,14 @@ def train(
     task = get_task(config.task)
     metric = (args.metric_for_best_model or default_metric(splits.problem_type)).removeprefix("eval_")
     encoded = [
-        task.encode(part, processor, config, training) for part, training in ((splits.train, True), (splits.validation, False))
+        task.encode(part, processor, config, training)
+        for part, training in ((splits.train, True), (splits.validation, False))
     ]
-    run = Run(config, args, splits, plan, groups, model, processor, metric, stages=[])
+    run = Run(config, args, splits, plan, loaded, model, processor, metric, stages=[])
+    if args.should_save:
+        print(report.before_training(describe(config, splits, model, loaded, plan)) + "\n", flush=True)
     if not args.resume_from_checkpoint and args.should_save:
-        output_folder.clear(run.output_dir)
+        publishing.clear(run.output_dir)
     for number, stage in enumerate(plan.stages, start=1):
         _run_stage(run, number, stage, encoded[0], encoded[1], task.collator(processor))
     _keep_best(run)
@@ -286,7 +295,9 @@ def _summed(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Call
     """A loss for `Trainer`, which wants the sum divided by the labels of *all* accumulated batches."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        return total(outputs.logits, labels) / (num_items_in_batch if num_items_in_batch is not None else labels.numel())
+        return total(outputs.logits, labels) / (
+            num_items_in_batch if num_items_in_batch is not None else labels.numel()
+        )
 
     return loss
 
@@ -367,22 +378,3 @@ def _peak_memory() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def summary_rows(plan: Plan, groups: Sequence[Any]) -> list[list[str]]:
-    """The table of depth groups with what each stage does to it, runs of equal blocks put together."""
-    rows: list[list[str]] = []
-    for i, group in enumerate(groups):
-        cells = [_cell(stage, i) for stage in plan.stages]
-        if rows and group.role == "block" and rows[-1][2:] == cells and rows[-1][0].startswith("block"):
-            first = rows[-1][0].removeprefix("blocks ").removeprefix("block ").split("-")[0]
-            rows[-1][0] = f"blocks {first}-{group.name.split()[1]}"
-            rows[-1][1] = str(int(rows[-1][1]) + group.size)
-        else:
-            rows.append([group.name, str(group.size), *cells])
-    return [[name, f"{int(size):,}", *cells] for name, size, *cells in rows]
-
-
-def _cell(stage: PlannedStage, position: int) -> str:
-    setting = stage.settings[position]
-    return "frozen" if setting.mode == "frozen" else f"{setting.mode} {setting.rate:.2g}"

@@ -258,6 +258,19 @@ def test_interval_of_accuracy_is_the_binomial_one() -> None:
     assert (score.low, score.high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.005)
 
 
+def test_interval_includes_the_value_of_a_biased_metric() -> None:
+    """A calibrated model has almost no ece, and all of its resamples have more."""
+    generator = np.random.default_rng(0)
+    confidence = generator.uniform(0.55, 0.95, size=2000)
+    references = (generator.random(2000) > confidence).astype(int)
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=1))
+    drawn = metrics.bootstrap(logits, references, SINGLE_LABEL, resamples=200)["ece"]
+    score = metrics.score(logits, references, SINGLE_LABEL, resamples=200, confidence=0.5)["ece"]
+    assert score.value < np.percentile(drawn, 25)
+    assert score.low == score.value
+    assert score.high == pytest.approx(np.percentile(drawn, 75))
+
+
 def test_same_seed_same_interval_and_paired_draws() -> None:
     logits, references = example(SINGLE_LABEL)
     first = metrics.score(logits, references, SINGLE_LABEL, resamples=50)
@@ -386,6 +399,12 @@ def test_threshold_equals_brute_force(seed: int) -> None:
 def test_threshold_lies_between_the_scores_it_separates() -> None:
     logits = np.log([[0.9 / 0.1, 0.8 / 0.2], [0.7 / 0.3, 0.6 / 0.4]])
     assert metrics.fit_threshold(logits, np.array([[1, 1], [0, 0]])) == pytest.approx(0.75)
+
+
+def test_threshold_separates_neighbouring_floats() -> None:
+    upper = np.nextafter(0.75, 1)
+    assert (upper + 0.75) / 2 == 0.75, "the middle must round down for this to mean anything"
+    assert metrics._cut_thresholds(np.array([upper, 0.75]))[1] == upper
 
 
 def test_threshold_breaks_ties_towards_one_half() -> None:

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from hf_ft.lookup import UserError
+from hf_ft.lookup import UserError, shorten
 
 PUBLISHED = (
     "config.json",
@@ -44,7 +44,9 @@ def publishable(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 SECRETS = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,})\b")
-PATHS = re.compile(r"(?<![\w:/.])(/(?:home|root|Users|tmp|work|mnt|data|var|opt|srv|scratch)/[^\s\"'<>)\]]+|[A-Z]:\\\\?Users\\\\?[^\s\"']+)")
+PATHS = re.compile(
+    r"(?<![\w:/.])(/(?:home|root|Users|tmp|work|mnt|data|var|opt|srv|scratch)/[^\s\"'<>)\]]+|[A-Z]:\\\\?Users\\\\?[^\s\"']+)"
+)
 
 
 def leaks(folder: Path, files: list[Path]) -> list[str]:
@@ -52,12 +54,56 @@ def leaks(folder: Path, files: list[Path]) -> list[str]:
     found = []
     here = [str(Path.home()), str(Path.cwd()), str(folder.resolve())]
     for name in files:
-        if name.suffix in (".json", ".md", ".txt", ".jinja") and name.name != "tokenizer.json" and "vocab" not in name.name:
+        if (
+            name.suffix in (".json", ".md", ".txt", ".jinja")
+            and name.name != "tokenizer.json"
+            and "vocab" not in name.name
+        ):
             text = (folder / name).read_text(encoding="utf-8", errors="replace")
             hits = [match.group(0) for match in (*SECRETS.finditer(text), *PATHS.finditer(text))]
             hits += [path for path in here if len(path) > 5 and path in text]
             found += [f"{name}: {hit[:60]}" for hit in dict.fromkeys(hits)]
     return found
+
+
+def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = False) -> list[str]:
+    """Publish a result folder on the Hub: the whitelisted files and nothing else; returns the lines to print.
+
+    Raises:
+        UserError: no finished run, files that hold a token or a path of this machine, or the Hub refuses.
+    """
+    files, kept = publishable(folder)
+    hits = leaks(folder, files)
+    if hits:
+        raise UserError(f"Nothing was published: {shorten(hits)}. Remove these from the files first.")
+    total = sum((folder / name).stat().st_size for name in files)
+    lines = [f"To {repo_id} ({'private' if private else 'public'}): {len(files)} files, {total / 1e6:.1f} MB"]
+    lines += [f"  {name}  {(folder / name).stat().st_size:,} bytes" for name in files]
+    lines += [f"Stays here: {shorten(kept, 8)}"] if kept else []
+    if dry_run:
+        return [*lines, "Dry run: nothing was published."]
+    return [*lines, f"Published: {_upload(folder, repo_id, private, files)}"]
+
+
+def _upload(folder: Path, repo_id: str, private: bool, files: list[Path]) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=[str(name) for name in files],
+            commit_message="Model trained with hf_ft",
+        )
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"The Hub did not take it: {reason} Log in with `hf auth login`, and check --repo_id."
+        ) from error
+    return str(commit)
 
 
 def clear(folder: Path) -> None:

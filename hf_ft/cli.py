@@ -1,0 +1,174 @@
+"""The command `hf-ft`: train, inspect, methods, evaluate, predict, push, env.
+
+Nothing heavy is imported before the options have been checked, so help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_ft import __version__
+from hf_ft.lookup import UserError, choose
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Run a command; a mistake of the user's becomes one line on stderr and exit code 2."""
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; continue a training run with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `hf-ft`; returns the exit code: 0 success, 2 a mistake of the user's."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"hf-ft {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    return run(lambda: COMMANDS[choose(name, COMMANDS, "command", "See hf-ft --help.")](rest))
+
+
+def _overview() -> str:
+    lines = [f"  {name:10} {(command.__doc__ or '').splitlines()[0].rstrip('.')}" for name, command in COMMANDS.items()]
+    return (
+        "hf-ft: transfer learning on Hugging Face models\n\nusage: hf-ft COMMAND [options]\n\n"
+        + "\n".join(lines)
+        + "\n\nhf-ft COMMAND --help lists the options of a command.\n\n"
+        "example: hf-ft train --task image_classification --model google/vit-base-patch16-224-in21k \\\n"
+        "           --dataset AI-Lab-Makerere/beans --method lp_ft --output_dir beans"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are `UserError`s, like all others."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def _parser(name: str, command: Callable[..., Any]) -> _Parser:
+    return _Parser(prog=f"hf-ft {name}", description=(command.__doc__ or "").splitlines()[0], allow_abbrev=False)
+
+
+def train(argv: Sequence[str]) -> None:
+    """Fine-tune a model on a data set and save it as a plain Hub model."""
+    from hf_ft.config import build, command_line
+    from hf_ft.run import execute
+
+    execute(build(*command_line(argv, train.__doc__ or "", "hf-ft train")))
+
+
+def methods(argv: Sequence[str]) -> None:
+    """List the methods: what trains, when to use it, paper."""
+    from hf_ft.plan import METHODS
+
+    _parser("methods", methods).parse_args(argv)
+    for method in METHODS.values():
+        name = f"{method.name}:{method.argument}" if method.argument else method.name
+        print(f"{name:10} trains {method.trains}\n{'':10} {method.when}\n{'':10} {method.paper}")
+
+
+def inspect(argv: Sequence[str]) -> None:
+    """Show a model's depth groups, what its head reads, and what a method would do to it."""
+    parser = _parser("inspect", inspect)
+    parser.add_argument("model", metavar="MODEL", help="Hub id, folder, builtin or timm:ARCHITECTURE")
+    parser.add_argument("--task", default=None, help="task (default: found from the model)")
+    parser.add_argument("--method", default="head", help="method whose settings are shown")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    from hf_ft.config import check_path
+    from hf_ft.plan import parse_method
+
+    parse_method(options.method)
+    if not options.model.startswith(("builtin", "timm:")):
+        check_path(options.model, "model")
+    from hf_ft.inspection import inspect_model
+
+    print(inspect_model(options.model, options.task, options.method, options.json))
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Score a trained model on a data set."""
+    parser = _parser("evaluate", evaluate)
+    parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
+    parser.add_argument("--dataset", required=True, help="Hub id, folder or file")
+    parser.add_argument("--split", help="split to score (default: test, else validation, else train)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    from hf_ft.config import check_path
+
+    check_path(options.dataset, "dataset")
+    check_path(str(Path(options.folder) / "run.json"), "result folder")
+    from hf_ft.inference import evaluate_folder
+
+    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json))
+
+
+def predict(argv: Sequence[str]) -> None:
+    """Predict labels for image files, folders, CSV or JSON lines, or plain lines of text."""
+    parser = _parser("predict", predict)
+    parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="files or folders; for text models also text itself")
+    parser.add_argument("--output", metavar="FILE", help="write .csv or .jsonl there (default: CSV on the screen)")
+    parser.add_argument("--batch_size", type=int, default=32)
+    options = parser.parse_args(argv)
+    from hf_ft.config import check_path
+
+    check_path(str(Path(options.folder) / "run.json"), "result folder")
+    if options.output and not options.output.endswith((".csv", ".jsonl")):
+        raise UserError(f"--output {options.output}: write to a file that ends in .csv or .jsonl.")
+    from hf_ft.inference import predict_inputs
+
+    predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size)
+
+
+def push(argv: Sequence[str]) -> None:
+    """Publish a trained model on the Hub, after showing what would be published."""
+    parser = _parser("push", push)
+    parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
+    parser.add_argument("--repo_id", required=True, help="name on the Hub: me/name")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--dry_run", action="store_true", help="only show what would be published")
+    options = parser.parse_args(argv)
+    from hf_ft.config import check_path
+
+    check_path(options.folder, "result folder") if "/" in options.folder else None
+    from hf_ft.publishing import push as publish
+
+    print("\n".join(publish(Path(options.folder), options.repo_id, options.private, options.dry_run)))
+
+
+def env(argv: Sequence[str]) -> None:
+    """Print what a bug report needs: versions, machine, devices."""
+    _parser("env", env).parse_args(argv)
+    from hf_ft.record import machine, versions
+
+    for name, value in {"hf-ft": __version__, **versions(), **machine()}.items():
+        print(f"{name:14} {value}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "inspect": inspect,
+    "methods": methods,
+    "evaluate": evaluate,
+    "predict": predict,
+    "push": push,
+    "env": env,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

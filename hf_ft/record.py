@@ -1,0 +1,104 @@
+"""The parts of `run.json` that are known before training, and the machine it runs on; free of paths and tokens."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_ft.config import Config
+from hf_ft.data import Splits
+from hf_ft.lookup import shorten
+from hf_ft.model import LoadReport
+from hf_ft.plan import Plan, parse_method
+from hf_ft.tasks import get_task
+
+PACKAGES = ("accelerate", "datasets", "evaluate", "peft", "timm", "torch", "torchvision", "transformers")
+RECORDED = ["seed", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "weight_decay", "lr_scheduler_type", "warmup_steps", "optim", "max_grad_norm", "label_smoothing_factor", "fp16", "bf16", "gradient_checkpointing", "torch_compile"]
+"""The `TrainingArguments` in `run.json`: a list of its own, because the rest includes tokens and paths."""
+
+
+def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: LoadReport, plan: Plan) -> dict[str, Any]:
+    """Task, data, model, method and plan of a run."""
+    task = get_task(config.task)
+    return {
+        "task": task.name,
+        "pipeline": task.pipeline,
+        "auto_class": task.auto_class,
+        "method": config.method,
+        "paper": parse_method(config.method)[0].paper,
+        "model": {
+            "name": loaded.source,
+            "hub_id": loaded.hub_id,
+            "commit": loaded.commit,
+            "digest": loaded.digest,
+            "class": type(model).__name__,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "notes": list(loaded.notes),
+        },
+        "data": _data(config, splits),
+        "plan": {
+            "groups": [{"name": g.name, "role": g.role, "parameters": g.size} for g in loaded.groups],
+            "stages": [
+                {
+                    "name": stage.name,
+                    "epochs": stage.epochs,
+                    "max_steps": stage.max_steps,
+                    "settings": [[setting.mode, setting.rate] for setting in stage.settings],
+                }
+                for stage in plan.stages
+            ],
+        },
+    }
+
+
+def _data(config: Config, splits: Splits) -> dict[str, Any]:
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {
+        "name": public_name(config.dataset),
+        "hub_id": None if Path(config.dataset).expanduser().exists() else config.dataset,
+        "problem_type": splits.problem_type,
+        "labels": list(splits.labels),
+        "sizes": {name: len(split) for name, split in parts.items() if split is not None},
+        "fingerprint": splits.fingerprint,
+        "notes": list(splits.notes),
+    }
+
+
+def recorded_settings(config: Config, args: TrainingArguments) -> dict[str, Any]:
+    """The settings that may be published: local folders by their last part, and a fixed list of training arguments."""
+    own = {name: value for name, value in asdict(config).items() if name != "given" and value is not None}
+    own |= {"model": public_name(config.model), "dataset": public_name(config.dataset)}
+    return own | {name: _plain(getattr(args, name)) for name in RECORDED}
+
+
+def public_name(name: str) -> str:
+    """A Hub id as it is; a local path as its last part."""
+    return Path(name).expanduser().resolve().name if Path(name).expanduser().exists() else name
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float | bool | str | None) else str(getattr(value, "value", value))
+
+
+def machine() -> dict[str, Any]:
+    """Processor or GPU, cores and Python: what a timing has to be read with."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "device": shorten(gpus) if gpus else "CPU",
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what a run does."""
+    return {name: version(name) for name in PACKAGES}
