@@ -1,6 +1,6 @@
 """hf_ft: transfer learning on Hugging Face models: plain Hub models in, plain Hub models out.
 
-The names below are the public interface. They are imported when first used, so that `import hf_ft` is immediate.
+The names in `__all__` are the public interface. They are imported when first used, so `import hf_ft` is immediate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hf_ft.data import Splits, load_splits
     from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
     from hf_ft.evaluation import score
-    from hf_ft.freezing import audit, freeze
+    from hf_ft.freezing import freeze
     from hf_ft.hub import save
     from hf_ft.lookup import UserError
     from hf_ft.model import load_model
@@ -22,37 +22,50 @@ if TYPE_CHECKING:
     from hf_ft.training import make_plan, train
 
 __version__ = "0.1.0"
+__all__ = [
+    "Anatomy",
+    "Config",
+    "DepthGroup",
+    "Splits",
+    "UserError",
+    "anatomy",
+    "finetune",
+    "freeze",
+    "load_model",
+    "load_splits",
+    "make_plan",
+    "param_groups",
+    "parse",
+    "save",
+    "score",
+    "train",
+]
 
 _HOME = {
     "Anatomy": "depth_groups",
-    "DepthGroup": "depth_groups",
-    "anatomy": "depth_groups",
     "Config": "config",
-    "parse": "config",
+    "DepthGroup": "depth_groups",
     "Splits": "data",
-    "load_splits": "data",
-    "score": "evaluation",
-    "audit": "freezing",
-    "freeze": "freezing",
-    "save": "hub",
     "UserError": "lookup",
-    "load_model": "model",
-    "param_groups": "optim",
+    "anatomy": "depth_groups",
     "finetune": "run",
+    "freeze": "freezing",
+    "load_model": "model",
+    "load_splits": "data",
     "make_plan": "training",
+    "param_groups": "optim",
+    "parse": "config",
+    "save": "hub",
+    "score": "evaluation",
     "train": "training",
 }
-
-__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'hf_ft' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"hf_ft.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(f"hf_ft.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

@@ -49,7 +49,7 @@ def attach(
         target_modules=targets,
         modules_to_save=trained_modules(model, groups, settings),
     )
-    return get_peft_model(model, peft_config)  # type: ignore[return-value]
+    return get_peft_model(model, peft_config)
 
 
 def _adaptable(part: nn.Module) -> bool:
@@ -78,8 +78,8 @@ def merge(model: PeftModel) -> PreTrainedModel:
     Raises:
         ValueError: the merged weights are not finite.
     """
-    plain: Any = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
-    return plain  # type: ignore[no-any-return]
+    plain: Any = model.merge_and_unload(safe_merge=True)
+    return plain
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

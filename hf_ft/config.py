@@ -187,7 +187,36 @@ FORMER = {
 }
 """Options that `transformers` or its example scripts once had, with what to write today."""
 
-POSITIVE = ["learning_rate", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "max_length", "max_train_examples", "max_eval_examples", "examples_per_class", "val_examples_per_class", "head_lr_multiplier", "layer_decay", "lora_r", "lora_alpha", "gradient_accumulation_steps", "early_stopping_patience"]
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "weight_decay": 0.01,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "seed": 0,
+    "report_to": "none",
+    "dataloader_pin_memory": False,
+}
+"""Where our defaults for `TrainingArguments` differ from its own; methods and users may set others."""
+
+POSITIVE = (
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "early_stopping_patience",
+    "head_lr_multiplier",
+    "layer_decay",
+    "lora_r",
+    "lora_alpha",
+    "max_length",
+    "max_train_examples",
+    "max_eval_examples",
+    "examples_per_class",
+    "val_examples_per_class",
+)
+"""Settings that must be greater than 0."""
 
 
 def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -326,7 +355,7 @@ class Settings:
 def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     """Merge layers of settings, weakest first, each a pair (where it came from, mapping), and check the whole.
 
-    The defaults of the method stand below the first layer. Everything the layers name counts as given.
+    `TRAINING_DEFAULTS` and the method's stand below the first layer. Everything that the layers name counts as given.
 
     Raises:
         UserError: unknown names, wrong values, missing task/model/dataset, contradictions, missing folders.
@@ -338,7 +367,7 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     task, method = given.get("task", ""), given.get("method", Config.method)
     choose(task, task_names(), "task", "Set it with --task.")
     parse_method(method)
-    merged = method_defaults(method, task) | given
+    merged = TRAINING_DEFAULTS | method_defaults(method, task) | given
     own = config_fields()
     config = Config(**{k: v for k, v in merged.items() if k in own}, given=frozenset(given))
     training = {name: value for name, value in merged.items() if name not in own}

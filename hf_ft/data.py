@@ -234,7 +234,8 @@ def _read_local(path: Path, config: Config, notes: list[str]) -> dict[str, _Sour
     if tables and not (wants_images and images and not named):
         return _read_table_folder(path, tables, config, notes)
     if not wants_images:
-        raise UserError(f"{config.dataset} holds {len(images):,} images and no table, but the task is {config.task}.")
+        what = _count(len(images), "image")
+        raise UserError(f"{config.dataset} holds {what} and no table, but the task is {config.task}.")
     _note_other_files(files, images, notes)
     return _read_image_folder(path, images, config, notes)
 
@@ -259,7 +260,8 @@ def _is_metadata(file: str) -> bool:
 def _has_own_layout(path: Path) -> bool:
     """Whether the folder has a data set card that says which files make which split; `datasets` then knows better."""
     card = path / "README.md"
-    return card.exists() and bool(re.match(r"---\n(?:.*\n)*?configs:", card.read_text("utf-8", errors="replace")))
+    header = re.match(r"---\n(.*?\n)---", card.read_text("utf-8", "replace"), re.DOTALL) if card.exists() else None
+    return header is not None and bool(re.search(r"^configs:", header.group(1), re.MULTILINE))
 
 
 def _split_word(name: str, config: Config) -> str | None:
@@ -324,9 +326,11 @@ def _read_tables(files: list[Path], root: Path) -> _Source:
         options = _csv_options(files[0]) if builder == "csv" else {}
         # The paths are patterns to `datasets`: a folder called `data[1]` would be read as `data1`.
         patterns = [glob.escape(str(file)) for file in files]
-        # A table without rows makes no split at all.
-        loaded = datasets.load_dataset(builder, data_files=patterns, **options)
-        return loaded["train"] if "train" in loaded else Dataset.from_dict({})
+        prepared = datasets.load_dataset_builder(builder, data_files=patterns, **options)
+        prepared.download_and_prepare()
+        # `as_dataset` refuses a split without rows; its name is needed for a better message.
+        is_empty = prepared.info.splits["train"].num_examples == 0
+        return Dataset.from_dict({}) if is_empty else prepared.as_dataset("train")
 
     return _Source(_explained(files[0], load), folders)
 
@@ -349,11 +353,15 @@ def _csv_options(file: Path) -> dict[str, Any]:
     return {**options, "features": features, "keep_default_na": False, "na_values": [""]}
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def _note_other_files(files: list[str], images: list[str], notes: list[str]) -> None:
     kinds = Counter(Path(file).suffix.lower() or "without extension" for file in sorted(set(files) - set(images)))
     if kinds:
         listed = shorten(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-        notes.append(f"Ignored {kinds.total():,} files that are not images: {listed}.")
+        notes.append(f"Ignored, since not an image: {_count(kinds.total(), 'file')} ({listed}).")
 
 
 def _read_image_folder(root: Path, images: list[str], config: Config, notes: list[str]) -> dict[str, _Source]:
@@ -375,13 +383,15 @@ def _read_image_folder(root: Path, images: list[str], config: Config, notes: lis
         if top in with_classes:
             sources[word] = _image_table(root, inside, 1, f"{word}: ", notes)
         elif word in SPLIT_WORDS["test"] and not config.test_split:
-            notes.append(f"{top}: not used, since its {len(inside):,} images are in no class folders.")
+            notes.append(f"{top}: not used, since it has no class folders ({_count(len(inside), 'image')}).")
         else:
             _refuse_flat(config, inside, {top: word})
     empty = [item.name for item in root.iterdir() if item.is_dir() and item.name not in tops]
     sources |= {word: _Source(Dataset.from_dict({})) for name in empty if (word := _split_word(name, config))}
     if outside := [image for image in images if image.split("/")[0] not in words]:
-        notes.append(f"Ignored {len(outside):,} images outside the split folders: {shorten(outside, 3)}.")
+        notes.append(
+            f"Ignored, since outside the split folders: {_count(len(outside), 'image')} ({shorten(outside, 3)})."
+        )
     return sources
 
 
@@ -393,7 +403,7 @@ def _is_wrapper(tops: set[str], images: list[str], config: Config) -> bool:
 
 
 def _refuse_flat(config: Config, images: list[str], words: Mapping[str, str]) -> NoReturn:
-    """The trap of https://github.com/huggingface/datasets: without this, `train` and `test` become the labels."""
+    """Say how labelled images are laid out; `imagefolder` of `datasets` would make `train` and `test` the labels."""
     where = f"in {', '.join(sorted(words))} of {config.dataset}" if words else f"in {config.dataset}"
     layout = "train/CLASS/*.jpg" if words else "CLASS/*.jpg or train/CLASS/*.jpg"
     raise UserError(
@@ -407,7 +417,8 @@ def _image_table(root: Path, images: list[str], level: int, where: str, notes: l
     inside = [image for image in images if image.count("/") > level]
     if len(inside) < len(images):
         stray = [image for image in images if image.count("/") <= level]
-        notes.append(f"{where}Ignored {len(stray):,} images outside the class folders: {shorten(stray, 3)}.")
+        what = f"{_count(len(stray), 'image')} ({shorten(stray, 3)})"
+        notes.append(f"{where}Ignored, since outside the class folders: {what}.")
     paths = pa.array([str(root / image) for image in inside], pa.string())
     classes = pa.array([image.split("/")[level] for image in inside], pa.string())
     features = Features({"image": datasets.Image(), "label": Value("string")})
@@ -830,7 +841,7 @@ def _without_bad(part: _Part, config: Config, notes: list[str]) -> _Part:
     if config.problem_type == SINGLE:
         part = _drop(part, np.flatnonzero((counts == 0) | (counts > 1)), "not exactly one label", config, notes)
     elif none := int((counts == 0).sum()):
-        notes.append(f"{part.role}: {none:,} examples have none of the labels.")
+        notes.append(f"{part.role}: {_count(none, 'example')} with none of the labels.")
     for name in part.inputs.column_names:
         if name != "image":
             part = _drop(part, _blank_rows(part.inputs, name), f"an empty {name}", config, notes)
@@ -927,7 +938,7 @@ def _draw_parts(parts: dict[str, _Part], multi: bool, config: Config, seed: int,
             "Use --max_train_examples and --max_eval_examples."
         )
     if "validation" not in parts:
-        parts |= _hold_out(parts["train"], config.validation_fraction, seed, notes)
+        parts = parts | _hold_out(parts["train"], config.validation_fraction, seed, notes)
     elif "validation_fraction" in config.given:
         notes.append("validation_fraction is not used: there is a validation split.")
     train, validation = parts["train"], parts["validation"]
@@ -950,7 +961,7 @@ def _hold_out(train: _Part, fraction: float, seed: int, notes: list[str]) -> dic
     sizes = share_out(max(1, round(fraction * len(strata))), counts, np.zeros_like(counts), most)
     if sizes.sum() == 0:
         raise UserError(
-            f"train has {len(strata)} examples, one of each class at most, so none can be held out for validation. "
+            f"train has {_count(len(strata), 'example')}, one of each class at most, so none can be held out for validation. "
             "Give a validation split or more examples."
         )
     held = train.used[draw(strata, sizes, seed)]

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, overload
 
 import torch
@@ -100,7 +101,7 @@ def label_sized_parameters(model: PreTrainedModel) -> set[str]:
     The second model is built on the `meta` device: it has shapes but takes no memory.
     """
     config = copy.deepcopy(model.config)
-    config.num_labels = model.config.num_labels + 1
+    config.num_labels = (model.config.num_labels or 0) + 1
     with torch.device("meta"):
         other = {name: parameter.shape for name, parameter in type(model)(config).named_parameters()}
     return {name for name, parameter in model.named_parameters() if other.get(name, parameter.shape) != parameter.shape}
@@ -126,10 +127,11 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 def image_shape(model: PreTrainedModel) -> tuple[int, int, int]:
     """Channels, height and width that an image model expects; 224 pixels where the configuration names none."""
     config: Any = model.config
-    if hasattr(model, "timm_model"):
-        channels, height, width = model.timm_model.default_cfg["input_size"]
-        size = getattr(getattr(model.timm_model, "patch_embed", None), "img_size", None) or (height, width)
-        return (getattr(model.timm_model, "in_chans", channels), *size)
+    wrapped: Any = getattr(model, "timm_model", None)
+    if wrapped is not None:
+        channels, height, width = wrapped.default_cfg["input_size"]
+        size = getattr(getattr(wrapped, "patch_embed", None), "img_size", None) or (height, width)
+        return (getattr(wrapped, "in_chans", channels), *size)
     config = getattr(config, "vision_config", config)
     size = getattr(config, "image_size", None) or 224
     height, width = size if isinstance(size, list | tuple) else (size, size)
@@ -268,7 +270,7 @@ def _is_stack(
     heavy = [child for child in ran if _weighted_leaves(modules[child]) >= leaves]
     if len(ran) < 2 or 2 * len(heavy) < len(ran):
         return False
-    return all(_follows(trace.calls[after], trace.calls[before]) for before, after in zip(ran, ran[1:], strict=False))
+    return all(_follows(trace.calls[after], trace.calls[before]) for before, after in pairwise(ran))
 
 
 def _follows(after: _Call, before: _Call) -> bool:

@@ -55,9 +55,9 @@ def load_model(
     """
     task = get_task(config.task)
     folder = resolve(config.model)
-    settings = _load_settings(config, folder)
+    settings = find_settings(config.model, config.model_revision, config.trust_remote_code)
     _check_kind(settings, task, config.model)
-    previous = dict(settings.id2label or {})
+    previous = list((settings.id2label or {}).values())
     settings.id2label = dict(enumerate(labels))
     settings.label2id = {label: i for i, label in enumerate(labels)}
     settings.problem_type = problem_type
@@ -68,6 +68,11 @@ def load_model(
     auto = getattr(transformers, task.auto_class)
     pretrained = parse_method(config.method)[0].pretrained
     if pretrained:
+        if split_argument(config.model)[0] == "timm":
+            raise UserError(
+                f"{config.model} is an architecture with random weights, and method '{config.method}' needs pretrained "
+                "ones. Use --method scratch, or pretrained weights from the Hub: --model timm/NAME."
+            )
         model, new, loaded = _pretrained(auto, config, folder, settings)
         groups = anatomy(model)
         new |= _renew_head(model, groups, config, previous, labels, new, notes)
@@ -97,41 +102,40 @@ def resolve(model: str) -> str:
     return str(BUILTIN / choose(name or there[0], there, "built-in model"))
 
 
-def _load_settings(config: Config, folder: str) -> PreTrainedConfig:
-    kind, architecture = split_argument(config.model)
+def find_settings(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The configuration of a model by Hub id, folder, `builtin` or `timm:ARCHITECTURE`.
+
+    Raises:
+        UserError: there is none.
+    """
+    kind, architecture = split_argument(name)
     if kind == "timm" and architecture:
-        return _timm_settings(architecture, config.method)
+        return _timm_settings(architecture)
+    folder = resolve(name)
     path = Path(folder)
     if path.is_dir() and not (path / "config.json").exists():
         there = shorten(sorted(item.name for item in path.iterdir())) or "nothing"
-        raise UserError(f"The folder {config.model} holds no model: no config.json in it (there is: {there}).")
+        raise UserError(f"The folder {name} holds no model: no config.json in it (there is: {there}).")
     try:
-        return AutoConfig.from_pretrained(
-            folder, revision=config.model_revision, trust_remote_code=config.trust_remote_code
-        )
+        return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(_first_line(f"Cannot load the model '{config.model}'", error)) from error
+        raise UserError(_first_line(f"Cannot load the model '{name}'", error)) from error
 
 
-def _timm_settings(architecture: str, method: str) -> PreTrainedConfig:
+def _timm_settings(architecture: str) -> Any:
     import timm
 
-    near = choose(architecture, timm.list_models(), "timm architecture")
-    if parse_method(method)[0].pretrained:
-        raise UserError(
-            f"timm:{near} is an architecture with random weights, and method '{method}' needs pretrained ones. Use "
-            "--method scratch, or pretrained weights from the Hub: --model timm/NAME."
-        )
-    pretrained_cfg = timm.get_pretrained_cfg(near)
-    return transformers.TimmWrapperConfig(
-        architecture=near, pretrained_cfg=pretrained_cfg.to_dict() if pretrained_cfg else {"input_size": (3, 224, 224)}
-    )
+    choose(architecture, timm.list_models(), "timm architecture")
+    pretrained_cfg = timm.get_pretrained_cfg(architecture)
+    known = pretrained_cfg.to_dict() if pretrained_cfg else {"input_size": (3, 224, 224)}
+    timm_config: Any = transformers.TimmWrapperConfig
+    return timm_config(architecture=architecture, pretrained_cfg=known)
 
 
 def _check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
-    if _fits(settings, task):
+    if fits(settings, task):
         return
-    fitting = [other for other in task_names() if _fits(settings, get_task(other))]
+    fitting = [other for other in task_names() if fits(settings, get_task(other))]
     can = f" It can do: {', '.join(fitting)}." if fitting else ""
     raise UserError(
         f"'{name}' is a model of type {settings.model_type}, which does not do {task.name}.{can} "
@@ -139,7 +143,7 @@ def _check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
     )
 
 
-def _fits(settings: PreTrainedConfig, task: Task) -> bool:
+def fits(settings: PreTrainedConfig, task: Task) -> bool:
     auto = getattr(transformers, task.auto_class)
     return type(settings) in auto._model_mapping or task.auto_class in getattr(settings, "auto_map", {})
 
@@ -185,7 +189,7 @@ def _pretrained(
 ) -> tuple[PreTrainedModel, set[str], int]:
     """Load weights in float32; returns the model, the names left random, and how many tensors were loaded."""
     try:
-        with _quiet():
+        with quiet_loading():
             model, info = auto.from_pretrained(
                 folder,
                 config=settings,
@@ -214,7 +218,7 @@ def _renew_head(
     model: PreTrainedModel,
     groups: Anatomy,
     config: Config,
-    previous: dict[int, str],
+    previous: Sequence[str],
     labels: Sequence[str],
     new: set[str],
     notes: list[str],
@@ -226,13 +230,13 @@ def _renew_head(
     loaded = label_sized_parameters(model) - new
     if not loaded:
         return set()
-    same = [str(previous.get(i)) for i in range(len(previous))] == list(labels)
+    same = list(previous) == list(labels)
     if config.keep_head and same:
         notes.append("the checkpoint's head is kept: its labels are those of the data")
         return set()
     if config.keep_head:
         raise UserError(
-            f"--keep_head: the head of '{config.model}' has the labels {shorten(previous.values())}, "
+            f"--keep_head: the head of '{config.model}' has the labels {shorten(previous)}, "
             f"the data {shorten(labels)}. Leave out --keep_head for a fresh head."
         )
     names = set(groups.of_role("head")[0].parameters)
@@ -311,7 +315,7 @@ def _weights_digest(folder: Path) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Silence the library's load report and bar: the report is checked and told in one line instead."""
     logging = importlib.import_module("transformers.utils.logging")
     level = logging.get_verbosity()

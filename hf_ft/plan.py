@@ -174,7 +174,7 @@ METHODS: dict[str, Method] = {
         Method(
             name="lora",
             trains="low-rank adapters in all blocks, and the head",
-            when="large models, or many tasks that share one: the adapter is small, the result merges into plain weights",
+            when="large models, or many tasks on one: the adapter is small and merges into plain weights",
             paper="https://arxiv.org/abs/2106.09685",
             stages=_lora,
             defaults={
@@ -210,7 +210,7 @@ def method_defaults(text: str, task: str) -> dict[str, Any]:
 
 
 def default_epochs(text: str, task: str, steps_per_epoch: int) -> int:
-    """Epochs when the user set none: the method's, or more when the data are so few that it would take too few steps."""
+    """Epochs when the user set none: the method's, or more where so few data would make too few steps."""
     settings = parse_method(text)[0].defaults[get_task(task).modality]
     return max(settings["num_train_epochs"], -(-settings["min_steps"] // max(steps_per_epoch, 1)))
 

@@ -20,7 +20,22 @@ from hf_ft.plan import Plan, parse_method
 from hf_ft.tasks import get_task
 
 PACKAGES = ("accelerate", "datasets", "evaluate", "peft", "timm", "torch", "torchvision", "transformers")
-RECORDED = ["seed", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "weight_decay", "lr_scheduler_type", "warmup_steps", "optim", "max_grad_norm", "label_smoothing_factor", "fp16", "bf16", "gradient_checkpointing", "torch_compile"]
+RECORDED = (
+    "seed",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "fp16",
+    "bf16",
+    "gradient_checkpointing",
+    "torch_compile",
+)
 """The `TrainingArguments` in `run.json`: a list of its own, because the rest includes tokens and paths."""
 
 
@@ -84,7 +99,8 @@ def public_name(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, int | float | bool | str | None) else str(getattr(value, "value", value))
+    value = getattr(value, "value", value)  # an enumeration's own text
+    return value if isinstance(value, int | float | bool | str | None) else str(value)
 
 
 def machine() -> dict[str, Any]:

@@ -151,8 +151,8 @@ def draw_figures(record: Record, folder: Path) -> list[Path]:
     """Draw the learning curves and the confusion matrix as PNG; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [draw_curves(record, folder / "learning_curves.png")]
-    for split in list(record["confusion"])[-1:]:
-        drawn.append(draw_confusion(record, split, folder / "confusion_matrix.png"))
+    if record["confusion"]:
+        drawn.append(draw_confusion(record, list(record["confusion"])[-1], folder / "confusion_matrix.png"))
     return drawn
 
 
@@ -259,7 +259,7 @@ def card(record: Record) -> str:
         [
             _card_metadata(record),
             f"# {model['name']} fine-tuned on {data['name']}",
-            f"A {record['task'].replace('_', ' ')} model with {len(data['labels'])} classes: {_listed(data['labels'])}.\n"
+            f"Task: {record['task'].replace('_', ' ')}, {len(data['labels'])} classes ({_listed(data['labels'])}).\n"
             f"It is {_base(record)}, fine-tuned with method `{record['method']}` ({record['paper']}).",
             "## Use\n\n" + _usage(record),
             "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),

@@ -8,10 +8,10 @@ from hf_ft.config import Settings, build
 
 
 def finetune(**settings: Any) -> dict[str, Any]:
-    """Fine-tune a model and return its record, as in `run.json`: `finetune(task=..., model=..., dataset=..., output_dir=...)`.
+    """Fine-tune a model and return its record, the content of `run.json`.
 
-    Takes every field of `Config` and of `transformers.TrainingArguments`. The steps are those of a recipe; who
-    wants to replace one writes them out.
+    Needs `task`, `model`, `dataset` and `output_dir`; takes every field of `Config` and of
+    `transformers.TrainingArguments`. The steps are those of a recipe; who wants to replace one writes them out.
 
     Raises:
         UserError: a mistake in the settings or the data.

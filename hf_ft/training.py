@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, Trainer, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_ft import adapters, publishing, report
@@ -160,7 +167,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     seconds = time.perf_counter() - started
     frozen.remove()
     checked = audit(before, snapshot(model, names))
-    run.stages.append(_result(run, trainer, stage, seconds, checked))
+    run.stages.append(_result(run, trainer, model, stage, seconds, checked))
     if run.args.should_save:
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
@@ -206,7 +213,7 @@ def _trainer(
     run: Run, model: Any, stage: PlannedStage, folder: Path, train_set: Any, validation_set: Any, collator: Any
 ) -> StageTrainer:
     args = stage_arguments(run, stage, folder, len(train_set))
-    callbacks: list[Any] = [Progress(stage.name, run.metric)]
+    callbacks: list[Any] = []
     if run.config.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(run.config.early_stopping_patience))
     trainer = StageTrainer(
@@ -221,13 +228,14 @@ def _trainer(
         callbacks=callbacks,
         grouping=lambda wrapped: rated_groups(wrapped, run.groups, stage.settings, args.weight_decay),
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(callbacks[0]) if callbacks[0] not in trainer.callback_handler.callbacks else None
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printing)
+    trainer.add_callback(Progress(stage, run.metric))
     return trainer
 
 
 def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples: int) -> TrainingArguments:
-    """The user's `TrainingArguments` with what the plan decides: folder, epochs, rate, when to evaluate, best metric."""
+    """The user's `TrainingArguments` with what the plan decides: folder, epochs, rate, evaluations, best metric."""
     args = copy.deepcopy(run.args)
     args.output_dir = str(folder)
     args.num_train_epochs = stage.epochs
@@ -257,10 +265,10 @@ def _schedule_evaluation(args: TrainingArguments, stage: PlannedStage, train_exa
     per_epoch = math.ceil(train_examples / batch)
     total = stage.max_steps if stage.max_steps > 0 else math.ceil(per_epoch * stage.epochs)
     if total <= EVALUATIONS * per_epoch and stage.max_steps < 0:
-        args.eval_strategy = args.save_strategy = "epoch"  # type: ignore[assignment]
+        args.eval_strategy = args.save_strategy = "epoch"
         return
     steps = max(1, math.ceil(total / EVALUATIONS))
-    args.eval_strategy = args.save_strategy = "steps"  # type: ignore[assignment]
+    args.eval_strategy = args.save_strategy = "steps"
     args.eval_steps = args.save_steps = steps
 
 
@@ -303,30 +311,30 @@ def _summed(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Call
 
 
 class Progress(ProgressCallback):
-    """The progress bar of `Trainer` with one readable line per evaluation instead of a dictionary."""
+    """The progress bar of `Trainer`, with one readable line for each evaluation instead of dictionaries."""
 
-    def __init__(self, stage: str, metric: str) -> None:
+    def __init__(self, stage: PlannedStage, metric: str) -> None:
         super().__init__()
         self.stage, self.metric, self.loss = stage, metric, math.nan
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
-        """Remember the training loss and print a line when an evaluation is logged."""
-        logs = logs or {}
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Remember the training loss, and print a line when an evaluation is logged."""
         self.loss = logs.get("loss", self.loss)
         value = logs.get(f"eval_{self.metric}")
         if state.is_world_process_zero and value is not None:
-            epochs = math.ceil(args.num_train_epochs)
             line = (
-                f"{self.stage:8} epoch {state.epoch or 0:6.2f}/{epochs:<3} train loss {self.loss:.4f}   "
-                f"validation loss {logs.get('eval_loss', math.nan):.4f}   {self.metric} {value:.4f}"
+                f"{self.stage.name:8} epoch {state.epoch:g}/{self.stage.epochs:g}  train loss {self.loss:.4f}  "
+                f"validation loss {logs.get('eval_loss', math.nan):.4f}  {self.metric} {value:.4f}"
             )
             write = self.training_bar.write if self.training_bar is not None else print
             write(line)
 
 
-def _result(run: Run, trainer: StageTrainer, stage: PlannedStage, seconds: float, checked: int) -> StageResult:
+def _result(
+    run: Run, trainer: StageTrainer, model: Any, stage: PlannedStage, seconds: float, checked: int
+) -> StageResult:
     best = trainer.state.best_model_checkpoint
-    parameters = list(trainer.model.parameters())
+    parameters = list(model.parameters())
     return StageResult(
         name=stage.name,
         epochs=stage.epochs,

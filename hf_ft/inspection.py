@@ -1,0 +1,66 @@
+"""What a model consists of and what a method would do to it, without training: `hf-ft inspect`."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from hf_ft.depth_groups import anatomy
+from hf_ft.lookup import UserError, choose
+from hf_ft.model import find_settings, fits, quiet_loading
+from hf_ft.plan import plan_method
+from hf_ft.report import text_table
+from hf_ft.tasks import get_task, task_names
+
+
+def inspect_model(name: str, task: str | None, method: str, as_json: bool) -> str:
+    """The table of depth groups of a model with the settings of a method, as text or JSON.
+
+    Raises:
+        UserError: no such model, or a method that it cannot take.
+    """
+    model = _load_bare(name, task)
+    groups = anatomy(model)
+    stages = plan_method(method, groups, 1, 1.0).stages
+    if as_json:
+        rows = [
+            {
+                "name": group.name,
+                "role": group.role,
+                "parameters": group.size,
+                "modules": list(group.modules),
+                "stages": {stage.name: stage.settings[i].mode for stage in stages},
+            }
+            for i, group in enumerate(groups)
+        ]
+        return json.dumps({"class": type(model).__name__, "head_reads": groups.head_reads, "groups": rows}, indent=1)
+    header = ["depth group", "modules", "parameters", *(f"{method}: {stage.name}" for stage in stages)]
+    table = [
+        [group.name, _modules(group.modules), f"{group.size:,}", *(stage.settings[i].mode for stage in stages)]
+        for i, group in enumerate(groups)
+    ]
+    total = sum(group.size for group in groups)
+    shape = " x ".join(str(size) for size in groups.head_reads)
+    return f"{type(model).__name__}: {total:,} parameters; the head reads {shape}\n\n{text_table(header, table)}"
+
+
+def _load_bare(name: str, task: str | None) -> PreTrainedModel:
+    """Build the model from its configuration alone; weights do not change where its parts are."""
+    if task is not None:
+        choose(task, task_names(), "task")
+    settings = find_settings(name)
+    names = [task] if task else [other for other in task_names() if fits(settings, get_task(other))]
+    if not names or not fits(settings, get_task(names[0])):
+        wanted = task or ", ".join(task_names())
+        raise UserError(f"'{name}' is a model of type {settings.model_type}, which does not do {wanted}.")
+    auto = getattr(transformers, get_task(names[0]).auto_class)
+    with quiet_loading(), torch.random.fork_rng():
+        model: PreTrainedModel = auto.from_config(settings)
+    return model
+
+
+def _modules(modules: tuple[str, ...]) -> str:
+    return (modules[0] if modules else "") + (f" +{len(modules) - 1}" if len(modules) > 1 else "")
