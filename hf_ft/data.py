@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import re
-import tempfile
+import uuid
 import warnings
 from array import array
 from collections import Counter, defaultdict
@@ -35,6 +35,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
 from numpy.typing import NDArray
 from PIL import Image
@@ -223,14 +224,17 @@ def _read_local(path: Path, config: Config, notes: list[str]) -> dict[str, _Sour
         return {"train": _read_tables([path], path.parent)}
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return _of_dict(_explained(path, lambda: datasets.load_from_disk(str(path))))
+    if _has_own_layout(path):
+        return _of_dict(_explained(path, lambda: datasets.load_dataset(str(path))))
     files = _files(path)
     tables = [file for file in files if Path(file).suffix.lower() in TABLES and not _is_datasets_json(file)]
     images = [file for file in files if Path(file).suffix.lower() in IMAGES]
     # Next to images, a table counts when its name says so: any other may be a list of classes or a log.
     named = [file for file in tables if _is_metadata(file) or _split_word(Path(file).stem, config)]
     wants_images = get_task(config.task).modality == "image"
-    if _has_own_layout(path) or not (tables or images):
-        return _of_dict(_explained(path, lambda: datasets.load_dataset(str(path))))
+    if not (tables or images):
+        what = f"holds no images and no tables ({', '.join(TABLES)}), and `datasets` cannot load it either"
+        return _of_dict(_explained(path, lambda: datasets.load_dataset(str(path)), what))
     if tables and not (wants_images and images and not named):
         return _read_table_folder(path, tables, config, notes)
     if not wants_images:
@@ -272,13 +276,13 @@ def _split_word(name: str, config: Config) -> str | None:
     return match.group(1) if match else None
 
 
-def _explained(path: Path, load: Callable[[], Any]) -> Any:
+def _explained(path: Path, load: Callable[[], Any], what: str = "cannot be read") -> Any:
     """Load data from disk; whatever the readers raise becomes one line."""
     try:
         with _strict_reading():
             return load()
     except Exception as error:  # as many kinds as there are formats
-        raise UserError(f"{path} cannot be read: {_reason(error)}.") from error
+        raise UserError(f"{path} {what}: {_reason(error)}.") from error
 
 
 @contextlib.contextmanager
@@ -323,9 +327,11 @@ def _read_tables(files: list[Path], root: Path) -> _Source:
     folders = tuple(dict.fromkeys([*(file.parent for file in files), root]))
 
     def load() -> Dataset:
-        options = _csv_options(files[0]) if builder == "csv" else {}
         # The paths are patterns to `datasets`: a folder called `data[1]` would be read as `data1`.
-        patterns = [glob.escape(str(file)) for file in files]
+        patterns = [glob.escape(str(file)) for file in files if _may_have_rows(file)]
+        if not patterns:
+            return Dataset.from_dict({})
+        options = _csv_options(files[0]) if builder == "csv" else {}
         prepared = datasets.load_dataset_builder(builder, data_files=patterns, **options)
         prepared.download_and_prepare()
         # `as_dataset` refuses a split without rows; its name is needed for a better message.
@@ -333,6 +339,13 @@ def _read_tables(files: list[Path], root: Path) -> _Source:
         return Dataset.from_dict({}) if is_empty else prepared.as_dataset("train")
 
     return _Source(_explained(files[0], load), folders)
+
+
+def _may_have_rows(file: Path) -> bool:
+    """Whether a table is worth reading: `datasets` stumbles over empty files and Parquet tables without rows."""
+    if file.suffix.lower() == ".parquet":
+        return int(pq.read_metadata(file).num_rows) > 0
+    return file.stat().st_size > 0
 
 
 def _csv_options(file: Path) -> dict[str, Any]:
@@ -434,22 +447,17 @@ def _store(tables: Iterable[pa.Table], features: Features) -> Dataset:
     folder = Path(datasets.config.HF_DATASETS_CACHE, "hf_ft")
     folder.mkdir(parents=True, exist_ok=True)
     schema = features.arrow_schema
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-        with pa.ipc.new_stream(file, schema) as writer:
-            for table in tables:
-                writer.write_table(table.cast(schema))
-        file.seek(0)
-        target = folder / f"{_digest_of_file(file.name)}.arrow"
+    part = folder / f"{uuid.uuid4().hex}.part"
+    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+    with part.open("rb") as file:
+        target = folder / f"{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}.arrow"
     if target.exists():
-        os.unlink(file.name)
+        part.unlink()
     else:
-        os.replace(file.name, target)
+        part.replace(target)
     return Dataset.from_file(str(target))
-
-
-def _digest_of_file(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 # --- Roles: which split is train, which validation, which test ------------------------------------------------------
@@ -589,7 +597,9 @@ def _element(feature: Any) -> Any:
 
 
 def _dtype(feature: Any) -> str:
-    return str(getattr(feature, "dtype", type(feature).__name__))
+    kind = type(feature).__name__
+    # `Json` is what `datasets` makes of a column of JSON lines whose values are of several types.
+    return "a mix of types" if kind == "Json" else str(getattr(feature, "dtype", kind))
 
 
 def _holds_text(feature: Any) -> bool:
@@ -961,8 +971,8 @@ def _hold_out(train: _Part, fraction: float, seed: int, notes: list[str]) -> dic
     sizes = share_out(max(1, round(fraction * len(strata))), counts, np.zeros_like(counts), most)
     if sizes.sum() == 0:
         raise UserError(
-            f"train has {_count(len(strata), 'example')}, one of each class at most, so none can be held out for validation. "
-            "Give a validation split or more examples."
+            f"train has {_count(len(strata), 'example')}, one of each class at most, so none can be held out for "
+            "validation. Give a validation split or more examples."
         )
     held = train.used[draw(strata, sizes, seed)]
     notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, stratified, seed {seed}.")

@@ -64,6 +64,8 @@ def predict_logits(
         trainer = Trainer(
             model=model, args=arguments, data_collator=task.collator(processor), processing_class=processor
         )
+        # In float32, as the saved model runs by default: scores must not depend on the precision of training.
+        trainer.accelerator.native_amp = False
         output = trainer.predict(task.encode(dataset, processor, config, False))
         arguments.remove_unused_columns = keep
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions

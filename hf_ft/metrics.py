@@ -176,7 +176,7 @@ def _by_sklearn(function: str, **options: Any) -> Callable[[Array, Array], float
             # A class that nobody has or predicts keeps the columns a multi-label problem, and counts nowhere.
             references, predicted = (np.pad(rows, ((0, 0), (0, 1))) for rows in (references, predicted))
         with warnings.catch_warnings():
-            # scikit-learn 1.7 suspects a regression when there are few examples per class; 1.8 no longer does.
+            # scikit-learn 1.7 suspects a regression when there are few examples per class; 1.8 does not.
             warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
             return float(getattr(metrics, function)(references, predicted, **options))
 

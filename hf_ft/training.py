@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
@@ -35,7 +36,7 @@ from hf_ft.model import LoadReport
 from hf_ft.optim import rated_groups
 from hf_ft.plan import Plan, PlannedStage, default_epochs, plan_method
 from hf_ft.record import describe
-from hf_ft.tasks import get_task
+from hf_ft.tasks import Task, get_task
 
 EVALUATIONS = 20
 """Most evaluations (and checkpoints) in a run whose epochs are so short that one each would be too many."""
@@ -116,16 +117,18 @@ def train(
     config: Config,
     args: TrainingArguments,
     loaded: LoadReport,
+    task: Task | None = None,
 ) -> Run:
     """Run the stages of a plan; each starts from the best checkpoint of the one before, the best of all is kept.
 
-    With `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped.
+    `task` replaces the one that `config` names, for data that need other steps from rows to batches. With
+    `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped.
 
     Raises:
         FreezeViolation: something frozen changed.
         UserError: settings that do not go together.
     """
-    task = get_task(config.task)
+    task = task or get_task(config.task)
     metric = (args.metric_for_best_model or default_metric(splits.problem_type)).removeprefix("eval_")
     encoded = [
         task.encode(part, processor, config, training)
@@ -166,6 +169,8 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
     seconds = time.perf_counter() - started
     frozen.remove()
+    # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
+    extract_model_from_parallel(model, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
     run.stages.append(_result(run, trainer, model, stage, seconds, checked))
     if run.args.should_save:

