@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.lookup import UserError, choose, nearest, unknown
 from hf_ft.plan import METHODS, method_defaults, parse_method
-from hf_ft.tasks import task_names
+from hf_ft.tasks import get_task, task_names
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -367,7 +367,7 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     task, method = given.get("task", ""), given.get("method", Config.method)
     choose(task, task_names(), "task", "Set it with --task.")
     parse_method(method)
-    merged = TRAINING_DEFAULTS | method_defaults(method, task) | given
+    merged = TRAINING_DEFAULTS | get_task(task).training | method_defaults(method, task) | given
     own = config_fields()
     config = Config(**{k: v for k, v in merged.items() if k in own}, given=frozenset(given))
     training = {name: value for name, value in merged.items() if name not in own}

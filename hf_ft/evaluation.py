@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -59,15 +60,16 @@ def predict_logits(
     Runs through `Trainer.predict`, so batches, devices and several GPUs are `Trainer`'s work.
     """
     with tempfile.TemporaryDirectory() as folder:
-        arguments = args or TrainingArguments(output_dir=folder, per_device_eval_batch_size=32, report_to="none")
-        keep, arguments.remove_unused_columns = arguments.remove_unused_columns, False
+        arguments = copy.copy(args) if args else TrainingArguments(output_dir=folder, per_device_eval_batch_size=32)
+        arguments.remove_unused_columns = False
+        arguments.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
+        arguments.report_to, arguments.dataloader_pin_memory = [], False
         trainer = Trainer(
             model=model, args=arguments, data_collator=task.collator(processor), processing_class=processor
         )
         # In float32, as the saved model runs by default: scores must not depend on the precision of training.
         trainer.accelerator.native_amp = False
         output = trainer.predict(task.encode(dataset, processor, config, False))
-        arguments.remove_unused_columns = keep
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     return np.asarray(logits, dtype=np.float32), output.label_ids  # type: ignore[return-value]
 

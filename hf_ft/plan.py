@@ -145,7 +145,7 @@ METHODS: dict[str, Method] = {
             stages=_one("last_n"),
             defaults={
                 "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
+                "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
             },
             argument="N",
         ),
@@ -157,7 +157,7 @@ METHODS: dict[str, Method] = {
             stages=_one("all"),
             defaults={
                 "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
+                "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
             },
         ),
         Method(
@@ -168,7 +168,7 @@ METHODS: dict[str, Method] = {
             stages=_lp_ft,
             defaults={
                 "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 5} | _TUNE,
+                "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
             },
         ),
         Method(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.lookup import choose
@@ -27,7 +27,7 @@ class Task:
     """What the rest of the toolkit asks about a task.
 
     `inputs` maps each input role to the column names it usually goes by, the first being the name it gets here;
-    roles in `optional_inputs` may be missing. `encode(dataset, processor, config, training)` turns the input
+    roles in `optional_inputs` may be missing. `training` are defaults for `TrainingArguments`. `encode(dataset, processor, config, training)` turns the input
     columns into what the model's forward takes, keeping `labels`; `collator(processor)` makes batches of that.
     """
 
@@ -40,6 +40,7 @@ class Task:
     encode: Encode
     collator: Callable[[Any], Any]
     optional_inputs: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
     label_names: tuple[str, ...] = ("label", "labels", "fine_label", "class", "category", "target", "sentiment")
     problem_types: tuple[str, ...] = ("single_label_classification", "multi_label_classification")
 

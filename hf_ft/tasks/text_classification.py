@@ -45,6 +45,7 @@ TASK = Task(
         "text_pair": ("text_pair", "sentence2", "hypothesis", "question2"),
     },
     optional_inputs=("text_pair",),
+    training={"train_sampling_strategy": "group_by_length"},  # batches of like length waste little on padding
     encode=encode,
     collator=collator,
 )
