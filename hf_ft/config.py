@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +230,7 @@ def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
     """
     clean: dict[str, Any] = {}
     for written, value in settings.items():
-        key = written.replace("-", "_")
+        key = str(written).replace("-", "_")  # YAML reads `on` and `1` as no text
         name = ALIASES.get(key, key)
         annotation = _annotation(name, written, source)
         if name in clean:
@@ -258,18 +259,20 @@ def _annotation(name: str, written: str, source: str) -> str:
 def _convert(value: Any, annotation: str, name: str) -> Any:
     """Turn text (from the command line, or YAML's `1e-3`) into the type that the annotation names."""
     kinds = {part.strip().split("[")[0] for part in annotation.replace('"', "").split("|")}
-    if isinstance(value, bool) and "bool" not in kinds and kinds <= {"int", "float", "None"}:
-        raise UserError(f"'{name}' takes {_spoken(kinds)}, not {value}.")
-    if isinstance(value, int | float) and not isinstance(value, bool) and kinds <= {"str", "None"}:
-        raise UserError(f"'{name}' takes {_spoken(kinds)}, not {value!r}.")
-    if isinstance(value, float) and kinds <= {"int", "None"}:
-        if not value.is_integer():
-            raise UserError(f"'{name}' takes a whole number, not {value}.")
-        return int(value)
+    if name == "resume_from_checkpoint":
+        kinds |= {"bool"}  # `Trainer` takes true as well: go on from the last checkpoint
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, float) and value.is_integer() and kinds <= {"int", "None"}:
+        value = int(value)
     if not isinstance(value, str):
+        if value is not None and kinds <= {*TYPES, "None"} and not any(_is(value, kind) for kind in kinds - {"None"}):
+            raise UserError(f"'{name}' takes {_spoken(kinds)}, not {value!r}.")
         return value
-    if value.lower() in ("none", "null") and "None" in kinds:
+    if value.lower() in ("none", "null") and "None" in kinds and value not in _choices(name):
         return None
+    if "dict" in kinds and value.lstrip().startswith("{") and _parse(value, "dict") is None:
+        raise UserError(f"'{name}' takes a JSON object, not '{value}'.")
     for kind in ("bool", "int", "float", "dict", "list"):
         if kind in kinds:
             parsed = _parse(value, kind)
@@ -278,6 +281,14 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
     if kinds & {"str", "list"} or not kinds <= {"bool", "int", "float", "dict", "None"}:
         return value
     raise UserError(f"'{name}' takes {_spoken(kinds)}, not '{value}'.")
+
+
+TYPES = {"bool": bool, "int": Integral, "float": Real, "str": str, "dict": dict, "list": list}
+"""Kind of value, as an annotation spells it -> what such a value is an instance of."""
+
+
+def _is(value: Any, kind: str) -> bool:
+    return isinstance(value, TYPES[kind]) and (isinstance(value, bool) == (kind == "bool"))
 
 
 def _parse(text: str, kind: str) -> Any:
@@ -298,15 +309,20 @@ def _spoken(kinds: set[str]) -> str:
 
 
 def _checked(name: str, value: Any) -> Any:
-    options = config_fields()
-    choices = options[name].metadata["choices"] if name in options else None
-    if choices and value is not None:
-        choose(value, choices, f"value for '{name}':")
+    if _choices(name) and value is not None:
+        choose(value, _choices(name), f"value for '{name}':")
     if name in POSITIVE and value is not None and not value > 0:
         raise UserError(f"'{name}' must be greater than 0, not {value}.")
-    if name == "validation_fraction" and not 0 < value < 1:
+    if name == "validation_fraction" and value is not None and not 0 < value < 1:
         raise UserError(f"'validation_fraction' must lie between 0 and 1, not {value}.")
+    if name in ("seed", "data_seed") and value is not None and not 0 <= value < 2**32:
+        raise UserError(f"'{name}' must be a whole number from 0 to {2**32 - 1}, not {value}.")
     return value
+
+
+def _choices(name: str) -> Sequence[str]:
+    options = config_fields()
+    return (options[name].metadata["choices"] or ()) if name in options else ()
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -316,7 +332,11 @@ def read_yaml(path: str) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"No such settings file: {path}") from None
+        raise UserError(
+            f"No such settings file: {path}. --config takes a YAML file of `option: value` lines."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. --config takes a YAML file.") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
@@ -344,7 +364,7 @@ class Settings:
             raise UserError("fp16 needs a GPU and this machine has none. Leave out --fp16 (float32 is used).")
         try:
             return TrainingArguments(**self.training)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ImportError) as error:
             raise UserError(" ".join(str(error).split())) from error
 
     @staticmethod
@@ -365,6 +385,8 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
         given |= normalise(layer, source)
     given = {name: value for name, value in given.items() if value is not None}
     task, method = given.get("task", ""), given.get("method", Config.method)
+    if not task:
+        raise UserError(f"No task given: set --task to one of {', '.join(task_names())}.")
     choose(task, task_names(), "task", "Set it with --task.")
     parse_method(method)
     merged = TRAINING_DEFAULTS | get_task(task).training | method_defaults(method, task) | given
@@ -384,6 +406,8 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
         raise UserError("Give either max_train_examples or examples_per_class, not both.")
     if not training.get("output_dir"):
         raise UserError("No output folder given: set --output_dir.")
+    if config.early_stopping_patience and training.get("eval_strategy") == "no":
+        raise UserError("early_stopping_patience needs evaluations. Leave out --eval_strategy no.")
     if training.get("metric_for_best_model"):
         from hf_ft.metrics import higher_is_better
 

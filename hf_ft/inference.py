@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -15,17 +16,19 @@ import transformers
 from datasets import Dataset, Image
 from transformers import PreTrainedModel
 
-from hf_ft.config import Config
+from hf_ft.columns import MULTI, read_image, usual_columns
+from hf_ft.config import Config, check_path
 from hf_ft.data import load_rows
 from hf_ft.evaluation import Results, add_scores, predict_logits
-from hf_ft.lookup import UserError, nearest
+from hf_ft.lookup import UserError, shorten
 from hf_ft.metrics import sigmoid, softmax
 from hf_ft.model import quiet_loading
 from hf_ft.report import TITLES, text_table
+from hf_ft.sources import IMAGES, TABLES, read_tables
 from hf_ft.tasks import Task, get_task
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+SHAPE = ("image_column", "text_column", "text_pair_column", "label_column", "label_separator", "bad_examples")
+"""The settings of a training run that say what its data look like: new data are taken to look the same."""
 
 
 def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, Any]:
@@ -40,8 +43,9 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, An
 
 
 def _config_of(record: Mapping[str, Any], **changes: Any) -> Config:
-    settings = {"task": record["task"], "max_length": record["settings"].get("max_length")}
-    return Config(**{**settings, **changes})
+    """The settings of the training run that new data need: what they look like and how they are encoded."""
+    kept = {name: record["settings"][name] for name in (*SHAPE, "max_length") if name in record["settings"]}
+    return Config(task=record["task"], problem_type=record["data"]["problem_type"], **kept, **changes)
 
 
 def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool) -> str:
@@ -51,20 +55,24 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
         UserError: data that do not fit the model, such as labels that it does not know.
     """
     record, task, model, processor = load_folder(folder)
-    config = _config_of(record, dataset=dataset, test_split=split, problem_type=record["data"]["problem_type"])
+    config = _config_of(record, dataset=dataset, test_split=split)
     rows = load_rows(dataset, config, record["data"]["labels"])
-    logits, references = predict_logits(model, processor, task, rows, config)
+    logits, references = predict_logits(model, processor, task, rows.rows, config)
     assert references is not None
     results = Results({}, {}, threshold=record["threshold"])
-    add_scores(results, "test", logits, references, record["data"]["problem_type"])
+    add_scores(results, "test", logits, references, rows.problem_type)
     scores = results.metrics["test"]
+    scored = split or rows.split
     if as_json:
-        return json.dumps({name: asdict(score) for name, score in scores.items()}, indent=1)
+        metrics = {name: asdict(score) for name, score in scores.items()}
+        what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": rows.notes}
+        return json.dumps({**what, "metrics": metrics}, indent=1)
     table = [
         [TITLES.get(name, name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"]
         for name, score in scores.items()
     ]
-    return f"{dataset}: {len(rows):,} examples\n\n" + text_table(["metric", "value", "95 % interval"], table)
+    head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *rows.notes])
+    return f"{head}\n\n" + text_table(["metric", "value", "95 % interval"], table)
 
 
 def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batch_size: int) -> None:
@@ -73,8 +81,11 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
     Raises:
         UserError: an input that does not exist or that the model cannot read.
     """
+    if output is not None:
+        check_path(str(Path(output).expanduser().absolute().parent), "folder for the output")
     record, task, model, processor = load_folder(folder)
-    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task)
+    config = _config_of(record)
+    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config)
     names = rows.pop("input")
     dataset = Dataset.from_dict(rows)
     if task.modality == "image":
@@ -82,7 +93,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), per_device_eval_batch_size=batch_size, report_to="none", dataloader_pin_memory=False
     )
-    logits, _ = predict_logits(model, processor, task, dataset, _config_of(record), arguments)
+    logits, _ = predict_logits(model, processor, task, dataset, config, arguments)
     predictions = _predictions(names, logits, record)
     if output is None:
         _write_csv(predictions, sys.stdout)
@@ -98,7 +109,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
 def _predictions(names: Sequence[str], logits: np.ndarray, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """One row per input: what it was, its label (several joined by `|`), and the probability of each class."""
     labels = record["data"]["labels"]
-    several = record["data"]["problem_type"] == "multi_label_classification"
+    several = record["data"]["problem_type"] == MULTI
     probabilities = sigmoid(logits) if several else softmax(logits)
     for name, row in zip(names, probabilities, strict=True):
         chosen = [labels[i] for i in np.flatnonzero(row >= record["threshold"])] if several else [labels[row.argmax()]]
@@ -117,58 +128,55 @@ def _write_csv(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
 
 
 def _image_rows(inputs: Sequence[str]) -> dict[str, list[str]]:
+    """Images from files and folders, each read once so that a bad one is named before anything is predicted."""
     paths: list[Path] = []
     for item in inputs:
+        check_path(os.path.abspath(os.path.expanduser(item)), "file or folder")
         path = Path(item).expanduser()
-        if path.is_dir():
-            paths += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.is_file():
-            paths.append(path)
-        else:
-            raise UserError(_missing(path))
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
+        paths += inside if path.is_dir() else [path]
     if not paths:
-        raise UserError(f"No images in {', '.join(inputs)}. Known are files that end in {', '.join(IMAGE_SUFFIXES)}.")
+        raise UserError(f"No images in {', '.join(inputs)}. Known are files that end in {', '.join(IMAGES)}.")
+    contents = (read_image({"image": {"path": str(path), "bytes": None}}) for path in paths)
+    bad = [f"{path} ({why})" for path, why in zip(paths, contents, strict=True) if isinstance(why, str)]
+    if bad:
+        raise UserError(f"{len(bad):,} of {len(paths):,} images cannot be read: {shorten(bad)}.")
     return {"input": [str(path) for path in paths], "image": [str(path) for path in paths]}
 
 
-def _missing(path: Path) -> str:
-    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = nearest(path.name, siblings)
-    return f"No such file or folder: {path}." + (f" Did you mean {path.parent / near}?" if near else "")
-
-
-def _text_rows(inputs: Sequence[str], task: Task) -> dict[str, list[str]]:
+def _text_rows(inputs: Sequence[str], task: Task, config: Config) -> dict[str, list[str]]:
     """Texts from files (tables by column, other files line by line) or from the command line itself."""
     rows: list[dict[str, str]] = []
     for item in inputs:
-        path = Path(item)
-        if path.suffix.lower() in TABLE_SUFFIXES:
-            rows += _table_rows(path, task)
-        elif path.is_file():
-            rows += [{"text": line} for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        path = Path(item).expanduser()
+        if path.suffix.lower() in TABLES:
+            rows += _table_rows(path, task, config)
+        elif os.path.isfile(path):
+            rows += [{"text": line} for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        elif os.path.isdir(path):
+            raise UserError(f"{item} is a folder. Give files, or text itself.")
         else:
             rows.append({"text": item})
     if not rows:
         raise UserError(f"No text in {', '.join(inputs)}.")
     roles = [role for role in task.inputs if any(role in row for row in rows)]
-    return {"input": [" | ".join(row.values()) for row in rows]} | {role: [row[role] for row in rows] for role in roles}
+    columns = {role: [row.get(role, "") for row in rows] for role in roles}
+    return {"input": [" | ".join(row.values()) for row in rows]} | columns
 
 
-def _table_rows(path: Path, task: Task) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise UserError(_missing(path))
-    with path.open(encoding="utf-8", newline="") as file:
-        if path.suffix.lower() in (".csv", ".tsv"):
-            found: list[dict[str, Any]] = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-        else:
-            found = [json.loads(line) for line in file if line.strip()]
-    if not found:
+def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, str]]:
+    """The texts of a table, read as in training; columns are those of the training data, else the usual ones."""
+    check_path(str(path.absolute()), "file")
+    found = read_tables([path.absolute()], path.parent).rows
+    if len(found) == 0:
         raise UserError(f"{path} holds no rows.")
     columns = {}
     for role, names in task.inputs.items():
-        column = next((name for name in names if name in found[0]), None)
-        if column is None and role not in task.optional_inputs:
-            raise UserError(f"{path} has no column for the {role}: it has {', '.join(found[0])}. Name it '{names[0]}'.")
-        if column is not None:
-            columns[role] = column
-    return [{role: str(row[column]) for role, column in columns.items()} for row in found]
+        wanted = getattr(config, f"{role}_column")
+        if known := [wanted] if wanted in found.features else usual_columns(found.features, names, set()):
+            columns[role] = known[0]
+        elif role not in task.optional_inputs:
+            listed, name = ", ".join(found.features), wanted or names[0]
+            raise UserError(f"{path} has no column for the {role}: it has {listed}. Name it '{name}'.")
+    rows = zip(*(found[column] for column in columns.values()), strict=True)
+    return [{role: "" if cell is None else str(cell) for role, cell in zip(columns, row, strict=True)} for row in rows]

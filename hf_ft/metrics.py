@@ -517,8 +517,7 @@ def higher_is_better(name: str) -> bool:
     """
     directions = {name: spec.higher_is_better for specs in METRICS.values() for name, spec in specs.items()}
     directions["loss"] = False
-    remedy = "For a metric of your own, set greater_is_better."
-    return directions[choose(name.removeprefix("eval_"), directions, "metric", remedy)]
+    return directions[choose(name.removeprefix("eval_"), directions, "metric")]
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_ft.config import Config
@@ -75,7 +76,8 @@ def load_model(
             )
         model, new, loaded = _pretrained(auto, config, folder, settings)
         groups = anatomy(model)
-        new |= _renew_head(model, groups, config, previous, labels, new, notes)
+        renewed = _renew_head(model, groups, config, previous, labels, new, notes)
+        new, loaded = new | renewed, loaded - len(renewed - new)
         prove_only_head_is_new(model, new, groups, config.model)
         if not new <= set(groups.of_role("head")[0].parameters):
             groups = anatomy(model, new)
@@ -200,7 +202,7 @@ def _pretrained(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         message = _first_line(f"Cannot load weights of '{config.model}'", error)
         hint = " Only safetensors are read; --allow_pickle reads pickled weights too." if _pickled(folder) else ""
         scratch = " To train this architecture from random weights use --method scratch." if not hint else ""
@@ -228,10 +230,8 @@ def _renew_head(
     A checkpoint with as many other classes loads without a mismatch, and would silently keep the old head.
     """
     loaded = label_sized_parameters(model) - new
-    if not loaded:
-        return set()
     same = list(previous) == list(labels)
-    if config.keep_head and same:
+    if config.keep_head and same and loaded:
         notes.append("the checkpoint's head is kept: its labels are those of the data")
         return set()
     if config.keep_head:
@@ -239,6 +239,8 @@ def _renew_head(
             f"--keep_head: the head of '{config.model}' has the labels {shorten(previous)}, "
             f"the data {shorten(labels)}. Leave out --keep_head for a fresh head."
         )
+    if not loaded:
+        return set()
     names = set(groups.of_role("head")[0].parameters)
     fresh = dict(type(model)(model.config).named_parameters())
     with torch.no_grad():

@@ -101,7 +101,7 @@ def _one(trains: str, adapt: bool = False) -> Callable[[str | None], tuple[Stage
 
 
 def _lp_ft(argument: str | None) -> tuple[Stage, ...]:
-    return (Stage("head", "head", share=0.3, scale=5.0), Stage("full", "all", share=0.7))
+    return (Stage("head", "head", share=0.3, scale=10.0), Stage("full", "all", share=0.7))
 
 
 def _lora(argument: str | None) -> tuple[Stage, ...]:
@@ -265,12 +265,12 @@ def plan_method(
     """
     method, argument = parse_method(text)
     stages = method.stages(argument)
-    shares = split_epochs(epochs, [stage.share for stage in stages])
+    shares = [stage.share for stage in stages]
+    limits = [max(1, round(part)) for part in split_epochs(max_steps, shares)] if max_steps > 0 else [-1] * len(stages)
     planned = []
-    for stage, stage_epochs in zip(stages, shares, strict=True):
+    for stage, stage_epochs, steps in zip(stages, split_epochs(epochs, shares), limits, strict=True):
         rate = learning_rate * stage.scale
         settings = _settings(stage, groups, rate, head_lr_multiplier, layer_decay)
-        steps = -1 if max_steps < 0 else max(1, round(max_steps * stage_epochs / epochs))
         planned.append(PlannedStage(stage.name, stage_epochs, rate, settings, steps))
     return Plan(text, tuple(planned), tuple(group.name for group in groups))
 

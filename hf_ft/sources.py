@@ -113,7 +113,9 @@ def _first_word(name: str, words: Iterable[str]) -> str | None:
 def _split_word(name: str, config: Config) -> str | None:
     """The word for a split that the name of a file or folder is or begins with; the user's own words come first."""
     own = [getattr(config, f"{role}_split") for role in SPLIT_WORDS]
-    return _first_word(name, [word for word in own if word] + [word for group in SPLIT_WORDS.values() for word in group])
+    return _first_word(
+        name, [word for word in own if word] + [word for group in SPLIT_WORDS.values() for word in group]
+    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -294,11 +296,11 @@ def _read_image_folder(root: Path, images: list[str], config: Config, notes: lis
         folders[top if slash else ""].append(image)
     loose = folders.pop("", [])
     words = {top: word for top in folders if (word := _split_word(top, config))}
-    if not (loose or words) and len(folders) == 1:
+    inner = {image.split("/")[1] for image in images if image.count("/") >= 3}
+    if not (loose or words) and len(folders) == 1 and any(_split_word(name, config) for name in inner):
         # One folder that is neither a split nor, since split folders with classes are in it, a class: a wrapper.
-        if any(image.count("/") >= 3 and _split_word(image.split("/")[1], config) for image in images):
-            (top,) = folders
-            return _read_image_folder(root / top, [image.partition("/")[2] for image in images], config, notes)
+        (top,) = folders
+        return _read_image_folder(root / top, [image.partition("/")[2] for image in images], config, notes)
     with_classes = {top for top in words if any(image.count("/") >= 2 for image in folders[top])}
     if not with_classes:
         # A folder called `train` that has images in it, among others that do, is a class: vehicles come in it.
@@ -323,9 +325,7 @@ def _read_image_folder(root: Path, images: list[str], config: Config, notes: lis
 
 
 def _note_outside(images: list[str], where: str, what: str, notes: list[str]) -> None:
-    notes.append(
-        f"{where}Ignored, since outside the {what}: {counted(len(images), 'image')} ({shorten(images, 3)})."
-    )
+    notes.append(f"{where}Ignored, since outside the {what}: {counted(len(images), 'image')} ({shorten(images, 3)}).")
 
 
 def _refuse_flat(config: Config, images: list[str], words: Mapping[str, str]) -> NoReturn:
@@ -349,12 +349,17 @@ def _image_table(root: Path, images: list[str], level: int, where: str, notes: l
     return Source(store([pa.table({"image": datasets.Image().cast_storage(paths), "label": classes})], features))
 
 
+def holds_text(feature: Any) -> bool:
+    """Whether a column of this type holds text."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
 def as_images(inputs: Dataset, folders: Sequence[Path]) -> Dataset:
     """Make the column `image` one of `datasets.Image`, its relative paths absolute."""
     feature, image = inputs.features["image"], datasets.Image()
     if isinstance(feature, datasets.Image):
         return inputs.cast_column("image", datasets.Image(mode=feature.mode))
-    if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+    if not holds_text(feature):
         return inputs.cast_column("image", image)
 
     def absolute(path: str | None) -> str | None:

@@ -15,12 +15,14 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from safetensors.torch import load_file
+from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
@@ -235,7 +237,9 @@ def _trainer(
     )
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
-    trainer.add_callback(Progress(stage, run.metric))
+    trainer.add_callback(Lines(stage, run.metric))
+    if not args.disable_tqdm:
+        trainer.add_callback(Bar())
     return trainer
 
 
@@ -315,24 +319,28 @@ def _summed(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Call
     return loss
 
 
-class Progress(ProgressCallback):
-    """The progress bar of `Trainer`, with one readable line for each evaluation instead of dictionaries."""
+class Bar(ProgressCallback):
+    """The progress bars of `Trainer` without the dictionaries that it prints between them."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print nothing: `Lines` does."""
+
+
+class Lines(TrainerCallback):
+    """One readable line for each evaluation."""
 
     def __init__(self, stage: PlannedStage, metric: str) -> None:
-        super().__init__()
         self.stage, self.metric, self.loss = stage, metric, math.nan
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Remember the training loss, and print a line when an evaluation is logged."""
+        """Remember the training loss, and print when an evaluation is logged."""
         self.loss = logs.get("loss", self.loss)
         value = logs.get(f"eval_{self.metric}")
         if state.is_world_process_zero and value is not None:
-            line = (
-                f"{self.stage.name:8} epoch {state.epoch:g}/{self.stage.epochs:g}  train loss {self.loss:.4f}  "
+            tqdm.write(
+                f"{self.stage.name:8} epoch {state.epoch:5.2f}/{self.stage.epochs:g}  train loss {self.loss:.4f}  "
                 f"validation loss {logs.get('eval_loss', math.nan):.4f}  {self.metric} {value:.4f}"
             )
-            write = self.training_bar.write if self.training_bar is not None else print
-            write(line)
 
 
 def _result(

@@ -19,8 +19,10 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
+from hf_ft.columns import natural_order
 from hf_ft.config import Config
-from hf_ft.data import Splits, class_counts, draw, load_rows, load_splits, natural_order, share_out
+from hf_ft.data import Splits, class_counts, load_rows, load_splits
+from hf_ft.drawing import draw, share_out
 from hf_ft.lookup import UserError
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

@@ -1,0 +1,75 @@
+"""A real process, really killed, goes on where it stopped; a finished run is not written over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from hf_ft.cli import main
+
+
+def command(text_model: str, text_data: str, out: Path) -> list[str]:
+    """A two-stage run of 2 and 4 epochs with five steps each."""
+    return [
+        "train",
+        "--task=text_classification",
+        f"--model={text_model}",
+        f"--dataset={text_data}",
+        "--method=lp_ft",
+        f"--output_dir={out}",
+        "--num_train_epochs=6",
+        "--per_device_train_batch_size=8",
+        "--load_back_proof=false",
+        "--metric_for_best_model=loss",
+        "--seed=3",
+    ]
+
+
+def test_killed_in_the_second_stage_resumes_there(text_model: str, text_data: str, tmp_path: Path) -> None:
+    """SIGKILL after the first checkpoint of stage two: the first stage is not repeated, the result is the same."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(command(text_model, text_data, whole)) == 0
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *command(text_model, text_data, killed)],
+        env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoints/2-full/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = (killed / "checkpoints/1-head/stage.json").read_text()
+    assert not (killed / "run.json").exists()
+
+    assert main([*command(text_model, text_data, killed), "--resume"]) == 0
+    record, expected = (json.loads((folder / "run.json").read_text()) for folder in (killed, whole))
+    assert record["stages"][0]["seconds"] == json.loads(first)["seconds"]
+    assert record["stages"][1]["steps"] == expected["stages"][1]["steps"]
+    assert not (killed / "checkpoints").exists()
+    one, other = (load_file(folder / "model.safetensors") for folder in (killed, whole))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in other)
+
+
+SLOW = """
+import sys, time
+import hf_ft.training as training
+class Slow(training.Lines):
+    def on_step_end(self, *args, **kwargs):
+        time.sleep(0.1)
+training.Lines = Slow
+from hf_ft.cli import main
+main(sys.argv[1:])
+"""
+"""Runs the command with a pause after each step, so that there is time to kill it between two checkpoints."""
