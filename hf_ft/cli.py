@@ -63,6 +63,14 @@ def _parser(name: str, command: Callable[..., Any]) -> _Parser:
     return _Parser(prog=f"hf-ft {name}", description=(command.__doc__ or "").splitlines()[0], allow_abbrev=False)
 
 
+def _check_result(folder: str) -> None:
+    from hf_ft.config import check_path
+
+    check_path(str(Path(folder).expanduser().absolute()), "result folder")
+    if not Path(folder).expanduser().joinpath("run.json").is_file():
+        raise UserError(f"{folder} holds no finished run (no run.json in it). Give the --output_dir of a training run.")
+
+
 def train(argv: Sequence[str]) -> None:
     """Fine-tune a model on a data set and save it as a plain Hub model."""
     from hf_ft.config import build, command_line
@@ -111,7 +119,7 @@ def evaluate(argv: Sequence[str]) -> None:
     from hf_ft.config import check_path
 
     check_path(options.dataset, "dataset")
-    check_path(str(Path(options.folder) / "run.json"), "result folder")
+    _check_result(options.folder)
     from hf_ft.inference import evaluate_folder
 
     print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json))
@@ -125,9 +133,7 @@ def predict(argv: Sequence[str]) -> None:
     parser.add_argument("--output", metavar="FILE", help="write .csv or .jsonl there (default: CSV on the screen)")
     parser.add_argument("--batch_size", type=int, default=32)
     options = parser.parse_args(argv)
-    from hf_ft.config import check_path
-
-    check_path(str(Path(options.folder) / "run.json"), "result folder")
+    _check_result(options.folder)
     if options.output and not options.output.endswith((".csv", ".jsonl")):
         raise UserError(f"--output {options.output}: write to a file that ends in .csv or .jsonl.")
     from hf_ft.inference import predict_inputs
@@ -143,9 +149,7 @@ def push(argv: Sequence[str]) -> None:
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--dry_run", action="store_true", help="only show what would be published")
     options = parser.parse_args(argv)
-    from hf_ft.config import check_path
-
-    check_path(options.folder, "result folder") if "/" in options.folder else None
+    _check_result(options.folder)
     from hf_ft.publishing import push as publish
 
     print("\n".join(publish(Path(options.folder), options.repo_id, options.private, options.dry_run)))

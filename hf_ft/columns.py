@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import re
 from array import array
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import datasets
 import numpy as np
@@ -23,13 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from hf_ft.config import Config
-from hf_ft.images import upright_rgb
 from hf_ft.lookup import UserError, choose, shorten
-from hf_ft.sources import BATCH, Source, as_images, batches, counted, holds_text, reason, store
+from hf_ft.sources import BATCH, Source, as_images, batches, counted, holds_text, read_image, store
 from hf_ft.tasks import Task, get_task, task_names
 
 IntArray = NDArray[np.int64]
@@ -105,7 +102,7 @@ def _usual_inputs(
     return _ambiguous(first, every, split) if every else None
 
 
-def _ambiguous(role: str, found: Sequence[str], split: str) -> Any:
+def _ambiguous(role: str, found: Sequence[str], split: str) -> NoReturn:
     pair = " (and --text_pair_column for a second text)" if role == "text" else ""
     raise UserError(
         f"Several columns of {split} could be the {role}: {', '.join(found)}. Choose with --{role}_column{pair}."
@@ -201,7 +198,7 @@ class Labels:
     rows: IntArray
     codes: IntArray
     counts: IntArray
-    declared: tuple[str, ...] = ()
+    declared: tuple[str, ...]
 
 
 def _read_labels(rows: Dataset, columns: Columns, separator: str | None) -> Labels:
@@ -217,8 +214,7 @@ def _read_labels(rows: Dataset, columns: Columns, separator: str | None) -> Labe
             counts.append(-1 if names is None else len(names))
     element = _element(feature)
     declared = tuple(element.names or ()) if isinstance(element, ClassLabel) else ()
-    rows_of, codes_of, counts_of = (np.array(values, dtype=np.int64) for values in (owners, codes, counts))
-    return Labels(tuple(numbers), rows_of, codes_of, counts_of, declared)
+    return Labels(tuple(numbers), np.array(owners), np.array(codes), np.array(counts), declared)
 
 
 def _names_of(feature: Any, columns: Columns, separator: str | None) -> Callable[[Any], list[str] | None]:
@@ -274,33 +270,28 @@ class Part:
 
     def label_counts(self) -> dict[str, int]:
         """How many of the rows in use carry each label."""
-        used = np.zeros(len(self.labels.counts), dtype=bool)
-        used[self.used] = True
-        counts = np.bincount(self.labels.codes[used[self.labels.rows]], minlength=len(self.labels.names))
-        return dict(zip(self.labels.names, counts.tolist(), strict=True))
+        codes = self.labels.codes[np.isin(self.labels.rows, self.used)]
+        counts = np.bincount(codes, minlength=len(self.labels.names)).tolist()
+        return dict(zip(self.labels.names, counts, strict=True))
 
 
 def take_part(role: str, source: Source, columns: Columns, config: Config) -> Part:
-    """Take inputs and labels out of a split; all labels of a test split that lacks their column are missing.
+    """Take inputs and labels out of a split.
 
     Raises:
         UserError: the split lacks a column, or its labels are decimal numbers.
     """
-    rows, labels = source.rows, None
-    if role == "test" and columns.label not in rows.features and not config.test_split:
-        nothing = np.zeros(0, dtype=np.int64)
-        labels = Labels((), nothing, nothing, np.full(len(rows), -1))
-    for option, name in [*columns.inputs.items(), *([] if labels else [("label", columns.label)])]:
+    rows = source.rows
+    for option, name in [*columns.inputs.items(), ("label", columns.label)]:
         choose(name, rows.features, f"column in {role}:", f"All splits need the same columns (see --{option}_column).")
-    if labels is None:
-        labels = _read_labels(rows, columns, config.label_separator)
-        decimal = labels.names and all(map(_DECIMAL.fullmatch, labels.names))
-        if decimal and not (config.problem_type or labels.declared or all(map(_INTEGER.fullmatch, labels.names))):
-            raise UserError(
-                f"Column '{columns.label}' holds decimal numbers ({shorten(labels.names, 3)}): regression is not a "
-                f"task yet (tasks: {', '.join(task_names())}). If they are classes, write whole numbers, or say "
-                f"--problem_type {SINGLE}."
-            )
+    labels = _read_labels(rows, columns, config.label_separator)
+    decimal = labels.names and all(map(_DECIMAL.fullmatch, labels.names))
+    if decimal and not (config.problem_type or labels.declared or all(map(_INTEGER.fullmatch, labels.names))):
+        raise UserError(
+            f"Column '{columns.label}' holds decimal numbers ({shorten(labels.names, 3)}): regression is not a task "
+            f"yet (tasks: {', '.join(task_names())}). If they are classes, write whole numbers, or say "
+            f"--problem_type {SINGLE}."
+        )
     inputs = rows.select_columns(list(columns.inputs.values()))
     inputs = inputs.rename_columns({name: key for key, name in columns.inputs.items() if name != key})
     if "image" in columns.inputs:
@@ -358,11 +349,8 @@ def without_bad(part: Part, config: Config, notes: list[str]) -> Part:
 
 
 def _blank(inputs: Dataset, name: str) -> NDArray[np.bool_]:
-    lengths = (
-        pc.utf8_length(pc.utf8_trim_whitespace(batch[name])).fill_null(0).to_numpy()
-        for batch in batches(inputs.select_columns([name]))
-    )
-    return np.concatenate(list(lengths)) == 0
+    texts = (batch[name] for batch in batches(inputs.select_columns([name])))
+    return np.concatenate([pc.utf8_length(pc.utf8_trim_whitespace(text)).fill_null(0) for text in texts]) == 0
 
 
 def _drop(part: Part, is_bad: NDArray[np.bool_], what: str, config: Config, notes: list[str]) -> Part:
@@ -445,36 +433,15 @@ def _read_all(rows: Dataset, role: str) -> tuple[dict[int, str], str]:
             labels = np.stack(batch["labels"].to_numpy())
             inputs = batch.drop_columns(["labels"]).to_pylist()
             # Contents are bytes, or text that says why there are none; the pool holds one batch of images at a time.
-            contents = pool.map(read_image, inputs) if is_image else map(_read_text, inputs)
+            texts = (json.dumps(list(row.values())).encode() for row in inputs)
+            contents = pool.map(read_image, inputs) if is_image else texts
             for row, label, content in zip(inputs, labels, contents, strict=True):
                 if isinstance(content, str):
-                    problems[position] = f"{_image_name(row['image'], position)} ({content})"
+                    path = (row["image"] or {}).get("path")
+                    name = "/".join(Path(path).parts[-3:]) if path else f"row {position + 1}"
+                    problems[position] = f"{name} ({content})"
                 else:
                     hasher.update(content + label.tobytes())
                 position += 1
                 bar.update()
     return problems, hasher.hexdigest()
-
-
-def _read_text(row: Mapping[str, str]) -> bytes:
-    return json.dumps(list(row.values())).encode()
-
-
-def read_image(row: Mapping[str, Any]) -> bytes | str:
-    """Hash an encoded image and decode it as training will: the hash, or why it cannot be read."""
-    image = row["image"]
-    if image is None:
-        return "missing"
-    try:
-        encoded = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        with Image.open(io.BytesIO(encoded)) as opened:
-            opened.load()
-            upright_rgb(opened)
-    except Exception as error:  # decoders of damaged files raise about everything
-        return "no such file" if isinstance(error, FileNotFoundError) else reason(error)[:100]
-    return hashlib.sha256(encoded).digest()
-
-
-def _image_name(image: Mapping[str, Any] | None, row: int) -> str:
-    path = (image or {}).get("path")
-    return "/".join(Path(path).parts[-3:]) if path else f"row {row + 1}"

@@ -240,14 +240,14 @@ def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _annotation(name: str, written: str, source: str) -> str:
+    if name in FORMER:
+        raise UserError(f"'{written}' in {source} is no option: {FORMER[name]}.")
     options = config_fields()
     if name in options:
         return str(options[name].type)
     fields = training_fields()
     if name in fields:
         return fields[name].annotation
-    if name in FORMER:
-        raise UserError(f"'{written}' in {source} is no option: {FORMER[name]}.")
     near = nearest(name, [*options, *fields, *ALIASES])
     hint = f" Did you mean '{near}'?" if near else ""
     raise UserError(
@@ -359,13 +359,18 @@ class Settings:
         """
         import torch
         from transformers import TrainingArguments
+        from transformers.integrations.integration_utils import get_available_reporting_integrations
 
         if self.training.get("fp16") and not (torch.cuda.is_available() or self._other_accelerator(torch)):
             raise UserError("fp16 needs a GPU and this machine has none. Leave out --fp16 (float32 is used).")
         try:
-            return TrainingArguments(**self.training)
+            arguments = TrainingArguments(**self.training)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(" ".join(str(error).split())) from error
+        for tracker in arguments.report_to or ():
+            remedy = "These are installed; add others with pip install 'hf-ft[trackers]'."
+            choose(tracker, [*get_available_reporting_integrations(), "none"], "value for 'report_to':", remedy)
+        return arguments
 
     @staticmethod
     def _other_accelerator(torch: Any) -> bool:
@@ -433,18 +438,26 @@ def check_path(name: str, kind: str) -> None:
     near = nearest(path.name, siblings)
     hint = f" Did you mean {path.parent / near}?" if near else ""
     parent = "" if path.parent.is_dir() else f" ({path.parent} does not exist either)"
-    raise UserError(f"No such {kind}: {name}{parent}.{hint} Give a Hub id, a folder or a file that exists.")
+    others = "a Hub id, a folder or a file" if kind in ("model", "dataset") else "one"
+    raise UserError(f"No such {kind}: {name}{parent}.{hint} Give {others} that exists.")
 
 
 def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
     """Refuse an output folder that holds another run, unless told to resume or to replace it."""
-    path = Path(output_dir).expanduser()
-    if path.is_file():
-        raise UserError(f"The output folder {output_dir} is a file.")
+    path = Path(output_dir).expanduser().absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "is a file" if there.is_file() else "cannot be written to"
+        raise UserError(f"No output folder {output_dir} can be made: {there} {what}. Choose another folder.")
     if not path.is_dir() or not any(path.iterdir()):
         return
-    if resume or config.overwrite_output_dir:
+    if resume or (config.overwrite_output_dir and any((path / name).exists() for name in ("run.json", "checkpoints"))):
         return
+    if config.overwrite_output_dir:
+        raise UserError(
+            f"The output folder {output_dir} holds files that are no run (no run.json, no checkpoints), so "
+            "--overwrite_output_dir does not replace them. Choose another folder."
+        )
     what = "a finished run" if (path / "run.json").exists() else "files"
     raise UserError(
         f"The output folder {output_dir} already holds {what}. Choose another folder, continue an interrupted run "

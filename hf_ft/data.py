@@ -17,15 +17,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_ft.columns import (
-    MULTI,
-    checked_rows,
-    find_columns,
-    label_names,
-    number_labels,
-    take_part,
-    without_bad,
-)
+from hf_ft.columns import MULTI, checked_rows, find_columns, label_names, number_labels, take_part, without_bad
 from hf_ft.config import Config
 from hf_ft.drawing import draw_parts, limit
 from hf_ft.lookup import UserError, shorten
@@ -87,9 +79,11 @@ def load_splits(config: Config, seed: int = 0) -> Splits:
     kind = columns.problem_type
     parts = {}
     for role, name in roles.items():
-        part = take_part(role, sources[name], columns, config)
-        if role == "test" and not config.test_split and (part.labels.counts < 0).all():
-            # So is the test split of a contest published.
+        # Contests publish their test split without labels.
+        optional = role == "test" and not config.test_split
+        lacks = optional and columns.label not in sources[name].rows.features
+        part = None if lacks else take_part(role, sources[name], columns, config)
+        if part is None or (optional and (part.labels.counts < 0).all()):
             notes.append("test: not used, since it has no labels.")
         else:
             parts[role] = without_bad(part, config, notes)

@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_ft import __version__, adapters, report
 from hf_ft.evaluation import Results, prove_load_back
+from hf_ft.model import without_bars
 from hf_ft.record import describe, machine, recorded_settings, versions
 from hf_ft.tasks import get_task
 from hf_ft.training import Run
@@ -24,7 +25,8 @@ def save(run: Run, results: Results) -> dict[str, Any]:
         LoadBackFailure: the saved model does not give the logits of the trained one.
     """
     out, task, loaded = run.output_dir, get_task(run.config.task), run.loaded
-    run.model.save_pretrained(out)
+    with without_bars():
+        run.model.save_pretrained(out)
     run.processor.name_or_path = loaded.hub_id or loaded.source  # would be written as the path it came from
     run.processor.save_pretrained(out)
     if (out / "adapter").is_dir():

@@ -16,7 +16,7 @@ import transformers
 from datasets import Dataset, Image
 from transformers import PreTrainedModel
 
-from hf_ft.columns import MULTI, read_image, usual_columns
+from hf_ft.columns import MULTI, usual_columns
 from hf_ft.config import Config, check_path
 from hf_ft.data import load_rows
 from hf_ft.evaluation import Results, add_scores, predict_logits
@@ -24,7 +24,7 @@ from hf_ft.lookup import UserError, shorten
 from hf_ft.metrics import sigmoid, softmax
 from hf_ft.model import quiet_loading
 from hf_ft.report import TITLES, text_table
-from hf_ft.sources import IMAGES, TABLES, read_tables
+from hf_ft.sources import IMAGES, TABLES, read_image, read_tables
 from hf_ft.tasks import Task, get_task
 
 SHAPE = ("image_column", "text_column", "text_pair_column", "label_column", "label_separator", "bad_examples")
@@ -153,6 +153,8 @@ def _text_rows(inputs: Sequence[str], task: Task, config: Config) -> dict[str, l
             rows += _table_rows(path, task, config)
         elif os.path.isfile(path):
             rows += [{"text": line} for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        elif path.suffix == ".txt":
+            check_path(str(path.absolute()), "file")
         elif os.path.isdir(path):
             raise UserError(f"{item} is a folder. Give files, or text itself.")
         else:

@@ -115,13 +115,16 @@ def find_settings(name: str, revision: str | None = None, trust_remote_code: boo
         return _timm_settings(architecture)
     folder = resolve(name)
     path = Path(folder)
+    if path.is_file():
+        raise UserError(f"The model {name} is a file. Give the folder that holds config.json and the weights.")
     if path.is_dir() and not (path / "config.json").exists():
         there = shorten(sorted(item.name for item in path.iterdir())) or "nothing"
         raise UserError(f"The folder {name} holds no model: no config.json in it (there is: {there}).")
     try:
         return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(_first_line(f"Cannot load the model '{name}'", error)) from error
+        remedy = "" if path.is_dir() else " Check the name and the network, or give a folder."
+        raise UserError(_first_line(f"Cannot load the model '{name}'", error) + remedy) from error
 
 
 def _timm_settings(architecture: str) -> Any:
@@ -146,6 +149,7 @@ def _check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
 
 
 def fits(settings: PreTrainedConfig, task: Task) -> bool:
+    """Whether a model with these settings has a version for the task."""
     auto = getattr(transformers, task.auto_class)
     return type(settings) in auto._model_mapping or task.auto_class in getattr(settings, "auto_map", {})
 
@@ -318,17 +322,27 @@ def _weights_digest(folder: Path) -> str:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silence the library's load report and bar: the report is checked and told in one line instead."""
+    """Silence the library's load report and bars: the report is checked and told in one line instead."""
     logging = importlib.import_module("transformers.utils.logging")
     level = logging.get_verbosity()
-    bar = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    try:
+        with without_bars():
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of `transformers` for loading and saving weights; that of training stays."""
+    logging = importlib.import_module("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if bar:
+        if shown:
             logging.enable_progress_bar()
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.config import Config
 from hf_ft.data import Splits
-from hf_ft.lookup import shorten
+from hf_ft.lookup import shorten, split_argument
 from hf_ft.model import LoadReport
 from hf_ft.plan import Plan, parse_method
 from hf_ft.tasks import get_task
@@ -77,7 +77,7 @@ def _data(config: Config, splits: Splits) -> dict[str, Any]:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     return {
         "name": public_name(config.dataset),
-        "hub_id": None if Path(config.dataset).expanduser().exists() else config.dataset,
+        "hub_id": None if Path(config.dataset).expanduser().exists() else split_argument(config.dataset)[0],
         "problem_type": splits.problem_type,
         "labels": list(splits.labels),
         "sizes": {name: len(split) for name, split in parts.items() if split is not None},

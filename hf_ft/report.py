@@ -240,6 +240,24 @@ def draw_confusion(record: Record, split: str, path: Path) -> Path:
     return _write(figure, path)
 
 
+def comparison_figure(scores: Mapping[str, Mapping[str, float]], path: Path) -> Path:
+    """Draw named accuracies (`value`, `low`, `high`) as horizontal bars with their intervals; returns the file."""
+    figure, axis = _figure(1, 7.2, 1.1 + 0.55 * len(scores))
+    for i, (name, score) in enumerate(reversed(list(scores.items()))):
+        first = i == len(scores) - 1
+        axis.barh(i, score["value"], color=BLUE if first else "#9fb8c8", height=0.62)
+        axis.plot([score["low"], score["high"]], [i, i], color=INK, linewidth=1.5)
+        axis.annotate(
+            f"{score['value']:.3f}", (score["high"], i), xytext=(5, 0), textcoords="offset points", va="center"
+        )
+        axis.annotate(name, (0.012, i), color="white" if first else INK, va="center", fontsize=10)
+    axis.set_yticks([])
+    axis.set_xlim(0, 1.08)
+    axis.set_title("test accuracy, with 95 % interval", fontsize=11, color=INK, loc="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _write(figure, path)
+
+
 def _clip(label: str) -> str:
     return label if len(label) <= 18 else label[:17] + "…"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import logging
 import os
 import re
@@ -23,8 +24,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Value
+from PIL import Image, UnidentifiedImageError
 
 from hf_ft.config import Config, check_path, is_local
+from hf_ft.images import upright_rgb
 from hf_ft.lookup import UserError, choose, shorten, split_argument
 from hf_ft.tasks import get_task
 
@@ -186,7 +189,10 @@ def _read_folder(path: Path, config: Config, notes: list[str]) -> dict[str, Sour
         named = any(_split_word(Path(table).stem, config) for table in tables)
         tables = metadata or (tables if named else [])
         if not tables:
-            _note_other_files(files, images, notes)
+            kinds = Counter(Path(file).suffix.lower() or "without extension" for file in set(files) - set(images))
+            if kinds:
+                listed = shorten(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+                notes.append(f"Ignored, since not an image: {counted(kinds.total(), 'file')} ({listed}).")
             return _read_image_folder(path, images, config, notes)
     if tables:
         return _read_table_folder(path, tables, config, notes)
@@ -204,13 +210,6 @@ def _files(root: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         found += [Path(folder, name).relative_to(root).as_posix() for name in names if not name.startswith(".")]
     return sorted(found)
-
-
-def _note_other_files(files: list[str], images: list[str], notes: list[str]) -> None:
-    kinds = Counter(Path(file).suffix.lower() or "without extension" for file in set(files) - set(images))
-    if kinds:
-        listed = shorten(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-        notes.append(f"Ignored, since not an image: {counted(kinds.total(), 'file')} ({listed}).")
 
 
 # --- Tables ---------------------------------------------------------------------------------------------------------
@@ -369,6 +368,25 @@ def as_images(inputs: Dataset, folders: Sequence[Path]) -> Dataset:
     paths = ([absolute(path) for path in batch["image"].to_pylist()] for batch in batches(inputs))
     tables = (pa.table({"image": image.cast_storage(pa.array(batch, pa.string()))}) for batch in paths)
     return store(tables, Features({"image": image}))
+
+
+def read_image(row: Mapping[str, Any]) -> bytes | str:
+    """Hash an encoded image and decode it as training will: the hash, or why it cannot be read."""
+    image = row["image"]
+    if image is None:
+        return "missing"
+    try:
+        encoded = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        with Image.open(io.BytesIO(encoded)) as opened:
+            opened.load()
+            upright_rgb(opened)
+    except FileNotFoundError:
+        return "no such file"
+    except UnidentifiedImageError:  # its message is the address of an object in memory
+        return "no image" if encoded else "an empty file"
+    except Exception as error:  # decoders of damaged files raise about everything
+        return reason(error)[:100]
+    return hashlib.sha256(encoded).digest()
 
 
 # --- Arrow ----------------------------------------------------------------------------------------------------------

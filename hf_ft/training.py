@@ -32,9 +32,9 @@ from hf_ft.config import Config
 from hf_ft.data import Splits, class_counts
 from hf_ft.depth_groups import Anatomy
 from hf_ft.freezing import FrozenMode, audit, frozen_tensors, quiet_modules, set_trainable, snapshot
-from hf_ft.lookup import UserError
-from hf_ft.metrics import compute_metrics, default_metric, higher_is_better
-from hf_ft.model import LoadReport
+from hf_ft.lookup import UserError, choose
+from hf_ft.metrics import METRICS, compute_metrics, default_metric, higher_is_better
+from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
 from hf_ft.plan import Plan, PlannedStage, default_epochs, plan_method
 from hf_ft.record import describe
@@ -132,6 +132,9 @@ def train(
     """
     task = task or get_task(config.task)
     metric = (args.metric_for_best_model or default_metric(splits.problem_type)).removeprefix("eval_")
+    choose(metric, [*METRICS[splits.problem_type], "loss"], f"metric of {splits.problem_type}:")
+    if args.label_smoothing_factor and splits.problem_type != "single_label_classification":
+        raise UserError("label_smoothing_factor needs one label per example; these data have several. Leave it out.")
     encoded = [
         task.encode(part, processor, config, training)
         for part, training in ((splits.train, True), (splits.validation, False))
@@ -168,7 +171,8 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     trainer = _trainer(run, model, stage, folder, train_set, validation_set, collator)
     started = time.perf_counter()
     _reset_peak_memory()
-    trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
+    with without_bars():
+        trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
     seconds = time.perf_counter() - started
     frozen.remove()
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
@@ -288,8 +292,6 @@ def loss_function(run: Run) -> Callable[..., torch.Tensor] | None:
     labels per example each positive is weighted by negatives / positives.
     """
     if run.config.class_weights != "balanced":
-        if run.args.label_smoothing_factor and run.splits.problem_type != "single_label_classification":
-            raise UserError("label_smoothing_factor needs one label per example; these data have several.")
         return None
     counts = torch.tensor(class_counts(run.splits.train, run.splits.labels, run.splits.problem_type)).clamp(min=1)
     if run.splits.problem_type == "multi_label_classification":

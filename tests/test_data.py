@@ -414,6 +414,32 @@ def test_unlabelled_test_images_are_left_out(tmp_path: Path) -> None:
     assert splits.notes[0] == "test: not used, since it has no class folders (1 image)."
 
 
+def test_image_folders_of_one_split_are_read_together(tmp_path: Path) -> None:
+    """Trap: `train` and `train_2` are both train; the second must not replace the first."""
+    for seed, folder in enumerate(("train", "train_2")):
+        write_image_folder(tmp_path / folder, seed=seed)
+    write_image_folder(tmp_path / "test", seed=2)
+    splits = load_splits(image_config(tmp_path))
+    assert len(splits.train) + len(splits.validation) == 24
+
+
+@pytest.mark.parametrize("name", ["Test/1.png", "test.png"])
+def test_test_images_without_class_folders_in_any_case(tmp_path: Path, name: str) -> None:
+    write_image_folder(tmp_path / "train")
+    write_image(tmp_path / name, (1, 1, 1))
+    splits = load_splits(image_config(tmp_path))
+    assert splits.test is None
+    assert "1 image" in splits.notes[0]
+
+
+def test_metadata_is_no_data_set_of_texts(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", frame("train"))
+    (tmp_path / "metadata.json").write_text('[{"licence": "mit"}]')
+    splits = load_splits(text_config(tmp_path))
+    assert len(splits.train) + len(splits.validation) == 20
+    assert splits.notes[0] == "Not used, since their names say no split: metadata.json."
+
+
 # --- Columns --------------------------------------------------------------------------------------------------------
 
 

@@ -116,7 +116,7 @@ def test_anatomy_equals_the_source(
     assert any(module.startswith(first) for module in blocks[0].modules)
     assert any(last.startswith(module) or module.startswith(last) for module in blocks[-1].modules)
     assert {name for name in groups.of_role("head")[0].parameters if name.endswith("weight")} == head
-    assert [group.role for group in groups][0] == "stem"
+    assert groups[0].role == "stem"
     assert covers_everything(model, groups)
     assert sum(group.size for group in groups) == sum(p.numel() for p in model.parameters())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,8 @@ def train(kind: str, request: pytest.FixtureRequest, out: Path, **settings: Any)
         "model": request.getfixturevalue(f"{modality}_model"),
         "dataset": request.getfixturevalue(f"{kind}_data"),
         "method": "full",
-        "learning_rate": 1e-3,
-        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "max_steps": 40,
         "per_device_train_batch_size": 8,
         "load_back_proof": False,
         "output_dir": str(out),
@@ -200,7 +201,7 @@ MISTAKES = {
     "folder for a text model": (["predict", "TEXT", "TMP"], "is a folder"),
     "output of another kind": (["predict", "TEXT", "x", "--output", "o.xlsx"], r"ends in \.csv or \.jsonl"),
     "no folder for the output": (["predict", "TEXT", "x", "--output", "TMP/no/o.csv"], "No such folder for the output"),
-    "no result folder": (["predict", "TMP", "x"], "No such result folder"),
+    "no result folder": (["predict", "TMP", "x"], "holds no finished run"),
     "no data": (["evaluate", "TEXT", "--dataset", "TMP/no.csv"], "No such dataset"),
     "no such split": (["evaluate", "TEXT", "--dataset", "OPINIONS", "--split", "tset"], "Did you mean 'test'"),
 }
@@ -210,8 +211,6 @@ MISTAKES = {
 def test_mistakes(
     image: Trained, text: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path, mistake: str
 ) -> None:
-    import re
-
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "x.csv").write_text("x,y\n1,2\n")
     (tmp_path / "empty.csv").write_text("text,label\n")
@@ -243,11 +242,15 @@ def test_evaluate_gives_what_run_json_states(
         assert found["metrics"][name]["value"] == pytest.approx(score["value"], abs=1e-4)
 
 
-def test_evaluate_prints_split_notes_and_accuracy(text: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_split_notes_and_accuracy(
+    text: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lines = (text.data / "test.csv").read_text().splitlines()
+    (tmp_path / "valid.csv").write_text("".join(f"{line},{place}\n" for place, line in enumerate(lines)))
     capsys.readouterr()
-    assert main(["evaluate", text.folder, "--dataset", str(text.data)]) == 0
+    assert main(["evaluate", text.folder, "--dataset", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{text.data}, test: 16 examples\nSplits not used: train.\n")
+    assert printed.startswith(f"{tmp_path}, validation: 16 examples\nColumns not used: 0.\n\n")
     assert f"{text.record['metrics']['test']['accuracy']['value']:.4f}" in printed
 
 
@@ -264,6 +267,7 @@ def test_evaluate_matches_labels_by_name(text: Trained, capsys: pytest.CaptureFi
     features = Features({"text": Value("string"), "label": ClassLabel(names=order)})
     columns = {"text": [row["text"] for row in rows], "label": [order.index(row["label"]) for row in rows]}
     DatasetDict({"test": Dataset.from_dict(columns, features=features)}).save_to_disk(tmp_path / "other order")
+    assert len({row["label"] for row in predict(capsys, text.folder, text.data / "test.csv")}) == 2
     found = scores(capsys, text.folder, tmp_path / "other order")
     assert found["metrics"] == scores(capsys, text.folder, text.data)["metrics"]
 

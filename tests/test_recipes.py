@@ -16,7 +16,8 @@ TINY = ["--max_steps", "2", "--load_back_proof", "false"]
 def load(path: Path) -> ModuleType:
     """Import a recipe by its path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -27,8 +27,9 @@ class Task:
     """What the rest of the toolkit asks about a task.
 
     `inputs` maps each input role to the column names it usually goes by, the first being the name it gets here;
-    roles in `optional_inputs` may be missing. `training` are defaults for `TrainingArguments`. `encode(dataset, processor, config, training)` turns the input
+    roles in `optional_inputs` may be missing. `encode(dataset, processor, config, training)` turns the input
     columns into what the model's forward takes, keeping `labels`; `collator(processor)` makes batches of that.
+    `training` are defaults for `TrainingArguments`.
     """
 
     name: str

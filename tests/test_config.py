@@ -1,0 +1,764 @@
+"""Settings: where each value comes from, what is refused and with which words, and that it all answers at once."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hf_ft
+from hf_ft import config as config_module
+from hf_ft.config import (
+    ALIASES,
+    FORMER,
+    POSITIVE,
+    TRAINING_DEFAULTS,
+    Config,
+    Settings,
+    build,
+    command_line,
+    config_fields,
+    normalise,
+    parse,
+    training_fields,
+)
+from hf_ft.lookup import UserError
+from hf_ft.plan import METHODS, method_defaults
+from hf_ft.tasks import task_names
+
+TASK = "text_classification"
+
+
+def settings(tmp_path: Path, *layers: tuple[str, Mapping[str, Any]], **own: Any) -> Settings:
+    """Build settings from a complete first layer and whatever layers a test puts on it."""
+    base = {"task": TASK, "model": "org/model", "dataset": "org/data", "output_dir": str(tmp_path / "out")}
+    return build(("the recipe", base | own), *layers)
+
+
+def value_of(found: Settings, name: str) -> Any:
+    """A setting by name, wherever it is kept."""
+    return getattr(found.config, name) if name in config_fields() else found.training.get(name)
+
+
+def yaml_layer(tmp_path: Path, text: str) -> list[tuple[str, Any]]:
+    """The layers that `--config FILE` makes of a YAML file with this text."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(text, encoding="utf-8")
+    return command_line(["--config", str(path)])
+
+
+# --- Precedence -----------------------------------------------------------------------------------------------------
+
+PRECEDENCE = [
+    # setting, value in the recipe, in the YAML file, on the command line (text), and what that means
+    ("learning_rate", 0.003, "2e-4", "1e-5", [0.003, 2e-4, 1e-5]),
+    ("num_train_epochs", 7, "8.5", "9", [7, 8.5, 9.0]),
+    ("weight_decay", 0.2, "0.3", "0.0", [0.2, 0.3, 0.0]),
+    ("seed", 5, "6", "7", [5, 6, 7]),
+    ("head_lr_multiplier", 2.0, "3", "4.5", [2.0, 3, 4.5]),
+    ("bad_examples", "skip", "error", "skip", ["skip", "error", "skip"]),
+    ("method", "lora", "head", "last_n:2", ["lora", "head", "last_n:2"]),
+    ("save_strategy", "epoch", "steps", "no", ["epoch", "steps", "no"]),
+]
+
+
+def test_precedence_rows_are_counted() -> None:
+    """The table of settings below has as many rows as were written."""
+    assert len(PRECEDENCE) == 8
+
+
+@pytest.mark.parametrize(("name", "recipe", "yaml", "words", "meanings"), PRECEDENCE, ids=[r[0] for r in PRECEDENCE])
+def test_later_layers_win(name: str, recipe: Any, yaml: str, words: str, meanings: list[Any], tmp_path: Path) -> None:
+    """Method defaults < recipe < YAML < command line, one step at a time; only what was written is `given`."""
+    default = settings(tmp_path)
+    expected = TRAINING_DEFAULTS | method_defaults(Config.method, TASK)
+    own = config_fields()[name].default if name in config_fields() else None
+    assert value_of(default, name) == expected.get(name, own)
+    assert name not in default.config.given
+    path = tmp_path / "settings.yaml"
+    path.write_text(f"{name}: {yaml}\n")
+    from_recipe = settings(tmp_path, **{name: recipe})
+    from_yaml = settings(tmp_path, *command_line(["--config", str(path)]), **{name: recipe})
+    everything = command_line([f"--{name}", words, "--config", str(path)])
+    from_words = settings(tmp_path, *everything, **{name: recipe})
+    found = [value_of(each, name) for each in (from_recipe, from_yaml, from_words)]
+    assert found == meanings
+    assert [type(value) for value in found] == [type(value) for value in meanings]
+    assert all(name in each.config.given for each in (from_recipe, from_yaml, from_words))
+
+
+def test_given_is_what_was_written(tmp_path: Path) -> None:
+    """Aliases count under their one name; a value of None, and the defaults, do not count."""
+    found = settings(tmp_path, ("the command line", {"lr": "1e-3", "text_column_name": "body", "max_steps": None}))
+    base = {"task", "model", "dataset", "output_dir"}
+    assert found.config.given == base | {"learning_rate", "text_column"}
+    assert value_of(found, "text_column") == "body"
+    assert "num_train_epochs" in found.training
+    assert "max_steps" not in found.training
+
+
+def test_none_takes_a_setting_back(tmp_path: Path) -> None:
+    """`none` on the command line undoes what the recipe set, and the default is back."""
+    layer = ("the command line", {"max_train_examples": "none"})
+    found = settings(tmp_path, layer, max_train_examples=100)
+    assert found.config.max_train_examples is None
+    assert "max_train_examples" not in found.config.given
+
+
+def test_none_is_a_value_where_it_is_a_choice(tmp_path: Path) -> None:
+    """`--augment none` means no augmentation, and not the method's default, which augments."""
+    found = settings(tmp_path, *command_line(["--augment", "none"]), task="image_classification", method="full")
+    assert method_defaults("full", "image_classification")["augment"] != "none"
+    assert found.config.augment == "none"
+    assert "augment" in found.config.given
+
+
+@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("method", METHODS)
+def test_method_brings_its_own_defaults(method: str, task: str, tmp_path: Path) -> None:
+    """Each default of the chosen method arrives where the setting is kept."""
+    spelled = f"{method}:2" if METHODS[method].argument else method
+    found = settings(tmp_path, task=task, method=spelled)
+    defaults = method_defaults(spelled, task)
+    assert len(defaults) >= 2
+    assert {name: value_of(found, name) for name in defaults} == defaults
+    assert found.config.method_name == method
+
+
+def test_recipe_yaml_and_command_line_through_parse(tmp_path: Path) -> None:
+    """A recipe gets a Config and a real TrainingArguments with the winning values."""
+    path = tmp_path / "settings.yaml"
+    path.write_text("learning_rate: 1e-3\nweight_decay: 0.05\nmax_length: 64\n")
+    own = {"task": TASK, "model": "org/model", "dataset": "org/data", "max_length": 32}
+    training = {"learning_rate": 0.5, "weight_decay": 0.5, "adam_beta1": 0.8, "output_dir": str(tmp_path / "out")}
+    config, args = parse(own, training, ["--config", str(path), "--lr", "2e-3", "--gradient_checkpointing"])
+    assert (args.learning_rate, args.weight_decay, args.adam_beta1) == (2e-3, 0.05, 0.8)
+    assert args.gradient_checkpointing is True
+    assert args.per_device_eval_batch_size == TRAINING_DEFAULTS["per_device_eval_batch_size"]
+    assert config.max_length == 64
+    assert {"learning_rate", "adam_beta1", "gradient_checkpointing", "max_length"} <= config.given
+    assert "per_device_eval_batch_size" not in config.given
+
+
+# --- Names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_aliases_arrive_under_their_one_name(alias: str) -> None:
+    """Every other spelling works on the command line, with `_` and with `-`, and in a dictionary."""
+    target = ALIASES[alias]
+    assert target in {**config_fields(), **training_fields()}
+    text = {"text_column": "body", "image_column": "pic", "label_column": "y", "model": "m", "dataset": "d"}.get(
+        target, "3"
+    )
+    if target in ("train_split", "validation_split", "resume_from_checkpoint"):
+        text = "name"
+    (_, words), (_, dashed) = command_line([f"--{alias}", text])[-1], (None, {alias.replace("_", "-"): text})
+    assert list(words) == [alias]
+    assert list(normalise(words, "here")) == list(normalise(dashed, "here")) == [target]
+
+
+def test_aliases_are_counted() -> None:
+    """Those that the example scripts of this field use are among them."""
+    assert len(ALIASES) == 14
+    assert {"model_name_or_path", "dataset_name", "max_train_samples", "max_eval_samples", "text_column_name"} <= set(
+        ALIASES
+    )
+    assert not set(ALIASES) & {*config_fields(), *training_fields()}
+
+
+TWICE = [
+    ({"lr": 1e-3, "learning_rate": 1e-4}, "learning_rate"),
+    ({"model": "a/b", "model_name_or_path": "c/d"}, "model"),
+    ({"text-column": "a", "text_column": "b"}, "text_column"),
+    ({"epochs": 1, "num_train_epochs": 1}, "num_train_epochs"),
+]
+
+
+@pytest.mark.parametrize(("layer", "name"), TWICE)
+def test_same_setting_under_two_spellings(layer: dict[str, Any], name: str) -> None:
+    """Two spellings in one place contradict each other, whatever their values."""
+    assert len(TWICE) == 4
+    with pytest.raises(UserError, match=rf"^'{name}' is set twice in recipe\.yaml \(as '[\w-]+' and under another"):
+        normalise(layer, "recipe.yaml")
+
+
+def test_two_spellings_in_two_places_are_no_contradiction(tmp_path: Path) -> None:
+    """A later layer may spell a setting in its own way."""
+    found = settings(tmp_path, ("a.yaml", {"lr": 1e-3}), ("the command line", {"learning_rate": "1e-4"}))
+    assert found.training["learning_rate"] == 1e-4
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_former_options_say_what_to_write_today(name: str) -> None:
+    """It is none of our options, and every option named as its successor exists."""
+    known = {*config_fields(), *training_fields(), *ALIASES}
+    assert name not in {*config_fields(), *ALIASES}
+    for option in re.findall(r"--(\w+)", FORMER[name]):
+        assert option in known
+    where = re.escape(FORMER[name])
+    with pytest.raises(UserError, match=rf"^'(--)?{name}' in the command line is no option: {where}\.$"):
+        build(*command_line([f"--{name}", "1"]))
+    with pytest.raises(UserError, match=rf"^'{name}' in old\.yaml is no option: {where}\.$"):
+        normalise({name: 1}, "old.yaml")
+
+
+def test_former_options_are_counted() -> None:
+    """Those that are asked for most are among them."""
+    assert len(FORMER) == 9
+    assert {"warmup_ratio", "evaluation_strategy", "group_by_length", "no_cuda"} <= set(FORMER)
+
+
+MISSPELT = [
+    ("lerning_rate", "learning_rate"),
+    ("learning-rte", "learning_rate"),
+    ("modle", "model"),
+    ("max_train_example", "max_train_examples"),
+    ("per_device_batch_size", "per_device_eval_batch_size"),
+    ("model_name_or_pth", "model_name_or_path"),
+    ("txt_column", "text_column"),
+    ("BF16", "bf16"),
+    ("qqq", None),
+]
+
+
+def test_misspelt_options_are_counted() -> None:
+    """The table of misspelt options has as many rows as were written."""
+    assert len(MISSPELT) == 9
+
+
+@pytest.mark.parametrize(("written", "near"), MISSPELT)
+def test_misspelt_options_name_the_nearest(written: str, near: str | None, tmp_path: Path) -> None:
+    """On the command line (with `=` too), in a YAML file, and as an argument of `finetune`."""
+    hint = rf" Did you mean '{near}'\?" if near else ""
+    message = rf"^Unknown option '{{}}' in {{}}\.{hint} Known are the options listed by --help and all fields of transf"
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{written}: 1\n")
+    for words in ([f"--{written}", "1"], [f"--{written}=1"], [f"--{written}"]):
+        with pytest.raises(UserError, match=message.format(f"--{written}", "the command line")):
+            command_line(words)
+    with pytest.raises(UserError, match=message.format(written, re.escape(str(path)))):
+        settings(tmp_path, *command_line(["--config", str(path)]))
+    with pytest.raises(UserError, match=message.format(written, r"the call of finetune\(\)")):
+        hf_ft.finetune(**{written: 1})
+
+
+def test_misspelt_keys_of_a_recipe(tmp_path: Path) -> None:
+    """A recipe's dictionaries take the fields of their own kind only, and say which those are."""
+    good = {"task": TASK, "model": "org/model", "dataset": "org/data"}
+    with pytest.raises(
+        UserError, match=r"^Unknown setting in CONFIG: 'datset'\. Did you mean 'dataset'\? There is: task"
+    ):
+        parse(good | {"datset": "x"}, {}, [])
+    with pytest.raises(
+        UserError, match=r"^Unknown setting in TRAINING: 'sed'\. Did you mean 'seed'\? There is: output_dir"
+    ):
+        parse(good, {"sed": 1}, [])
+    with pytest.raises(UserError, match=r"^Unknown setting in CONFIG: 'learning_rate'\."):
+        parse(good | {"learning_rate": 1}, {}, [])
+
+
+def test_words_that_belong_to_no_option() -> None:
+    """A stray word, a second value, and an option without its value are refused; no abbreviation is guessed."""
+    with pytest.raises(UserError, match=r"^'beans' on the command line belongs to no option\.$"):
+        command_line(["beans"])
+    with pytest.raises(UserError, match=r"^'1' on the command line belongs to no option\.$"):
+        command_line(["--seed", "0", "1"])
+    with pytest.raises(UserError, match=r"--learning_rate: expected one argument"):
+        command_line(["--learning_rate"])
+    with pytest.raises(UserError, match=r"Unknown option '--learning' .* Did you mean 'learning_rate'\?"):
+        command_line(["--learning", "1"])
+
+
+# --- Values ---------------------------------------------------------------------------------------------------------
+
+CONVERTED = [
+    # setting, text on the command line, its meaning
+    ("learning_rate", "1e-3", 0.001),
+    ("learning_rate", "3", 3.0),
+    ("warmup_steps", "0.1", 0.1),
+    ("max_steps", "12", 12),
+    ("max_steps", "-1", -1),
+    ("num_train_epochs", "0.5", 0.5),
+    ("keep_head", "true", True),
+    ("keep_head", "False", False),
+    ("keep_head", "yes", True),
+    ("keep_head", "0", False),
+    ("load_back_proof", "no", False),
+    ("bf16", "1", True),
+    ("max_length", "128", 128),
+    ("max_length", "none", None),
+    ("text_column", "1", "1"),
+    ("text_column", "true", "true"),
+    ("label_separator", "|", "|"),
+    ("lr_scheduler_kwargs", '{"num_cycles": 2}', {"num_cycles": 2}),
+    ("optim_args", "a=1", "a=1"),
+    ("report_to", "tensorboard", "tensorboard"),
+    ("report_to", '["tensorboard"]', ["tensorboard"]),
+    ("eval_strategy", "no", "no"),
+    ("resume", "true", True),
+    ("resume", "false", False),
+    ("seed", "0", 0),
+]
+
+
+def test_converted_rows_are_counted() -> None:
+    """The table of conversions has as many rows as were written."""
+    assert len(CONVERTED) == 25
+
+
+@pytest.mark.parametrize(("name", "text", "meaning"), CONVERTED)
+def test_text_becomes_the_type_of_the_setting(name: str, text: str, meaning: Any) -> None:
+    """What is typed on a command line has the type that the setting is declared with."""
+    ((_, words),) = command_line([f"--{name}", text])
+    (found,) = normalise(words, "here").values()
+    assert found == meaning
+    assert type(found) is type(meaning)
+
+
+def test_bare_flags_mean_true() -> None:
+    """Every setting that is true or false can be given alone; at least thirty of them were tried."""
+    kinds = {name: str(item.type) for name, item in config_fields().items()}
+    kinds |= {name: entry.annotation for name, entry in training_fields().items()}
+    flags = [name for name, kind in kinds.items() if kind in ("bool", "bool | None") and name not in FORMER]
+    assert len(flags) >= 30
+    assert {"bf16", "keep_head", "overwrite_output_dir", "gradient_checkpointing"} <= set(flags)
+    for flag in flags:
+        ((_, words),) = command_line([f"--{flag}"])
+        assert normalise(words, "here") == {flag: True}
+    ((_, words),) = command_line(["--bf16", "--seed", "3", "--resume"])
+    assert normalise(words, "here") == {"bf16": True, "seed": 3, "resume_from_checkpoint": True}
+
+
+def test_yaml_values(tmp_path: Path) -> None:
+    """YAML reads `1e-3` as text and `yes` as true; numbers, lists and mappings keep their types."""
+    text = (
+        "learning_rate: 1e-3\nnum_train_epochs: 3\nmax_steps: 10.0\nkeep_head: yes\nbf16: off\nreport_to: [tensorboard]"
+        "\nlr_scheduler_kwargs: {num_cycles: 2}\nresume: true\nmax_length:\ntext_column: '7'\noutput-dir: here\n"
+    )
+    ((source, layer), _) = yaml_layer(tmp_path, text)
+    assert layer["learning_rate"] == "1e-3"
+    assert normalise(layer, source) == {
+        "learning_rate": 0.001,
+        "num_train_epochs": 3,
+        "max_steps": 10,
+        "keep_head": True,
+        "bf16": False,
+        "report_to": ["tensorboard"],
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+        "resume_from_checkpoint": True,
+        "max_length": None,
+        "text_column": "7",
+        "output_dir": "here",
+    }
+
+
+def test_python_values(tmp_path: Path) -> None:
+    """Paths and numpy's numbers are taken as what they stand for."""
+    import numpy as np
+
+    given = {"model": tmp_path, "output_dir": tmp_path / "out", "learning_rate": np.float64(1e-3), "seed": np.int64(3)}
+    assert normalise(given, "here") == {
+        "model": str(tmp_path),
+        "output_dir": str(tmp_path / "out"),
+        "learning_rate": 1e-3,
+        "seed": 3,
+    }
+
+
+WRONG = [
+    # setting, value in Python or YAML, message; text values are tried on the command line as well
+    ("learning_rate", "fast", r"^'learning_rate' takes a number, not 'fast'\.$"),
+    ("learning_rate", "1e-3x", r"^'learning_rate' takes a number, not '1e-3x'\.$"),
+    ("learning_rate", True, r"^'learning_rate' takes a number, not True\.$"),
+    ("learning_rate", [1e-3], r"^'learning_rate' takes a number, not \[0\.001\]\.$"),
+    ("learning_rate", {"head": 1}, r"^'learning_rate' takes a number, not \{'head': 1\}\.$"),
+    ("seed", "1.5", r"^'seed' takes a whole number, not '1\.5'\.$"),
+    ("seed", 1.5, r"^'seed' takes a whole number, not 1\.5\.$"),
+    ("seed", "-1", r"^'seed' must be a whole number from 0 to 4294967295, not -1\.$"),
+    ("max_steps", "1e3", r"^'max_steps' takes a whole number, not '1e3'\.$"),
+    ("max_train_examples", False, r"^'max_train_examples' takes a whole number, not False\.$"),
+    ("max_length", "long", r"^'max_length' takes a whole number, not 'long'\.$"),
+    ("bf16", "maybe", r"^'bf16' takes true or false, not 'maybe'\.$"),
+    ("keep_head", 2, r"^'keep_head' takes true or false, not 2\.$"),
+    ("keep_head", "2", r"^'keep_head' takes true or false, not '2'\.$"),
+    ("text_column", 3, r"^'text_column' takes text, not 3\.$"),
+    ("text_column", True, r"^'text_column' takes text, not True\.$"),
+    ("text_column", ["a", "b"], r"^'text_column' takes text, not \['a', 'b'\]\.$"),
+    ("dataset", 3.5, r"^'dataset' takes text, not 3\.5\.$"),
+    ("output_dir", False, r"^'output_dir' takes text, not False\.$"),
+    ("lr_scheduler_kwargs", "{bad", r"^'lr_scheduler_kwargs' takes a JSON object, not '\{bad'\.$"),
+    (
+        "augment",
+        "basicc",
+        r"^Unknown value for 'augment': 'basicc'\. Did you mean 'basic'\? There is: none, basic, tri",
+    ),
+    ("class_weights", "balance", r"^Unknown value for 'class_weights': 'balance'\. Did you mean 'balanced'\?"),
+    ("bad_examples", "ignore", r"^Unknown value for 'bad_examples': 'ignore'\. There is: error, skip\.$"),
+    (
+        "problem_type",
+        "multi_label",
+        r"^Unknown value for 'problem_type': 'multi_label'\..* There is: single_label_class",
+    ),
+    ("validation_fraction", 0, r"^'validation_fraction' must lie between 0 and 1, not 0\.$"),
+    ("validation_fraction", "1", r"^'validation_fraction' must lie between 0 and 1, not 1\.0\.$"),
+]
+
+
+def test_wrong_rows_are_counted() -> None:
+    """The table of wrong values has as many rows as were written."""
+    assert len(WRONG) == 26
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG)
+def test_wrong_values_are_refused(name: str, value: Any, message: str, tmp_path: Path) -> None:
+    """The same answer from a dictionary, from YAML, and for text from the command line."""
+    import yaml
+
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({name: value}))
+    layers = [("the call of finetune()", {name: value}), *command_line(["--config", str(path)])[:1]]
+    if isinstance(value, str):
+        layers += command_line([f"--{name}", value])
+    assert len(layers) == (3 if isinstance(value, str) else 2)
+    for source, layer in layers:
+        with pytest.raises(UserError, match=message):
+            normalise(layer, source)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+@pytest.mark.parametrize("name", POSITIVE)
+def test_positive_numbers(name: str, value: str) -> None:
+    """Zero, negative numbers and what is no number are refused for every setting that must be positive."""
+    message = rf"^'{name}' (must be greater than 0, not|takes a whole number, not)"
+    with pytest.raises(UserError, match=message):
+        normalise({name: value}, "here")
+    (found,) = normalise({name: "1"}, "here").values()
+    assert found == 1
+
+
+def test_positive_settings_are_counted() -> None:
+    """Each of them is a setting that exists, and holds a number."""
+    kinds = {name: str(item.type) for name, item in config_fields().items()}
+    kinds |= {name: entry.annotation for name, entry in training_fields().items()}
+    assert len(POSITIVE) == 15
+    assert all(set(kinds[name].split(" | ")) <= {"int", "float", "None"} for name in POSITIVE)
+
+
+def test_empty_yaml_values_mean_the_default(tmp_path: Path) -> None:
+    """`option:` with nothing behind it is as good as leaving it out, for every option of ours."""
+    optional = [name for name in config_fields() if name not in ("task", "model", "dataset")]
+    assert len(optional) >= 25
+    found = settings(tmp_path, *yaml_layer(tmp_path, "".join(f"{name}:\n" for name in optional)))
+    assert found.config == settings(tmp_path).config
+
+
+CONFIG_FILES = [
+    ("", r"settings\.yaml must hold `option: value` lines, not NoneType\.$"),
+    ("- a\n- b\n", r"settings\.yaml must hold `option: value` lines, not list\.$"),
+    ("just text", r"settings\.yaml must hold `option: value` lines, not str\.$"),
+    ("a: [1, 2\nb: 3", r"settings\.yaml is not valid YAML: while parsing a flow sequence .* line 1, column 4"),
+    ("\t- x", r"settings\.yaml is not valid YAML: "),
+    ("training:\n  seed: 1\n", r"^Unknown option 'training' in .*settings\.yaml\."),
+    ("1: 2\n", r"^Unknown option '1' in .*settings\.yaml\."),
+    ("on: 2\n", r"^Unknown option 'True' in .*settings\.yaml\."),
+    ("sed: 1\n", r"^Unknown option 'sed' in .*settings\.yaml\. Did you mean 'seed'\?"),
+    ("warmup_ratio: 0.1\n", r"^'warmup_ratio' in .*settings\.yaml is no option: warmup_steps takes a fraction"),
+]
+
+
+def test_config_files_are_counted() -> None:
+    """The table of files has as many rows as were written."""
+    assert len(CONFIG_FILES) == 10
+
+
+@pytest.mark.parametrize(("text", "message"), CONFIG_FILES)
+def test_config_files_that_are_no_settings(text: str, message: str, tmp_path: Path) -> None:
+    """The answer names the file and what is wrong with it, on one line."""
+    with pytest.raises(UserError, match=message) as caught:
+        settings(tmp_path, *yaml_layer(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_config_file_that_is_not_there(tmp_path: Path) -> None:
+    """A missing file, a folder, and a file that is no text."""
+    with pytest.raises(UserError, match=r"^No such settings file: .*nowhere\.yaml\. --config takes a YAML file"):
+        command_line(["--config", str(tmp_path / "nowhere.yaml")])
+    with pytest.raises(UserError, match=r"cannot be read: .*Is a directory"):
+        command_line(["--config", str(tmp_path)])
+    (tmp_path / "weights.yaml").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(UserError, match=r"weights\.yaml cannot be read: "):
+        command_line(["--config", str(tmp_path / "weights.yaml")])
+
+
+WHOLE = [
+    ({"task": None}, rf"^No task given: set --task to one of {', '.join(task_names())}\.$"),
+    ({"task": "text_clasification"}, r"^Unknown task 'text_clasification'\. Did you mean 'text_classification'\?"),
+    ({"method": "lpft"}, r"^Unknown method 'lpft'\. Did you mean 'lp_ft'\?"),
+    ({"model": None}, r"^No model given: set --model to a Hub id or a folder\.$"),
+    ({"dataset": None}, r"^No dataset given: set --dataset to a Hub id or a folder\.$"),
+    ({"output_dir": None}, r"^No output folder given: set --output_dir\.$"),
+    ({"model": "/nowhere/model"}, r"^No such model: /nowhere/model \(/nowhere does not exist either\)\."),
+    ({"dataset": "./nowhere.csv"}, r"^No such dataset: \./nowhere\.csv\."),
+    (
+        {"max_train_examples": 5, "examples_per_class": 2},
+        r"^Give either max_train_examples or examples_per_class, not both\.$",
+    ),
+    ({"metric_for_best_model": "acuracy"}, r"^Unknown metric 'acuracy'\. Did you mean 'accuracy'\?"),
+    ({"early_stopping_patience": 2, "eval_strategy": "no"}, r"^early_stopping_patience needs evaluations\."),
+]
+
+
+def test_rows_on_the_whole_are_counted() -> None:
+    """The table of contradictions has as many rows as were written."""
+    assert len(WHOLE) == 11
+
+
+@pytest.mark.parametrize(("change", "message"), WHOLE)
+def test_settings_that_do_not_make_a_whole(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """What is missing, unknown or contradictory is said before anything is imported or written."""
+    with pytest.raises(UserError, match=message):
+        settings(tmp_path, **change)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nearest_sibling_of_a_missing_path(tmp_path: Path) -> None:
+    """A folder's misspelt name is answered with the name of the folder beside it."""
+    (tmp_path / "beans").mkdir()
+    message = rf"^No such dataset: {tmp_path}/baens\. Did you mean {tmp_path}/beans\? Give a Hub id, a folder or a file"
+    with pytest.raises(UserError, match=message):
+        settings(tmp_path, dataset=str(tmp_path / "baens"))
+
+
+def test_values_that_training_arguments_refuse(tmp_path: Path) -> None:
+    """What only `transformers` can tell is one line, too, and no traceback."""
+    for change, message in (
+        ({"lr_scheduler_type": "cosin"}, r"^cosin is not a valid SchedulerType"),
+        ({"eval_strategy": "epochs"}, r"^epochs is not a valid IntervalStrategy"),
+        ({"fp16": True, "bf16": True}, r"fp16"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            settings(tmp_path, **change).arguments()
+        assert "\n" not in str(caught.value)
+
+
+# --- Drift and help -------------------------------------------------------------------------------------------------
+
+
+def test_training_fields_are_those_of_the_installed_library() -> None:
+    """What is read from the source text is what the imported class has, name by name and in order."""
+    from transformers import TrainingArguments
+
+    real = [item.name for item in dataclasses.fields(TrainingArguments) if item.init]
+    assert len(real) > 90
+    assert list(training_fields()) == real
+    assert all(entry.annotation for entry in training_fields().values())
+    assert sum(bool(entry.help) for entry in training_fields().values()) > 0.9 * len(real)
+
+
+def test_our_defaults_name_settings_that_exist() -> None:
+    """No default of ours outlives the field that it is for, and none of our options hides one of the library."""
+    assert set(TRAINING_DEFAULTS) <= set(training_fields())
+    assert not set(config_fields()) & set(training_fields())
+    assert len(config_fields()) >= 30
+
+
+def test_every_option_is_explained() -> None:
+    """Help and group for every field, and choices that hold the default."""
+    for name, item in config_fields().items():
+        assert len(item.metadata["help"]) > 10, name
+        assert item.metadata["group"], name
+        assert item.default in (None, *(item.metadata["choices"] or (item.default,))), name
+
+
+def test_every_option_is_read_somewhere() -> None:
+    """A setting that no module reads would be ignored without a word."""
+    package = Path(hf_ft.__file__).parent
+    sources = [ast.parse(path.read_text(encoding="utf-8")) for path in package.rglob("*.py")]
+    assert len(sources) > 20
+    read = {node.attr for tree in sources for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    read |= {f"{role}_{kind}" for role in ("train", "validation", "test") for kind in ("split",)}
+    read |= {f"{role}_column" for role in ("image", "text", "text_pair")}  # by name, from the task's input roles
+    assert set(config_fields()) <= read
+
+
+def test_help_lists_our_options_and_not_the_hundred_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option with its help; the fields of TrainingArguments are named as a whole."""
+    with pytest.raises(SystemExit) as stopped:
+        command_line(["--help"], "Fine-tune a model.", "hf-ft train")
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    listed = re.findall(r"^ +--(\w+)", text, re.MULTILINE)
+    extra = {"config", "output_dir", "help_training"}
+    assert sorted(listed) == sorted([*config_fields(), *extra])
+    assert text.startswith("usage: hf-ft train --model M --dataset D --method K --output_dir OUT [options]")
+    assert "Any field of transformers.TrainingArguments is an option too" in text
+    assert max(map(len, text.splitlines())) <= 200
+
+
+def test_help_training_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """All fields of TrainingArguments with type and help."""
+    with pytest.raises(SystemExit) as stopped:
+        command_line(["--help_training"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"^--(\w+) \(", text, re.MULTILINE) == list(training_fields())
+    assert "--learning_rate (float)\n    " in text
+
+
+# --- Speed ----------------------------------------------------------------------------------------------------------
+
+HEAVY = ("torch", "transformers", "datasets", "timm", "peft", "torchvision")
+NUMERIC = ("numpy", "pandas", "PIL")
+GOOD = ["--task", TASK, "--model", "org/model", "--dataset", "org/data", "--output_dir", "never"]
+QUICK = [
+    # command, exit code
+    ([], 0),
+    (["--help"], 0),
+    (["--version"], 0),
+    (["methods"], 0),
+    (["methods", "--help"], 0),
+    (["train", "--help"], 0),
+    (["train", "--help_training"], 0),
+    (["inspect", "--help"], 0),
+    (["evaluate", "--help"], 0),
+    (["predict", "--help"], 0),
+    (["push", "--help"], 0),
+    (["trian"], 2),
+    (["train"], 2),
+    (["train", "--lerning_rate", "1"], 2),
+    (["train", "--warmup_ratio", "0.1"], 2),
+    (["train", "--learning_rate"], 2),
+    (["train", "stray"], 2),
+    (["train", *GOOD, "--learning_rate", "fast"], 2),
+    (["train", *GOOD, "--learning_rate", "0"], 2),
+    (["train", *GOOD, "--lr", "1", "--learning_rate", "1"], 2),
+    (["train", *GOOD, "--task", "text_clasification"], 2),
+    (["train", *GOOD, "--method", "lpft"], 2),
+    (["train", *GOOD, "--method", "last_n"], 2),
+    (["train", *GOOD, "--augment", "basicc"], 2),
+    (["train", *GOOD, "--metric_for_best_model", "accurracy"], 2),
+    (["train", *GOOD, "--model", "/nowhere/model"], 2),
+    (["train", *GOOD, "--dataset", "/nowhere/data"], 2),
+    (["train", *GOOD, "--output_dir", "/"], 2),
+    (["train", *GOOD, "--config", "/nowhere/settings.yaml"], 2),
+    (["inspect"], 2),
+    (["inspect", "/nowhere/model"], 2),
+    (["inspect", "org/model", "--method", "hed"], 2),
+    (["evaluate", "/nowhere/out", "--dataset", "/nowhere/data"], 2),
+    (["predict", "/nowhere/out", "text"], 2),
+    (["push", "/nowhere/out", "--repo_id", "me/name"], 2),
+    (["methods", "stray"], 2),
+]
+
+
+def test_quick_commands_are_counted() -> None:
+    """The table of commands has as many rows as were written."""
+    assert len(QUICK) == 36
+
+
+def imported_by(script: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """Run a script in a fresh process; the process, and which heavy packages it had imported when it ended."""
+    reader, writer = os.pipe()
+    code = (
+        "import atexit, os, sys\n"
+        f"watched = {(*HEAVY, *NUMERIC)!r}\n"
+        f"atexit.register(lambda: os.write({writer}, ' '.join(n for n in watched if n in sys.modules).encode()))\n"
+    )
+    command = [sys.executable, "-c", code + script]
+    done = subprocess.run(command, capture_output=True, text=True, pass_fds=[writer], check=False)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        return done, set(pipe.read().split())
+
+
+def test_the_watch_sees_what_is_imported() -> None:
+    """A script that does import a watched package is found out, so the tests below can fail."""
+    _, found = imported_by("import numpy")
+    assert found == {"numpy"}
+
+
+@pytest.mark.parametrize(("words", "code"), QUICK, ids=[" ".join(words[-3:]) or "nothing" for words, _ in QUICK])
+def test_help_and_mistakes_answer_before_torch_is_imported(words: list[str], code: int) -> None:
+    """In a real process: exit code, one line on stderr or help on stdout, and no heavy import."""
+    done, found = imported_by(f"from hf_ft.cli import main\nsys.exit(main({words!r}))")
+    assert done.returncode == code
+    assert not found & set(HEAVY)
+    if code:
+        assert done.stdout == ""
+        assert re.fullmatch(r"error: [^\n]+\n", done.stderr)
+    else:
+        assert done.stderr == ""
+        assert done.stdout.strip()
+
+
+def test_importing_the_package_imports_nothing() -> None:
+    """Neither torch nor transformers nor numpy, and no module of its own."""
+    done, found = imported_by("import hf_ft\nprint(*sorted(m for m in sys.modules if m.startswith('hf_ft')))")
+    assert done.returncode == 0
+    assert found == set()
+    assert done.stdout.split() == ["hf_ft"]
+
+
+def test_misspelt_option_is_answered_at_once() -> None:
+    """`python -m hf_ft` as a user runs it, in less time than importing torch alone takes."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_ft", "train", "--lerning_rate", "1"], capture_output=True, text=True, check=False
+    )
+    assert time.perf_counter() - started < 3
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Unknown option '--lerning_rate' in the command line.")
+
+
+# --- The public interface -------------------------------------------------------------------------------------------
+
+
+def test_public_names_resolve() -> None:
+    """Every name in `__all__` is there, is documented, and is where `_HOME` says."""
+    assert sorted(hf_ft._HOME) == sorted(hf_ft.__all__)
+    assert len(hf_ft.__all__) == len(set(hf_ft.__all__)) == 16
+    for name in hf_ft.__all__:
+        value = getattr(hf_ft, name)
+        assert value.__module__ == f"hf_ft.{hf_ft._HOME[name]}"
+        assert value.__doc__
+        assert name in dir(hf_ft)
+
+
+def test_public_names_are_typed() -> None:
+    """What type checkers see, which is behind TYPE_CHECKING, is what `__all__` names."""
+    tree = ast.parse(Path(hf_ft.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    homes = {
+        alias.name: str(node.module).removeprefix("hf_ft.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == set(hf_ft.__all__)
+    assert homes == hf_ft._HOME
+
+
+def test_unknown_names_of_the_package() -> None:
+    """An attribute that does not exist is an AttributeError, as for any module."""
+    with pytest.raises(AttributeError, match="module 'hf_ft' has no attribute 'finetun'"):
+        _ = hf_ft.finetun  # type: ignore[attr-defined]
+
+
+def test_help_texts_name_real_options() -> None:
+    """Every `--option` in a message of `config.py` exists."""
+    source = Path(config_module.__file__).read_text(encoding="utf-8")
+    named = set(re.findall(r"--([a-z][a-z_0-9]+)", source))
+    known = {*config_fields(), *training_fields(), *ALIASES, "config", "help", "help_training"}
+    assert len(named) >= 10
+    assert named <= known
