@@ -134,6 +134,8 @@ def predict(argv: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     options = parser.parse_args(argv)
     _check_result(options.folder)
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size must be greater than 0, not {options.batch_size}.")
     if options.output and not options.output.endswith((".csv", ".jsonl")):
         raise UserError(f"--output {options.output}: write to a file that ends in .csv or .jsonl.")
     from hf_ft.inference import predict_inputs

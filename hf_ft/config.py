@@ -185,8 +185,15 @@ FORMER = {
     "dataset_config_name": "write it into the data set: --dataset id:config",
     "train_file": "give a folder with files called train.*, validation.*, test.*: --dataset FOLDER",
     "do_train": "training is what this command does; `hf-ft evaluate` only evaluates",
+    "do_eval": "validation and test are always scored",
+    "do_predict": "`hf-ft predict` labels new inputs",
+    "push_to_hub": "`hf-ft push` publishes, after showing what would be published",
+    "remove_unused_columns": "each task removes what its model does not take",
+    "greater_is_better": "every metric knows its direction",
+    "prediction_loss_only": "the metrics need the predictions",
+    "batch_eval_metrics": "metrics are computed once, over all examples",
 }
-"""Options that `transformers` or its example scripts once had, with what to write today."""
+"""Options that `transformers` or its example scripts have or had, and why there is none here or what to write."""
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
@@ -365,7 +372,7 @@ class Settings:
             raise UserError("fp16 needs a GPU and this machine has none. Leave out --fp16 (float32 is used).")
         try:
             arguments = TrainingArguments(**self.training)
-        except (ValueError, TypeError, ImportError) as error:
+        except (ValueError, TypeError, ImportError, OSError) as error:
             raise UserError(" ".join(str(error).split())) from error
         for tracker in arguments.report_to or ():
             remedy = "These are installed; add others with pip install 'hf-ft[trackers]'."
@@ -394,7 +401,7 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
         raise UserError(f"No task given: set --task to one of {', '.join(task_names())}.")
     choose(task, task_names(), "task", "Set it with --task.")
     parse_method(method)
-    merged = TRAINING_DEFAULTS | get_task(task).training | method_defaults(method, task) | given
+    merged = TRAINING_DEFAULTS | dict(get_task(task).training) | method_defaults(method, task) | given
     own = config_fields()
     config = Config(**{k: v for k, v in merged.items() if k in own}, given=frozenset(given))
     training = {name: value for name, value in merged.items() if name not in own}
@@ -515,6 +522,8 @@ class _ListTraining(argparse.Action):
         import textwrap
 
         for name, entry in training_fields().items():
+            if name in FORMER:
+                continue
             text = " ".join(entry.help.split())
             print(f"--{name} ({entry.annotation})")
             print(textwrap.fill(text, 79, initial_indent="    ", subsequent_indent="    ")) if text else None

@@ -24,6 +24,8 @@ def save(run: Run, results: Results) -> dict[str, Any]:
     Raises:
         LoadBackFailure: the saved model does not give the logits of the trained one.
     """
+    if not run.args.should_save:  # one process of several writes
+        return make_record(run, results)
     out, task, loaded = run.output_dir, get_task(run.config.task), run.loaded
     with without_bars():
         run.model.save_pretrained(out)

@@ -68,7 +68,7 @@ def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
 def group_rows(record: Record) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of depth groups; neighbouring blocks that are treated alike share a row."""
     stages = record["plan"]["stages"]
-    header = ["depth group", "parameters", *(f"{stage['name']}, {stage['epochs']:g} epochs" for stage in stages)]
+    header = ["depth group", "parameters", *(f"{stage['name']}, {_length(stage)}" for stage in stages)]
     rows: list[list[Any]] = []
     for i, group in enumerate(record["plan"]["groups"]):
         cells = [_setting(*stage["settings"][i]) for stage in stages]
@@ -78,6 +78,10 @@ def group_rows(record: Record) -> tuple[list[str], list[list[str]]]:
         else:
             rows.append([group["name"], group["parameters"], *cells])
     return header, [[row[0], f"{row[1]:,}", *row[2:]] for row in rows]
+
+
+def _length(stage: Mapping[str, Any]) -> str:
+    return f"{stage['max_steps']} steps" if stage["max_steps"] > 0 else f"{stage['epochs']:g} epochs"
 
 
 def _setting(mode: str, rate: float) -> str:

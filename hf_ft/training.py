@@ -149,7 +149,8 @@ def train(
     _keep_best(run)
     if run.adapter is not None:
         # Merging takes the adapter apart, so it is saved first; `save` adds the name of its base model.
-        adapters.save_adapter(run.adapter, run.output_dir / "adapter")
+        if args.should_save:
+            adapters.save_adapter(run.adapter, run.output_dir / "adapter")
         run.model, run.adapter = adapters.merge(run.adapter), None
     run.model.eval()
     return run

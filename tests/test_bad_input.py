@@ -1,0 +1,676 @@
+"""Every mistake a user is likely to make: one line that says what was given, what there is, and what to do."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from hf_ft import finetune
+from hf_ft.cli import main
+from hf_ft.cli import run as run_command
+
+Rows = Sequence[Sequence[str]]
+
+OPINIONS: Rows = [(f"a {'good' if i % 2 else 'bad'} film, number {i}", "pos" if i % 2 else "neg") for i in range(20)]
+
+
+@dataclass(frozen=True)
+class World:
+    """An empty folder to make mistakes in, with real models, data and finished runs elsewhere."""
+
+    folder: Path
+    models: dict[str, str]
+    data: dict[str, str]
+    runs: dict[str, str]
+
+    @property
+    def out(self) -> Path:
+        """The output folder, which does not exist unless a mistake needs it to."""
+        return self.folder / "out"
+
+    def train(self, kind: str = "text", **changes: Any) -> list[str]:
+        """A command that would train for one step, with changes; True is a bare flag, None leaves an option out."""
+        options: dict[str, Any] = {
+            "task": f"{kind}_classification",
+            "model": self.models[kind],
+            "dataset": self.data[kind],
+            "output_dir": self.out,
+            "method": "head",
+            "max_steps": 1,
+            "per_device_train_batch_size": 8,
+            "load_back_proof": "false",
+        }
+        words = ["train"]
+        for name, value in (options | changes).items():
+            words += [] if value is None else [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return words
+
+    def table(self, columns: Sequence[str] = ("text", "label"), **splits: Rows) -> Path:
+        """A folder with one CSV file per split."""
+        folder = self.folder / "table"
+        folder.mkdir()
+        for split, rows in splits.items():
+            with (folder / f"{split}.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([columns, *rows])
+        return folder
+
+    def copy(self, kind: str, name: str = "model", **config: Any) -> Path:
+        """A copy of a model, with changes to its config.json."""
+        folder = self.folder / name
+        shutil.copytree(self.models[kind], folder)
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        return folder
+
+    def images(self, *cut: str) -> Path:
+        """A copy of the images in which the named files are cut off in the middle."""
+        folder = self.folder / "images"
+        shutil.copytree(self.data["image"], folder)
+        for name in cut:
+            whole = (folder / name).read_bytes()
+            (folder / name).write_bytes(whole[: len(whole) // 2])
+        return folder
+
+    def old_run(self, name: str = "out") -> Path:
+        """A folder that looks like the result of an earlier run."""
+        folder = self.folder / name
+        (folder / "figures").mkdir(parents=True)
+        for file in ("run.json", "README.md", "config.json", "model.safetensors", "figures/learning_curves.png"):
+            (folder / file).write_text(f"old {file}")
+        return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny ViT: it has position embeddings, so its weights depend on the size of the image."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-vit"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = ViTConfig(**sizes, image_size=32, patch_size=16, num_labels=3)
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def places(
+    text_model: str,
+    image_model: str,
+    tiny_vit: str,
+    text_data: str,
+    image_data: str,
+    multi_label_data: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, dict[str, str]]:
+    """Models, data, and one finished run for texts and one for images."""
+    models = {"text": text_model, "image": image_model, "vit": tiny_vit}
+    data = {"text": text_data, "image": image_data, "topics": multi_label_data}
+    runs = {}
+    for kind in ("text", "image"):
+        runs[kind] = str(tmp_path_factory.mktemp("runs") / kind)
+        settings = {"method": "head", "max_steps": 1, "load_back_proof": False, "output_dir": runs[kind]}
+        finetune(task=f"{kind}_classification", model=models[kind], dataset=data[kind], **settings)
+    return {"models": models, "data": data, "runs": runs}
+
+
+@pytest.fixture
+def world(places: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A fresh folder, which is the current one, so that nothing can be written elsewhere unseen."""
+    monkeypatch.chdir(tmp_path)
+    return World(tmp_path, places["models"], places["data"], places["runs"])
+
+
+# --- The mistakes, each with a pattern for the whole message --------------------------------------------------------
+
+
+def without(folder: Path, *names: str) -> Path:
+    """A folder after these files were deleted from it."""
+    for name in names:
+        (folder / name).unlink()
+    return folder
+
+
+def pickled(folder: Path) -> Path:
+    """A model whose weights are a pickle."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    return without(folder, "model.safetensors")
+
+
+def replaced(folder: Path, name: str, content: str) -> Path:
+    """A folder in which one file has another content."""
+    (folder / name).write_text(content)
+    return folder
+
+
+def beside_a_model(world: World) -> Path:
+    """A folder with a model called tiny-bert in it."""
+    world.copy("text", "tiny-bert")
+    return world.folder
+
+
+def without_a_gpu(words: list[str]) -> list[str]:
+    """The command, unless this machine has a GPU."""
+    import torch
+
+    if torch.accelerator.is_available():
+        pytest.skip("this machine has an accelerator")
+    return words
+
+
+Mistake = tuple[Callable[[World], list[str]], str]
+
+OPTIONS: dict[str, Mistake] = {
+    "misspelt option": (
+        lambda w: w.train(lerning_rate=1),
+        r"Unknown option '--lerning_rate' in the command line\. Did you mean 'learning_rate'\? Known are the options "
+        r"listed by --help and all fields of transformers\.TrainingArguments\.",
+    ),
+    "former option": (
+        lambda w: w.train(warmup_ratio=0.1),
+        r"'--warmup_ratio' in the command line is no option: warmup_steps takes a fraction: --warmup_steps 0\.1\.",
+    ),
+    "option of Trainer that is none here": (
+        lambda w: w.train(push_to_hub=True),
+        r"'push_to_hub' in the command line is no option: `hf-ft push` publishes, after showing what would be .*\.",
+    ),
+    "unknown task": (
+        lambda w: w.train(task="text_clasification"),
+        r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: image_classification, "
+        r"text_classification\. .*--task\.",
+    ),
+    "unknown method": (
+        lambda w: w.train(method="lpft"),
+        r"Unknown method 'lpft'\. Did you mean 'lp_ft'\? There is: scratch, head, last_n, full, lp_ft, lora\.",
+    ),
+    "unknown metric": (
+        lambda w: w.train(metric_for_best_model="accurracy"),
+        r"Unknown metric 'accurracy'\. Did you mean 'accuracy'\? There is: accuracy, f1_macro, .*loss\.",
+    ),
+    "metric of another kind of labels": (
+        lambda w: w.train(metric_for_best_model="subset_accuracy"),
+        r"Unknown metric of single_label_classification: 'subset_accuracy'\. .*There is: accuracy, .*, loss\.",
+    ),
+    "learning rate of zero": (
+        lambda w: w.train(learning_rate=0),
+        r"'learning_rate' must be greater than 0, not 0\.0\.",
+    ),
+    "negative learning rate": (
+        lambda w: w.train(learning_rate=-1e-3),
+        r"'learning_rate' must be greater than 0, not -0\.001\.",
+    ),
+    "no epochs": (lambda w: w.train(epochs=0), r"'num_train_epochs' must be greater than 0, not 0\.0\."),
+    "learning rate that is no number": (
+        lambda w: w.train(learning_rate="fast"),
+        r"'learning_rate' takes a number, not 'fast'\.",
+    ),
+    "negative seed": (
+        lambda w: w.train(seed=-1),
+        r"'seed' must be a whole number from 0 to 4294967295, not -1\.",
+    ),
+    "fp16 without a GPU": (
+        lambda w: without_a_gpu(w.train(fp16=True)),
+        r"fp16 needs a GPU and this machine has none\. Leave out --fp16 \(float32 is used\)\.",
+    ),
+    "unknown schedule": (
+        lambda w: w.train(lr_scheduler_type="cosin"),
+        r"cosin is not a valid SchedulerType, please select one of \['linear', 'cosine', .*\]",
+    ),
+    "unknown tracker": (
+        lambda w: w.train(report_to="wandbb"),
+        r"Unknown value for 'report_to': 'wandbb'\. .*pip install 'hf-ft\[trackers\]'\.",
+    ),
+    "early stopping without evaluations": (
+        lambda w: w.train(early_stopping_patience=1, eval_strategy="no"),
+        r"early_stopping_patience needs evaluations\. Leave out --eval_strategy no\.",
+    ),
+    "label smoothing for several labels": (
+        lambda w: w.train(dataset=w.data["topics"], label_smoothing_factor=0.1),
+        r"label_smoothing_factor needs one label per example; these data have several\. Leave it out\.",
+    ),
+    "unknown choice": (
+        lambda w: w.train(bad_examples="skp"),
+        r"Unknown value for 'bad_examples': 'skp'\. Did you mean 'skip'\? There is: error, skip\.",
+    ),
+    "settings file that is not there": (
+        lambda w: w.train(config="nowhere.yaml"),
+        r"No such settings file: nowhere\.yaml\. --config takes a YAML file of `option: value` lines\.",
+    ),
+}
+
+MODELS: dict[str, Mistake] = {
+    "no such model folder": (
+        lambda w: w.train(model=beside_a_model(w) / "tiny-bret"),
+        r"No such model: .*/tiny-bret\. Did you mean .*/tiny-bert\? Give a Hub id, a folder or a file that exists\.",
+    ),
+    "folder without config.json": (
+        lambda w: w.train(model=without(w.copy("text"), "config.json")),
+        r"The folder .*/model holds no model: no config\.json in it \(there is: model\.safetensors, tokenizer\.json, "
+        r"tokenizer_config\.json\)\.",
+    ),
+    "folder with config.json but no weights": (
+        lambda w: w.train(model=without(w.copy("text"), "model.safetensors")),
+        r"Cannot load weights of '.*/model': .*no file named model\.safetensors found in .*\. To train this "
+        r"architecture from random weights use --method scratch\.",
+    ),
+    "pickled weights only": (
+        lambda w: w.train(model=pickled(w.copy("text"))),
+        r"Cannot load weights of '.*/model': .*no file named model\.safetensors found in .*\. Only safetensors are "
+        r"read; --allow_pickle reads pickled weights too\.",
+    ),
+    "damaged weights": (
+        lambda w: w.train(model=replaced(w.copy("text"), "model.safetensors", "no weights")),
+        r"Cannot load weights of '.*/model': .*header.*",
+    ),
+    "damaged config.json": (
+        lambda w: w.train(model=replaced(w.copy("text"), "config.json", "{")),
+        r"Cannot load the model '.*/model': .*config\.json' is not a valid JSON file\.",
+    ),
+    "file instead of a folder": (
+        lambda w: w.train(model=w.copy("text") / "config.json"),
+        r"The model .*/model/config\.json is a file\. Give the folder that holds config\.json and the weights\.",
+    ),
+    "text model for an image task": (
+        lambda w: w.train("image", model=w.models["text"]),
+        r"'.*/tiny-bert' is a model of type bert, which does not do image_classification\. It can do: "
+        r"text_classification\. Choose a model that AutoModelForImageClassification knows\.",
+    ),
+    "image model for a text task": (
+        lambda w: w.train("text", model=w.models["image"]),
+        r"'.*/tiny-resnet' is a model of type resnet, which does not do text_classification\. It can do: "
+        r"image_classification\. Choose a model that AutoModelForSequenceClassification knows\.",
+    ),
+    "image_size that does not fit the weights": (
+        lambda w: w.train("image", model=w.copy("vit", image_size=48)),
+        r"'.*/model' does not fit its weights: 1 tensors? of the backbone would be random, not pretrained: "
+        r"vit\.embeddings\.position_embeddings\. Check config\.json against the checkpoint \(image_size, .*",
+    ),
+    "intermediate_size that does not fit the weights": (
+        lambda w: w.train("image", model=w.copy("vit", intermediate_size=48)),
+        r"'.*/model' does not fit its weights: 6 tensors of the backbone would be random, not pretrained: "
+        r"vit\.layers\.0\.mlp\.fc1\.bias, .* and 3 more\. Check config\.json .*",
+    ),
+    "intermediate_size of a text model": (
+        lambda w: w.train(model=w.copy("text", intermediate_size=64)),
+        r"'.*/model' does not fit its weights: 9 tensors of the backbone would be random, not pretrained: "
+        r"bert\.encoder\.layer\.0\.intermediate\.dense\.bias, .* and 6 more\. Check config\.json .*",
+    ),
+    "more layers than there are weights": (
+        lambda w: w.train(model=w.copy("text", num_hidden_layers=4)),
+        r"'.*/model' does not fit its weights: 16 tensors of the backbone would be random, not pretrained: "
+        r"bert\.encoder\.layer\.3\..*",
+    ),
+    "last_n larger than the model": (
+        lambda w: w.train(method="last_n:9"),
+        r"last_n:9 asks for more blocks than the model has \(3\)\. Use last_n:1 to last_n:3, or `full` to train .*",
+    ),
+    "last_n without its number": (
+        lambda w: w.train(method="last_n"),
+        r"Method 'last_n' needs a number of blocks: last_n:N, for example last_n:2\.",
+    ),
+    "keep_head with other labels": (
+        lambda w: w.train("image", model=w.models["vit"], keep_head=True),
+        r"--keep_head: the head of '.*/tiny-vit' has the labels LABEL_0, LABEL_1, LABEL_2, the data blue, green, red\. "
+        r"Leave out --keep_head for a fresh head\.",
+    ),
+    "keep_head with another number of labels": (
+        lambda w: w.train("image", keep_head=True),
+        r"--keep_head: the head of '.*/tiny-resnet' has the labels LABEL_0, .*LABEL_4, the data blue, green, red\. .*",
+    ),
+    "timm architecture with a pretrained method": (
+        lambda w: w.train("image", model="timm:resnet18"),
+        r"timm:resnet18 is an architecture with random weights, and method 'head' needs pretrained ones\. Use "
+        r"--method scratch, or pretrained weights from the Hub: --model timm/NAME\.",
+    ),
+    "unknown timm architecture": (
+        lambda w: w.train("image", model="timm:resnet81", method="scratch"),
+        r"Unknown timm architecture 'resnet81'\. Did you mean 'resnet18'\? There is: .*",
+    ),
+    "unknown built-in model": (
+        lambda w: w.train("image", model="builtin:nosuch"),
+        r"Unknown built-in model 'nosuch'\. There is: .*",
+    ),
+    "Hub model without the network": (
+        lambda w: w.train(model="nosuch/model"),
+        r"Cannot load the model 'nosuch/model': .*\. Check the name and the network, or give a folder\.",
+    ),
+}
+
+DATA: dict[str, Mistake] = {
+    "no such data set": (
+        lambda w: w.train(dataset=w.table(train=OPINIONS).with_name("tabel")),
+        r"No such dataset: .*/tabel\. Did you mean .*/table\? Give a Hub id, a folder or a file that exists\.",
+    ),
+    "Hub data set without the network": (
+        lambda w: w.train(dataset="nosuch/data"),
+        r"No folder or file is called 'nosuch/data', and the Hub gave no data set 'nosuch/data': .*\. Check the name "
+        r"\(`id` or `id:config`\) and the network, or give a folder or file\.",
+    ),
+    "empty test split": (
+        lambda w: w.train(dataset=w.table(train=OPINIONS, test=[])),
+        r"The split 'test' of .*/table is empty\. Fill it, remove it, or choose another with --test_split\.",
+    ),
+    "empty training split": (
+        lambda w: w.train(dataset=w.table(train=[], test=OPINIONS)),
+        r"The split 'train' of .*/table is empty\. Fill it, remove it, or choose another with --train_split\.",
+    ),
+    "no training split": (
+        lambda w: w.train(dataset=w.table(test=OPINIONS)),
+        r"No training split in .*/table; it has: test\. Call it `train`, or name it with --train_split\.",
+    ),
+    "missing input column": (
+        lambda w: w.train(text_column="txt"),
+        r"Unknown column in train: 'txt'\. Did you mean 'text'\? There is: text, label\. Set --text_column to .*",
+    ),
+    "missing label column": (
+        lambda w: w.train(label_column="lable"),
+        r"Unknown column in train: 'lable'\. Did you mean 'label'\? There is: text, label\. Set --label_column to .*",
+    ),
+    "no column that can be the text": (
+        lambda w: w.train(dataset=w.table(("a", "b", "y", "z"), train=[(*row, *row) for row in OPINIONS])),
+        r"No column of train is called as a text usually is \(text, sentence, .*\)\. Its columns: a, b, y, z\. Name "
+        r"the right one with --text_column\.",
+    ),
+    "several columns that can be the text": (
+        lambda w: w.train(dataset=w.table(("text", "review", "label"), train=[(a, a, b) for a, b in OPINIONS])),
+        r"Several columns of train could be the text: text, review\. Choose with --text_column .*",
+    ),
+    "several columns that can be the label": (
+        lambda w: w.train(dataset=w.table(("text", "label", "category"), train=[(a, b, b) for a, b in OPINIONS])),
+        r"Several columns of train could be the label: label, category\. Choose with --label_column\.",
+    ),
+    "a single class": (
+        lambda w: w.train(dataset=w.table(train=[(text, "pos") for text, _ in OPINIONS])),
+        r"All examples of train have the label 'pos': there is nothing to tell apart\. Give data with at least two .*",
+    ),
+    "labels in test that train lacks": (
+        lambda w: w.train(dataset=w.table(train=OPINIONS, test=[("so so", "neutral"), ("good", "pos")])),
+        r"test has labels that train lacks, with their number of examples: neutral \(1\)\. Train has: neg, pos\..*",
+    ),
+    "missing label": (
+        lambda w: w.train(dataset=w.table(train=[*OPINIONS, ("a film", ""), ("two films", "")])),
+        r"train: 2 of 22 examples have no label \(rows 21, 22, counted from 1\)\. Mend them, or leave them out with "
+        r"--bad_examples skip\.",
+    ),
+    "empty text": (
+        lambda w: w.train(dataset=w.table(train=[*OPINIONS, ("   ", "pos")])),
+        r"train: 1 of 21 examples has an empty text \(rows? 21, counted from 1\)\. Mend them, or leave them out with "
+        r"--bad_examples skip\.",
+    ),
+    "images cut off": (
+        lambda w: w.train("image", dataset=w.images("train/red/3.png", "train/blue/0.png")),
+        r"train: 2 of 3\d images cannot be read: (train/\w+/[03]\.png \(.*\),? ?){2}\. Mend them, or leave them out "
+        r"with --bad_examples skip\.",
+    ),
+    "tables for an image task": (
+        lambda w: w.train("image", dataset=w.data["text"]),
+        r"No column of train is called as an? image usually is \(.*\)\. Its columns: text, label\. Name the right .*",
+    ),
+    "images for a text task": (
+        lambda w: w.train("text", dataset=w.data["image"]),
+        r".*/squares holds 60 images and no table, but the task is text_classification\.",
+    ),
+    "more examples of a class than there are": (
+        lambda w: w.train(examples_per_class=3000),
+        r"examples_per_class 3,000 is more than train has: negative has 18, positive has 18 left for training\. Set at "
+        r"most --examples_per_class 18, .*",
+    ),
+}
+
+FOLDERS: dict[str, Mistake] = {
+    "output folder with a finished run": (
+        lambda w: w.train(output_dir=w.old_run("done")),
+        r"The output folder .*/done already holds a finished run\. Choose another folder, continue an interrupted run "
+        r"with --resume, or replace it with --overwrite_output_dir\.",
+    ),
+    "output folder with other files": (
+        lambda w: w.train(output_dir=replaced(w.copy("text", "notes"), "notes.txt", "mine")),
+        r"The output folder .*/notes already holds files\. Choose another folder, .*",
+    ),
+    "overwriting what is no run": (
+        lambda w: w.train(output_dir=w.copy("text", "mine"), overwrite_output_dir=True),
+        r"The output folder .*/mine holds files that are no run \(no run\.json, no checkpoints\), so "
+        r"--overwrite_output_dir does not replace them\. Choose another folder\.",
+    ),
+    "output folder that is a file": (
+        lambda w: w.train(output_dir=w.copy("text") / "config.json"),
+        r"No output folder .*/config\.json can be made: .*/config\.json is a file\. Choose another folder\.",
+    ),
+    "output folder below a file": (
+        lambda w: w.train(output_dir=w.copy("text") / "config.json" / "out"),
+        r"No output folder .*/config\.json/out can be made: .*/config\.json is a file\. Choose another folder\.",
+    ),
+}
+
+OTHERS: dict[str, Mistake] = {
+    "unknown command": (
+        lambda w: ["trian"],
+        r"Unknown command 'trian'\. Did you mean 'train'\? There is: train, inspect, .*\. See hf-ft --help\.",
+    ),
+    "inspect: no such folder": (
+        lambda w: ["inspect", str(beside_a_model(w) / "tiny-bret")],
+        r"No such model: .*/tiny-bret\. Did you mean .*/tiny-bert\? Give a Hub id, a folder or a file that exists\.",
+    ),
+    "inspect: unknown method": (
+        lambda w: ["inspect", w.models["text"], "--method", "hed"],
+        r"Unknown method 'hed'\. Did you mean 'head'\? There is: scratch, .*",
+    ),
+    "inspect: unknown task": (
+        lambda w: ["inspect", w.models["text"], "--task", "text_clasification"],
+        r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: .*",
+    ),
+    "inspect: last_n larger than the model": (
+        lambda w: ["inspect", w.models["text"], "--method", "last_n:4"],
+        r"last_n:4 asks for more blocks than the model has \(3\)\. Use last_n:1 to last_n:3, or .*",
+    ),
+    "inspect: Hub model without the network": (
+        lambda w: ["inspect", "nosuch/model"],
+        r"Cannot load the model 'nosuch/model': .*\. Check the name and the network, or give a folder\.",
+    ),
+    "push: folder without run.json": (
+        lambda w: ["push", w.models["text"], "--repo_id", "me/name"],
+        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of a training run\.",
+    ),
+    "push: no such folder": (
+        lambda w: ["push", str(w.old_run("done").with_name("doen")), "--repo_id", "me/name"],
+        r"No such result folder: .*/doen\. Did you mean .*/done\? Give one that exists\.",
+    ),
+    "push: no name": (
+        lambda w: ["push", w.runs["text"]],
+        r"The following arguments are required: --repo_id\. See hf-ft push --help\.",
+    ),
+    "evaluate: folder without run.json": (
+        lambda w: ["evaluate", w.models["text"], "--dataset", w.data["text"]],
+        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of a training run\.",
+    ),
+    "evaluate: no such data set": (
+        lambda w: ["evaluate", w.runs["text"], "--dataset", str(w.table(test=OPINIONS).with_name("tabel"))],
+        r"No such dataset: .*/tabel\. Did you mean .*/table\? Give a Hub id, a folder or a file that exists\.",
+    ),
+    "evaluate: no such split": (
+        lambda w: ["evaluate", w.runs["text"], "--dataset", w.data["text"], "--split", "tset"],
+        r"Unknown test split 'tset'\. Did you mean 'test'\? There is: .*",
+    ),
+    "evaluate: labels that the model does not know": (
+        lambda w: ["evaluate", w.runs["text"], "--dataset", str(w.table(test=OPINIONS))],
+        r"test has labels that the model does not know, .*: neg \(10\), pos \(10\)\. The model knows: negative, pos.*",
+    ),
+    "predict: folder without run.json": (
+        lambda w: ["predict", w.models["text"], "a film"],
+        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of a training run\.",
+    ),
+    "predict: no such folder": (
+        lambda w: ["predict", "nowhere", "a film"],
+        r"No such result folder: .*nowhere\. Give one that exists\.",
+    ),
+    "predict: no such image": (
+        lambda w: ["predict", w.runs["image"], f"{w.data['image']}/test/red/99.png"],
+        r"No such file or folder: .*/red/99\.png\. Did you mean .*/red/\d\.png\? Give one that exists\.",
+    ),
+    "predict: no such table": (
+        lambda w: ["predict", w.runs["text"], "nosuch.csv"],
+        r"No such file: .*nosuch\.csv\. Give one that exists\.",
+    ),
+    "predict: no such file of lines": (
+        lambda w: ["predict", w.runs["text"], "nosuch.txt"],
+        r"No such file: .*nosuch\.txt\. Give one that exists\.",
+    ),
+    "predict: image cut off": (
+        lambda w: ["predict", w.runs["image"], str(w.images("test/red/0.png") / "test")],
+        r"1 of 18 images cannot be read: .*/test/red/0\.png \(.*\)\.",
+    ),
+    "predict: output of another kind": (
+        lambda w: ["predict", w.runs["text"], "a film", "--output", "x.txt"],
+        r"--output x\.txt: write to a file that ends in \.csv or \.jsonl\.",
+    ),
+    "predict: output in a folder that is not there": (
+        lambda w: ["predict", w.runs["text"], "a film", "--output", "nowhere/x.csv"],
+        r"No such folder for the output: .*/nowhere\. Give one that exists\.",
+    ),
+    "predict: batches that are no number": (
+        lambda w: ["predict", w.runs["text"], "a film", "--batch_size", "many"],
+        r"Argument --batch_size: invalid int value: 'many'\. See hf-ft predict --help\.",
+    ),
+    "predict: batches of nothing": (
+        lambda w: ["predict", w.runs["text"], "a film", "--batch_size", "0"],
+        r"--batch_size must be greater than 0, not 0\.",
+    ),
+}
+
+TRAINING = OPTIONS | MODELS | DATA
+"""Mistakes in a training run that leave the output folder alone, whatever is in it."""
+
+OFFLINE_NOISE = re.compile(r"(Generating|Downloading|Casting|Map|Filter)\b.*(examples|split)")
+"""Progress bars of `datasets`, which it writes to stderr while it reads."""
+
+
+def test_mistakes_are_counted() -> None:
+    """Every row was written on purpose, and no name was used twice."""
+    assert (len(OPTIONS), len(MODELS), len(DATA), len(FOLDERS), len(OTHERS)) == (19, 21, 18, 5, 23)
+    assert len(TRAINING | FOLDERS | OTHERS) == 86
+
+
+def load_recipe(name: str) -> ModuleType:
+    """A recipe as a module, under a name of its own."""
+    path = Path(__file__).parent.parent / "recipes" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder with its content, every folder with None."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def check(world: World, run: Callable[[], int], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, one line on stderr that is the message, and not a file that was changed or made."""
+    before = contents(world.folder)
+    capsys.readouterr()
+    assert run() == 2
+    printed = capsys.readouterr()
+    lines = [line for line in re.split(r"[\r\n]+", printed.err) if line.strip() and not OFFLINE_NOISE.search(line)]
+    assert len(lines) == 1, printed.err
+    assert re.fullmatch(f"error: {message}", lines[0]), lines[0]
+    assert "Traceback" not in printed.out + printed.err
+    assert contents(world.folder) == before
+
+
+@pytest.mark.parametrize("mistake", [*TRAINING, *FOLDERS, *OTHERS])
+def test_mistake_on_the_command_line(mistake: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """`hf-ft` answers on one line, and neither makes the output folder nor touches anything else."""
+    words, message = (TRAINING | FOLDERS | OTHERS)[mistake]
+    command = words(world)
+    check(world, lambda: main(command), message, capsys)
+    assert not world.out.exists()
+
+
+@pytest.mark.parametrize("mistake", TRAINING)
+def test_mistake_in_a_recipe_over_an_old_run(mistake: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe answers alike, and with --overwrite_output_dir the old run outlives the mistake."""
+    words, message = TRAINING[mistake]
+    command = [*words(world)[1:], "--overwrite_output_dir"]
+    task = command[command.index("--task") + 1]
+    recipe = load_recipe("image_classification" if task == "image_classification" else "text_classification")
+    old = world.old_run()
+    check(world, lambda: run_command(lambda: recipe.main(command)), message, capsys)
+    assert (old / "model.safetensors").read_text() == "old model.safetensors"
+
+
+def test_bad_examples_are_left_out_and_counted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --bad_examples skip the same images train, and how many were left out is printed and recorded."""
+    data = world.images("train/red/3.png", "train/blue/0.png", "test/green/1.png")
+    assert main(world.train("image", dataset=data, bad_examples="skip")) == 0
+    record = json.loads((world.out / "run.json").read_text())
+    assert sum(record["data"]["sizes"][split] for split in ("train", "validation")) == 3 * 14 - 2
+    assert record["data"]["sizes"]["test"] == 3 * 6 - 1
+    printed = capsys.readouterr().out
+    for notes in (printed, "\n".join(record["data"]["notes"])):
+        left_out = [int(count) for count in re.findall(r"(\d+) of \d+ images cannot be read; left out", notes)]
+        assert sum(left_out) == 3
+        assert "train/red/3.png" in notes
+
+
+def test_bad_texts_are_left_out_and_counted(world: World) -> None:
+    """Rows without a text or without a label are left out of a table, each kind with its number."""
+    rows = [*OPINIONS, ("  ", "pos"), ("a film", ""), ("two films", "")]
+    assert main(world.train(dataset=world.table(train=rows), bad_examples="skip")) == 0
+    record = json.loads((world.out / "run.json").read_text())
+    notes = "\n".join(record["data"]["notes"])
+    assert "train: 2 of 23 examples have no label; left out." in notes
+    assert "train: 1 of 21 examples has an empty text; left out." in notes
+    assert record["data"]["sizes"] == {"train": 18, "validation": 2}
+
+
+def test_pickled_weights_when_they_are_asked_for(world: World) -> None:
+    """What the message recommends works: --allow_pickle reads what was refused without it."""
+    assert main(world.train(model=pickled(world.copy("text")), allow_pickle=True)) == 0
+    assert json.loads((world.out / "run.json").read_text())["proofs"]["only_head_new"]["loaded"] > 40
+
+
+def test_old_run_is_replaced_when_that_is_asked_for(world: World) -> None:
+    """What the message recommends works: --overwrite_output_dir replaces the run, and nothing else in its folder."""
+    old = world.old_run()
+    (old / "notes.txt").write_text("mine")
+    assert main(world.train(overwrite_output_dir=True)) == 0
+    assert json.loads((old / "run.json").read_text())["method"] == "head"
+    assert (old / "notes.txt").read_text() == "mine"
+
+
+EXIT_CODES = {
+    0: (["--version"], r"hf-ft \d+\.\d+\.\d+\n", ""),
+    2: (["train", "--lerning_rate", "1"], "", r"error: Unknown option '--lerning_rate' .*\n"),
+}
+
+
+@pytest.mark.parametrize("code", EXIT_CODES)
+def test_exit_codes_of_a_real_process(code: int, tmp_path: Path) -> None:
+    """What a shell sees: the exit code, and nothing on the stream that is not meant."""
+    assert len(EXIT_CODES) == 2
+    words, out, err = EXIT_CODES[code]
+    command = [sys.executable, "-m", "hf_ft", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == code
+    assert re.fullmatch(out, done.stdout)
+    assert re.fullmatch(err, done.stderr)
+    assert list(tmp_path.iterdir()) == []
