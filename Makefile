@@ -21,7 +21,7 @@ quickstart: install  ## the main job on what ships with the package: no network,
 	$(BIN)/python recipes/quickstart.py --output_dir runs/quickstart --overwrite_output_dir
 
 test: install  ## run the tests (CPU, no network, at most 10 minutes)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check .

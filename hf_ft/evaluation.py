@@ -69,9 +69,20 @@ def predict_logits(
         )
         # In float32, as the saved model runs by default: scores must not depend on the precision of training.
         trainer.accelerator.native_amp = False
-        output = trainer.predict(task.encode(dataset, processor, config, False))
+        encoded = task.encode(dataset, processor, config, False)
+        order = _by_length(encoded)
+        output = trainer.predict(encoded if order is None else encoded.select(order))
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-    return np.asarray(logits, dtype=np.float32), output.label_ids  # type: ignore[return-value]
+    back = slice(None) if order is None else np.argsort(order)
+    labels = None if output.label_ids is None else np.asarray(output.label_ids)[back]
+    return np.asarray(logits, dtype=np.float32)[back], labels
+
+
+def _by_length(encoded: Dataset) -> np.ndarray | None:
+    """The order from the longest text to the shortest, so that batches hold little padding; None for images."""
+    if "input_ids" not in encoded.column_names:
+        return None
+    return np.argsort([-len(tokens) for tokens in encoded["input_ids"]], kind="stable")
 
 
 def score(run: Run) -> Results:

@@ -557,7 +557,7 @@ OTHERS: dict[str, Mistake] = {
 TRAINING = OPTIONS | MODELS | DATA
 """Mistakes in a training run that leave the output folder alone, whatever is in it."""
 
-OFFLINE_NOISE = re.compile(r"(Generating|Downloading|Casting|Map|Filter)\b.*(examples|split)")
+BARS = re.compile(r"(Generating|Downloading|Casting|Map|Filter)\b.*(examples|split)")
 """Progress bars of `datasets`, which it writes to stderr while it reads."""
 
 
@@ -589,7 +589,7 @@ def check(world: World, run: Callable[[], int], message: str, capsys: pytest.Cap
     capsys.readouterr()
     assert run() == 2
     printed = capsys.readouterr()
-    lines = [line for line in re.split(r"[\r\n]+", printed.err) if line.strip() and not OFFLINE_NOISE.search(line)]
+    lines = [line for line in re.split(r"[\r\n]+", printed.err) if line.strip() and not BARS.search(line)]
     assert len(lines) == 1, printed.err
     assert re.fullmatch(f"error: {message}", lines[0]), lines[0]
     assert "Traceback" not in printed.out + printed.err
