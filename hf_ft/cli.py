@@ -6,6 +6,7 @@ Nothing heavy is imported before the options have been checked, so help and mist
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from hf_ft.lookup import UserError, choose
 
 def run(command: Callable[[], Any]) -> int:
     """Run a command; a mistake of the user's becomes one line on stderr and exit code 2."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when `datasets` is imported
     try:
         command()
     except UserError as error:

@@ -323,7 +323,7 @@ def number_labels(part: Part, names: tuple[str, ...], unknown: str, known: str) 
         listed = shorten((f"{name} ({strange[name]:,})" for name in natural_order(strange)), 10)
         raise UserError(
             f"{part.role} has labels that {unknown}, with their number of examples: {listed}. {known}: "
-            f"{shorten(names, 20)}."
+            f"{shorten(names, 20)}. Take these examples out, or train on such labels as well."
         )
     # Labels of rows that are not in use may be unknown; their pairs go.
     codes = np.array([place.get(name, -1) for name in labels.names], dtype=np.int64)[labels.codes]

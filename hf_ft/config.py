@@ -370,6 +370,11 @@ class Settings:
 
         if self.training.get("fp16") and not (torch.cuda.is_available() or self._other_accelerator(torch)):
             raise UserError("fp16 needs a GPU and this machine has none. Leave out --fp16 (float32 is used).")
+        if self.training.get("bf16") and not (self._other_accelerator(torch) or self.training.get("use_cpu")):
+            raise UserError(
+                "bf16 was given and this machine has no GPU. Leave out --bf16 (float32 is used), or add --use_cpu: "
+                "processors with bfloat16 units gain from it, others lose."
+            )
         try:
             arguments = TrainingArguments(**self.training)
         except (ValueError, TypeError, ImportError, OSError) as error:
@@ -418,6 +423,10 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
         raise UserError("Give either max_train_examples or examples_per_class, not both.")
     if not training.get("output_dir"):
         raise UserError("No output folder given: set --output_dir.")
+    if isinstance(training.get("resume_from_checkpoint"), str):
+        raise UserError("--resume takes no path: it goes on from the newest checkpoint in --output_dir.")
+    if config.keep_head and not parse_method(config.method)[0].pretrained:
+        raise UserError(f"--keep_head does not go with method '{config.method}', which starts from random weights.")
     if config.early_stopping_patience and training.get("eval_strategy") == "no":
         raise UserError("early_stopping_patience needs evaluations. Leave out --eval_strategy no.")
     if training.get("metric_for_best_model"):
@@ -452,6 +461,9 @@ def check_path(name: str, kind: str) -> None:
 def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
     """Refuse an output folder that holds another run, unless told to resume or to replace it."""
     path = Path(output_dir).expanduser().absolute()
+    for kind, source in (("model", config.model), ("dataset", config.dataset)):
+        if path == Path(source).expanduser().absolute():
+            raise UserError(f"The output folder {output_dir} is the {kind}'s own folder. Choose another folder.")
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         what = "is a file" if there.is_file() else "cannot be written to"

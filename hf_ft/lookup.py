@@ -30,8 +30,11 @@ def unknown(name: str, options: Iterable[str], kind: str, remedy: str = "") -> s
     known = list(options)
     near = nearest(name, known)
     hint = f" Did you mean '{near}'?" if near else ""
-    listed = ", ".join(known[:40]) + (f", ... ({len(known)} in all)" if len(known) > 40 else "")
-    exists = f" There is: {listed}." if known else ""
+    if len(known) <= 40:
+        exists = f" There is: {', '.join(known)}." if known else ""
+    else:
+        close = difflib.get_close_matches(name, known, n=5, cutoff=0.3)
+        exists = f" There are {len(known)}, among them: {', '.join(close or known[:5])}."
     return f"Unknown {kind} '{name}'.{hint}{exists}" + (f" {remedy}" if remedy else "")
 
 

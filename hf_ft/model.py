@@ -85,7 +85,7 @@ def load_model(
         model, loaded = auto.from_config(settings, trust_remote_code=config.trust_remote_code), 0
         new = {name for name, _ in model.named_parameters()}
         groups = anatomy(model)
-    _limit_length(processor, model)
+    _limit_length(processor, model, config.max_length)
     return model, processor, _report(config, folder, settings, new, loaded, groups, notes)
 
 
@@ -119,7 +119,10 @@ def find_settings(name: str, revision: str | None = None, trust_remote_code: boo
         raise UserError(f"The model {name} is a file. Give the folder that holds config.json and the weights.")
     if path.is_dir() and not (path / "config.json").exists():
         there = shorten(sorted(item.name for item in path.iterdir())) or "nothing"
-        raise UserError(f"The folder {name} holds no model: no config.json in it (there is: {there}).")
+        raise UserError(
+            f"The folder {name} holds no model: no config.json in it (there is: {there}). Give a folder that "
+            "save_pretrained wrote."
+        )
     try:
         return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -275,11 +278,14 @@ def prove_only_head_is_new(model: PreTrainedModel, new: set[str], groups: Anatom
         )
 
 
-def _limit_length(processor: Any, model: PreTrainedModel) -> None:
+def _limit_length(processor: Any, model: PreTrainedModel, asked: int | None) -> None:
     """Tell the tokenizer the model's longest text; many say nothing, which stands there as 1e30."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and hasattr(processor, "model_max_length") and processor.model_max_length > limit:
         processor.model_max_length = limit - _first_position(model, limit)
+    longest = getattr(processor, "model_max_length", None)
+    if asked and longest and asked > longest:
+        raise UserError(f"max_length {asked:,} is more than the model's longest text, {longest:,} tokens.")
 
 
 def _first_position(model: PreTrainedModel, limit: int) -> int:

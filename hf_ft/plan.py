@@ -1,7 +1,7 @@
 """Methods and plans: which depth groups train, in which order and at which rate, as plain data.
 
 A *method* is a short list of stages. A *stage* chooses the depth groups that train (or are adapted); all others
-are frozen. `make_plan` applies a method to the depth groups of a model and yields one setting for each group in
+are frozen. `plan_method` applies a method to the depth groups of a model and yields one setting for each group in
 each stage. Nothing here needs torch: methods are listed, and mistakes in them answered, at once.
 """
 
@@ -16,7 +16,7 @@ from hf_ft.tasks import get_task
 
 
 class Group(Protocol):
-    """What a plan needs to know of a depth group; see `hf_ft.anatomy.DepthGroup`."""
+    """What a plan needs to know of a depth group; see `hf_ft.depth_groups.DepthGroup`."""
 
     @property
     def name(self) -> str: ...
@@ -272,6 +272,8 @@ def plan_method(
         rate = learning_rate * stage.scale
         settings = _settings(stage, groups, rate, head_lr_multiplier, layer_decay)
         planned.append(PlannedStage(stage.name, stage_epochs, rate, settings, steps))
+    if layer_decay != 1 and all(stage.trains == "head" for stage in stages):
+        raise UserError(f"layer_decay acts on blocks, and method '{text}' trains the head alone. Leave it out.")
     return Plan(text, tuple(planned), tuple(group.name for group in groups))
 
 
@@ -286,11 +288,11 @@ def _settings(
             settings.append(Setting("frozen"))
         elif group.role == "head":
             settings.append(Setting("train", rate * head_multiplier))
-        elif stage.adapt:
-            # Adapters go into the blocks; stem and neck stay as the source model left them.
-            settings.append(Setting("adapt", rate) if group.role == "block" else Setting("frozen"))
+        elif stage.adapt and group.role != "block":
+            settings.append(Setting("frozen"))  # adapters go into the blocks; stem and neck stay as they are
         else:
-            settings.append(Setting("train", rate * decay ** (len(body) - 1 - body.index(group.name))))
+            here = rate * decay ** (len(body) - 1 - body.index(group.name))
+            settings.append(Setting("adapt" if stage.adapt else "train", here))
     return tuple(settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import time
@@ -25,7 +26,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
 
 from hf_ft import adapters, publishing, report
 from hf_ft.config import Config
@@ -180,7 +181,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     extract_model_from_parallel(model, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
     run.stages.append(_result(run, trainer, model, stage, seconds, checked))
-    if run.args.should_save:
+    if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
 
@@ -206,6 +207,24 @@ class StageTrainer(Trainer):
     def __init__(self, *args: Any, grouping: Callable[[Any], list[dict[str, Any]]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.grouping = grouping
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save checkpoints under the names that the parameters have in the model.
+
+        `save_pretrained` writes the names of older versions (`vit.encoder.layer.0.attention.attention.query`), which
+        `Trainer` does not translate when it resumes or goes back to the best checkpoint: it warns, and leaves these
+        weights as they are. Can go when https://github.com/huggingface/transformers/issues/48805 is mended.
+        """
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        renames = isinstance(model, PreTrainedModel)  # adapters keep their names
+        if not renames:
+            super()._save(output_dir, state_dict)
+            return
+        model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model.save_pretrained
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Let `Trainer` build whichever optimizer `args.optim` names, then regroup its parameters by rate."""
@@ -262,6 +281,10 @@ def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples:
     given = run.config.given
     if "eval_strategy" not in given and "save_strategy" not in given:
         _schedule_evaluation(args, stage, train_examples)
+    elif "save_strategy" not in given:  # the best is kept, so what is evaluated must be saved
+        args.save_strategy, args.save_steps = SaveStrategy(args.eval_strategy), args.eval_steps or args.save_steps
+    elif "eval_strategy" not in given and args.save_strategy in ("epoch", "steps"):
+        args.eval_strategy, args.eval_steps = IntervalStrategy(args.save_strategy), args.save_steps
     if args.eval_strategy == "no" or args.save_strategy == "no":
         args.load_best_model_at_end = False
     elif "load_best_model_at_end" not in given:

@@ -5,7 +5,7 @@ python recipes/image_classification.py --model M --dataset D --method K --output
 
 import sys
 
-from hf_ft import load_model, load_splits, make_plan, parse, save, score, train
+import hf_ft
 from hf_ft.cli import run
 
 CONFIG = {
@@ -19,12 +19,12 @@ TRAINING = {"per_device_train_batch_size": 32, "seed": 0, "output_dir": "runs/im
 
 def main(argv: list[str] | None = None) -> None:
     """Each line returns a plain object: to change a step, replace its line."""
-    config, args = parse(CONFIG, TRAINING, argv, __doc__)
-    splits = load_splits(config, args.seed)
-    model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
-    plan = make_plan(config, args, loaded.groups, len(splits.train))
-    trained = train(model, processor, splits, plan, config, args, loaded)
-    save(trained, score(trained))
+    config, args = hf_ft.parse(CONFIG, TRAINING, argv, __doc__)
+    splits = hf_ft.load_splits(config, args.seed)
+    model, processor, loaded = hf_ft.load_model(config, splits.labels, splits.problem_type, args.seed)
+    plan = hf_ft.make_plan(config, args, loaded.groups, len(splits.train))
+    trained = hf_ft.train(model, processor, splits, plan, config, args, loaded)
+    hf_ft.save(trained, hf_ft.score(trained))
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ MODELS: dict[str, Mistake] = {
     "folder without config.json": (
         lambda w: w.train(model=without(w.copy("text"), "config.json")),
         r"The folder .*/model holds no model: no config\.json in it \(there is: model\.safetensors, tokenizer\.json, "
-        r"tokenizer_config\.json\)\.",
+        r"tokenizer_config\.json\)\. Give a folder that save_pretrained wrote\.",
     ),
     "folder with config.json but no weights": (
         lambda w: w.train(model=without(w.copy("text"), "model.safetensors")),
@@ -341,8 +341,18 @@ MODELS: dict[str, Mistake] = {
     ),
     "unknown timm architecture": (
         lambda w: w.train("image", model="timm:resnet81", method="scratch"),
-        r"Unknown timm architecture 'resnet81'\. Did you mean 'resnet18'\? There is: .*",
+        r"Unknown timm architecture 'resnet81'\. Did you mean 'resnet18'\? There are \d+, among them: .*",
     ),
+    "layer-wise decay with nothing to decay": (
+        lambda w: w.train(method="head", layer_decay="0.9"),
+        r"layer_decay acts on blocks, and method 'head' trains the head alone\. Leave it out\.",
+    ),
+    "texts longer than the model's": (
+        lambda w: w.train(max_length="5000"),
+        r"max_length 5,000 is more than the model's longest text, 512 tokens\.",
+    ),
+    "bf16 without a GPU": (lambda w: w.train(bf16=True), r"bf16 was given and this machine has no GPU\. .*--use_cpu.*"),
+    "resuming from a path": (lambda w: w.train(resume="some/checkpoint"), r"--resume takes no path: .*"),
     "unknown built-in model": (
         lambda w: w.train("image", model="builtin:nosuch"),
         r"Unknown built-in model 'nosuch'\. There is: .*",
@@ -563,8 +573,8 @@ BARS = re.compile(r"(Generating|Downloading|Casting|Map|Filter)\b.*(examples|spl
 
 def test_mistakes_are_counted() -> None:
     """Every row was written on purpose, and no name was used twice."""
-    assert (len(OPTIONS), len(MODELS), len(DATA), len(FOLDERS), len(OTHERS)) == (19, 21, 18, 5, 23)
-    assert len(TRAINING | FOLDERS | OTHERS) == 86
+    assert (len(OPTIONS), len(MODELS), len(DATA), len(FOLDERS), len(OTHERS)) == (19, 25, 18, 5, 23)
+    assert len(TRAINING | FOLDERS | OTHERS) == 90
 
 
 def load_recipe(name: str) -> ModuleType:
