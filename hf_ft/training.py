@@ -31,13 +31,13 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_
 from hf_ft import adapters, publishing, report
 from hf_ft.config import Config
 from hf_ft.data import Splits, class_counts
-from hf_ft.depth_groups import Anatomy
+from hf_ft.depth_groups import Anatomy, linear_head
 from hf_ft.freezing import FrozenMode, audit, frozen_tensors, quiet_modules, set_trainable, snapshot
 from hf_ft.lookup import UserError, choose
 from hf_ft.metrics import METRICS, compute_metrics, default_metric, higher_is_better
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
-from hf_ft.plan import Plan, PlannedStage, default_epochs, plan_method
+from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method
 from hf_ft.record import describe
 from hf_ft.tasks import Task, get_task
 
@@ -101,11 +101,14 @@ def make_plan(config: Config, args: TrainingArguments, groups: Anatomy, train_ex
     epochs = args.num_train_epochs
     if "num_train_epochs" not in config.given:
         epochs = default_epochs(config.method, config.task, math.ceil(train_examples / batch))
+    rate = args.learning_rate
+    if config.method == "head" and "learning_rate" not in config.given and not linear_head(groups):
+        rate = DEEP_HEAD_RATE
     return plan_method(
         config.method,
         groups,
         epochs=epochs,
-        learning_rate=args.learning_rate,
+        learning_rate=rate,
         head_lr_multiplier=config.head_lr_multiplier or 1.0,
         layer_decay=config.layer_decay or 1.0,
         max_steps=args.max_steps,
