@@ -128,7 +128,7 @@ def prove_load_back(
         inputs = _raw_inputs(rows, task, Path(scratch))
         expected = _logits_of(model, processor, inputs, task.modality, max_length)
         request = {
-            "folder": str(folder),
+            "folder": str(folder.resolve()),  # the process starts in another folder
             "auto_class": task.auto_class,
             "modality": task.modality,
             "inputs": inputs,

@@ -77,6 +77,22 @@ def test_load_back_proof_catches_a_folder_that_does_not_load(lora_run: Path, tex
         )
 
 
+def test_load_back_proof_of_a_relative_output_folder(
+    text_model: str, text_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--output_dir runs/x` is the usual way to name it."""
+    monkeypatch.chdir(tmp_path)
+    record = finetune(
+        task="text_classification",
+        model=text_model,
+        dataset=text_data,
+        method="head",
+        output_dir="runs/x",
+        max_steps=1,
+    )
+    assert record["proofs"]["load_back"]["passed"]
+
+
 def test_adapter_reloads_with_its_head(lora_run: Path, text_model: str) -> None:
     """Trap: PEFT loses heads. Base model + saved adapter give the logits of the merged model."""
     from peft import PeftModel
