@@ -367,7 +367,7 @@ class Lines(TrainerCallback):
         value = logs.get(f"eval_{self.metric}")
         if state.is_world_process_zero and value is not None:
             tqdm.write(
-                f"{self.stage.name:8} epoch {state.epoch:5.2f}/{self.stage.epochs:g}  train loss {self.loss:.4f}  "
+                f"{self.stage.name:8} epoch {state.epoch:5.2f}/{self.stage.epochs:g}  loss {self.loss:.4f}  "
                 f"validation loss {logs.get('eval_loss', math.nan):.4f}  {self.metric} {value:.4f}"
             )
 
