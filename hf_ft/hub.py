@@ -57,7 +57,8 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
         **describe(run.config, run.splits, run.model, loaded, run.plan),
         "settings": recorded_settings(run.config, run.args),
         "stages": [{k: v for k, v in asdict(stage).items() if k != "checkpoint"} for stage in run.stages],
-        "metric": run.metric,
+        "metric": run.shown,
+        "best_by": run.metric,
         "metrics": {
             split: {name: asdict(score) for name, score in scores.items()} for split, scores in results.metrics.items()
         },

@@ -111,6 +111,9 @@ def _lora(argument: str | None) -> tuple[Stage, ...]:
 # Rates are those of the body; the head's is `head_lr_multiplier` times as high (ten, as in
 # https://d2l.ai/chapter_computer-vision/fine-tuning.html). `min_steps` raises the number of epochs on small data.
 _TUNE = {"head_lr_multiplier": 10.0, "min_steps": 300}
+# A linear probe is a convex problem and its loss falls smoothly, while its accuracy on a small validation split is
+# mostly noise from epoch to epoch: so its best epoch is the one of least loss.
+_PROBE = {"metric_for_best_model": "loss", "min_steps": 300}
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -135,8 +138,8 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/1411.1792",
             stages=_one("head"),
             defaults={
-                "image": {"learning_rate": 1e-2, "num_train_epochs": 10, "augment": "none", "min_steps": 300},
-                "text": {"learning_rate": 1e-1, "num_train_epochs": 5, "min_steps": 300},
+                "image": {"learning_rate": 1e-2, "num_train_epochs": 10, "augment": "none"} | _PROBE,
+                "text": {"learning_rate": 1e-1, "num_train_epochs": 5} | _PROBE,
             },
         ),
         Method(

@@ -86,6 +86,11 @@ class Run:
         return self.loaded.groups
 
     @property
+    def shown(self) -> str:
+        """The metric to look at: the one that chooses the best epoch, but a score where that is the loss."""
+        return default_metric(self.splits.problem_type) if self.metric == "loss" else self.metric
+
+    @property
     def output_dir(self) -> Path:
         """The folder of the result."""
         return Path(str(self.args.output_dir)).expanduser()
@@ -264,7 +269,7 @@ def _trainer(
     )
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
-    trainer.add_callback(Lines(stage, run.metric))
+    trainer.add_callback(Lines(stage, run.shown))
     if not args.disable_tqdm:
         trainer.add_callback(Bar())
     return trainer
