@@ -157,6 +157,64 @@ ENCODERS = [
         stem=("transformer.word_embedding",),
         unused=("transformer.mask_emb",),
     ),
+    # MPNetEncoder: relative_attention_bias makes the position bias that every layer is given, so it runs before them.
+    Truth(
+        "MPNetForSequenceClassification",
+        TEXT,
+        numbered("mpnet.encoder.layer", 4),
+        layers("classifier.dense", "classifier.out_proj"),
+        stem=("mpnet.embeddings", "mpnet.encoder.relative_attention_bias"),
+    ),
+    # EuroBertForSequenceClassification: `dense` and `classifier` stand beside EuroBertModel, which ends in `norm`.
+    Truth(
+        "EuroBertForSequenceClassification",
+        TEXT | {"num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2},
+        numbered("model.layers", 4),
+        layers("dense", "classifier"),
+        stem=("model.embed_tokens",),
+        neck=("model.norm",),
+    ),
+    # SqueezeBertEncoder calls `layer.forward(...)`, which no hook sees. SqueezeBertModel has a pooler.
+    Truth(
+        "SqueezeBertForSequenceClassification",
+        TEXT | {"embedding_size": 32, "intermediate_size": 64},
+        numbered("transformer.encoder.layers", 4),
+        layers("classifier"),
+        stem=("transformer.embeddings",),
+        neck=("transformer.pooler",),
+    ),
+    # MobileBertLayer: its `ffn` is a list of three FFNLayer that run one after another inside one block.
+    Truth(
+        "MobileBertForSequenceClassification",
+        TEXT | {"embedding_size": 16, "intra_bottleneck_size": 16},
+        numbered("mobilebert.encoder.layer", 4),
+        layers("classifier"),
+        stem=("mobilebert.embeddings",),
+        neck=("mobilebert.pooler",),
+    ),
+    # FunnelEncoder.blocks: a list of lists of layers; the pooling between them has no parameters. Sequence
+    # classification uses FunnelBaseModel, which has no decoder.
+    Truth(
+        "FunnelForSequenceClassification",
+        {"vocab_size": 120, "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 48, "block_sizes": [2, 1, 4]}
+        | {"pad_token_id": 0},
+        staged("funnel.encoder.blocks.{}.{}", (2, 1, 4)),
+        layers("classifier.linear_hidden", "classifier.linear_out"),
+        stem=("funnel.embeddings",),
+    ),
+    # CanineModel: num_hidden_layers counts `encoder`. Before it run the character embeddings, an encoder of one layer
+    # and chars_to_molecules; the pooler reads the encoder. `projection` and `final_char_encoder` make the sequence
+    # output, which CanineForSequenceClassification does not read. (That the one layer before is a block of its own
+    # could be argued for; the configuration does not count it.)
+    Truth(
+        "CanineForSequenceClassification",
+        TEXT | {"num_hash_buckets": 120, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2},
+        numbered("canine.encoder.layer", 4),
+        layers("classifier"),
+        stem=("canine.char_embeddings", "canine.initial_char_encoder", "canine.chars_to_molecules"),
+        neck=("canine.pooler",),
+        unused=("canine.projection", "canine.final_char_encoder"),
+    ),
 ]
 
 ENCODER_DECODERS = [
@@ -269,6 +327,17 @@ DECODERS = [
         SCORE,
         stem=("model.embed_tokens",),
         neck=("model.norm",),
+    ),
+    # Gemma3Model: vision_tower and multi_modal_projector run only where there are pictures; a text classifier has
+    # none. The depth is that of the language model.
+    Truth(
+        "Gemma3ForSequenceClassification",
+        {"text_config": DECODER | {"head_dim": 16}, "vision_config": IMAGE, "mm_tokens_per_image": 4},
+        numbered("model.language_model.layers", 4),
+        SCORE,
+        stem=("model.language_model.embed_tokens",),
+        neck=("model.language_model.norm",),
+        unused=("model.vision_tower", "model.multi_modal_projector"),
     ),
 ]
 
@@ -475,6 +544,89 @@ STAGED_VISION = [
         layers("timm_model.classifier"),
         stem=("timm_model.conv_stem", "timm_model.bn1"),
         neck=("timm_model.conv_head", "timm_model.bn2"),
+    ),
+    # timm SwinTransformerStage: `downsample` stands before the blocks of its stage, unlike in transformers.
+    Truth(
+        "TimmWrapperForImageClassification",
+        {"architecture": "swin_tiny_patch4_window7_224"}
+        | {
+            "model_args": {
+                "img_size": 32,
+                "window_size": 2,
+                "embed_dim": 16,
+                "depths": (2, 1, 4),
+                "num_heads": (2, 2, 2),
+            }
+        },
+        staged("timm_model.layers.{}.blocks.{}", (2, 1, 4)),
+        layers("timm_model.head.fc"),
+        stem=("timm_model.patch_embed",),
+        neck=("timm_model.norm",),
+        between={"timm_model.layers.1.downsample": 2, "timm_model.layers.2.downsample": 3},
+    ),
+    # timm RegStage keeps its blocks as attributes b1, b2, ... and runs its children in turn. regnetx_002: widths and
+    # depths come from RegNetCfg, depth=13 in four stages of 1, 1, 4 and 7; final_conv is an identity.
+    Truth(
+        "TimmWrapperForImageClassification",
+        {"architecture": "regnetx_002"},
+        tuple(
+            f"timm_model.s{stage}.b{i + 1}" for stage, depth in ((1, 1), (2, 1), (3, 4), (4, 7)) for i in range(depth)
+        ),
+        layers("timm_model.head.fc"),
+        stem=("timm_model.stem",),
+    ),
+    # RegNetStage: as ResNetStage, its `layers` called as one Sequential.
+    Truth(
+        "RegNetForImageClassification",
+        {"embedding_size": 8, "hidden_sizes": [16, 16, 32, 32], "depths": [2, 1, 4, 2], "groups_width": 8},
+        staged("regnet.encoder.stages.{}.layers.{}", (2, 1, 4, 2)),
+        layers("classifier.1"),
+        stem=("regnet.embedder",),
+    ),
+    # HGNetV2Stage: downsample (none in the first stage), then `blocks`. HGNetV2BasicLayer runs a list of convolutions
+    # and concatenates what entered them with what each returns. There is no base model; the head is `fc`.
+    Truth(
+        "HGNetV2ForImageClassification",
+        {"embedding_size": 8, "hidden_sizes": [16, 16, 32, 32], "stem_channels": [3, 8, 8]}
+        | {"stage_in_channels": [8, 16, 16, 32], "stage_mid_channels": [8, 8, 8, 8], "stage_numb_of_layers": [3] * 4}
+        | {"stage_out_channels": [16, 16, 32, 32], "stage_num_blocks": [2, 1, 4, 2]},
+        staged("encoder.stages.{}.blocks.{}", (2, 1, 4, 2)),
+        layers("fc"),
+        stem=("embedder",),
+        between={f"encoder.stages.{stage}.downsample": position for stage, position in ((1, 2), (2, 3), (3, 7))},
+    ),
+    # SegformerStage: patch_embeddings, blocks, layer_norm, in every stage.
+    Truth(
+        "SegformerForImageClassification",
+        {"hidden_sizes": [16, 16, 32, 32], "depths": [2, 1, 4, 2], "num_attention_heads": [2, 2, 2, 2]},
+        staged("segformer.stages.{}.blocks.{}", (2, 1, 4, 2)),
+        layers("classifier"),
+        stem=("segformer.stages.0.patch_embeddings",),
+        neck=("segformer.stages.3.layer_norm",),
+        between={
+            **{f"segformer.stages.{stage}.layer_norm": position for stage, position in ((0, 2), (1, 3), (2, 7))},
+            **{f"segformer.stages.{stage}.patch_embeddings": position for stage, position in ((1, 2), (2, 3), (3, 7))},
+        },
+    ),
+    # FocalNetStage: `layers`, then downsample in all stages but the last.
+    Truth(
+        "FocalNetForImageClassification",
+        {"embed_dim": 16, "depths": [2, 1, 4], "focal_levels": [2, 2, 2], "focal_windows": [3, 3, 3]}
+        | {"hidden_sizes": [16, 32, 64], "image_size": 32},
+        staged("focalnet.encoder.stages.{}.layers.{}", (2, 1, 4)),
+        layers("classifier"),
+        stem=("focalnet.embeddings",),
+        neck=("focalnet.layernorm",),
+        between={"focalnet.encoder.stages.0.downsample": 2, "focalnet.encoder.stages.1.downsample": 3},
+    ),
+    # HieraStage.layers; the change of width is inside the first HieraLayer of a stage. HieraPooler holds a norm.
+    Truth(
+        "HieraForImageClassification",
+        {"embed_dim": 8, "depths": [2, 1, 4, 2], "num_heads": [1, 2, 2, 2], "image_size": [32, 32]},
+        staged("hiera.encoder.stages.{}.layers.{}", (2, 1, 4, 2)),
+        layers("classifier"),
+        stem=("hiera.embeddings",),
+        neck=("hiera.pooler",),
     ),
 ]
 
