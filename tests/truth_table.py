@@ -10,6 +10,10 @@ Nothing here was read off a program: each row says which classes were read. The 
 - **between**: what runs between two blocks and is part of neither, such as the downsampling between stages.
 - **unused**: what the classifier class creates and never reads, such as the pooling of a tower it does not ask for.
 
+Two kinds of model are left out because the words do not decide them: those whose last norm stands beside the base model
+(CvT, PoolFormer, SwiftFormer: head or neck), and those whose depth is no list of modules (XLM and FlauBERT run four
+parallel lists, ALBERT calls one block again and again, MobileNetV1 is a flat list of single convolutions).
+
 Three labels and two attention heads throughout; depths are other numbers, so that a mix-up shows.
 """
 
@@ -53,7 +57,7 @@ class Truth:
     between: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.model.removesuffix('ForImageClassification')}{self.config.get('architecture', '')}"
+        return "-".join(filter(None, (self.model, self.config.get("architecture"))))
 
 
 def build(truth: Truth) -> transformers.PreTrainedModel:
@@ -61,6 +65,20 @@ def build(truth: Truth) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     model_class = getattr(transformers, truth.model)
     return model_class(model_class.config_class(num_labels=3, **truth.config)).eval()
+
+
+def batch(truth: Truth) -> dict[str, torch.Tensor]:
+    """One input: an image of the size in the row, or eight tokens of which only the last ends a sentence."""
+    if "Image" not in truth.model:
+        model_class = getattr(transformers, truth.model)
+        tokens = torch.arange(3, 11).unsqueeze(0)
+        config = model_class.config_class(**truth.config).get_text_config()
+        tokens[:, -1] = getattr(config, "eos_token_id", None) or 2
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    settings = truth.config.get("vision_config", truth.config.get("model_args", truth.config))
+    size = settings.get("image_size", settings.get("img_size", 224))
+    height, width = size if isinstance(size, list) else (size, size)
+    return {"pixel_values": torch.rand(1, 3, height, width)}
 
 
 def numbered(name: str, count: int) -> tuple[str, ...]:
@@ -74,7 +92,7 @@ def staged(pattern: str, depths: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def layers(*names: str) -> frozenset[str]:
-    """Weight and bias of linear layers."""
+    """Weight and bias of each layer."""
     return frozenset(f"{name}.{kind}" for name in names for kind in ("weight", "bias"))
 
 
@@ -521,8 +539,11 @@ STAGED_VISION = [
         "MobileViTForImageClassification",
         {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 64], "num_attention_heads": 2}
         | {"image_size": 64},
-        ("mobilevit.encoder.layer.0.layer.0", *numbered("mobilevit.encoder.layer.1.layer", 3))
-        + tuple(f"mobilevit.encoder.layer.{i}" for i in (2, 3, 4)),
+        (
+            "mobilevit.encoder.layer.0.layer.0",
+            *numbered("mobilevit.encoder.layer.1.layer", 3),
+            *(f"mobilevit.encoder.layer.{i}" for i in (2, 3, 4)),
+        ),
         layers("classifier"),
         stem=("mobilevit.conv_stem",),
         neck=("mobilevit.conv_1x1_exp",),
