@@ -9,9 +9,9 @@ targets and proofs all read this one table.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, overload
 
@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_ft.lookup import UserError
+from hf_ft.tracing import Trace, example_inputs, trace_forward, upstream
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def anatomy(model: PreTrainedModel, new: Iterable[str] = (), inputs: dict[str, t
             f"{type(model).__name__} has no parameters whose size is the number of labels, so it has no head to "
             "train. Load the model with AutoModelForImageClassification or AutoModelForSequenceClassification."
         )
-    trace = _trace(model, inputs if inputs is not None else example_inputs(model))
+    trace = trace_forward(model, inputs if inputs is not None else example_inputs(model))
     blocks = _find_blocks(model, trace, label_sized)
     heads = _head_modules(model, label_sized, blocks)
     owners = _assign_parameters(model, trace, blocks, heads, set(new))
@@ -107,192 +108,149 @@ def label_sized_parameters(model: PreTrainedModel) -> set[str]:
     return {name for name, parameter in model.named_parameters() if other.get(name, parameter.shape) != parameter.shape}
 
 
-def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """One small batch that the model accepts: an image of the size its configuration names, or eight tokens."""
-    config = model.config
-    if model.main_input_name == "pixel_values":
-        return {"pixel_values": torch.rand(1, *image_shape(model), device=model.device, dtype=model.dtype)}
-    text = config.get_text_config()
-    tokens = torch.arange(3, 11, device=model.device).unsqueeze(0) % text.vocab_size
-    pad, end = getattr(text, "pad_token_id", None), getattr(text, "eos_token_id", None)
-    if pad is not None:
-        tokens = torch.where(tokens == pad, (pad + 1) % text.vocab_size, tokens)
-    if isinstance(end, int):
-        # Classifiers of BART's kind read the state at the sentence end, so there must be exactly one.
-        tokens = torch.where(tokens == end, (end + 1) % text.vocab_size, tokens)
-        tokens[:, -1] = end
-    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+def _find_blocks(model: nn.Module, trace: Trace, label_sized: set[str]) -> list[str]:
+    """The names of the blocks in the order they run; empty when the model has no stack of any kind.
 
-
-def image_shape(model: PreTrainedModel) -> tuple[int, int, int]:
-    """Channels, height and width that an image model expects; 224 pixels where the configuration names none."""
-    config: Any = model.config
-    wrapped: Any = getattr(model, "timm_model", None)
-    if wrapped is not None:
-        channels, height, width = wrapped.default_cfg["input_size"]
-        size = getattr(getattr(wrapped, "patch_embed", None), "img_size", None) or (height, width)
-        return (getattr(wrapped, "in_chans", channels), *size)
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", None) or 224
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return getattr(config, "num_channels", 3), height, width
-
-
-@dataclass
-class _Call:
-    """The first call of a module: when it began, the graph nodes of its main input and output, its input's shape."""
-
-    order: int
-    source: Any
-    result: Any
-    shape: tuple[int, ...]
-
-
-@dataclass
-class _Trace:
-    calls: dict[str, _Call]
-    logits: Any
-
-
-def _trace(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> _Trace:
-    """Run one forward pass and note, for each module, its first call and its place in the autograd graph.
-
-    `forward` is wrapped on each module rather than hooked, because some models call `layer.forward()` directly.
+    First the lists of modules of two or more layers each; where there are none, a block that runs several times;
+    modules of one kind that are plain attributes; at last, lists of single layers.
     """
-    calls: dict[str, _Call] = {}
-
-    def wrap(name: str, forward: Any) -> Any:
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            order = len(calls)
-            if name in calls:
-                return forward(*args, **kwargs)
-            main = _main_tensor([*args, *kwargs.values()])
-            calls[name] = _Call(order, _node(main), None, tuple(main.shape[1:]) if main is not None else ())
-            output = forward(*args, **kwargs)
-            calls[name].result = _node(_main_tensor([output]))
-            return output
-
-        return recorded
-
-    with _all_require_grad(model), torch.enable_grad():
-        named = {name: module for name, module in model.named_modules() if name}
-        for name, module in named.items():
-            module.forward = wrap(name, module.forward)
-        try:
-            output = model(**inputs)
-        finally:
-            for module in named.values():
-                del module.forward
-    return _Trace(calls, _node(output.logits))
-
-
-@contextmanager
-def _all_require_grad(model: nn.Module) -> Iterator[None]:
-    """Let every floating parameter require a gradient, in evaluation mode, and put everything back after."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for parameter, _ in flags:
-        parameter.requires_grad_(parameter.is_floating_point())
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode
-
-
-def _main_tensor(values: Iterable[Any]) -> torch.Tensor | None:
-    """The first tensor that carries a gradient in a call's arguments or result; else the first floating one."""
-    tensors = [tensor for value in values for tensor in _tensors(value) if tensor.is_floating_point()]
-    return next((tensor for tensor in tensors if tensor.grad_fn is not None), tensors[0] if tensors else None)
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-
-
-def _node(tensor: torch.Tensor | None) -> Any:
-    return None if tensor is None else tensor.grad_fn
-
-
-def _upstream(node: Any, seen: set[Any], stop: frozenset[Any] = frozenset()) -> set[Any]:
-    """All graph nodes that `node` depends on and that are not yet in `seen`; does not go past `stop`."""
-    found: set[Any] = set()
-    waiting = [node] if node is not None and node not in seen else []
-    while waiting:
-        current = waiting.pop()
-        if current in found or current in seen:
-            continue
-        found.add(current)
-        if current not in stop:
-            waiting += [parent for parent, _ in current.next_functions if parent is not None]
-    return found
-
-
-def _find_blocks(model: nn.Module, trace: _Trace, label_sized: set[str]) -> list[str]:
-    """The names of the blocks in the order they run; empty when the model has no stack of any kind."""
-    modules = dict(model.named_modules())
-    for leaves in (2, 1):
-        names = _blocks_below("", modules, trace, label_sized, leaves)
-        if len(names) > 1:
+    search = _Search(dict(model.named_modules()), trace, label_sized)
+    for attempt in (search, replace(search, repeated=True), replace(search, loose=True), replace(search, leaves=1)):
+        stacks = attempt.stacks("")
+        kinds = {type(search.modules[name]) for stack in stacks for name in stack} or attempt.recurring_kinds()
+        if kinds:  # stages of one block each are stacks of one, once it is known what a block is
+            stacks = replace(attempt, kinds=frozenset(kinds)).stacks("")
+        names = _without_transitions(stacks, trace)
+        if len(names) > 1 or (names and attempt.repeated):
             return sorted(names, key=lambda name: trace.calls[name].order)
     return []
 
 
-def _blocks_below(
-    name: str, modules: dict[str, nn.Module], trace: _Trace, label_sized: set[str], leaves: int
-) -> list[str]:
-    module = modules[name]
-    children = [f"{name}.{child}" if name else child for child, _ in module.named_children()]
-    if _is_stack(module, children, modules, trace, leaves) and not _holds(name, label_sized):
-        ran = [child for child in children if child in trace.calls and _weighted_leaves(modules[child])]
-        return [block for child in ran for block in _open(child, modules, trace, label_sized, leaves)]
-    return [block for child in children for block in _blocks_below(child, modules, trace, label_sized, leaves)]
+def _without_transitions(stacks: list[list[str]], trace: Trace) -> list[str]:
+    """The blocks of all stacks but those whose elements run singly between the blocks of longer ones.
 
-
-def _is_stack(
-    module: nn.Module, children: list[str], modules: dict[str, nn.Module], trace: _Trace, leaves: int
-) -> bool:
-    """Whether a module's children run one after another and most of them are more than a single layer."""
-    if not isinstance(module, nn.ModuleList | nn.Sequential):
-        return False
-    ran = [child for child in children if child in trace.calls and _weighted_leaves(modules[child])]
-    ran.sort(key=lambda child: trace.calls[child].order)
-    heavy = [child for child in ran if _weighted_leaves(modules[child]) >= leaves]
-    if len(ran) < 2 or 2 * len(heavy) < len(ran):
-        return False
-    return all(_follows(trace.calls[after], trace.calls[before]) for before, after in pairwise(ran))
-
-
-def _follows(after: _Call, before: _Call) -> bool:
-    """Whether what enters one module depends on what left another."""
-    return before.result is not None and before.result in _upstream(after.source, set())
-
-
-def _open(child: str, modules: dict[str, nn.Module], trace: _Trace, label_sized: set[str], leaves: int) -> list[str]:
-    """The blocks inside an element of a stack (a stage of blocks), or the element itself when it is one block.
-
-    It is one block when its input reaches its output past the inner modules (a residual connection), or when
-    these are all of different kinds (attention, then feed-forward).
+    Such are the embeddings between the stages of PVT. Of lists as long as one another (the attentions and the
+    feed-forwards of XLM) the one that runs last is kept, so that a block ends where both of its parts have run.
     """
-    inner = _blocks_below(child, modules, trace, label_sized, leaves)
-    kinds = {type(modules[name]) for name in inner}
-    if len(inner) < 2 or len(kinds) == len(inner):
-        return [child]
-    call = trace.calls[child]
-    last = max(inner, key=lambda name: trace.calls[name].order)
-    stop = frozenset([trace.calls[last].result])
-    around = _upstream(call.result, set(), stop) if call.result is not trace.calls[last].result else set()
-    return [child] if call.source in around else inner
+    order = {name: trace.calls[name].order for stack in stacks for name in stack}
+    stacks = sorted(stacks, key=lambda stack: (len(stack), order[stack[-1]]))
+    for stack in list(stacks):
+        others = [order[name] for other in stacks if other is not stack for name in other]
+        places = sorted(order[name] for name in stack)
+        scattered = all(any(a < other < b for other in others) for a, b in pairwise(places))
+        if len(stack) > 1 and scattered and len(others) >= len(stack):
+            stacks.remove(stack)
+    return [name for stack in stacks for name in stack]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search for stacks of blocks; what counts as one is set by the fields, from strict to lenient.
+
+    `leaves` is the least number of layers in a block; `kinds` are classes of which one element alone makes a stack;
+    `repeated` takes a module that runs several times; `loose` takes attributes of one class for a list.
+    """
+
+    modules: Mapping[str, nn.Module]
+    trace: Trace
+    label_sized: set[str]
+    leaves: int = 2
+    kinds: frozenset[type] = frozenset()
+    repeated: bool = False
+    loose: bool = False
+
+    def stacks(self, name: str) -> list[list[str]]:
+        """The stacks at or below a module, each as the names of its blocks."""
+        children = self.children(name)
+        if self.is_stack(name) and not _holds(name, self.label_sized):
+            opened = {child: self.open(child) for child in children if self.ran(child)}
+            return [self.without_links(opened)]
+        return [stack for child in children for stack in self.stacks(child)]
+
+    def children(self, name: str) -> list[str]:
+        """The children by their first names: a module may be registered in several places."""
+        named = {id(module): full for full, module in reversed(self.modules.items())}
+        found = [named[id(child)] for child in self.modules[name].children()]
+        return [child for child in found if child.rpartition(".")[0] == name]
+
+    def ran(self, name: str) -> bool:
+        """Whether a module has weights and was called."""
+        return name in self.trace.calls and _weighted_leaves(self.modules[name]) > 0
+
+    def heavy(self, name: str) -> bool:
+        """Whether a module that ran is large enough for a block."""
+        return self.ran(name) and _weighted_leaves(self.modules[name]) >= self.leaves
+
+    def is_stack(self, name: str) -> bool:
+        """Whether a module's children run one after another and most of them are more than a single layer."""
+        ran = [child for child in self.children(name) if self.ran(child)]
+        alike = len({type(self.modules[child]) for child in ran}) == 1
+        if not ran or not (self.listed(name) or (self.loose and alike)):
+            return False
+        if len(ran) == 1:
+            return self.is_stage_of_one(name, ran[0])
+        ran.sort(key=lambda child: self.trace.calls[child].order)
+        if 2 * sum(map(self.heavy, ran)) < len(ran):
+            return False
+        return all(self.trace.follows(after, before) for before, after in pairwise(ran))
+
+    def is_stage_of_one(self, name: str, child: str) -> bool:
+        """Whether the only element of a list is a block: by its class, its place among stages, or by running often."""
+        if self.repeated and self.listed(name):
+            return self.heavy(child) and self.trace.calls[child].times > 1
+        if not self.kinds or not self.heavy(child):
+            return False
+        parent = name.rpartition(".")[0]
+        siblings = [self.children(other) for other in self.children(parent) if other != name]
+        among_stages = any(type(self.modules[one]) in self.kinds for part in siblings for one in part)
+        if among_stages and self.listed(parent):
+            return self.listed(name)
+        inside_stage = any(self.listed(above.rpartition(".")[0]) for above in _ancestors(name))
+        return type(self.modules[child]) in self.kinds and (among_stages or inside_stage)
+
+    def listed(self, name: str) -> bool:
+        """Whether a module is a list of others."""
+        return isinstance(self.modules[name], nn.ModuleList | nn.Sequential)
+
+    def open(self, child: str) -> list[str]:
+        """The blocks inside an element of a stack (a stage of blocks), or the element itself when it is one block.
+
+        It is one block when its input reaches its output around an inner module (a residual or dense connection),
+        or when these are all of different kinds (attention, then feed-forward).
+        """
+        inner = [name for stack in self.stacks(child) for name in stack]
+        kinds = {type(self.modules[name]) for name in inner}
+        if not inner or (len(kinds) == len(inner) and not kinds <= self.kinds):
+            return [child]
+        return [child] if any(self.bypassed(child, name) for name in inner) else inner
+
+    def bypassed(self, around: str, inner: str) -> bool:
+        """Whether what enters `around` reaches what leaves it without passing through `inner`."""
+        outer, through = self.trace.calls[around], self.trace.calls[inner].result
+        return outer.result is not through and outer.source in upstream(outer.result, set(), frozenset([through]))
+
+    def without_links(self, opened: Mapping[str, list[str]]) -> list[str]:
+        """The blocks of a stack without what links its stages: elements of another class with no stack inside."""
+        stages = [child for child, blocks in opened.items() if blocks != [child]]
+        blocks = [name for child in opened for name in opened[child]]
+        if not stages:
+            return blocks
+        links = [child for child in opened if opened[child] == [child] and not self.stacks(child)]
+        kinds = {type(self.modules[name]) for name in blocks if name not in links}
+        return [name for name in blocks if name not in links or type(self.modules[name]) in kinds]
+
+    def recurring_kinds(self) -> set[type]:
+        """The classes that are the only element of more than one list."""
+        lists = [name for name in self.modules if self.listed(name)]
+        alone = [heavy[0] for name in lists if len(heavy := [c for c in self.children(name) if self.heavy(c)]) == 1]
+        counts = Counter(type(self.modules[child]) for child in alone)
+        return {kind for kind, count in counts.items() if count > 1}
+
+
+def _ancestors(name: str) -> list[str]:
+    """The modules around a module, from the nearest up, the module itself first; without the model."""
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
 def _weighted_leaves(module: nn.Module) -> int:
@@ -303,9 +261,14 @@ def _holds(module: str, parameters: Iterable[str]) -> bool:
     return any(name.startswith(f"{module}.") for name in parameters)
 
 
+def _base(model: PreTrainedModel) -> str | None:
+    """The name of the base model inside a classifier; None when there is none of its own."""
+    return model.base_model_prefix if isinstance(getattr(model, model.base_model_prefix, None), nn.Module) else None
+
+
 def _head_modules(model: PreTrainedModel, label_sized: set[str], blocks: list[str]) -> set[str]:
     """The largest modules around the label-sized parameters that hold no block and are not the base model."""
-    base = model.base_model_prefix if hasattr(model, model.base_model_prefix) else None
+    base = _base(model)
     heads = set()
     for parameter in label_sized:
         module = parameter.rpartition(".")[0]
@@ -318,7 +281,7 @@ def _head_modules(model: PreTrainedModel, label_sized: set[str], blocks: list[st
 
 
 def _assign_parameters(
-    model: nn.Module, trace: _Trace, blocks: list[str], heads: set[str], new: set[str]
+    model: nn.Module, trace: Trace, blocks: list[str], heads: set[str], new: set[str]
 ) -> dict[str, str]:
     """Parameter name -> group name (`stem`, `block 0`, ..., `neck`, `head`, `unused`)."""
     owners: dict[str, str] = {}
@@ -332,17 +295,33 @@ def _assign_parameters(
         else:
             rest[id(parameter)] = name
     outputs = [(f"block {i}" if i else "stem", trace.calls[name].result) for i, name in enumerate(blocks)]
+    if any(node is None for _, node in outputs):
+        return owners | _assign_by_order(trace, blocks, rest.values())
     seen: set[Any] = set()
     for group, node in [*outputs, ("neck" if blocks else "stem", trace.logits)]:
-        reached = _upstream(node, seen)
+        reached = upstream(node, seen)
         seen |= reached
         for variable in (getattr(step, "variable", None) for step in reached):
             if variable is not None and id(variable) in rest:
                 owners[rest.pop(id(variable))] = group
+    if base := _base(model):
+        # What a classifier adds above its base model is its head: poolers and dense layers before the last one.
+        owners |= {
+            name: "head" for name, group in owners.items() if group == "neck" and not name.startswith(f"{base}.")
+        }
     return owners | dict.fromkeys(rest.values(), "unused")
 
 
-def _table(model: nn.Module, trace: _Trace, owners: dict[str, str], heads: set[str], blocks: int) -> Anatomy:
+def _assign_by_order(trace: Trace, blocks: list[str], parameters: Iterable[str]) -> dict[str, str]:
+    """The stem or the neck for parameters of a model that hides its graph: by when their module was called."""
+    first = trace.calls[blocks[0]].order
+    called = {name: trace.calls.get(name.rpartition(".")[0]) for name in parameters}
+    return {
+        name: "unused" if call is None else "stem" if call.order < first else "neck" for name, call in called.items()
+    }
+
+
+def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[str], blocks: int) -> Anatomy:
     order = ["stem", *(f"block {i}" for i in range(blocks)), "neck", "head", "unused"]
     homes = _module_homes(model, trace, owners, order)
     buffers = {name: _home_of(name, homes, owners) for name, _ in model.named_buffers()}
@@ -365,7 +344,7 @@ def _table(model: nn.Module, trace: _Trace, owners: dict[str, str], heads: set[s
     return Anatomy(tuple(groups), trace.calls[first].shape if first else ())
 
 
-def _module_homes(model: nn.Module, trace: _Trace, owners: dict[str, str], order: list[str]) -> dict[str, str]:
+def _module_homes(model: nn.Module, trace: Trace, owners: dict[str, str], order: list[str]) -> dict[str, str]:
     """Topmost module name -> group, for modules that lie wholly in one group.
 
     A module without parameters (dropout, pooling) that stands between groups goes with what ran before it; after
@@ -374,7 +353,11 @@ def _module_homes(model: nn.Module, trace: _Trace, owners: dict[str, str], order
     homes: dict[str, str] = {}
     bare: list[str] = []
 
+    first = {id(module): name for name, module in reversed(list(model.named_modules()))}
+
     def place(name: str, module: nn.Module) -> None:
+        if first[id(module)] != name:  # registered in several places; the first one counts
+            return
         groups = {
             owners[full]
             for key, _ in module.named_parameters()
