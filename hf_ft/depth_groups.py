@@ -120,7 +120,7 @@ def _find_blocks(model: nn.Module, trace: Trace, label_sized: set[str]) -> list[
         kinds = {type(search.modules[name]) for stack in stacks for name in stack} or attempt.recurring_kinds()
         if kinds:  # stages of one block each are stacks of one, once it is known what a block is
             stacks = replace(attempt, kinds=frozenset(kinds)).stacks("")
-        names = _without_transitions(stacks, trace)
+        names = _without_transitions(search.without_stems(stacks), trace)
         if len(names) > 1 or (names and attempt.repeated):
             return sorted(names, key=lambda name: trace.calls[name].order)
     return []
@@ -163,7 +163,7 @@ class _Search:
         """The stacks at or below a module, each as the names of its blocks."""
         children = self.children(name)
         if self.is_stack(name) and not _holds(name, self.label_sized):
-            opened = {child: self.open(child) for child in children if self.ran(child)}
+            opened = {child: self.open(child) for child in children if self.heavy(child)}
             return [self.without_links(opened)]
         return [stack for child in children for stack in self.stacks(child)]
 
@@ -238,6 +238,11 @@ class _Search:
         links = [child for child in opened if opened[child] == [child] and not self.stacks(child)]
         kinds = {type(self.modules[name]) for name in blocks if name not in links}
         return [name for name in blocks if name not in links or type(self.modules[name]) in kinds]
+
+    def without_stems(self, stacks: list[list[str]]) -> list[list[str]]:
+        """The stacks but those of convolutions with no more than a norm each, where there are stacks of more."""
+        thick = [any(_weighted_leaves(self.modules[name]) > 2 for name in stack) for stack in stacks]
+        return [stack for stack, keep in zip(stacks, thick, strict=True) if keep] if any(thick) else stacks
 
     def recurring_kinds(self) -> set[type]:
         """The classes that are the only element of more than one list."""

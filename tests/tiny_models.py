@@ -227,6 +227,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "is_decoder": False,
         "num_attention_heads": 2,
     },
+    "swiftformer": {"depths": [3, 3, 3, 3]},
     "swin": {"embed_dim": 48, "window_size": 2},
     "swinv2": {"embed_dim": 48},
     "t5": {"decoder_start_token_id": 0},
@@ -328,7 +329,7 @@ def _timm_model(name: str, words: dict[str, Any]) -> PreTrainedModel:
 
 
 def _timm_size(model: PreTrainedModel) -> tuple[int, int]:
-    from hf_ft.depth_groups import image_shape
+    from hf_ft.tracing import image_shape
 
     return image_shape(model)[1:]
 
@@ -374,7 +375,7 @@ def enliven(model: nn.Module) -> None:
 
 def batch(model: PreTrainedModel, examples: int = 4, length: int = 16) -> dict[str, torch.Tensor]:
     """Different examples: random images, or random sentences of full length without special tokens but the last."""
-    from hf_ft.depth_groups import example_inputs
+    from hf_ft.tracing import example_inputs
 
     generator = torch.Generator().manual_seed(1)
     one = example_inputs(model)
