@@ -12,6 +12,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_ft.lookup import UserError
+from hf_ft.lookup import UserError, shorten
 from hf_ft.tracing import Trace, example_inputs, trace_forward, upstream
 
 
@@ -43,11 +44,13 @@ class DepthGroup:
 class Anatomy(Sequence[DepthGroup]):
     """The depth groups of a model from input to output; every parameter and buffer is in exactly one.
 
-    `head_reads` is the shape, without the batch, of what enters the head.
+    `head_reads` is the shape, without the batch, of what enters the head. `shared` says, a sentence each, which
+    weights serve in several places: they belong to the first group that uses them, and train or freeze with it.
     """
 
     groups: tuple[DepthGroup, ...]
     head_reads: tuple[int, ...]
+    shared: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> DepthGroup: ...
@@ -169,9 +172,13 @@ class _Search:
 
     def children(self, name: str) -> list[str]:
         """The children by their first names: a module may be registered in several places."""
-        named = {id(module): full for full, module in reversed(self.modules.items())}
-        found = [named[id(child)] for child in self.modules[name].children()]
+        found = [self.first_names[id(child)] for child in self.modules[name].children()]
         return [child for child in found if child.rpartition(".")[0] == name]
+
+    @cached_property
+    def first_names(self) -> dict[int, str]:
+        """The name of each module, by its identity."""
+        return {id(module): name for name, module in self.modules.items()}
 
     def ran(self, name: str) -> bool:
         """Whether a module has weights and was called."""
@@ -286,7 +293,7 @@ def _head_modules(model: PreTrainedModel, label_sized: set[str], blocks: list[st
 
 
 def _assign_parameters(
-    model: nn.Module, trace: Trace, blocks: list[str], heads: set[str], new: set[str]
+    model: PreTrainedModel, trace: Trace, blocks: list[str], heads: set[str], new: set[str]
 ) -> dict[str, str]:
     """Parameter name -> group name (`stem`, `block 0`, ..., `neck`, `head`, `unused`)."""
     owners: dict[str, str] = {}
@@ -346,7 +353,23 @@ def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[st
                 )
             )
     first = min((head for head in heads if head in trace.calls), key=lambda head: trace.calls[head].order, default=None)
-    return Anatomy(tuple(groups), trace.calls[first].shape if first else ())
+    return Anatomy(tuple(groups), trace.calls[first].shape if first else (), _shared(model, trace, owners))
+
+
+def _shared(model: nn.Module, trace: Trace, owners: Mapping[str, str]) -> tuple[str, ...]:
+    """What runs several times in one pass, and parameters that have several names."""
+    said = []
+    for name, call in trace.calls.items():
+        inside = {owners[full] for full in owners if full.startswith(f"{name}.")}
+        if call.times > 1 and len(inside) == 1 and _weighted_leaves(model.get_submodule(name)) > 1:
+            said.append(f"{name} ({inside.pop()}) runs {call.times} times in one pass.")
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for first, *others in names.values():
+        if others:
+            said.append(f"{first} ({owners[first]}) is also {shorten(others, 3)}.")
+    return tuple(said)
 
 
 def _module_homes(model: nn.Module, trace: Trace, owners: dict[str, str], order: list[str]) -> dict[str, str]:
@@ -358,7 +381,7 @@ def _module_homes(model: nn.Module, trace: Trace, owners: dict[str, str], order:
     homes: dict[str, str] = {}
     bare: list[str] = []
 
-    first = {id(module): name for name, module in reversed(list(model.named_modules()))}
+    first = {id(module): name for name, module in model.named_modules()}
 
     def place(name: str, module: nn.Module) -> None:
         if first[id(module)] != name:  # registered in several places; the first one counts

@@ -20,6 +20,7 @@ from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
 from hf_ft.lookup import UserError, choose, shorten, split_argument
 from hf_ft.plan import parse_method
 from hf_ft.tasks import Task, get_task, task_names
+from hf_ft.tracing import padding_matters
 
 BUILTIN = Path(__file__).parent / "builtin"
 """Folder of the source models that ship with the package."""
@@ -66,27 +67,50 @@ def load_model(
     _match_padding(settings, processor, notes)
 
     set_seed(seed)
-    auto = getattr(transformers, task.auto_class)
-    pretrained = parse_method(config.method)[0].pretrained
-    if pretrained:
-        if split_argument(config.model)[0] == "timm":
-            raise UserError(
-                f"{config.model} is an architecture with random weights, and method '{config.method}' needs pretrained "
-                "ones. Use --method scratch, or pretrained weights from the Hub: --model timm/NAME."
-            )
-        model, new, loaded = _pretrained(auto, config, folder, settings)
-        groups = anatomy(model)
-        renewed = _renew_head(model, groups, config, previous, labels, new, notes)
-        new, loaded = new | renewed, loaded - len(renewed - new)
-        prove_only_head_is_new(model, new, groups, config.model)
-        if not new <= set(groups.of_role("head")[0].parameters):
-            groups = anatomy(model, new)
+    if parse_method(config.method)[0].pretrained:
+        model, new, loaded, groups = load_weights(config, task.auto_class, folder, settings, previous, notes)
     else:
+        auto = getattr(transformers, task.auto_class)
         model, loaded = auto.from_config(settings, trust_remote_code=config.trust_remote_code), 0
-        new = {name for name, _ in model.named_parameters()}
-        groups = anatomy(model)
+        new, groups = {name for name, _ in model.named_parameters()}, anatomy(model)
     _limit_length(processor, model, config.max_length)
+    if padding_matters(model):
+        notes.append(
+            "this architecture's answer depends a little on how far a text is padded, so scores change slightly "
+            "with the batch size"
+        )
     return model, processor, _report(config, folder, settings, new, loaded, groups, notes)
+
+
+def load_weights(
+    config: Config,
+    auto_class: str,
+    folder: str,
+    settings: PreTrainedConfig,
+    previous: Sequence[str],
+    notes: list[str],
+) -> tuple[PreTrainedModel, set[str], int, Anatomy]:
+    """Load weights and make the head fresh, proved to be all that is new.
+
+    `settings` name the new labels and `previous` are those of the checkpoint. Returns the model, the names of its
+    new parameters, the number of tensors loaded, and the depth groups.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    if split_argument(config.model)[0] == "timm":
+        raise UserError(
+            f"{config.model} is an architecture with random weights, and method '{config.method}' needs pretrained "
+            "ones. Use --method scratch, or pretrained weights from the Hub: --model timm/NAME."
+        )
+    model, new, loaded = _pretrained(getattr(transformers, auto_class), config, folder, settings)
+    groups = anatomy(model)
+    renewed = _renew_head(model, groups, config, previous, list((settings.id2label or {}).values()), new, notes)
+    new, loaded = new | renewed, loaded - len(renewed - new)
+    prove_only_head_is_new(model, new, groups, config.model)
+    if not new <= set(groups.of_role("head")[0].parameters):
+        groups = anatomy(model, new)
+    return model, new, loaded, groups
 
 
 def resolve(model: str) -> str:

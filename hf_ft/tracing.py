@@ -42,6 +42,33 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 
+def padding_matters(model: PreTrainedModel) -> bool:
+    """Whether a text gets other logits when it is padded to the length of a longer one; found by trying.
+
+    So it is for models that take no attention mask (FNet) or cut texts into pieces (YOSO, Nystromformer, Funnel).
+    """
+    inputs = example_inputs(model)
+    tokens, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if tokens is None or mask is None or set(inputs) != {"input_ids", "attention_mask"}:
+        return False
+    length, pad = tokens.shape[1], getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    padding = torch.full((1, PADDING), pad, device=tokens.device)
+    padded = {
+        "input_ids": torch.cat([tokens, padding], dim=1),
+        "attention_mask": torch.cat([mask, torch.zeros_like(padding)], dim=1),
+    }
+    with torch.no_grad(), evaluating(model):
+        alone, beside = model(**inputs).logits, model(**padded).logits
+    if alone.ndim == 3:
+        beside = beside[:, :length]
+    scale = max(float(alone.abs().max()), 1e-6)
+    return not float((alone - beside).abs().max()) <= PADDING_TOLERANCE * scale
+
+
+PADDING, PADDING_TOLERANCE = 8, 1e-3
+"""Padding tokens that are tried, and the largest difference of logits, relative to their scale, that is rounding."""
+
+
 def image_shape(model: PreTrainedModel) -> tuple[int, int, int]:
     """Channels, height and width that an image model expects; 224 pixels where the configuration names none."""
     config: Any = model.config
@@ -133,15 +160,24 @@ def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Tr
 def _all_require_grad(model: nn.Module) -> Iterator[None]:
     """Let every floating parameter require a gradient, in evaluation mode, and put everything back after."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     for parameter, _ in flags:
         parameter.requires_grad_(parameter.is_floating_point())
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and every module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
         for module, mode in modes:
             module.training = mode
 

@@ -26,7 +26,7 @@ LAYERS = {
         "images",
     ),
     "inputs": ("sources", "columns", "drawing", "data", "metrics"),
-    "model": ("depth_groups", "freezing", "optim", "adapters", "model"),
+    "model": ("tracing", "depth_groups", "freezing", "optim", "adapters", "model"),
     "leaf": ("report", "publishing", "fresh_process"),
     "run": ("record", "training", "evaluation", "hub"),
     "product": ("inspection", "inference", "run", "cli", "__main__"),
@@ -181,7 +181,7 @@ def _is_stub(node: ast.AST) -> bool:
 
 # --- Architectures --------------------------------------------------------------------------------------------------
 
-NAMELESS = ("depth_groups", "freezing", "optim", "adapters")
+NAMELESS = ("tracing", "depth_groups", "freezing", "optim", "adapters")
 """The modules that find everything from the model itself."""
 
 FAMILIES = re.compile(

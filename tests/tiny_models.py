@@ -7,11 +7,10 @@ architecture joins the tests by being installed. What cannot be built is named w
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +78,7 @@ def timm_families() -> dict[str, str]:
 
 def _smallest(names: list[str]) -> str:
     """The name of the smallest of a family, by the words and then the numbers that timm uses for sizes."""
-    words = "test|zepto|atto|femto|pico|nano|xx?tiny|xxs|xs|tiny|s|small".split("|")
+    words = ["test", "zepto", "atto", "femto", "pico", "nano", "xx?tiny", "xxs", "xs", "tiny", "s", "small"]
 
     def rank(name: str) -> tuple[int, int, int, str]:
         parts = re.split(r"[_\d]+", name)
@@ -92,20 +91,32 @@ def _smallest(names: list[str]) -> str:
 
 # --- Making a configuration small -------------------------------------------------------------------------------------
 
-LAYERS = r"(num_hidden_layers|num_layers|n_layers?|(num_)?(en|de)coder_layers|num_self_attends_per_block)"
-WIDTHS = (
-    r"(hidden_size|d_model|n_embd|dim|embed_dim|emb_dim|embedding_size|word_embed_proj_dim|projection_(size|dim)|"
-    r"pooler_(hidden_size|output_size)|input_embedding_size|output_embedding_size|prediction_head_size|d_latents|"
-    r"pronunciation_embed_dim|shape_embed_dim|out_hidden_size|output_dim|entity_emb_size|decoder_hidden_size|"
-    r"_label_trainable_num_channels|mamba_headdim|downsample_hidden_size|attention_hidden_size)"
+DEPTH, WIDTH, INSIDE, HEADS, HEAD_SIZE = 3, 32, 48, 2, 16
+LIMITS: tuple[tuple[str, int], ...] = (
+    (r".*vocab_size", WORDS),
+    (r"num_hidden_layers|num_layers|n_layers?|(num_)?(en|de)coder_layers|num_self_attends_per_block", DEPTH),
+    (r"(num_)?(key_value|attention|kv|self_attention|cross_attention)_heads|n_heads?|num_heads", HEADS),
+    (r"num_(self|cross)_attention_heads|(en|de)coder_attention_heads|num_attention_heads|index_n_heads", HEADS),
+    (r".*head_dim|d_kv|d_head|kv_channels|attention_head_(dim|size)|query_pre_attn_scalar|rotary_dim", HEAD_SIZE),
+    (r".*lora_rank", HEAD_SIZE),
+    (
+        r"hidden_size|d_model|n_embd|dim|embed_dim|emb_dim|embedding_size|word_embed_proj_dim|projection_(size|dim)",
+        WIDTH,
+    ),
+    (r"pooler_(hidden_size|output_size)|(in|out)put_embedding_size|prediction_head_size|d_latents", WIDTH),
+    (r"pronunciation_embed_dim|shape_embed_dim|out_hidden_size|output_dim|entity_emb_size|decoder_hidden_size", WIDTH),
+    (r"_label_trainable_num_channels|mamba_headdim|downsample_hidden_size|attention_hidden_size", WIDTH),
+    (r"intermediate_size|((en|de)coder_)?ffn_dim|d_ff|dff|d_inner|ffn_hidden_size|feed_forward_size", INSIDE),
+    (r"hidden_dim|moe_intermediate_size|shared_expert_intermediate_size|prompt_mid_dim", INSIDE),
+    (r"image_size|input_size", 64),
+    (r"patch_size", 8),
+    (r"(num|n)_(local_|routed_)?experts", 4),
+    (r"num_experts_per_tok|moe_topk", 2),
+    (r"topk_group|n_group", 1),
+    (r"max_position_embeddings|n_positions|max_seq_len|max_2d_position_embeddings", 160),
+    (r"sliding_window|attention_window|local_attention|block_size|window_size", 16),
 )
-INNER = (
-    r"(intermediate_size|(en|de)?(coder_)?ffn_dim|d_ff|dff|d_inner|ffn_hidden_size|feed_forward_size|hidden_dim|"
-    r"moe_intermediate_size|shared_expert_intermediate_size|prompt_mid_dim)"
-)
-HEADS = r"((num_)?(key_value|attention|kv)_heads|n_heads?|num_heads|(en|de)coder_attention_heads|num_(self|cross)_attention_heads)"
-HEAD_SIZES = r"(.*head_dim|head_dim|d_kv|d_head|kv_channels|attention_head_(dim|size)|query_pre_attn_scalar|rotary_dim|.*lora_rank|.*_head_dim)"
-WIDTH, INSIDE, HEAD_COUNT, HEAD_SIZE, DEPTH, PATCH = 32, 48, 2, 16, 3, 8
+"""Names of sizes -> how large they may be."""
 
 
 def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, list | tuple):
             small |= _shrink_list(name, list(value))
         elif isinstance(value, int) and not isinstance(value, bool):
-            number = _shrink_number(name, value, mixed)
+            number = _shrink_number(name, value)
             if number != value:
                 small[name] = number
     if mixed:
@@ -128,27 +139,10 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     return small
 
 
-def _shrink_number(name: str, value: int, mixed: bool) -> int:
-    rules: list[tuple[str, int]] = [
-        (r".*vocab_size", WORDS),
-        (LAYERS, DEPTH),
-        (HEADS, HEAD_COUNT),
-        (HEAD_SIZES, HEAD_SIZE),
-        (WIDTHS, WIDTH),
-        (INNER, INSIDE),
-        (r"image_size|input_size", 64),
-        (r"patch_size", PATCH),
-        (r".*(num|n)_(local_|routed_)?experts", 4),
-        (r"num_experts_per_tok|moe_topk|topk_group|n_group", 1 if "group" in name else 2),
-        (r"(max_position_embeddings|n_positions|max_seq_len|max_2d_position_embeddings)", 160),
-        (r"(sliding_window|attention_window|local_attention|block_size|window_size)", 16),
-    ]
+def _shrink_number(name: str, value: int) -> int:
     if name.endswith(("_token_id", "_token_index")):
         return _token(name, value)
-    for pattern, limit in rules:
-        if re.fullmatch(pattern, name) and value > limit:
-            return limit
-    return value
+    return min([value, *(limit for pattern, limit in LIMITS if re.fullmatch(pattern, name))])
 
 
 def _token(name: str, value: int) -> int:
@@ -162,7 +156,7 @@ def _shrink_list(name: str, values: list[Any]) -> dict[str, Any]:
         return {}
     if re.fullmatch(r"depths|num_block_repeats|stage_num_blocks|n_attn_blocks|depth", name):
         return {name: [min(value, 2) for value in values]}
-    if re.fullmatch(r"hidden_sizes|embed_dims?|neck_hidden_sizes|stage_(in|mid|out)_channels|base_attn_unit_dims", name):
+    if re.fullmatch(r"hidden_sizes|embed_dims?|neck_hidden_sizes|base_attn_unit_dims", name):
         scale = max(1, min(values) // 16)
         return {name: [max(16, value // scale // 16 * 16) for value in values]}
     if name == "image_size":
@@ -197,7 +191,11 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "hidden_dim": 1280,
     },
     "esm": {"vocab_size": 33, "mask_token_id": 32},
-    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "num_layers": 4, "attention_layers": ["global", "local"] * 2},
+    "gpt_neo": {
+        "attention_types": [[["global", "local"], 2]],
+        "num_layers": 4,
+        "attention_layers": ["global", "local"] * 2,
+    },
     "hgnet_v2": {
         "stem_channels": [3, 16, 16],
         "stage_in_channels": [16, 32, 48, 64],
@@ -274,22 +272,34 @@ def configuration(subject: Subject) -> transformers.PreTrainedConfig:
 
 
 def build(subject: Subject) -> PreTrainedModel:
-    """A tiny random model, in evaluation mode, whose logits differ from example to example.
+    """A tiny random model, in evaluation mode, that gives each example its logits.
 
     Raises:
         CannotBuild: with the reason.
     """
     torch.manual_seed(zlib.crc32(subject.id.encode()))
-    if subject.kind == "timm":
-        return _build_timm(subject)
+    try:
+        model = _build_timm(subject) if subject.kind == "timm" else _build(subject)
+        with torch.no_grad():
+            logits = getattr(model(**batch(model)), "logits", None)
+    except CannotBuild:
+        raise
+    except Exception as error:  # whatever an architecture's own code raises is the reason why it is left out
+        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        raise CannotBuild(f"{type(error).__name__}: {reason}") from error
+    if logits is None or logits.shape[-1] != LABELS:
+        raise CannotBuild("its answer has no logits, one for each label, and it takes no labels for a loss")
+    return model
+
+
+def _build(subject: Subject) -> PreTrainedModel:
     model_class = getattr(transformers, subject.class_name)
     config = configuration(subject)
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in model_class(config).parameters())
     if count > LARGEST:
         raise CannotBuild(f"{count:,} parameters even with small sizes")
-    model: PreTrainedModel = model_class(config)
-    return _ready(model)
+    return _ready(model_class(config))
 
 
 def _build_timm(subject: Subject) -> PreTrainedModel:
@@ -352,7 +362,11 @@ def _ready(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def enliven(model: nn.Module) -> None:
-    """Weights by fan-in, and no gain or layer scale near zero: as built, many nets give all examples the same logits."""
+    """Weights by fan-in, no gain near zero, no dropout: as built, many nets give all examples the same logits."""
+    for module in model.modules():
+        for name in ("p", "drop_prob", "drop_path", "dropout", "hidden_dropout_prob"):
+            if isinstance(vars(module).get(name), float):
+                setattr(module, name, 0.0)  # a block left out in training would have no gradient
     with torch.no_grad():
         for module in model.modules():
             for name, value in module.named_parameters(recurse=False):
