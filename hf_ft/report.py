@@ -262,6 +262,29 @@ def comparison_figure(scores: Mapping[str, Mapping[str, float]], path: Path) -> 
     return _write(figure, path)
 
 
+def draw_groups(title: str, groups: Sequence[Mapping[str, Any]], stage: str, path: Path) -> Path:
+    """Draw the depth groups from input (bottom) to head (top), as long as they have parameters; returns the file.
+
+    Each of `groups` has `name`, `parameters`, `modules` and `stages`: what each stage does to it. Stage by stage is
+    told by the table of `hf-ft inspect`; the picture shows the one called `stage`.
+    """
+    figure, axis = _figure(1, 7.2, 1.2 + 0.26 * len(groups))
+    largest = max(group["parameters"] for group in groups)
+    for i, group in enumerate(groups):
+        what = group["stages"][stage]
+        color = "#b5b5b5" if what == "frozen" else ORANGE if what.startswith("adapt") else BLUE
+        axis.barh(i, group["parameters"], color=color, height=0.74)
+        module = (group["modules"] or [""])[0] + (" …" if len(group["modules"]) > 1 else "")
+        text = f"{group['parameters']:,}  {what}  {module}" if len(module) < 34 else f"{group['parameters']:,}  {what}"
+        axis.annotate(text, (group["parameters"], i), xytext=(5, 0), textcoords="offset points", va="center", size=9)
+    axis.set_yticks(range(len(groups)), [group["name"] for group in groups])
+    axis.set_xlim(0, largest * 1.9)
+    axis.set_xticks([])
+    axis.spines["bottom"].set_visible(False)
+    axis.set_title(title, fontsize=11, color=INK, loc="left")
+    return _write(figure, path)
+
+
 def _clip(label: str) -> str:
     return label if len(label) <= 18 else label[:17] + "…"
 

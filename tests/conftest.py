@@ -12,6 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--matrix`: every architecture, not a sample of them."""
+    parser.addoption("--matrix", action="store_true", help="test every architecture, not a sample")
+
+
 COLOURS = {"blue": (30, 60, 220), "green": (40, 180, 60), "red": (210, 40, 40)}
 WORDS = {"negative": ["awful", "boring", "bad", "dull"], "positive": ["great", "lovely", "good", "bright"]}
 

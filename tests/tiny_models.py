@@ -319,7 +319,23 @@ def _build_timm(subject: Subject) -> PreTrainedModel:
             break
     if best is None or best[0] > LARGEST_TIMM:
         raise CannotBuild(f"{best[0]:,} parameters in its smallest form" if best else "does not run on this machine")
-    return _ready(_timm_model(subject.name, best[1]))
+    model = _ready(_with_small_images(_timm_model(subject.name, best[1])))
+    model.config.architectures = [type(model).__name__]
+    return model
+
+
+def _with_small_images(model: PreTrainedModel) -> PreTrainedModel:
+    """Images of 64 or 96 pixels where the model takes any size."""
+    native = model.timm_model.default_cfg
+    for size in (64, 96):
+        model.timm_model.default_cfg = {**native, "input_size": (3, size, size)}
+        try:
+            with torch.no_grad():
+                model.eval()(torch.rand(1, 3, *_timm_size(model)))
+            return model
+        except Exception:  # as many kinds of error as there are authors
+            model.timm_model.default_cfg = native
+    return model
 
 
 TIMM_WORDS: tuple[dict[str, Any], ...] = (

@@ -1,0 +1,170 @@
+"""What must hold for every architecture, as functions of a tiny model: training, saving, reloading, padding.
+
+Nothing here knows an architecture either. The reference for what may move is a plain backward pass without hf_ft.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments, default_data_collator
+
+from hf_ft import adapters
+from hf_ft.config import Config
+from hf_ft.depth_groups import Anatomy
+from hf_ft.freezing import FrozenMode, plain_name, quiet_modules, set_trainable
+from hf_ft.optim import rated_groups
+from hf_ft.plan import Setting, plan_method
+from hf_ft.training import StageTrainer
+
+STEPS, RATE, EXAMPLES = 2, 1e-3, 4
+SAME = 1e-4
+"""Largest difference of logits that is rounding, relative to their scale."""
+
+
+def labels_for(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A label for each example, or for each token of a token classifier."""
+    with torch.no_grad():
+        shape = model(**inputs).logits.shape[:-1]
+    return (torch.arange(shape.numel()) % model.config.num_labels).reshape(shape)
+
+
+def with_gradient(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> set[str]:
+    """The parameters that one plain backward pass in training mode gives a gradient."""
+    plain = copy.deepcopy(model).train().requires_grad_(True)
+    plain(**inputs, labels=labels).loss.backward()
+    return {name for name, p in plain.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 1e-7}
+
+
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, copied, by the names of the plain model."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {plain_name(name): value.detach().clone() for name, value in named}
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal bit for bit; NaN equals itself."""
+    if one.shape != other.shape:
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
+@dataclass
+class Trained:
+    """A model after a few steps: what moved, what the optimizer held, and what was allowed to train."""
+
+    model: Any
+    settings: Sequence[Setting]
+    moved: set[str]
+    still: set[str]
+    optimized: set[str]
+    trainable: set[str]
+    quiet: list[str] = field(default_factory=list)
+
+
+def train(
+    model: PreTrainedModel,
+    groups: Anatomy,
+    method: str,
+    inputs: Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    folder: Path,
+) -> Trained:
+    """Two steps of a method by the real trainer on a copy of the model."""
+    model = copy.deepcopy(model)
+    stage = plan_method(method, groups, 1, RATE).stages[0]
+    quiet = quiet_modules(model, groups, stage.settings)
+    trained: Any = model
+    if any(setting.mode == "adapt" for setting in stage.settings):
+        trained = adapters.attach(model, groups, stage.settings, Config(task="text_classification"))
+    else:
+        set_trainable(model, groups, stage.settings)
+    frozen = FrozenMode(trained, quiet)
+    before = tensors(trained)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=len(labels),
+        learning_rate=RATE,
+        weight_decay=0.0,
+        max_grad_norm=0.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+    rows = [{**{key: value[i] for key, value in inputs.items()}, "labels": labels[i]} for i in range(len(labels))]
+    trainer = StageTrainer(
+        model=trained,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=default_data_collator,
+        grouping=lambda wrapped: rated_groups(wrapped, groups, stage.settings, 0.0),
+    )
+    trainer.train()
+    frozen.remove()
+    after = tensors(trained)
+    names = {id(parameter): plain_name(name) for name, parameter in trained.named_parameters()}
+    assert trainer.optimizer is not None
+    return Trained(
+        model=trained.eval(),
+        settings=stage.settings,
+        moved={name for name in before if not same_bits(before[name], after[name])},
+        still={name for name in before if same_bits(before[name], after[name])},
+        optimized={names[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]},
+        trainable={plain_name(name) for name, p in trained.named_parameters() if p.requires_grad},
+    )
+
+
+def logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The model's answer in evaluation mode."""
+    with torch.no_grad():
+        return model.eval()(**inputs).logits.float()
+
+
+def same_logits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal up to rounding."""
+    return one.shape == other.shape and bool((one - other).abs().max() <= SAME * max(1.0, float(one.abs().max())))
+
+
+def reloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Saved, and loaded by plain `from_pretrained`."""
+    model.save_pretrained(folder)
+    return type(model).from_pretrained(folder).eval()
+
+
+def adapter_reloaded(adapted: PeftModel, base: PreTrainedModel, folder: Path) -> PeftModel:
+    """The adapter saved by hf_ft, loaded by PEFT on the model that it was trained on."""
+    adapters.save_adapter(adapted, folder)
+    return PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
+
+
+def gradients(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, checkpointing: bool
+) -> dict[str, torch.Tensor]:
+    """The gradients of a copy of the model, with or without activation checkpointing."""
+    model = copy.deepcopy(model).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(0)
+    model(**inputs, labels=labels).loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def padded(inputs: Mapping[str, torch.Tensor], by: int, pad: int) -> dict[str, torch.Tensor]:
+    """The same texts with padding behind them."""
+    filled = {"input_ids": pad, "attention_mask": 0}
+    return {
+        name: torch.cat([value, torch.full((len(value), by), filled[name], dtype=value.dtype)], dim=1)
+        for name, value in inputs.items()
+    }

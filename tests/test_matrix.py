@@ -1,0 +1,271 @@
+"""Every architecture times every contract: frozen is frozen, the head is the head, and the result loads back.
+
+Without options a sample runs; `pytest --matrix` takes every image, sequence and token classifier that the installed
+`transformers` has and one of each family of timm. What each subject showed is written to the folder that
+`HF_FT_FACTS` names; `tests/architectures.py` turns that into the table in docs/architectures.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from contracts import (
+    adapter_reloaded,
+    gradients,
+    labels_for,
+    logits,
+    padded,
+    reloaded,
+    same_bits,
+    same_logits,
+    tensors,
+    train,
+    with_gradient,
+)
+from tiny_models import LABELS, CannotBuild, Subject, batch, build, subjects
+from transformers import PreTrainedModel
+
+from hf_ft import UserError, adapters
+from hf_ft.config import Config
+from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
+from hf_ft.model import load_weights, quiet_loading
+from hf_ft.tracing import padding_matters
+
+KINDS = ("image", "sequence", "token", "timm")
+SAMPLE = (
+    "image-levit",
+    "image-mobilevit",
+    "image-resnet",
+    "image-swin",
+    "image-vit",
+    "sequence-albert",
+    "sequence-bart",
+    "sequence-bert",
+    "sequence-gpt2",
+    "sequence-mixtral",
+    "sequence-qwen3_next",
+    "token-deberta-v2",
+    "token-modernbert",
+    "timm-test_efficientnet",
+    "timm-test_vit",
+)
+"""Convolution and attention, encoder, decoder and both, experts, linear attention, a shared block, two heads."""
+METHODS = ("head", "last_n:1", "full", "lora")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One set of tests for each subject, kept together so that a worker builds a model once."""
+    if "subject" in metafunc.fixturenames:
+        everything = [subject for kind in KINDS for subject in subjects(kind)]
+        chosen = [s for s in everything if metafunc.config.getoption("--matrix") or s.id in SAMPLE]
+        params = [pytest.param(s, id=s.id, marks=pytest.mark.xdist_group(s.id)) for s in chosen]
+        metafunc.parametrize("subject", params)
+
+
+def test_sample_is_there() -> None:
+    """Each of the sample is an architecture that exists."""
+    there = {subject.id for kind in KINDS for subject in subjects(kind)}
+    assert set(SAMPLE) <= there
+    assert len(SAMPLE) == 15
+
+
+@functools.lru_cache(maxsize=2)
+def built(subject: Subject) -> tuple[PreTrainedModel, Anatomy, dict[str, torch.Tensor], torch.Tensor] | str:
+    """The tiny model with its depth groups, a batch and labels; or why it cannot be built."""
+    transformers.logging.set_verbosity_error()
+    try:
+        model = build(subject)
+    except CannotBuild as error:
+        return str(error)
+    inputs = batch(model)
+    return model, anatomy(model), inputs, labels_for(model, inputs)
+
+
+@pytest.fixture
+def tiny(subject: Subject) -> Any:
+    """Model, depth groups, inputs and labels of a subject; left out by name and reason where it cannot be built."""
+    found = built(subject)
+    if isinstance(found, str):
+        record(subject, left_out=found)
+        pytest.skip(f"{subject.id} is left out: {found}")
+    return found
+
+
+def record(subject: Subject, **facts: Any) -> None:
+    """Note what a subject showed, where the table of architectures is made from it."""
+    if folder := os.environ.get("HF_FT_FACTS"):
+        path = Path(folder) / f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": subject.kind, "name": subject.name, **facts}) + "\n")
+
+
+def last(groups: Anatomy) -> str:
+    """`last_n:1`, or `head` for a model without blocks."""
+    return "last_n:1" if groups.of_role("block") else "head"
+
+
+def test_parts(subject: Subject, tiny: Any) -> None:
+    """The head holds what depends on the labels; each tensor is in exactly one group; examples get other logits."""
+    model, groups, inputs, _ = tiny
+    named = [name for group in groups for name in (*group.parameters, *group.buffers)]
+    real = [name for name, _ in [*model.named_parameters(), *model.named_buffers()]]
+    assert sorted(named) == sorted(real)
+    assert len(groups.of_role("head")) == 1
+    head = groups.of_role("head")[0]
+    assert label_sized_parameters(model) <= set(head.parameters)
+    assert label_sized_parameters(model)
+    answers = logits(model, inputs)
+    assert torch.isfinite(answers).all()
+    assert float((answers - answers[:1]).abs().max()) > 1e-3 * float(answers.abs().max())
+    blocks, stated = len(groups.of_role("block")), stated_depth(model)
+    if stated:
+        assert blocks == stated or subject.id in OTHER_DEPTH
+    record(
+        subject,
+        blocks=blocks,
+        stated=stated,
+        first=groups.of_role("block")[0].modules[0] if blocks else None,
+        head=sorted(name for name in head.modules if any(p.startswith(name) for p in head.parameters)),
+        unused=len(groups.of_role("unused")[0].parameters) if groups.of_role("unused") else 0,
+        shared=len(groups.shared),
+        classes=type(model).__name__,
+    )
+
+
+OTHER_DEPTH = {
+    "image-levit": "each of its depths is an attention and a feed-forward block, and stages are joined by two more",
+    "image-efficientnet": "num_hidden_layers is four times the number of blocks in its configuration",
+    "sequence-albert": "one block runs num_hidden_layers times",
+    "token-albert": "one block runs num_hidden_layers times",
+}
+"""Where the blocks are not as many as the configuration states, and why."""
+
+
+def stated_depth(model: PreTrainedModel) -> int | None:
+    """The number of blocks that a configuration states."""
+    if hasattr(model, "timm_model"):
+        return None
+    config = model.config.get_text_config() if "input_ids" in batch(model) else model.config
+    config = getattr(config, "vision_config", config)
+    parts = [getattr(config, name, None) for name in ("encoder_layers", "decoder_layers")]
+    if model.config.is_encoder_decoder and all(parts):
+        return sum(parts)
+    depths = next((value for name in ("depths", "depth") if isinstance(value := getattr(config, name, None), list)), 0)
+    if depths:
+        return sum(depths)
+    layers = getattr(config, "num_hidden_layers", None)
+    decoder = getattr(config, "num_decoder_layers", None)
+    both = decoder and hasattr(model.base_model, "decoder")
+    return (layers + decoder if both else layers) if isinstance(layers, int) else None
+
+
+def test_only_the_head_is_new(subject: Subject, tiny: Any, tmp_path: Path) -> None:
+    """Loading a checkpoint for other labels makes the head fresh and nothing else."""
+    model, _, _, _ = tiny
+    model.save_pretrained(tmp_path)
+    settings = copy.deepcopy(model.config)
+    labels = [f"class {i}" for i in range(LABELS + 2)]
+    settings.id2label, settings.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    torch.manual_seed(7)
+    config = Config(task="text_classification", model=str(tmp_path), method="head")
+    with quiet_loading():
+        loaded, new, count, groups = load_weights(config, AUTO[subject.kind], str(tmp_path), settings, [], [])
+    assert new
+    assert new <= set(groups.of_role("head")[0].parameters)
+    before, after = tensors(model), tensors(loaded)
+    assert set(before) == set(after)
+    same = {name for name in before if same_bits(before[name], after[name])}
+    assert set(before) - same == new
+    assert count >= len(same) - sum(1 for name, _ in model.named_buffers() if name not in model.state_dict())
+
+
+AUTO = {
+    "image": "AutoModelForImageClassification",
+    "timm": "AutoModelForImageClassification",
+    "sequence": "AutoModelForSequenceClassification",
+    "token": "AutoModelForTokenClassification",
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: str, tiny: Any, tmp_path: Path) -> None:
+    """What has a gradient and trains moves, all else keeps its bits; the result loads back to the same logits."""
+    model, groups, inputs, labels = tiny
+    method = last(groups) if method == "last_n:1" else method
+    try:
+        result = train(model, groups, method, inputs, labels, tmp_path / "run")
+    except UserError as error:
+        assert method == "lora"
+        record(subject, lora=str(error))
+        pytest.skip(f"{subject.id} takes no LoRA: {error}")
+    reference = with_gradient(model, inputs, labels)
+    trained = {
+        name
+        for group, setting in zip(groups, result.settings, strict=True)
+        if setting.mode == "train"
+        for name in group.parameters
+    }
+    adapters_only = {name for name in result.trainable if "lora_" in name}
+    assert result.trainable == trained | adapters_only
+    assert result.optimized == result.trainable
+    assert trained & reference <= result.moved
+    assert trained & reference
+    buffers = {
+        name
+        for group, setting in zip(groups, result.settings, strict=True)
+        if setting.mode == "train"
+        for name in group.buffers
+    }
+    assert result.moved <= trained | adapters_only | buffers
+    if method == "full":
+        record(subject, still=sorted(trained - reference))
+    if method != "lora":
+        assert same_logits(logits(reloaded(result.model, tmp_path / "out"), inputs), logits(result.model, inputs))
+        return
+    assert adapters_only
+    assert any("lora_B" in name for name in result.moved)
+    answers = logits(result.model, inputs)
+    assert not same_logits(answers, logits(model, inputs))
+    assert same_logits(logits(adapter_reloaded(result.model, model, tmp_path / "adapter"), inputs), answers)
+    merged = adapters.merge(result.model)
+    assert same_logits(logits(reloaded(merged, tmp_path / "out"), inputs), answers)
+
+
+def test_checkpointing_gives_the_same_gradients(subject: Subject, tiny: Any) -> None:
+    """Recomputing activations changes memory and time, not the gradients."""
+    model, _, inputs, labels = tiny
+    record(subject, checkpointing=model.supports_gradient_checkpointing)
+    if not model.supports_gradient_checkpointing:
+        pytest.skip(f"{type(model).__name__} has no activation checkpointing")
+    without = gradients(model, inputs, labels, checkpointing=False)
+    with_it = gradients(model, inputs, labels, checkpointing=True)
+    assert set(without) == set(with_it)
+    scale = max(float(gradient.abs().max()) for gradient in without.values())
+    for name, gradient in without.items():
+        torch.testing.assert_close(with_it[name], gradient, rtol=1e-4, atol=1e-6 * scale, msg=name)
+
+
+def test_padding_and_batching(subject: Subject, tiny: Any) -> None:
+    """A text's logits do not depend on its neighbours; where they depend on its padding, that is found and told."""
+    model, _, inputs, _ = tiny
+    answers = logits(model, inputs)
+    alone = logits(model, {name: value[:1] for name, value in inputs.items()})
+    assert same_logits(alone, answers[:1])
+    if set(inputs) != {"input_ids", "attention_mask"}:
+        return
+    longer = logits(model, padded(inputs, 7, model.config.get_text_config().pad_token_id))
+    if longer.ndim == 3:
+        longer = longer[:, : answers.shape[1]]
+    matters = padding_matters(model)
+    record(subject, padding=matters)
+    if not matters:
+        assert same_logits(longer, answers)
