@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check format clean
+.PHONY: help install quickstart test matrix check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -21,7 +21,13 @@ quickstart: install  ## the main job on what ships with the package: no network,
 	$(BIN)/python recipes/quickstart.py --output_dir runs/quickstart --overwrite_output_dir
 
 test: install  ## run the tests (CPU, no network, at most 10 minutes)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+matrix: install  ## every architecture times every contract, and the table of docs/architectures.md in runs/matrix
+	rm -rf runs/matrix
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 HF_FT_FACTS=runs/matrix \
+		$(BIN)/python -m pytest tests/test_matrix.py --matrix -n 2 --dist loadgroup -q -r fE
+	$(BIN)/python tests/architectures.py runs/matrix --write runs/matrix/architectures.md
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check .

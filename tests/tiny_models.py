@@ -203,6 +203,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "stage_out_channels": [32, 48, 64, 80],
         "stage_numb_of_layers": [2, 2, 2, 2],
         "hidden_sizes": [32, 48, 64, 80],
+        "depths": [1, 1, 2, 1],
         "embedding_size": 16,
     },
     "hunyuan_v1_dense": {"head_dim": 16},
@@ -229,7 +230,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "swin": {"embed_dim": 48, "window_size": 2},
     "swinv2": {"embed_dim": 48},
     "t5": {"decoder_start_token_id": 0},
-    "textnet": {"stem_out_channels": 16, "hidden_sizes": [16, 16, 32, 48, 64]},
+    "textnet": {"depths": [3, 4, 4, 4], "stem_out_channels": 16, "hidden_sizes": [16, 16, 32, 48, 64]},
     "timm_wrapper": {"architecture": "test_resnet"},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
