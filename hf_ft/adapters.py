@@ -1,64 +1,167 @@
 """PEFT adapters: where they go and which head is saved with them both come from the table of depth groups.
 
 PEFT's own defaults go by names: its sequence classification task knows heads called `classifier` and `score` only,
-so the heads of BART, T5 and XLNet are neither trained nor saved; its target names are out of date for ViT.
+so the heads of BART, T5 and XLNet are neither trained nor saved; its target names are out of date for ViT. And what a
+method takes and merges is not written down anywhere: so it is tried, on a copy of one layer of each kind and size.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import PeftModel, PeftType, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from hf_ft.config import Config
 from hf_ft.depth_groups import DepthGroup
 from hf_ft.lookup import UserError
+from hf_ft.peft_methods import check_name, configuration, mergeable, preset
 from hf_ft.plan import Setting
+
+MERGE_TOLERANCE = 1e-3
+"""Largest difference of an adapted layer's output after merging, relative to its scale, that counts as rounding."""
 
 
 def attach(
-    model: PreTrainedModel, groups: Sequence[DepthGroup], settings: Sequence[Setting], config: Config
+    model: PreTrainedModel,
+    groups: Sequence[DepthGroup],
+    settings: Sequence[Setting],
+    name: str = "lora",
+    options: Mapping[str, Any] | None = None,
+    steps: int = 1000,
+    seed: int = 0,
 ) -> PeftModel:
-    """Add LoRA (https://arxiv.org/abs/2106.09685) to the adapted groups; the head trains whole and is saved.
+    """Put the adapters of a PEFT method into the adapted groups; the groups that train do so whole and are saved.
+
+    The same seed gives the same adapters, so that an interrupted run finds the random parts that it began with.
 
     Raises:
-        UserError: the adapted groups have no layer that LoRA fits.
+        UserError: the adapted groups have no layer that the method fits, with the methods that do.
     """
-    adapted = {
-        name
-        for group, setting in zip(groups, settings, strict=True)
-        if setting.mode == "adapt"
-        for name in group.modules
-    }
-    targets = [name for name, part in model.named_modules() if _adaptable(part) and _within(name, adapted)]
+    check_name(name)
+    options = options or {}
+    candidates = _candidates(model, groups, settings, name)
+    targets, reason = fitting(candidates, name, options)
     if not targets:
+        others = [other for other in mergeable() if fitting(_candidates(model, groups, settings, other), other)[0]]
         raise UserError(
-            f"LoRA finds no linear or convolution layer in the blocks of {type(model).__name__}. "
-            "Use another method, for example last_n:2 or full."
+            f"peft:{name} fits no layer in the blocks of {type(model).__name__} ({reason or 'there is none'}). "
+            f"With their usual options these do: {', '.join(others) or 'none; use last_n:2 or full'}."
         )
-    peft_config = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=targets,
-        modules_to_save=trained_modules(model, groups, settings),
-    )
-    return get_peft_model(model, peft_config)
+    saved = trained_modules(model, groups, settings)
+    with _quiet(seed):
+        adapted = get_peft_model(model, configuration(name, options, targets, saved, steps))
+    return adapted
 
 
-def _adaptable(part: nn.Module) -> bool:
-    # Grouped convolutions are left out: a low-rank product cannot be merged into them.
-    return isinstance(part, nn.Linear | Conv1D) or (isinstance(part, nn.Conv2d) and part.groups == 1)
+def _candidates(
+    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting], name: str
+) -> dict[str, nn.Module]:
+    """The layers of the adapted groups that a method could adapt, by full name.
+
+    A weight that stands in several layers is left out: merged into one, it would change the others.
+    """
+    pairs = zip(groups, settings, strict=True)
+    adapted = {module for group, setting in pairs if setting.mode == "adapt" for module in group.modules}
+    norms = {full.rpartition(".")[0] for group in groups for full in group.norms}
+    uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+
+    def suits(full: str, part: nn.Module) -> bool:
+        if preset(name).norms:
+            return full in norms and getattr(part, "running_mean", None) is None
+        return isinstance(part, nn.Linear | Conv1D | nn.Conv2d)
+
+    return {
+        full: part
+        for full, part in model.named_modules()
+        if _within(full, adapted) and suits(full, part) and all(uses[id(weight)] == 1 for weight in part.parameters())
+    }
 
 
 def _within(name: str, modules: set[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def fitting(
+    candidates: Mapping[str, nn.Module], name: str, options: Mapping[str, Any] | None = None
+) -> tuple[list[str], str]:
+    """The layers that a method of PEFT takes and merges rightly, and why the first other one does not fit.
+
+    Tried once for each kind and size of layer, on a copy: PEFT's documentation does not say which layers a method
+    takes, its errors differ, and some merges are wrong (OFT's on convolutions with padding).
+    """
+    verdicts: dict[str, str] = {}
+    for part in candidates.values():
+        if (key := _kind(part)) not in verdicts:
+            verdicts[key] = _try(part, name, options or {})
+    fits = [full for full, part in candidates.items() if not verdicts[_kind(part)]]
+    return fits, next((verdict for verdict in verdicts.values() if verdict), "")
+
+
+def _kind(part: nn.Module) -> str:
+    return f"{part!r} {[tuple(weight.shape) for weight in part.parameters()]}"
+
+
+class _Alone(nn.Module):
+    """A model of one layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The layer's output."""
+        return self.layer(values)
+
+
+def _try(part: nn.Module, name: str, options: Mapping[str, Any]) -> str:
+    """Adapt a copy of a layer, move the adapter, merge it and compare; returns what went wrong, or nothing."""
+    layer = copy.deepcopy(part).requires_grad_(True).eval()
+    values = torch.randn(2, *_input_shape(layer), device=next(layer.parameters()).device)
+    try:
+        with _quiet(0), torch.no_grad():
+            model: Any = get_peft_model(_Alone(layer), configuration(name, options, ["layer"], [], 1000)).eval()
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            for parameter in trained:
+                parameter.add_(torch.randn_like(parameter) * 0.01)
+            expected = model(values)
+            merged = model.merge_and_unload(safe_merge=True)(values)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a method raises for a layer that it does not take
+        return " ".join(str(error).split())[:160] or type(error).__name__
+    if not trained:
+        return "nothing in it would train"
+    largest = float((merged - expected).abs().max())
+    scale = float(expected.abs().max())
+    return "" if largest <= MERGE_TOLERANCE * max(scale, 1e-3) else "PEFT merges it wrongly"
+
+
+def _input_shape(layer: Any) -> tuple[int, ...]:
+    if isinstance(layer, nn.Conv2d):
+        return (layer.in_channels, *(2 * size + 1 for size in layer.kernel_size))
+    if isinstance(layer, nn.Linear):
+        return (4, layer.in_features)
+    weight = next(layer.parameters())
+    return (4, weight.shape[0])  # Conv1D keeps (in, out), a normalisation layer its features
+
+
+@contextmanager
+def _quiet(seed: int) -> Iterator[None]:
+    """A random state of its own, and no advice from PEFT about what the depth groups have decided."""
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        yield
 
 
 def trained_modules(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[str]:
@@ -72,6 +175,29 @@ def trained_modules(model: nn.Module, groups: Sequence[DepthGroup], settings: Se
     ]
 
 
+class Allocation(TrainerCallback):
+    """Lets methods that give out a budget of ranks (AdaLoRA) do so after each step, as PEFT asks of training loops."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model: Any = model
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called between the step and the clearing of gradients, from which the importance of ranks is computed."""
+        self.model.base_model.update_and_allocate(state.global_step)
+
+
+def allocates(model: nn.Module) -> bool:
+    """Whether a model has adapters whose ranks are settled only in the course of the training."""
+    return isinstance(model, PeftModel) and hasattr(type(model.base_model), "update_and_allocate")
+
+
+def convertible(model: PeftModel) -> bool:
+    """Whether PEFT can turn an adapter whose initialisation rewrote the base model into one for the base as it was."""
+    config: Any = model.peft_config["default"]
+    patterns = bool(getattr(config, "rank_pattern", None) or getattr(config, "alpha_pattern", None))
+    return config.peft_type == PeftType.LORA and not (config.use_rslora and patterns) and not config.use_dora
+
+
 def merge(model: PeftModel) -> PreTrainedModel:
     """Fold the adapters into the weights and return the plain model.
 
@@ -82,9 +208,13 @@ def merge(model: PeftModel) -> PreTrainedModel:
     return plain
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Save the adapter with its head; `name_base` adds which model it belongs to."""
-    model.save_pretrained(str(folder))
+def save_adapter(model: PeftModel, folder: Path, initial: Path | None = None) -> None:
+    """Save the adapter with its head; `name_base` adds which model it belongs to.
+
+    Initialisations such as PiSSA's rewrite the base model. `initial` is then the folder of the adapter as it was
+    before training: taken off the trained one, it leaves a LoRA of twice the rank for the base model as it was.
+    """
+    model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=str(initial) if initial else None)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, which names the base by its local path
     name_base(folder, None, None)
 

@@ -84,12 +84,32 @@ def train(argv: Sequence[str]) -> None:
 
 def methods(argv: Sequence[str]) -> None:
     """List the methods: what trains, when to use it, paper."""
+    parser = _parser("methods", methods)
+    parser.add_argument("--peft", action="store_true", help="list the methods of PEFT that peft:NAME takes")
+    options = parser.parse_args(argv)
+    print(_peft_list() if options.peft else _method_list())
+
+
+def _method_list() -> str:
     from hf_ft.plan import METHODS
 
-    _parser("methods", methods).parse_args(argv)
-    for method in METHODS.values():
-        name = f"{method.name}:{method.argument}" if method.argument else method.name
-        print(f"{name:10} trains {method.trains}\n{'':10} {method.when}\n{'':10} {method.paper}")
+    return "\n".join(
+        f"{method.spelled:13} trains {method.trains}\n{'':13} {method.when}\n{'':13} {method.paper}"
+        for method in METHODS.values()
+    )
+
+
+def _peft_list() -> str:
+    import textwrap
+
+    from hf_ft.peft_methods import REFUSED, mergeable, preset
+
+    lines = ["Merge into plain weights, with the learning rate that they start from:", ""]
+    lines += [f"peft:{name:20} {preset(name).text:8g} texts {preset(name).image:8g} images" for name in mergeable()]
+    lines += ["", "Refused:", ""]
+    for name, reason in REFUSED.items():
+        lines += textwrap.wrap(f"peft:{name:24} {reason}", 79, subsequent_indent=" " * 30)
+    return "\n".join(lines)
 
 
 def inspect(argv: Sequence[str]) -> None:

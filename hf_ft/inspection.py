@@ -32,14 +32,14 @@ def inspect_model(name: str, task: str | None, method: str, as_json: bool) -> st
                 "role": group.role,
                 "parameters": group.size,
                 "modules": list(group.modules),
-                "stages": {stage.name: stage.settings[i].mode for stage in stages},
+                "stages": {stage.name: stage.settings[i].describe(group) for stage in stages},
             }
             for i, group in enumerate(groups)
         ]
         return json.dumps({"class": type(model).__name__, "head_reads": groups.head_reads, "groups": rows}, indent=1)
     header = ["depth group", "modules", "parameters", *(f"{method}: {stage.name}" for stage in stages)]
     table = [
-        [group.name, _modules(group.modules), f"{group.size:,}", *(stage.settings[i].mode for stage in stages)]
+        [group.name, _modules(group.modules), f"{group.size:,}", *(s.settings[i].describe(group) for s in stages)]
         for i, group in enumerate(groups)
     ]
     total = sum(group.size for group in groups)

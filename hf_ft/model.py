@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrain
 from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
 from hf_ft.lookup import UserError, choose, shorten, split_argument
-from hf_ft.plan import parse_method
 from hf_ft.tasks import Task, get_task, task_names
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -67,7 +66,7 @@ def load_model(
 
     set_seed(seed)
     auto = getattr(transformers, task.auto_class)
-    pretrained = parse_method(config.method)[0].pretrained
+    pretrained = config.chosen_method.pretrained
     if pretrained:
         if split_argument(config.model)[0] == "timm":
             raise UserError(
