@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, PeftType, get_peft_model
+from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
@@ -116,11 +119,11 @@ class _Alone(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        self.part = layer
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The layer's output."""
-        return self.layer(values)
+        return self.part(values)
 
 
 def _try(part: nn.Module, name: str, options: Mapping[str, Any]) -> str:
@@ -129,7 +132,7 @@ def _try(part: nn.Module, name: str, options: Mapping[str, Any]) -> str:
     values = torch.randn(2, *_input_shape(layer), device=next(layer.parameters()).device)
     try:
         with _quiet(0), torch.no_grad():
-            model: Any = get_peft_model(_Alone(layer), configuration(name, options, ["layer"], [], 1000)).eval()
+            model: Any = get_peft_model(_Alone(layer), configuration(name, options, ["part"], [], 1000)).eval()
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             for parameter in trained:
                 parameter.add_(torch.randn_like(parameter) * 0.01)
@@ -191,13 +194,6 @@ def allocates(model: nn.Module) -> bool:
     return isinstance(model, PeftModel) and hasattr(type(model.base_model), "update_and_allocate")
 
 
-def convertible(model: PeftModel) -> bool:
-    """Whether PEFT can turn an adapter whose initialisation rewrote the base model into one for the base as it was."""
-    config: Any = model.peft_config["default"]
-    patterns = bool(getattr(config, "rank_pattern", None) or getattr(config, "alpha_pattern", None))
-    return config.peft_type == PeftType.LORA and not (config.use_rslora and patterns) and not config.use_dora
-
-
 def merge(model: PeftModel) -> PreTrainedModel:
     """Fold the adapters into the weights and return the plain model.
 
@@ -205,18 +201,50 @@ def merge(model: PeftModel) -> PreTrainedModel:
         ValueError: the merged weights are not finite.
     """
     plain: Any = model.merge_and_unload(safe_merge=True)
+    # LN tuning (peft 0.21) leaves the modules that it saves in their wrappers.
+    wrapped = [(name, part) for name, part in plain.named_modules() if isinstance(part, ModulesToSaveWrapper)]
+    for name, part in wrapped:
+        plain.set_submodule(name, part.modules_to_save[part.active_adapters[0]])
     return plain
 
 
-def save_adapter(model: PeftModel, folder: Path, initial: Path | None = None) -> None:
+def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Copies of what an adapter would be saved as."""
+    return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def convertible(model: PeftModel) -> bool:
+    """Whether `save_adapter` can take the rewriting of the base model out of an adapter: LoRA's of one rank only."""
+    config: Any = model.peft_config["default"]
+    return config.peft_type == PeftType.LORA and not (config.rank_pattern or config.alpha_pattern)
+
+
+def save_adapter(model: PeftModel, folder: Path, initial: Mapping[str, torch.Tensor] | None = None) -> None:
     """Save the adapter with its head; `name_base` adds which model it belongs to.
 
-    Initialisations such as PiSSA's rewrite the base model. `initial` is then the folder of the adapter as it was
-    before training: taken off the trained one, it leaves a LoRA of twice the rank for the base model as it was.
+    Initialisations such as PiSSA's rewrite the base model. `initial` is then the adapter as it was before training,
+    and what is saved is a LoRA of twice the rank for the base model as it was.
     """
-    model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=str(initial) if initial else None)
+    model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, which names the base by its local path
     name_base(folder, None, None)
+    if initial is not None:
+        _take_off(folder, initial)
+
+
+def _take_off(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
+    """Turn B A into [B, -B0] [A; A0]: PEFT's own conversion (`subtract_mutated_init`) loses the head."""
+    weights, sides = load_file(folder / "adapter_model.safetensors"), {".lora_A.": (0, 1), ".lora_B.": (1, -1)}
+    for name, tensor in weights.items():
+        for side, (dim, sign) in sides.items():
+            if side in name:
+                weights[name] = torch.cat([tensor, sign * initial[name].to(tensor)], dim).contiguous()
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    scale = math.sqrt(2) if config["use_rslora"] else 2
+    config |= {"r": 2 * config["r"], "lora_alpha": scale * config["lora_alpha"], "init_lora_weights": True}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def name_base(folder: Path, hub_id: str | None, commit: str | None) -> None:

@@ -182,8 +182,9 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     frozen = FrozenMode(model, quiet)
     before = snapshot(model, names)
     rewritten = {name for name, digest in untouched.items() if before.get(name) != digest}
-    if rewritten and args.should_save:
-        model.save_pretrained(str(folder / "initial"))
+    initial = adapters.adapter_state(model) if rewritten and isinstance(model, PeftModel) else None
+    if adapters.allocates(model):  # an earlier checkpoint has other ranks, and its importance scores are lost
+        args.load_best_model_at_end = False
     trainer = _trainer(run, model, stage, args, train_set, validation_set, collator)
     started = time.perf_counter()
     _reset_peak_memory()
@@ -196,7 +197,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     checked = audit(before, snapshot(model, names))
     run.stages.append(_result(run, trainer, model, stage, seconds, checked))
     if isinstance(model, PeftModel):
-        _merge(run, number, model, folder, bool(rewritten))
+        _merge(run, number, model, folder, initial)
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
@@ -211,14 +212,14 @@ def _prepare(run: Run, stage: PlannedStage, steps: int) -> PreTrainedModel | Pef
     return run.model
 
 
-def _merge(run: Run, number: int, model: PeftModel, folder: Path, rewritten: bool) -> None:
+def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[str, torch.Tensor] | None) -> None:
     """End a stage with adapters: save them where they stand for the whole result, and make the model plain again."""
     result = run.stages[-1]
-    reason = _no_adapter(run, number, model, rewritten)
+    reason = _no_adapter(run, number, model, initial is not None)
     if reason:
         result.notes.append(f"the adapter is not saved, only the merged model: {reason}")
     elif run.args.should_save:
-        adapters.save_adapter(model, folder / "adapter", folder / "initial" if rewritten else None)
+        adapters.save_adapter(model, folder / "adapter", initial)
     run.model = adapters.merge(model)
     if run.args.should_save:
         with without_bars():
