@@ -113,13 +113,11 @@ def _gradual(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]
     ULMFiT divides the rate by 2.6 with every layer it thaws, and has four of them. Here that factor belongs to each
     thawing, so that the lowest blocks of a deep model still learn.
     """
-    blocks = sum(group.role == "block" for group in groups)
-    thaws = min(UNFREEZINGS, blocks + 1)  # the stem comes with the last
-    each = -(-blocks // thaws)
-    decay = 2.6 ** (-1 / max(each, 1))
-    depths = [depth for depth in range(each, blocks, each)] if each else []
+    frozen = 1 + sum(group.role == "block" for group in groups)  # the stem thaws last
+    each = -(-frozen // UNFREEZINGS)
+    decay = 2.6 ** (-1 / each)
     stages = [Stage("head", "top", scale=10.0)]
-    stages += [Stage(f"last_{depth}", f"last_n:{depth}", layer_decay=decay) for depth in depths]
+    stages += [Stage(f"last_{depth}", f"last_n:{depth}", layer_decay=decay) for depth in range(each, frozen, each)]
     return (*stages, Stage("full", "all", share=3.0, layer_decay=decay))
 
 

@@ -92,28 +92,30 @@ def _norms(groups: Sequence[Group], argument: str) -> Chosen:
 
 
 def _matching(groups: Sequence[Group], argument: str) -> Chosen:
-    used = [group for group in groups if group.role != "unused"]
-    names = [name for group in used for name in group.parameters]
+    parameters = [name for group in groups if group.role != "unused" for name in group.parameters]
     patterns = [pattern.strip() for pattern in argument.split(",") if pattern.strip()]
     for pattern in patterns:
-        if not any(_matches(name, [pattern]) for name in names):
-            plain = pattern.replace("*", "")
-            near = nearest(pattern, names) or next((name for name in names if plain and plain in name), None)
+        if not any(_matches(name, [pattern]) for name in parameters):
+            names = list(dict.fromkeys(part for name in parameters for part in _around(name)))
+            near = nearest(pattern, names)
             hint = f" Did you mean '{near}'?" if near else ""
-            modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
             raise UserError(
-                f"train:{pattern} matches no parameter and no module of the model.{hint} There are {len(modules)} "
-                f"modules, among them {shorten(modules)}. `*` stands for any text, as in train:*layer.1*."
+                f"train:{pattern} matches no parameter and no module of the model.{hint} There are {len(names)}, among "
+                f"them {shorten(names)}. `*` stands for any text, as in train:*layer.1*."
             )
     found = _parts(groups, lambda group: {name for name in group.parameters if _matches(name, patterns)})
     return found | dict(_head(groups, argument))
 
 
+def _around(parameter: str) -> list[str]:
+    """The names of the modules around a parameter, from the outermost to its own name."""
+    words = parameter.split(".")
+    return [".".join(words[:i]) for i in range(1, len(words) + 1)]
+
+
 def _matches(parameter: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern is the parameter's full name or that of a module around it."""
-    words = parameter.split(".")
-    names = [".".join(words[:i]) for i in range(1, len(words) + 1)]
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for name in _around(parameter) for pattern in patterns)
 
 
 SELECTORS: dict[str, Callable[[Sequence[Group], str], Chosen]] = {
