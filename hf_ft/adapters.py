@@ -60,7 +60,7 @@ def attach(
             f"peft:{name} fits no layer in the blocks of {type(model).__name__} ({reason or 'there is none'}). "
             f"With their usual options these do: {', '.join(others) or 'none; use last_n:2 or full'}."
         )
-    saved = trained_modules(model, groups, settings)
+    saved = trained_modules(groups, settings)
     with _quiet(seed):
         adapted = get_peft_model(model, configuration(name, options, targets, saved, steps))
     return adapted
@@ -167,15 +167,15 @@ def _quiet(seed: int) -> Iterator[None]:
         yield
 
 
-def trained_modules(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[str]:
-    """The modules that train whole beside adapters: those of the head that have parameters."""
-    return [
-        name
-        for group, setting in zip(groups, settings, strict=True)
-        if setting.mode == "train"
-        for name in group.modules
-        if any(True for _ in model.get_submodule(name).parameters())
-    ]
+def trained_modules(groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[str]:
+    """The layers that train whole beside adapters: those of the head.
+
+    Layers rather than the modules around them, because PEFT (0.21) unwraps only what has a `weight` when most of its
+    methods are merged.
+    """
+    pairs = zip(groups, settings, strict=True)
+    names = {name for group, setting in pairs if setting.whole for name in group.parameters}
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in sorted(names)))
 
 
 class Allocation(TrainerCallback):

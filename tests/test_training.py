@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hf_ft import finetune
 from hf_ft.plan import METHODS
 
-ARGUMENTS = {"last_n": "last_n:1", "first_n": "first_n:1", "peft": "peft:loha", "train": "train:*layer.1*,*layers.1*"}
+ARGUMENTS = {"last_n": "last_n:1", "first_n": "first_n:1", "peft": "peft:loha", "train": "train:*layer*.1.*"}
 KINDS = ("image", "text", "multi_label")
 
 
