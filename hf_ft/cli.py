@@ -118,17 +118,20 @@ def inspect(argv: Sequence[str]) -> None:
     parser.add_argument("model", metavar="MODEL", help="Hub id, folder, builtin or timm:ARCHITECTURE")
     parser.add_argument("--task", default=None, help="task (default: found from the model)")
     parser.add_argument("--method", default="head", help="method whose settings are shown")
+    parser.add_argument("--plan", metavar="FILE.yaml", help="stages of your own to show instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     from hf_ft.config import check_path
     from hf_ft.plan import parse_method
+    from hf_ft.plan_file import read_yaml
 
     parse_method(options.method)
+    plan = read_yaml(options.plan, "plan", "`stages:` and a list") if options.plan else None
     if not options.model.startswith(("builtin", "timm:")):
         check_path(options.model, "model")
     from hf_ft.inspection import inspect_model
 
-    print(inspect_model(options.model, options.task, options.method, options.json))
+    print(inspect_model(options.model, options.task, options.method, options.json, plan))
 
 
 def evaluate(argv: Sequence[str]) -> None:
