@@ -8,12 +8,14 @@ method takes and merges is not written down anywhere: so it is tried, on a copy 
 from __future__ import annotations
 
 import copy
+import io
 import json
+import logging
 import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +50,35 @@ def attach(
     The same seed gives the same adapters, so that an interrupted run finds the random parts that it began with.
 
     Raises:
-        UserError: the adapted groups have no layer that the method fits, with the methods that do.
+        UserError: see `find_targets`.
+    """
+    targets = find_targets(model, groups, settings, name, options)
+    config = configuration(name, options or {}, targets, trained_modules(groups, settings), steps)
+    with _quiet(seed):
+        return get_peft_model(model, config)
+
+
+def find_targets(
+    model: PreTrainedModel,
+    groups: Sequence[DepthGroup],
+    settings: Sequence[Setting],
+    name: str,
+    options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """The layers of the adapted groups that a PEFT method fits.
+
+    Raises:
+        UserError: it fits none, and the methods that do; or it does not merge.
     """
     check_name(name)
-    options = options or {}
-    candidates = _candidates(model, groups, settings, name)
-    targets, reason = fitting(candidates, name, options)
-    if not targets:
-        others = [other for other in mergeable() if fitting(_candidates(model, groups, settings, other), other)[0]]
-        raise UserError(
-            f"peft:{name} fits no layer in the blocks of {type(model).__name__} ({reason or 'there is none'}). "
-            f"With their usual options these do: {', '.join(others) or 'none; use last_n:2 or full'}."
-        )
-    saved = trained_modules(groups, settings)
-    with _quiet(seed):
-        adapted = get_peft_model(model, configuration(name, options, targets, saved, steps))
-    return adapted
+    targets, reason = fitting(_candidates(model, groups, settings, name), name, options)
+    if targets:
+        return targets
+    others = [other for other in mergeable() if fitting(_candidates(model, groups, settings, other), other)[0]]
+    raise UserError(
+        f"peft:{name} fits no layer in the blocks of {type(model).__name__} ({reason or 'there is none'}). "
+        f"With their usual options these do: {', '.join(others) or 'none; use last_n:2 or full'}."
+    )
 
 
 def _candidates(
@@ -160,11 +175,15 @@ def _input_shape(layer: Any) -> tuple[int, ...]:
 
 @contextmanager
 def _quiet(seed: int) -> Iterator[None]:
-    """A random state of its own, and no advice from PEFT about what the depth groups have decided."""
-    with warnings.catch_warnings(), torch.random.fork_rng():
+    """A random state of its own, and no bars or advice from PEFT about what the depth groups have decided."""
+    with warnings.catch_warnings(), torch.random.fork_rng(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
         torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def trained_modules(groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[str]:

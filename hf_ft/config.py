@@ -396,14 +396,20 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     """
     given: dict[str, Any] = {}
     for source, layer in layers:
-        given |= normalise(layer, source)
+        clean = normalise(layer, source)
+        said = [name for name in ("method", "plan") if clean.get(name) is not None]
+        if len(said) == 2:
+            raise UserError(f"Give either method or plan in {source}, not both: the plan's stages say what trains.")
+        for name in said:  # each replaces the other of an earlier layer
+            given.pop({"method": "plan", "plan": "method"}[name], None)
+        given |= clean
     given = {name: value for name, value in given.items() if value is not None}
     task, method = given.get("task", ""), given.get("method", Config.method)
     if not task:
         raise UserError(f"No task given: set --task to one of {', '.join(task_names())}.")
     choose(task, task_names(), "task", "Set it with --task.")
-    if "plan" in given:
-        given["plan"] = read_plan(given["plan"], "method" in given)
+    if isinstance(given.get("plan"), str):
+        given["plan"] = read_yaml(given["plan"], "plan", "`stages:` and a list")
     parse_method(method)
     merged = TRAINING_DEFAULTS | dict(get_task(task).training) | method_defaults(method, task) | given
     own = config_fields()
@@ -413,17 +419,6 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     training = {name: value for name, value in merged.items() if name not in own}
     _check_whole(config, training)
     return Settings(config, training)
-
-
-def read_plan(plan: str | dict[str, Any], method_given: bool) -> dict[str, Any]:
-    """The content of a plan: that of a file, or what stands under `plan:` in the settings themselves.
-
-    Raises:
-        UserError: no such file, no YAML, or a method beside it.
-    """
-    if method_given:
-        raise UserError("Give either --method or --plan, not both: the plan's stages say what trains.")
-    return read_yaml(plan, "plan", "`stages:` and a list") if isinstance(plan, str) else plan
 
 
 def _check_adapters(config: Config) -> None:

@@ -147,6 +147,9 @@ def train(
         task.encode(part, processor, config, training)
         for part, training in ((splits.train, True), (splits.validation, False))
     ]
+    for stage in plan.stages:
+        if stage.peft:  # a method that does not fit is answered before anything is trained or removed
+            adapters.find_targets(model, loaded.groups, stage.settings, stage.peft, stage.peft_options)
     run = Run(config, args, splits, plan, loaded, model, processor, metric, stages=[])
     if args.should_save:
         print(report.before_training(describe(config, splits, model, loaded, plan)) + "\n", flush=True)

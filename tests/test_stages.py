@@ -165,8 +165,12 @@ def test_plan_stands_in_a_file_or_in_the_settings(text_model: str, text_data: st
     assert from_file.stages == inline.stages
     assert from_file.plan == inline.plan
     assert from_file.chosen_method.name == "plan"
-    with pytest.raises(UserError, match=r"Give either --method or --plan, not both"):
-        build(("", base | {"plan": str(tmp_path / "plan.yaml"), "method": "full"}))
+    with pytest.raises(UserError, match=r"Give either method or plan in a call, not both"):
+        build(("a call", base | {"plan": str(tmp_path / "plan.yaml"), "method": "full"}))
+    later = build(("a recipe", base | {"method": "full"}), ("a call", {"plan": str(tmp_path / "plan.yaml")})).config
+    assert later.stages == inline.stages
+    back = build(("a recipe", base | {"plan": str(tmp_path / "plan.yaml")}), ("a call", {"method": "full"})).config
+    assert (back.stages, back.method) == (None, "full")
 
 
 def test_inspect_shows_a_plan_and_parts(text_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
