@@ -84,12 +84,32 @@ def train(argv: Sequence[str]) -> None:
 
 def methods(argv: Sequence[str]) -> None:
     """List the methods: what trains, when to use it, paper."""
+    parser = _parser("methods", methods)
+    parser.add_argument("--peft", action="store_true", help="list the methods of PEFT that peft:NAME takes")
+    options = parser.parse_args(argv)
+    print(_peft_list() if options.peft else _method_list())
+
+
+def _method_list() -> str:
     from hf_ft.plan import METHODS
 
-    _parser("methods", methods).parse_args(argv)
-    for method in METHODS.values():
-        name = f"{method.name}:{method.argument}" if method.argument else method.name
-        print(f"{name:10} trains {method.trains}\n{'':10} {method.when}\n{'':10} {method.paper}")
+    return "\n".join(
+        f"{method.spelled:13} trains {method.trains}\n{'':13} {method.when}\n{'':13} {method.paper}"
+        for method in METHODS.values()
+    )
+
+
+def _peft_list() -> str:
+    import textwrap
+
+    from hf_ft.peft_methods import REFUSED, mergeable, preset
+
+    lines = ["Merge into plain weights, with the learning rate that they start from:", ""]
+    lines += [f"peft:{name:20} {preset(name).text:8g} texts {preset(name).image:8g} images" for name in mergeable()]
+    lines += ["", "Refused:", ""]
+    for name, reason in REFUSED.items():
+        lines += textwrap.wrap(f"peft:{name:24} {reason}", 79, subsequent_indent=" " * 30)
+    return "\n".join(lines)
 
 
 def inspect(argv: Sequence[str]) -> None:
@@ -98,17 +118,20 @@ def inspect(argv: Sequence[str]) -> None:
     parser.add_argument("model", metavar="MODEL", help="Hub id, folder, builtin or timm:ARCHITECTURE")
     parser.add_argument("--task", default=None, help="task (default: found from the model)")
     parser.add_argument("--method", default="head", help="method whose settings are shown")
+    parser.add_argument("--plan", metavar="FILE.yaml", help="stages of your own to show instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     from hf_ft.config import check_path
     from hf_ft.plan import parse_method
+    from hf_ft.plan_file import read_yaml
 
     parse_method(options.method)
+    plan = read_yaml(options.plan, "plan", "`stages:` and a list") if options.plan else None
     if not options.model.startswith(("builtin", "timm:")):
         check_path(options.model, "model")
     from hf_ft.inspection import inspect_model
 
-    print(inspect_model(options.model, options.task, options.method, options.json))
+    print(inspect_model(options.model, options.task, options.method, options.json, plan))
 
 
 def evaluate(argv: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ import argparse
 import ast
 import dataclasses
 import functools
-import importlib.util
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +19,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.installed import class_body
 from hf_ft.lookup import UserError, choose, nearest, unknown
-from hf_ft.plan import METHODS, method_defaults, parse_method
+from hf_ft.peft_methods import check_options
+from hf_ft.plan import METHODS, Method, Stage, method_defaults, own_method, parse_method
+from hf_ft.plan_file import read_stages, read_yaml
 from hf_ft.tasks import get_task, task_names
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class Config:
         group="what",
     )
     dataset: str = _option("Hub id (or `id:config`), folder, or file", "", group="what")
-    method: str = _option("what trains: " + ", ".join(METHODS), "lp_ft", group="what")
+    method: str = _option("what trains: " + ", ".join(m.spelled for m in METHODS.values()), "lp_ft", group="what")
+    plan: str | dict[str, Any] | None = _option("YAML file with stages of your own, in place of a method", group="what")
 
     model_revision: str | None = _option("branch, tag or commit of the model on the Hub", group="model")
     keep_head: bool = _option("keep the checkpoint's head when its labels equal the data's", False, group="model")
@@ -92,6 +95,9 @@ class Config:
     lora_r: int = _option("rank of LoRA", 8, group="training")
     lora_alpha: int = _option("scale of LoRA", 16, group="training")
     lora_dropout: float = _option("dropout before LoRA", 0.0, group="training")
+    peft_options: dict[str, Any] | None = _option(
+        "options of peft:NAME or lora as JSON, such as '{\"use_dora\": true}'", group="training"
+    )
     early_stopping_patience: int | None = _option("stop after so many evaluations without a gain", group="training")
     overwrite_output_dir: bool = _option("replace a run that stands in the output folder", False, group="training")
     load_back_proof: bool = _option("load the result in a fresh process and compare", True, group="training")
@@ -99,9 +105,26 @@ class Config:
     given: frozenset[str] = frozenset()
 
     @property
-    def method_name(self) -> str:
-        """The method without its argument: `last_n` of `last_n:4`."""
-        return parse_method(self.method)[0].name
+    def stages(self) -> tuple[Stage, ...] | None:
+        """The user's own stages, None when a method says what trains."""
+        return read_stages(self.plan, get_task(self.task).modality) if isinstance(self.plan, dict) else None
+
+    @property
+    def adapters(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The PEFT methods that the stages use, each with its options."""
+        if self.stages:
+            return [(stage.peft, stage.peft_options) for stage in self.stages if stage.peft]
+        method, argument = parse_method(self.method)
+        name = {"lora": "lora", "peft": argument}.get(method.name)
+        if name is None:
+            return []
+        own = {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout}
+        return [(name, (own if name == "lora" else {}) | (self.peft_options or {}))]
+
+    @property
+    def chosen_method(self) -> Method:
+        """The method, or what the user's own stages make of one."""
+        return own_method(self.stages) if self.stages else parse_method(self.method)[0]
 
 
 def config_fields() -> dict[str, dataclasses.Field[Any]]:
@@ -120,17 +143,8 @@ class TrainingField:
 @functools.cache
 def training_fields() -> dict[str, TrainingField]:
     """The fields of the installed `transformers.TrainingArguments`, read without importing it."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("transformers is not installed. Install hf-ft with its requirements: pip install hf-ft")
-    source = Path(spec.submodule_search_locations[0], "training_args.py").read_text(encoding="utf-8")
-    body = next(
-        node.body
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
-    )
     found = {}
-    for node in body:
+    for node in class_body("transformers", "training_args.py", "TrainingArguments"):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _is_init_field(node.value):
             found[node.target.id] = TrainingField(ast.unparse(node.annotation), _help_text(node.value))
     return found
@@ -332,25 +346,6 @@ def _choices(name: str) -> Sequence[str]:
     return (options[name].metadata["choices"] or ()) if name in options else ()
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """The settings in a YAML file: one flat mapping of option names to values."""
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"No such settings file: {path}. --config takes a YAML file of `option: value` lines."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. --config takes a YAML file.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} must hold `option: value` lines, not {type(loaded).__name__}.")
-    return loaded
-
-
 @dataclass(frozen=True)
 class Settings:
     """All settings of a run, merged and checked, still without torch: `Config` and `TrainingArguments` fields."""
@@ -375,6 +370,8 @@ class Settings:
                 "bf16 was given and this machine has no GPU. Leave out --bf16 (float32 is used), or add --use_cpu: "
                 "processors with bfloat16 units gain from it, others lose."
             )
+        for name, options in self.config.adapters:
+            check_options(name, options)
         try:
             arguments = TrainingArguments(**self.training)
         except (ValueError, TypeError, ImportError, OSError) as error:
@@ -399,19 +396,49 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     """
     given: dict[str, Any] = {}
     for source, layer in layers:
-        given |= normalise(layer, source)
+        clean = normalise(layer, source)
+        said = [name for name in ("method", "plan") if clean.get(name) is not None]
+        if len(said) == 2:
+            raise UserError(f"Give either method or plan in {source}, not both: the plan's stages say what trains.")
+        for name in said:  # each replaces the other of an earlier layer
+            given.pop({"method": "plan", "plan": "method"}[name], None)
+        given |= clean
     given = {name: value for name, value in given.items() if value is not None}
     task, method = given.get("task", ""), given.get("method", Config.method)
     if not task:
         raise UserError(f"No task given: set --task to one of {', '.join(task_names())}.")
     choose(task, task_names(), "task", "Set it with --task.")
+    if isinstance(given.get("plan"), str):
+        given["plan"] = read_yaml(given["plan"], "plan", "`stages:` and a list")
     parse_method(method)
     merged = TRAINING_DEFAULTS | dict(get_task(task).training) | method_defaults(method, task) | given
     own = config_fields()
+    if "plan" in given:
+        merged["method"] = "plan"
     config = Config(**{k: v for k, v in merged.items() if k in own}, given=frozenset(given))
     training = {name: value for name, value in merged.items() if name not in own}
     _check_whole(config, training)
     return Settings(config, training)
+
+
+def _check_adapters(config: Config) -> None:
+    """Check that options of adapters have adapters to go to."""
+    given = sorted({"peft_options", "lora_r", "lora_alpha", "lora_dropout"} & config.given)
+    if not given:
+        return
+    if config.stages:
+        raise UserError(f"--{given[0]} does not go with a plan: write peft_options into its stage.")
+    used = [name for name, _ in config.adapters]
+    if not used:
+        raise UserError(
+            f"--{given[0]} does not go with method '{config.method}', which has no adapters. Use --method lora or "
+            "--method peft:NAME."
+        )
+    if given[0].startswith("lora") and used != ["lora"]:
+        raise UserError(f"--{given[0]} is an option of lora, not of {used[0]}. Give --peft_options instead.")
+    for option in ("lora_r", "lora_alpha", "lora_dropout"):
+        if option in given and option.replace("lora_r", "r") in (config.peft_options or {}):
+            raise UserError(f"--{option} is given in --peft_options as well. Keep one of them.")
 
 
 def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
@@ -425,7 +452,8 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
         raise UserError("No output folder given: set --output_dir.")
     if isinstance(training.get("resume_from_checkpoint"), str):
         raise UserError("--resume takes no path: it goes on from the newest checkpoint in --output_dir.")
-    if config.keep_head and not parse_method(config.method)[0].pretrained:
+    _check_adapters(config)
+    if config.keep_head and not config.chosen_method.pretrained:
         raise UserError(f"--keep_head does not go with method '{config.method}', which starts from random weights.")
     if config.early_stopping_patience and training.get("eval_strategy") == "no":
         raise UserError("early_stopping_patience needs evaluations. Leave out --eval_strategy no.")
@@ -562,7 +590,7 @@ def command_line(argv: Sequence[str] | None, description: str = "", prog: str | 
     layers: list[tuple[str, Any]] = []
     path = options.pop("config", None)
     if path is not None:
-        layers.append((path, read_yaml(path)))
+        layers.append((path, read_yaml(path, "config", "`option: value` lines")))
     layers.append(("the command line", options))
     return layers
 

@@ -28,8 +28,8 @@ from hf_ft.tracing import Trace, example_inputs, trace_forward, upstream
 class DepthGroup:
     """One row of the table: role `stem`, `block`, `neck`, `head` or `unused`, and what belongs to it.
 
-    `modules` are the topmost modules that lie wholly in the group; `parameters` and `buffers` are full names;
-    `size` counts parameter elements.
+    `modules` are the topmost modules that lie wholly in the group; `parameters` and `buffers` are full names, `norms`
+    those of the parameters that belong to normalisation layers; `size` counts parameter elements.
     """
 
     name: str
@@ -38,6 +38,7 @@ class DepthGroup:
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
     size: int
+    norms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -338,6 +339,7 @@ def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[st
     homes = _module_homes(model, trace, owners, order)
     buffers = {name: _home_of(name, homes, owners) for name, _ in model.named_buffers()}
     parameters = dict(model.named_parameters())
+    norms = _normalisation(model)
     groups = []
     for group in order:
         members = tuple(name for name in parameters if owners[name] == group)
@@ -350,6 +352,7 @@ def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[st
                     parameters=members,
                     buffers=tuple(name for name, home in buffers.items() if home == group),
                     size=sum(parameters[name].numel() for name in members),
+                    norms=tuple(name for name in members if name in norms),
                 )
             )
     first = min((head for head in heads if head in trace.calls), key=lambda head: trace.calls[head].order, default=None)
@@ -370,6 +373,16 @@ def _shared(model: nn.Module, trace: Trace, owners: Mapping[str, str]) -> tuple[
         if others:
             said.append(f"{first} ({owners[first]}) is also {shorten(others, 3)}.")
     return tuple(said)
+
+
+def _normalisation(model: nn.Module) -> set[str]:
+    """Parameters of normalisation layers, found by their type: names differ (`normalization.weight` in ResNet)."""
+    return {
+        f"{name}.{key}"
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        for key, _ in module.named_parameters(recurse=False)
+    }
 
 
 def _module_homes(model: nn.Module, trace: Trace, owners: dict[str, str], order: list[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
-from hf_ft.lookup import shorten
+from hf_ft.lookup import UserError, shorten
 from hf_ft.plan import Setting, plan_method
 
 
@@ -47,31 +47,35 @@ class FrozenMode:
 def freeze(model: PreTrainedModel, method: str = "head", groups: Anatomy | None = None) -> FrozenMode:
     """Freeze what a method leaves frozen in its first stage, for use with any `Trainer` or training loop.
 
-    `method` is `head`, `last_n:4` or any other name in `hf_ft.plan.METHODS` that attaches no adapters. Sets
+    `method` is `head`, `bitfit` or any other name in `hf_ft.plan.METHODS` that attaches no adapters. Sets
     `requires_grad` on every parameter. `param_groups` makes the optimizer's groups to go with it.
 
     Raises:
-        UserError: unknown method, or more blocks than the model has.
+        UserError: unknown method, one that the model cannot take, or one that attaches adapters.
     """
     groups = groups if groups is not None else anatomy(model)
-    settings = plan_method(method, groups, 1, 1.0).stages[0].settings
+    stage = plan_method(method, groups, 1, 1.0).stages[0]
+    if stage.peft:
+        raise UserError(f"freeze() attaches no adapters, which method '{method}' has. Use hf_ft.train or PEFT itself.")
+    settings = stage.settings
     set_trainable(model, groups, settings)
     return FrozenMode(model, quiet_modules(model, groups, settings))
 
 
 def set_trainable(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> None:
-    """Let exactly the parameters of the groups that train require a gradient."""
+    """Let exactly the parameters that train require a gradient."""
     parameters = dict(model.named_parameters())
     for group, setting in zip(groups, settings, strict=True):
         for name in group.parameters:
-            parameters[name].requires_grad_(setting.mode == "train" and parameters[name].is_floating_point())
+            parameters[name].requires_grad_(setting.trains(name) and parameters[name].is_floating_point())
 
 
 def quiet_modules(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[nn.Module]:
-    """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm that is only adapted.
+    """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm outside whole ones.
 
-    A module around several groups (an encoder around its layers) is quiet, by its own flag only, as soon as one of
-    them is frozen: what it does itself, such as dropout on embeddings, belongs to the frozen part.
+    Where biases, norms or adapters train, dropout is alive and running statistics stay as they are. A module around
+    several groups (an encoder around its layers) is quiet, by its own flag only, as soon as one of them is frozen:
+    what it does itself, such as dropout on embeddings, belongs to the frozen part.
     """
     home = {name: i for i, group in enumerate(groups) for name in group.modules}
     quiet = []
@@ -79,9 +83,9 @@ def quiet_modules(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequ
         if not name:
             continue
         inside = _group_around(name, home)
-        modes = {settings[inside].mode} if inside is not None else _modes_below(name, groups, settings)
-        adapted_statistics = "adapt" in modes and getattr(module, "running_mean", None) is not None
-        if "frozen" in modes or adapted_statistics:
+        here = [settings[inside]] if inside is not None else _settings_below(name, groups, settings)
+        frozen = any(setting.mode == "frozen" for setting in here)
+        if frozen or (getattr(module, "running_mean", None) is not None and not all(setting.whole for setting in here)):
             quiet.append(module)
     return quiet
 
@@ -94,12 +98,12 @@ def _group_around(name: str, home: Mapping[str, int]) -> int | None:
     return None
 
 
-def _modes_below(name: str, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> set[str]:
-    return {
-        setting.mode
+def _settings_below(name: str, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[Setting]:
+    return [
+        setting
         for group, setting in zip(groups, settings, strict=True)
         if group.role != "unused" and any(full.startswith(f"{name}.") for full in group.parameters)
-    }
+    ]
 
 
 def plain_name(name: str) -> str:
@@ -109,13 +113,10 @@ def plain_name(name: str) -> str:
 
 
 def frozen_tensors(groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> set[str]:
-    """Names of the parameters and buffers that must not change: all of the groups that do not train whole."""
-    return {
-        name
-        for group, setting in zip(groups, settings, strict=True)
-        if setting.mode != "train"
-        for name in (*group.parameters, *group.buffers)
-    }
+    """Names of the parameters that do not train, and of all buffers in groups that do not train whole."""
+    pairs = list(zip(groups, settings, strict=True))
+    still = {name for group, setting in pairs for name in group.parameters if not setting.trains(name)}
+    return still | {name for group, setting in pairs if not setting.whole for name in group.buffers}
 
 
 def snapshot(model: nn.Module, names: set[str]) -> dict[str, str]:

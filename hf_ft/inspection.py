@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 import transformers
@@ -11,20 +12,24 @@ from transformers import PreTrainedModel
 from hf_ft.depth_groups import anatomy
 from hf_ft.lookup import UserError, choose
 from hf_ft.model import find_settings, fits, quiet_loading
-from hf_ft.plan import plan_method
+from hf_ft.plan import plan_method, plan_stages
+from hf_ft.plan_file import read_stages
 from hf_ft.report import text_table
 from hf_ft.tasks import get_task, task_names
 
 
-def inspect_model(name: str, task: str | None, method: str, as_json: bool) -> str:
-    """The table of depth groups of a model with the settings of a method, as text or JSON.
+def inspect_model(name: str, task: str | None, method: str, as_json: bool, plan: dict[str, Any] | None = None) -> str:
+    """The table of depth groups of a model with the settings of a method or a plan, as text or JSON.
 
     Raises:
         UserError: no such model, or a method that it cannot take.
     """
     model = _load_bare(name, task)
     groups = anatomy(model)
-    stages = plan_method(method, groups, 1, 1.0).stages
+    if plan is None:
+        stages = plan_method(method, groups, 1, 1.0).stages
+    else:
+        method, stages = "plan", plan_stages("plan", read_stages(plan, "text"), groups, 1, 1.0).stages
     if as_json:
         rows = [
             {
@@ -32,14 +37,14 @@ def inspect_model(name: str, task: str | None, method: str, as_json: bool) -> st
                 "role": group.role,
                 "parameters": group.size,
                 "modules": list(group.modules),
-                "stages": {stage.name: stage.settings[i].mode for stage in stages},
+                "stages": {stage.name: stage.settings[i].describe(group) for stage in stages},
             }
             for i, group in enumerate(groups)
         ]
         return json.dumps({"class": type(model).__name__, "head_reads": groups.head_reads, "groups": rows}, indent=1)
     header = ["depth group", "modules", "parameters", *(f"{method}: {stage.name}" for stage in stages)]
     table = [
-        [group.name, _modules(group.modules), f"{group.size:,}", *(stage.settings[i].mode for stage in stages)]
+        [group.name, _modules(group.modules), f"{group.size:,}", *(s.settings[i].describe(group) for s in stages)]
         for i, group in enumerate(groups)
     ]
     total = sum(group.size for group in groups)

@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrain
 from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
 from hf_ft.lookup import UserError, choose, shorten, split_argument
-from hf_ft.plan import parse_method
 from hf_ft.tasks import Task, get_task, task_names
 from hf_ft.tracing import padding_matters
 
@@ -67,7 +66,7 @@ def load_model(
     _match_padding(settings, processor, notes)
 
     set_seed(seed)
-    if parse_method(config.method)[0].pretrained:
+    if config.chosen_method.pretrained:
         model, new, loaded, groups = load_weights(config, task.auto_class, folder, settings, previous, notes)
     else:
         auto = getattr(transformers, task.auto_class)

@@ -18,7 +18,7 @@ def param_groups(
     method: str = "full",
     learning_rate: float = 5e-5,
     head_lr_multiplier: float = 10.0,
-    layer_decay: float = 1.0,
+    layer_decay: float | None = None,
     weight_decay: float = 0.01,
     groups: Anatomy | None = None,
 ) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ def param_groups(
     requires a gradient; parameters that do not are left out.
 
     Raises:
-        UserError: unknown method, or more blocks than the model has.
+        UserError: unknown method, or one that the model cannot take.
     """
     groups = groups if groups is not None else anatomy(model)
     stage = plan_method(method, groups, 1, learning_rate, head_lr_multiplier, layer_decay).stages[0]
@@ -40,28 +40,23 @@ def rated_groups(
 ) -> list[dict[str, Any]]:
     """The trainable parameters by (rate, decay), for the settings of one stage; works on PEFT models too."""
     owner = {name: i for i, group in enumerate(groups) for name in group.parameters}
-    bare = _undecayed(model)
+    bare = {name for group in groups for name in group.norms}
+    shared = max((setting.rate for setting in settings if setting.mode == "adapt"), default=0.0)
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = settings[_owner(plain_name(name), owner)].rate
-            decay = 0.0 if parameter.ndim < 2 or name in bare else weight_decay
+            position = _owner(plain_name(name), owner)
+            rate = settings[position].rate if position is not None else shared
+            decay = 0.0 if parameter.ndim < 2 or plain_name(name) in bare else weight_decay
             found.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in found.items()]
 
 
-def _undecayed(model: nn.Module) -> set[str]:
-    """Parameters of normalisation layers, found by their type: names differ (`normalization.weight` in ResNet)."""
-    return {
-        f"{name}.{key}"
-        for name, module in model.named_modules()
-        if "norm" in type(module).__name__.lower()
-        for key, _ in module.named_parameters(recurse=False)
-    }
+def _owner(name: str, owner: dict[str, int]) -> int | None:
+    """The position of a parameter's group; an adapter's parameter goes with the layer that it adapts.
 
-
-def _owner(name: str, owner: dict[str, int]) -> int:
-    """The position of a parameter's group; an adapter's parameter goes with the layer that it adapts."""
+    None for what an adapter shares between layers, such as VB-LoRA's bank of vectors.
+    """
     if name in owner:
         return owner[name]
     prefix = name.rpartition(".")[0]
@@ -70,4 +65,4 @@ def _owner(name: str, owner: dict[str, int]) -> int:
             if known.startswith(f"{prefix}."):
                 return position
         prefix = prefix.rpartition(".")[0]
-    raise KeyError(name)
+    return None

@@ -1,54 +1,73 @@
-"""Methods and plans: which depth groups train, in which order and at which rate, as plain data.
+"""Methods and plans: what trains in which order and at which rate, as plain data.
 
-A *method* is a short list of stages. A *stage* chooses the depth groups that train (or are adapted); all others
-are frozen. `plan_method` applies a method to the depth groups of a model and yields one setting for each group in
-each stage. Nothing here needs torch: methods are listed, and mistakes in them answered, at once.
+A *method* is a short list of stages. A *stage* chooses what trains (or is adapted); everything else is frozen.
+`plan_stages` applies stages to the depth groups of a model and yields one setting for each group in each stage.
+Nothing here needs torch: methods are listed, and mistakes in them answered, at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hf_ft.lookup import UserError, choose, split_argument
+from hf_ft.peft_methods import HEAD_RATES, check_name, preset
+from hf_ft.selectors import Group, check_argument, choose_groups, choose_parameters
 from hf_ft.tasks import get_task
-
-
-class Group(Protocol):
-    """What a plan needs to know of a depth group; see `hf_ft.depth_groups.DepthGroup`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def role(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What happens to one depth group in one stage: mode `train`, `adapt` or `frozen`, and its learning rate."""
+    """What happens to one depth group in one stage: mode `train`, `adapt` or `frozen`, and its learning rate.
+
+    `only` names the parameters that train where it is not the whole group; the rest of it is frozen.
+    """
 
     mode: str
     rate: float = 0.0
+    only: frozenset[str] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything in the group trains, running statistics included."""
+        return self.mode == "train" and self.only is None
+
+    def trains(self, parameter: str) -> bool:
+        """Whether a parameter of the group trains itself (that of an adapter on it is another matter)."""
+        return self.mode == "train" and (self.only is None or parameter in self.only)
+
+    def describe(self, group: Group) -> str:
+        """The setting in words: `frozen`, `adapt`, `train`, or `train 4 of 16` parameters."""
+        return self.mode if self.only is None else f"{self.mode} {len(self.only)} of {len(group.parameters)}"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a method: which groups train, its share of the epochs, its scale of the learning rate.
+    """One stage of a method: what trains, its share of the epochs, its scale of the learning rate.
 
-    `trains` names a selector (`all`, `head`, `last_n:4`); with `adapt`, the blocks get adapters instead.
+    `trains` is a selector (`all`, `last_n:4`, `bitfit`), or `groups` gives the mode of each group by name. With `peft`
+    the chosen blocks get the adapters of that PEFT method. What is None is that of the whole run; `learning_rate`
+    stands for the run's times `scale`.
     """
 
     name: str
-    trains: str
+    trains: str = "all"
+    groups: Mapping[str, str] | None = None
     share: float = 1.0
     scale: float = 1.0
-    adapt: bool = False
+    learning_rate: float | None = None
+    head_lr_multiplier: float | None = None
+    layer_decay: float | None = None
+    scheduler: str | None = None
+    warmup: float | None = None
+    peft: str | None = None
+    peft_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way of fine-tuning: its stages and the defaults that train well, by modality.
+    """A way of fine-tuning: its stages, which may follow from the depth groups, and defaults that train well.
 
     `argument` says what stands behind the colon (`N` for `last_n:N`), None when nothing does.
     """
@@ -57,55 +76,49 @@ class Method:
     trains: str
     when: str
     paper: str
-    stages: Callable[[str | None], tuple[Stage, ...]]
+    stages: Callable[[str | None, Sequence[Group]], tuple[Stage, ...]]
     defaults: Mapping[str, Mapping[str, Any]]
     argument: str | None = None
     pretrained: bool = True
 
-
-def _select_all(groups: Sequence[Group], argument: str | None) -> set[str]:
-    return {group.name for group in groups if group.role != "unused"}
-
-
-def _select_head(groups: Sequence[Group], argument: str | None) -> set[str]:
-    return {group.name for group in groups if group.role == "head"}
+    @property
+    def spelled(self) -> str:
+        """The name with its argument, as in `last_n:N`."""
+        return f"{self.name}:{self.argument}" if self.argument else self.name
 
 
-def _select_last(groups: Sequence[Group], argument: str | None) -> set[str]:
-    blocks = [group for group in groups if group.role == "block"]
-    count = int(argument or 0)
-    if count > len(blocks):
-        raise UserError(
-            f"last_n:{count} asks for more blocks than the model has ({len(blocks)}). Use last_n:1 to "
-            f"last_n:{len(blocks)}, or `full` to train everything."
-        )
-    chosen = blocks[len(blocks) - count :]
-    above = {group.name for group in groups if group.role == "neck"}
-    return {group.name for group in chosen} | above | _select_head(groups, None)
-
-
-SELECTORS: dict[str, Callable[[Sequence[Group], str | None], set[str]]] = {
-    "all": _select_all,
-    "head": _select_head,
-    "last_n": _select_last,
-}
-"""Name -> function from the depth groups to the names of those that train."""
-
-
-def _one(trains: str, adapt: bool = False) -> Callable[[str | None], tuple[Stage, ...]]:
-    def stages(argument: str | None) -> tuple[Stage, ...]:
-        chosen = trains if argument is None else f"{trains}:{argument}"
-        return (Stage(trains if trains != "all" else "full", chosen, adapt=adapt),)
+def _one(trains: str, name: str | None = None) -> Callable[[str | None, Sequence[Group]], tuple[Stage, ...]]:
+    def stages(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
+        return (Stage(name or trains, trains if argument is None else f"{trains}:{argument}"),)
 
     return stages
 
 
-def _lp_ft(argument: str | None) -> tuple[Stage, ...]:
+def _lp_ft(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
     return (Stage("head", "head", share=0.3, scale=10.0), Stage("full", "all", share=0.7))
 
 
-def _lora(argument: str | None) -> tuple[Stage, ...]:
-    return (Stage("lora", "all", adapt=True),)
+def _peft(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
+    name = argument or "lora"
+    return (Stage(name, "all", peft=name),)
+
+
+UNFREEZINGS = 5
+"""Most steps in which `gradual` thaws the groups below the neck; in a deep model each thaws several blocks."""
+
+
+def _gradual(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
+    """First head and neck, then block after block from the top, and at last everything.
+
+    ULMFiT divides the rate by 2.6 with every layer it thaws, and has four of them. Here that factor belongs to each
+    thawing, so that the lowest blocks of a deep model still learn.
+    """
+    frozen = 1 + sum(group.role == "block" for group in groups)  # the stem thaws last
+    each = -(-frozen // UNFREEZINGS)
+    decay = 2.6 ** (-1 / each)
+    stages = [Stage("head", "top", scale=10.0)]
+    stages += [Stage(f"last_{depth}", f"last_n:{depth}", layer_decay=decay) for depth in range(each, frozen, each)]
+    return (*stages, Stage("full", "all", share=3.0, layer_decay=decay))
 
 
 # Rates are those of the body; the head's is `head_lr_multiplier` times as high (ten, as in
@@ -114,6 +127,8 @@ _TUNE = {"head_lr_multiplier": 10.0, "min_steps": 300}
 # A linear probe is a convex problem and its loss falls smoothly, while its accuracy on a small validation split is
 # mostly noise from epoch to epoch: so its best epoch is the one of least loss.
 _PROBE = {"metric_for_best_model": "loss", "min_steps": 300}
+# A few small parameters need a high rate; the head's is that of the adapters' head.
+_PART = {"head_lr_multiplier": 2.5, "min_steps": 300}
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -122,7 +137,7 @@ METHODS: dict[str, Method] = {
             trains="everything, from random weights",
             when="to see what pretraining is worth; for large data of an unusual kind",
             paper="https://arxiv.org/abs/1811.08883",
-            stages=_one("all"),
+            stages=_one("all", "full"),
             defaults={
                 "image": {"learning_rate": 1e-3, "num_train_epochs": 10, "augment": "basic", "min_steps": 600},
                 "text": {"learning_rate": 1e-4, "num_train_epochs": 10, "min_steps": 600},
@@ -155,11 +170,23 @@ METHODS: dict[str, Method] = {
             argument="N",
         ),
         Method(
+            name="first_n",
+            trains="all but the stem and the first N blocks",
+            when="like `last_n`, counted from below: keeps what is common to all data",
+            paper="https://arxiv.org/abs/1411.1792",
+            stages=_one("first_n"),
+            defaults={
+                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
+                "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
+            },
+            argument="N",
+        ),
+        Method(
             name="full",
             trains="everything, the head at a higher rate",
             when="a thousand examples or more, close to what the source model knows",
             paper="https://arxiv.org/abs/1801.06146",
-            stages=_one("all"),
+            stages=_one("all", "full"),
             defaults={
                 "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
                 "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
@@ -177,15 +204,72 @@ METHODS: dict[str, Method] = {
             },
         ),
         Method(
+            name="gradual",
+            trains="the head, then block after block from the top, then everything",
+            when="few examples unlike the source model's; slower than `lp_ft`",
+            paper="https://arxiv.org/abs/1801.06146",
+            stages=_gradual,
+            defaults={
+                "image": {"learning_rate": 3e-4, "num_train_epochs": 12, "augment": "basic"} | _TUNE,
+                "text": {"learning_rate": 1e-4, "num_train_epochs": 8} | _TUNE,
+            },
+        ),
+        Method(
             name="lora",
             trains="low-rank adapters in all blocks, and the head",
             when="large models, or many tasks on one: the adapter is small and merges into plain weights",
             paper="https://arxiv.org/abs/2106.09685",
-            stages=_lora,
+            stages=_peft,
             defaults={
                 "image": {"learning_rate": 1e-3, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
                 "text": {"learning_rate": 5e-4, "num_train_epochs": 4} | _TUNE,
             },
+        ),
+        Method(
+            name="peft",
+            trains="adapters of another PEFT method in all blocks, and the head",
+            when="to try DoRA, LoHa, OFT, IA3, VeRA and some thirty more: see hf-ft methods --peft",
+            paper="https://arxiv.org/abs/2303.15647",
+            stages=_peft,
+            defaults={
+                "image": {"num_train_epochs": 10, "augment": "basic"} | _TUNE,
+                "text": {"num_train_epochs": 4} | _TUNE,
+            },
+            argument="NAME",
+        ),
+        Method(
+            name="bitfit",
+            trains="all biases, and the head",
+            when="very many tasks on one model: a thousandth of it changes",
+            paper="https://arxiv.org/abs/2106.10199",
+            stages=_one("bitfit"),
+            defaults={
+                "image": {"learning_rate": 3e-3, "num_train_epochs": 10, "augment": "basic"} | _PART,
+                "text": {"learning_rate": 2e-3, "num_train_epochs": 4} | _PART,
+            },
+        ),
+        Method(
+            name="norms",
+            trains="scale and shift of all normalisation layers, and the head",
+            when="like `bitfit`, for convolution networks too, which have no biases but those",
+            paper="https://arxiv.org/abs/2312.11420",
+            stages=_one("norms"),
+            defaults={
+                "image": {"learning_rate": 3e-3, "num_train_epochs": 10, "augment": "basic"} | _PART,
+                "text": {"learning_rate": 2e-3, "num_train_epochs": 4} | _PART,
+            },
+        ),
+        Method(
+            name="train",
+            trains="parameters and modules whose full name matches, and the head",
+            when="you know which: `train:*attention*,*norm*`; `hf-ft inspect` shows the names",
+            paper="https://arxiv.org/abs/2210.11466",
+            stages=_one("train", "chosen"),
+            defaults={
+                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
+                "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
+            },
+            argument="PATTERN",
         ),
     )
 }
@@ -199,45 +283,62 @@ def parse_method(text: str) -> tuple[Method, str | None]:
     """Split `last_n:4` into the method and its checked argument.
 
     Raises:
-        UserError: unknown method (with the nearest), argument missing, superfluous or not a positive number.
+        UserError: unknown method (with the nearest), argument missing, superfluous or not what the method takes.
     """
     name, argument = split_argument(text)
     method = METHODS[choose(name, METHODS, "method")]
-    if method.argument is None and argument is not None:
-        raise UserError(f"Method '{name}' takes no argument, but ':{argument}' was given.")
-    if method.argument is not None and not (argument or "").isdecimal():
-        raise UserError(f"Method '{name}' needs a number of blocks: {name}:{method.argument}, for example {name}:2.")
-    if argument is not None and int(argument) < 1:
-        raise UserError(f"{name}:{argument} trains no block. Use `head` to train the head only.")
+    if method.argument == "NAME":
+        if not argument:
+            raise UserError(f"Method '{name}' needs a method of PEFT: {method.spelled}, for example {name}:loha.")
+        check_name(argument)
+    else:
+        check_argument(name, argument, method.argument, "method")
     return method, argument
+
+
+def own_method(stages: Sequence[Stage]) -> Method:
+    """The method that a user's own stages make; its defaults are those of `lp_ft`."""
+    return replace(METHODS["lp_ft"], name="plan", trains="", when="", paper="", stages=lambda _, __: tuple(stages))
 
 
 def method_defaults(text: str, task: str) -> dict[str, Any]:
     """The settings that a method brings for a task; `min_steps` is the plan's own and is not among them."""
-    settings = parse_method(text)[0].defaults[get_task(task).modality]
+    method, argument = parse_method(text)
+    modality = get_task(task).modality
+    settings = dict(method.defaults[modality])
+    if method.argument == "NAME":
+        settings |= adapter_rates(argument or "", modality)
     return {name: value for name, value in settings.items() if name != "min_steps"}
 
 
-def default_epochs(text: str, task: str, steps_per_epoch: int) -> int:
+def adapter_rates(name: str, modality: str) -> dict[str, float]:
+    """The learning rate of a PEFT method's adapters, and what multiplies it for the head."""
+    rate: float = getattr(preset(name), modality)
+    return {"learning_rate": rate, "head_lr_multiplier": HEAD_RATES[modality] / rate}
+
+
+def default_epochs(method: Method, task: str, steps_per_epoch: int) -> int:
     """Epochs when the user set none: the method's, or more where so few data would make too few steps."""
-    settings = parse_method(text)[0].defaults[get_task(task).modality]
+    settings = method.defaults[get_task(task).modality]
     return max(settings["num_train_epochs"], -(-settings["min_steps"] // max(steps_per_epoch, 1)))
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage applied to a model: one setting for each depth group, in the order of the table."""
+    """A stage applied to a model: one setting for each depth group, in the order of the table.
+
+    `scheduler` and `warmup` are None where the run's own hold.
+    """
 
     name: str
     epochs: float
     rate: float
     settings: tuple[Setting, ...]
     max_steps: int = -1
-
-    @property
-    def trainable(self) -> tuple[int, ...]:
-        """Positions of the groups that are not frozen."""
-        return tuple(i for i, setting in enumerate(self.settings) if setting.mode != "frozen")
+    scheduler: str | None = None
+    warmup: float | None = None
+    peft: str | None = None
+    peft_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -248,11 +349,6 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     groups: tuple[str, ...] = field(default=())
 
-    @property
-    def adapts(self) -> bool:
-        """Whether any stage attaches adapters."""
-        return any(setting.mode == "adapt" for stage in self.stages for setting in stage.settings)
-
 
 def plan_method(
     text: str,
@@ -260,59 +356,104 @@ def plan_method(
     epochs: float,
     learning_rate: float,
     head_lr_multiplier: float = 1.0,
-    layer_decay: float = 1.0,
+    layer_decay: float | None = None,
     max_steps: int = -1,
+    peft_options: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Apply a method to the depth groups of a model.
+    """Apply a method by name to the depth groups of a model; see `plan_stages`.
+
+    `layer_decay` replaces what the method itself has; `peft_options` go to its adapters.
+
+    Raises:
+        UserError: a method or argument that the model cannot take.
+    """
+    method, argument = parse_method(text)
+    stages = tuple(replace(stage, peft_options=peft_options or {}) for stage in method.stages(argument, groups))
+    if layer_decay is not None:
+        stages = tuple(replace(stage, layer_decay=layer_decay) for stage in stages)
+    if layer_decay not in (None, 1) and all(stage.trains == "head" for stage in stages):
+        raise UserError(f"layer_decay acts on blocks, and method '{text}' trains the head alone. Leave it out.")
+    return plan_stages(text, stages, groups, epochs, learning_rate, head_lr_multiplier, max_steps=max_steps)
+
+
+def plan_stages(
+    name: str,
+    stages: Sequence[Stage],
+    groups: Sequence[Group],
+    epochs: float,
+    learning_rate: float,
+    head_lr_multiplier: float = 1.0,
+    layer_decay: float | None = None,
+    max_steps: int = -1,
+    new_head: bool = True,
+) -> Plan:
+    """Apply stages to the depth groups of a model.
 
     The rate of a group is `learning_rate` x the stage's scale x `layer_decay` to the power of its distance from
     the top, and for the head `head_lr_multiplier` instead of the decay; a stage that trains the head alone has
     nothing to be higher than, so there the head's rate is `learning_rate` x the multiplier as well.
 
     Raises:
-        UserError: a method or argument that the model cannot take.
+        UserError: stages that the model cannot take, or that never train the head although it is new.
     """
-    method, argument = parse_method(text)
-    stages = method.stages(argument)
     shares = [stage.share for stage in stages]
     limits = [max(1, round(part)) for part in split_epochs(max_steps, shares)] if max_steps > 0 else [-1] * len(stages)
     planned = []
     for stage, stage_epochs, steps in zip(stages, split_epochs(epochs, shares), limits, strict=True):
-        rate = learning_rate * stage.scale
-        settings = _settings(stage, groups, rate, head_lr_multiplier, layer_decay)
-        planned.append(PlannedStage(stage.name, stage_epochs, rate, settings, steps))
-    if layer_decay != 1 and all(stage.trains == "head" for stage in stages):
-        raise UserError(f"layer_decay acts on blocks, and method '{text}' trains the head alone. Leave it out.")
-    return Plan(text, tuple(planned), tuple(group.name for group in groups))
+        rate = learning_rate * stage.scale if stage.learning_rate is None else stage.learning_rate
+        decay = layer_decay if stage.layer_decay is None else stage.layer_decay
+        multiplier = head_lr_multiplier if stage.head_lr_multiplier is None else stage.head_lr_multiplier
+        settings = _settings(stage, groups, rate, multiplier, 1.0 if decay is None else decay)
+        own = (stage.scheduler, stage.warmup, stage.peft, stage.peft_options)
+        planned.append(PlannedStage(stage.name, stage_epochs, rate, settings, steps, *own))
+    heads = [i for i, group in enumerate(groups) if group.role == "head"]
+    if new_head and not any(stage.settings[i].mode == "train" for stage in planned for i in heads):
+        raise UserError(
+            "No stage trains the head, which is new and so random: nothing below it could make up for that. Let at "
+            "least one stage have `head: train`."
+        )
+    return Plan(name, tuple(planned), tuple(group.name for group in groups))
 
 
 def _settings(
     stage: Stage, groups: Sequence[Group], rate: float, head_multiplier: float, decay: float
 ) -> tuple[Setting, ...]:
-    chosen = choose_groups(stage.trains, groups)
+    modes = _modes(stage, groups)
     body = [group.name for group in groups if group.role not in ("head", "unused")]
     settings = []
     for group in groups:
-        if group.name not in chosen:
+        mode, only = modes.get(group.name, ("frozen", None))
+        if mode == "frozen":
             settings.append(Setting("frozen"))
         elif group.role == "head":
-            settings.append(Setting("train", rate * head_multiplier))
-        elif stage.adapt and group.role != "block":
-            settings.append(Setting("frozen"))  # adapters go into the blocks; stem and neck stay as they are
+            settings.append(Setting(mode, rate * head_multiplier, only))
         else:
             here = rate * decay ** (len(body) - 1 - body.index(group.name))
-            settings.append(Setting("adapt" if stage.adapt else "train", here))
+            settings.append(Setting(mode, here, only))
+    if all(setting.mode == "frozen" for setting in settings):
+        raise UserError(f"Stage '{stage.name}' trains nothing: all its groups are frozen.")
+    if stage.peft and all(setting.mode != "adapt" for setting in settings):
+        raise UserError(f"Stage '{stage.name}' adapts nothing: peft needs blocks that the stage chooses.")
     return tuple(settings)
 
 
-def choose_groups(selector: str, groups: Sequence[Group]) -> set[str]:
-    """The names of the groups that a selector (`all`, `head`, `last_n:4`) chooses.
-
-    Raises:
-        UserError: unknown selector, or one that the model cannot take.
-    """
-    name, argument = split_argument(selector)
-    return SELECTORS[choose(name, SELECTORS, "selection of depth groups")](groups, argument)
+def _modes(stage: Stage, groups: Sequence[Group]) -> dict[str, tuple[str, frozenset[str] | None]]:
+    """The mode of each group that a stage names, and of which parameters."""
+    if stage.groups is not None:
+        return {name: (mode, None) for name, mode in choose_groups(stage.groups, groups).items()}
+    roles = {group.name: group.role for group in groups}
+    modes: dict[str, tuple[str, frozenset[str] | None]] = {}
+    for name, only in choose_parameters(stage.trains, groups).items():
+        if not stage.peft or roles[name] == "head":
+            modes[name] = ("train", only)
+        elif only is not None:
+            raise UserError(
+                f"Stage '{stage.name}': adapters go into whole blocks, and '{stage.trains}' chooses parts of them. Use "
+                "`trains: all`, `last_n:N` or `first_n:N` with peft, or leave out peft."
+            )
+        elif roles[name] == "block":  # adapters go into the blocks; stem and neck stay as they are
+            modes[name] = ("adapt", None)
+    return modes
 
 
 def split_epochs(total: float, shares: Sequence[float]) -> list[float]:

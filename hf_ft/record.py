@@ -16,7 +16,7 @@ from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.lookup import shorten, split_argument
 from hf_ft.model import LoadReport
-from hf_ft.plan import Plan, parse_method
+from hf_ft.plan import Plan
 from hf_ft.tasks import get_task
 
 PACKAGES = ("accelerate", "datasets", "evaluate", "peft", "timm", "torch", "torchvision", "transformers")
@@ -47,7 +47,7 @@ def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: Loa
         "pipeline": task.pipeline,
         "auto_class": task.auto_class,
         "method": config.method,
-        "paper": parse_method(config.method)[0].paper,
+        "paper": config.chosen_method.paper,
         "model": {
             "name": loaded.source,
             "hub_id": loaded.hub_id,
@@ -65,7 +65,14 @@ def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: Loa
                     "name": stage.name,
                     "epochs": stage.epochs,
                     "max_steps": stage.max_steps,
-                    "settings": [[setting.mode, setting.rate] for setting in stage.settings],
+                    "scheduler": stage.scheduler,
+                    "warmup": stage.warmup,
+                    "peft": stage.peft,
+                    "peft_options": dict(stage.peft_options),
+                    "settings": [
+                        [setting.describe(group), setting.rate]
+                        for setting, group in zip(stage.settings, loaded.groups, strict=True)
+                    ],
                 }
                 for stage in plan.stages
             ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,10 @@ def after_training(record: Record, folder: Path) -> str:
     trained = " then ".join(f"{stage['trainable']:,}" for stage in record["stages"])
     header, rows = _narrow(record)
     proofs = "\n".join(f"  {line}" for line in proof_lines(record))
+    notes = "".join(f"Note: {note}.\n" for stage in record["stages"] for note in stage["notes"])
     return (
         f"{text_table(header, rows)}\n\nProved:\n{proofs}\n"
-        f"Training took {seconds:.0f} s; {trained} of {record['model']['parameters']:,} parameters trained.\n"
+        f"Training took {seconds:.0f} s; {trained} of {record['model']['parameters']:,} parameters trained.\n{notes}"
         f"The model is in {folder}"
     )
 
@@ -178,13 +178,13 @@ def _figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
 def curves(record: Record) -> tuple[dict[str, list[tuple[float, float]]], list[tuple[float, str]]]:
     """Points (epoch, value) of each logged quantity through all stages, and where each stage begins."""
     points: dict[str, list[tuple[float, float]]] = {}
-    begins, offset = [], 0.0
+    begins, begin = [], 0.0
     for stage in record["stages"]:
-        begins.append((offset, stage["name"]))
+        begins.append((begin, stage["name"]))
         for entry in stage["history"]:
             for name, value in entry.items():
-                points.setdefault(name, []).append((offset + entry.get("epoch", 0.0), value))
-        offset += max([entry.get("epoch", 0.0) for entry in stage["history"]], default=stage["epochs"])
+                points.setdefault(name, []).append((entry["epoch"], value))
+            begin = entry["epoch"]
     return points, begins
 
 
@@ -305,7 +305,7 @@ def card(record: Record) -> str:
             _card_metadata(record),
             f"# {_title(record)}",
             f"Task: {record['task'].replace('_', ' ')}, {len(data['labels'])} classes ({_listed(data['labels'])}).\n"
-            f"It is {_base(record)}, trained with method `{record['method']}` ({record['paper']}).",
+            f"It is {_base(record)}, trained with {_method(record)}.",
             "## Use\n\n" + _usage(record),
             "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),
             "![Learning curves](figures/learning_curves.png)"
@@ -363,6 +363,10 @@ def _base(record: Record) -> str:
     return f"[{model['hub_id']}](https://huggingface.co/{model['hub_id']}){commit}"
 
 
+def _method(record: Record) -> str:
+    return f"method `{record['method']}` ({record['paper']})" if record["paper"] else "a plan of its own (see below)"
+
+
 def _listed(labels: Sequence[str]) -> str:
     return ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
 
@@ -408,10 +412,3 @@ def _data_note(record: Record) -> str:
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     notes = "".join(f"\n- {note}" for note in data["notes"])
     return f"{data['name']}: {sizes}. Content fingerprint `{data['fingerprint']}`.{notes}"
-
-
-def headline(record: Record) -> tuple[str, float, float, float]:
-    """The chosen metric on the last split scored (test where there is one): name, value, low, high."""
-    split = list(record["metrics"])[-1]
-    score = record["metrics"][split].get(record["metric"], {"value": math.nan, "low": math.nan, "high": math.nan})
-    return f"{split} {record['metric']}", score["value"], score["low"], score["high"]

@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,7 +27,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
 
 from hf_ft import adapters, publishing, report
 from hf_ft.config import Config
@@ -37,7 +38,7 @@ from hf_ft.lookup import UserError, choose
 from hf_ft.metrics import METRICS, compute_metrics, default_metric, higher_is_better
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
-from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method
+from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
 from hf_ft.record import describe
 from hf_ft.tasks import Task, get_task
 
@@ -49,7 +50,9 @@ EVALUATIONS = 20
 class StageResult:
     """What a stage did: time, memory, curve and proof. `frozen_checked` counts bit-identical frozen tensors.
 
-    `peak_memory` is in bytes: of the GPU where there is one, else the process's resident memory so far.
+    Steps and epochs in `history` are counted over all stages. `checkpoint` is the folder of the stage's weights,
+    relative to the output folder; those of adapters are merged. `peak_memory` is in bytes: of the GPU where there is
+    one, else the process's resident memory so far.
     """
 
     name: str
@@ -63,6 +66,7 @@ class StageResult:
     best_metric: float | None
     checkpoint: str | None
     history: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -78,7 +82,6 @@ class Run:
     processor: Any
     metric: str
     stages: list[StageResult]
-    adapter: PeftModel | None = None
 
     @property
     def groups(self) -> Anatomy:
@@ -105,19 +108,15 @@ def make_plan(config: Config, args: TrainingArguments, groups: Anatomy, train_ex
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.num_train_epochs
     if "num_train_epochs" not in config.given:
-        epochs = default_epochs(config.method, config.task, math.ceil(train_examples / batch))
+        epochs = default_epochs(config.chosen_method, config.task, math.ceil(train_examples / batch))
     rate = args.learning_rate
     if config.method == "head" and "learning_rate" not in config.given and not linear_head(groups):
         rate = DEEP_HEAD_RATE
-    return plan_method(
-        config.method,
-        groups,
-        epochs=epochs,
-        learning_rate=rate,
-        head_lr_multiplier=config.head_lr_multiplier or 1.0,
-        layer_decay=config.layer_decay or 1.0,
-        max_steps=args.max_steps,
-    )
+    common = (groups, epochs, rate, config.head_lr_multiplier or 1.0, config.layer_decay, args.max_steps)
+    if config.stages:
+        return plan_stages(config.method, config.stages, *common, new_head=not config.keep_head)
+    options = config.adapters[0][1] if config.adapters else None
+    return plan_method(config.method, *common, peft_options=options)
 
 
 def train(
@@ -148,6 +147,9 @@ def train(
         task.encode(part, processor, config, training)
         for part, training in ((splits.train, True), (splits.validation, False))
     ]
+    for stage in plan.stages:
+        if stage.peft:  # a method that does not fit is answered before anything is trained or removed
+            adapters.find_targets(model, loaded.groups, stage.settings, stage.peft, stage.peft_options)
     run = Run(config, args, splits, plan, loaded, model, processor, metric, stages=[])
     if args.should_save:
         print(report.before_training(describe(config, splits, model, loaded, plan)) + "\n", flush=True)
@@ -155,30 +157,38 @@ def train(
         publishing.clear(run.output_dir)
     for number, stage in enumerate(plan.stages, start=1):
         _run_stage(run, number, stage, encoded[0], encoded[1], task.collator(processor))
-    _keep_best(run)
-    if run.adapter is not None:
-        # Merging takes the adapter apart, so it is saved first; `save` adds the name of its base model.
-        if args.should_save:
-            adapters.save_adapter(run.adapter, run.output_dir / "adapter")
-        run.model, run.adapter = adapters.merge(run.adapter), None
+    best = _keep_best(run)
+    adapter = _stage_folder(run, best) / "adapter"
+    if args.should_save and adapter.is_dir():
+        shutil.copytree(adapter, run.output_dir / "adapter", dirs_exist_ok=True)  # `save` adds the name of its base
     run.model.eval()
     return run
 
 
+def _stage_folder(run: Run, number: int) -> Path:
+    return run.output_dir / "checkpoints" / f"{number}-{run.plan.stages[number - 1].name}"
+
+
 def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, collator: Any) -> None:
-    folder = run.output_dir / "checkpoints" / f"{number}-{stage.name}"
+    folder = _stage_folder(run, number)
     done = folder / "stage.json"
-    quiet = quiet_modules(run.model, run.groups, stage.settings)
-    model = _prepare(run, stage)
     if run.args.resume_from_checkpoint and done.exists():
         result = StageResult(**json.loads(done.read_text(encoding="utf-8")))
-        _restore(model, run.output_dir / str(result.checkpoint))
+        _restore(run.model, run.output_dir / str(result.checkpoint))
         run.stages.append(result)
         return
-    frozen = FrozenMode(model, quiet)
+    args = stage_arguments(run, stage, folder, len(train_set))
+    quiet = quiet_modules(run.model, run.groups, stage.settings)
     names = frozen_tensors(run.groups, stage.settings)
+    untouched = snapshot(run.model, names) if stage.peft else {}
+    model = _prepare(run, stage, _steps(args, stage, len(train_set)))
+    frozen = FrozenMode(model, quiet)
     before = snapshot(model, names)
-    trainer = _trainer(run, model, stage, folder, train_set, validation_set, collator)
+    rewritten = {name for name, digest in untouched.items() if before.get(name) != digest}
+    initial = adapters.adapter_state(model) if rewritten and isinstance(model, PeftModel) else None
+    if adapters.allocates(model):  # an earlier checkpoint has other ranks, and its importance scores are lost
+        args.load_best_model_at_end = False
+    trainer = _trainer(run, model, stage, args, train_set, validation_set, collator)
     started = time.perf_counter()
     _reset_peak_memory()
     with without_bars():
@@ -189,18 +199,46 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     extract_model_from_parallel(model, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
     run.stages.append(_result(run, trainer, model, stage, seconds, checked))
+    if isinstance(model, PeftModel):
+        _merge(run, number, model, folder, initial)
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
 
 
-def _prepare(run: Run, stage: PlannedStage) -> PreTrainedModel | PeftModel:
+def _prepare(run: Run, stage: PlannedStage, steps: int) -> PreTrainedModel | PeftModel:
     """Set what requires a gradient, or attach adapters."""
-    if any(setting.mode == "adapt" for setting in stage.settings):
-        run.adapter = adapters.attach(run.model, run.groups, stage.settings, run.config)
-        return run.adapter
+    if stage.peft:
+        options, seed = stage.peft_options, run.args.seed
+        return adapters.attach(run.model, run.groups, stage.settings, stage.peft, options, steps, seed)
     set_trainable(run.model, run.groups, stage.settings)
     return run.model
+
+
+def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[str, torch.Tensor] | None) -> None:
+    """End a stage with adapters: save them where they stand for the whole result, and make the model plain again."""
+    result = run.stages[-1]
+    reason = _no_adapter(run, number, model, initial is not None)
+    if reason:
+        result.notes.append(f"the adapter is not saved, only the merged model: {reason}")
+    elif run.args.should_save:
+        adapters.save_adapter(model, folder / "adapter", initial)
+    run.model = adapters.merge(model)
+    if run.args.should_save:
+        with without_bars():
+            run.model.save_pretrained(folder / "merged", save_original_format=False)
+        result.checkpoint = str((folder / "merged").relative_to(run.output_dir))
+
+
+def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str:
+    """Why an adapter would not give the result on the base model as it was before the run; empty when it does."""
+    settings = run.plan.stages[number - 1].settings
+    for earlier in run.plan.stages[: number - 1]:
+        if any(then.mode != "frozen" and not now.whole for then, now in zip(earlier.settings, settings, strict=True)):
+            return f"stage '{earlier.name}' changed the base model before it"
+    if rewritten and not adapters.convertible(model):
+        return "its initialisation rewrote the base model, and PEFT cannot convert it"
+    return ""
 
 
 def _checkpoint_to_resume(args: TrainingArguments, folder: Path) -> str | None:
@@ -210,11 +248,28 @@ def _checkpoint_to_resume(args: TrainingArguments, folder: Path) -> str | None:
 
 
 class StageTrainer(Trainer):
-    """`Trainer` with one learning rate per depth group; everything else is its own."""
+    """`Trainer` with one learning rate per depth group, and logs that go on from the stages before."""
 
-    def __init__(self, *args: Any, grouping: Callable[[Any], list[dict[str, Any]]], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        grouping: Callable[[Any], list[dict[str, Any]]],
+        steps_before: int = 0,
+        epochs_before: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.grouping = grouping
+        self.grouping, self.steps_before, self.epochs_before = grouping, steps_before, epochs_before
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with steps and epochs counted over all stages: trackers read them from the state, as the curves do."""
+        step, epoch = self.state.global_step, self.state.epoch
+        self.state.global_step = step + self.steps_before
+        self.state.epoch = (epoch or 0.0) + self.epochs_before
+        try:
+            super().log(logs, start_time)
+        finally:
+            self.state.global_step, self.state.epoch = step, epoch
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save checkpoints under the names that the parameters have in the model.
@@ -249,12 +304,19 @@ class StageTrainer(Trainer):
 
 
 def _trainer(
-    run: Run, model: Any, stage: PlannedStage, folder: Path, train_set: Any, validation_set: Any, collator: Any
+    run: Run,
+    model: Any,
+    stage: PlannedStage,
+    args: TrainingArguments,
+    train_set: Any,
+    validation_set: Any,
+    collator: Any,
 ) -> StageTrainer:
-    args = stage_arguments(run, stage, folder, len(train_set))
     callbacks: list[Any] = []
     if run.config.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(run.config.early_stopping_patience))
+    if adapters.allocates(model):
+        callbacks.append(adapters.Allocation(model))
     trainer = StageTrainer(
         model=model,
         args=args,
@@ -266,12 +328,17 @@ def _trainer(
         compute_loss_func=loss_function(run),
         callbacks=callbacks,
         grouping=lambda wrapped: rated_groups(wrapped, run.groups, stage.settings, args.weight_decay),
+        steps_before=sum(done.steps for done in run.stages),
+        epochs_before=run.stages[-1].history[-1]["epoch"] if run.stages else 0.0,
     )
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
-    trainer.add_callback(Lines(stage, run.shown))
+    trainer.add_callback(Lines(stage, run.shown, sum(planned.epochs for planned in run.plan.stages)))
     if not args.disable_tqdm:
         trainer.add_callback(Bar())
+    for callback in trainer.callback_handler.callbacks:
+        if getattr(callback, "logging_dir", "") is None:  # TensorBoard's: else it stands among the checkpoints
+            callback.logging_dir = str(run.output_dir / ".local/tensorboard")
     return trainer
 
 
@@ -282,6 +349,10 @@ def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples:
     args.num_train_epochs = stage.epochs
     args.max_steps = stage.max_steps
     args.learning_rate = max(setting.rate for setting in stage.settings)
+    if stage.scheduler is not None:
+        args.lr_scheduler_type = SchedulerType(stage.scheduler)
+    if stage.warmup is not None:
+        args.warmup_steps = stage.warmup
     args.remove_unused_columns = False  # an image column is read by the transform, after this would drop it
     args.push_to_hub = False
     args.metric_for_best_model = run.metric
@@ -306,15 +377,24 @@ def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples:
 
 def _schedule_evaluation(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> None:
     """Evaluate after each epoch, or less often where epochs are a few steps long."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    per_epoch = math.ceil(train_examples / batch)
-    total = stage.max_steps if stage.max_steps > 0 else math.ceil(per_epoch * stage.epochs)
-    if total <= EVALUATIONS * per_epoch and stage.max_steps < 0:
+    total = _steps(args, stage, train_examples)
+    if total <= EVALUATIONS * _steps_per_epoch(args, train_examples) and stage.max_steps < 0:
         args.eval_strategy = args.save_strategy = "epoch"
         return
     steps = max(1, math.ceil(total / EVALUATIONS))
     args.eval_strategy = args.save_strategy = "steps"
     args.eval_steps = args.save_steps = steps
+
+
+def _steps(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> int:
+    """How many optimizer steps a stage has."""
+    return stage.max_steps if stage.max_steps > 0 else math.ceil(_steps_per_epoch(args, train_examples) * stage.epochs)
+
+
+def _steps_per_epoch(args: TrainingArguments, train_examples: int) -> int:
+    return math.ceil(
+        train_examples / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
+    )
 
 
 def loss_function(run: Run) -> Callable[..., torch.Tensor] | None:
@@ -363,8 +443,8 @@ class Bar(ProgressCallback):
 class Lines(TrainerCallback):
     """One readable line for each evaluation."""
 
-    def __init__(self, stage: PlannedStage, metric: str) -> None:
-        self.stage, self.metric, self.loss = stage, metric, math.nan
+    def __init__(self, stage: PlannedStage, metric: str, epochs: float) -> None:
+        self.stage, self.metric, self.epochs, self.loss = stage, metric, epochs, math.nan
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Remember the training loss, and print when an evaluation is logged."""
@@ -372,7 +452,7 @@ class Lines(TrainerCallback):
         value = logs.get(f"eval_{self.metric}")
         if state.is_world_process_zero and value is not None:
             tqdm.write(
-                f"{self.stage.name:8} epoch {state.epoch:5.2f}/{self.stage.epochs:g}  loss {self.loss:.4f}  "
+                f"{self.stage.name:8} epoch {state.epoch:5.2f}/{self.epochs:g}  loss {self.loss:.4f}  "
                 f"validation loss {logs.get('eval_loss', math.nan):.4f}  {self.metric} {value:.4f}"
             )
 
@@ -397,22 +477,20 @@ def _result(
     )
 
 
-def _keep_best(run: Run) -> None:
-    """Go back to the best checkpoint of an earlier stage when the last stage did not do as well."""
+def _keep_best(run: Run) -> int:
+    """Go back to an earlier stage when the later ones did not do as well; returns the number of the stage kept."""
     scored = [stage for stage in run.stages if stage.best_metric is not None and stage.checkpoint]
     if not scored:
-        return
+        return len(run.stages)
     sign = 1 if higher_is_better(run.metric) else -1
     best = max(scored, key=lambda stage: (sign * float(stage.best_metric or 0), run.stages.index(stage)))
     if best is not run.stages[-1]:
         _restore(run.model, run.output_dir / str(best.checkpoint))
+    return run.stages.index(best) + 1
 
 
-def _restore(model: PreTrainedModel | PeftModel, checkpoint: Path) -> None:
-    """Load the weights of a checkpoint folder into a model, whole or adapter."""
-    if isinstance(model, PeftModel):
-        model.load_adapter(str(checkpoint), "default", is_trainable=True)
-        return
+def _restore(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Load the weights of a checkpoint folder into a model."""
     weights: dict[str, torch.Tensor] = {}
     for part in sorted(checkpoint.glob("*.safetensors")):
         weights |= load_file(part)

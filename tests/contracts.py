@@ -17,7 +17,6 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments, default_data_collator
 
 from hf_ft import adapters
-from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy
 from hf_ft.freezing import FrozenMode, plain_name, quiet_modules, set_trainable
 from hf_ft.optim import rated_groups
@@ -83,7 +82,7 @@ def train(
     quiet = quiet_modules(model, groups, stage.settings)
     trained: Any = model
     if any(setting.mode == "adapt" for setting in stage.settings):
-        trained = adapters.attach(model, groups, stage.settings, Config(task="text_classification"))
+        trained = adapters.attach(model, groups, stage.settings)
     else:
         set_trainable(model, groups, stage.settings)
     frozen = FrozenMode(trained, quiet)

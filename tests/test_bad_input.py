@@ -145,6 +145,13 @@ def without(folder: Path, *names: str) -> Path:
     return folder
 
 
+def written(world: World, text: str) -> Path:
+    """A YAML file with the text."""
+    path = world.folder / "given.yaml"
+    path.write_text(text)
+    return path
+
+
 def pickled(folder: Path) -> Path:
     """A model whose weights are a pickle."""
     import torch
@@ -198,7 +205,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "unknown method": (
         lambda w: w.train(method="lpft"),
-        r"Unknown method 'lpft'\. Did you mean 'lp_ft'\? There is: scratch, head, last_n, full, lp_ft, lora\.",
+        r"Unknown method 'lpft'\. Did you mean 'lp_ft'\? There is: scratch, head, .*, norms, train\.",
     ),
     "unknown metric": (
         lambda w: w.train(metric_for_best_model="accurracy"),
@@ -252,6 +259,58 @@ OPTIONS: dict[str, Mistake] = {
     "settings file that is not there": (
         lambda w: w.train(config="nowhere.yaml"),
         r"No such settings file: nowhere\.yaml\. --config takes a YAML file of `option: value` lines\.",
+    ),
+    "setting given twice in a file": (
+        lambda w: w.train(config=written(w, "seed: 1\nmax_steps: 2\nseed: 3\n")),
+        r".*/given\.yaml: 'seed' is given twice in the mapping that begins in line 1\. Keep one of them\.",
+    ),
+    "plan that is not there": (
+        lambda w: w.train(method=None, plan="nowhere.yaml"),
+        r"No such settings file: nowhere\.yaml\. --plan takes a YAML file of `stages:` and a list\.",
+    ),
+    "plan beside a method": (
+        lambda w: w.train(plan=written(w, "stages: []")),
+        r"Give either method or plan in the command line, not both: the plan's stages say what trains\.",
+    ),
+    "plan with a misspelt key": (
+        lambda w: w.train(method=None, plan=written(w, "stages: [{name: a, trian: all}]")),
+        r"Unknown key in stage 1 of the plan: 'trian'\. Did you mean 'trains'\? There is: name, trains, groups, .*",
+    ),
+    "plan with an unknown option of adapters": (
+        lambda w: w.train(method=None, plan=written(w, "stages: [{trains: all, peft: lora, peft_options: {rr: 4}}]")),
+        r"Unknown option of peft:lora: 'rr'\. Did you mean 'r'\? There is: r, lora_alpha, .*",
+    ),
+    "PEFT method that cannot merge": (
+        lambda w: w.train(method="peft:prefix_tuning"),
+        r"peft:prefix_tuning cannot end as a plain model: it adds virtual tokens .* Methods that merge: adalora, .*\.",
+    ),
+    "unknown PEFT method": (
+        lambda w: w.train(method="peft:vra"),
+        r"Unknown PEFT method 'vra'\. Did you mean 'vera'\? There is: .* hf-ft methods --peft says more\.",
+    ),
+    "PEFT options that are no JSON": (
+        lambda w: w.train(method="peft:loha", peft_options="{r: 4"),
+        r"'peft_options' takes a JSON object, not '\{r: 4'\.",
+    ),
+    "unknown PEFT option": (
+        lambda w: w.train(method="peft:loha", peft_options='{"rank_dropuot": 0.1}'),
+        r"Unknown option of peft:loha: 'rank_dropuot'\. Did you mean 'rank_dropout'\? There is: .*",
+    ),
+    "PEFT options without adapters": (
+        lambda w: w.train(peft_options='{"r": 4}'),
+        r"--peft_options does not go with method 'head', which has no adapters\. Use --method lora or .*",
+    ),
+    "rank of LoRA for another method": (
+        lambda w: w.train(method="peft:loha", lora_r=4),
+        r"--lora_r is an option of lora, not of loha\. Give --peft_options instead\.",
+    ),
+    "rank of LoRA given twice": (
+        lambda w: w.train(method="lora", lora_r=4, peft_options='{"r": 8}'),
+        r"--lora_r is given in --peft_options as well\. Keep one of them\.",
+    ),
+    "pattern that is missing": (
+        lambda w: w.train(method="train"),
+        r"Method 'train' needs patterns of names: train:PATTERN, for example train:\*attention\*\.",
     ),
 }
 
@@ -320,6 +379,29 @@ MODELS: dict[str, Mistake] = {
     "last_n larger than the model": (
         lambda w: w.train(method="last_n:9"),
         r"last_n:9 asks for more blocks than the model has \(3\)\. Use last_n:1 to last_n:3, or `full` to train .*",
+    ),
+    "pattern that matches nothing": (
+        lambda w: w.train(method="train:*qeury*"),
+        r"train:\*qeury\* matches no parameter and no module of the model\. .*There are \d+, among them bert, .*",
+    ),
+    "first_n that leaves no block": (
+        lambda w: w.train(method="first_n:3"),
+        r"first_n:3 would freeze all blocks of the model \(it has 3\)\. Use first_n:1 to first_n:2, or `head` .*",
+    ),
+    "adapters that fit no layer": (
+        lambda w: w.train("image", method="peft:vera"),
+        r"peft:vera fits no layer in the blocks of ResNetForImageClassification \(.*\)\. With their usual options .*",
+    ),
+    "plan that leaves groups out": (
+        lambda w: w.train(method=None, plan=written(w, "stages: [{name: a, groups: {head: train}}]")),
+        r"groups leaves out stem, block 0, block 1, block 2, neck\. Give each group one of: frozen, train, adapt\.",
+    ),
+    "plan that never trains the head": (
+        lambda w: w.train(
+            method=None,
+            plan=written(w, "stages: [{groups: {stem: train, 'block 0-': train, neck: train, head: frozen}}]"),
+        ),
+        r"No stage trains the head, which is new and so random: .* Let at least one stage have `head: train`\.",
     ),
     "last_n without its number": (
         lambda w: w.train(method="last_n"),
@@ -573,8 +655,8 @@ BARS = re.compile(r"(Generating|Downloading|Casting|Map|Filter)\b.*(examples|spl
 
 def test_mistakes_are_counted() -> None:
     """Every row was written on purpose, and no name was used twice."""
-    assert (len(OPTIONS), len(MODELS), len(DATA), len(FOLDERS), len(OTHERS)) == (19, 25, 18, 5, 23)
-    assert len(TRAINING | FOLDERS | OTHERS) == 90
+    assert (len(OPTIONS), len(MODELS), len(DATA), len(FOLDERS), len(OTHERS)) == (32, 30, 18, 5, 23)
+    assert len(TRAINING | FOLDERS | OTHERS) == 108
 
 
 def load_recipe(name: str) -> ModuleType:

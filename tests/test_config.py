@@ -126,12 +126,13 @@ def test_none_is_a_value_where_it_is_a_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_method_brings_its_own_defaults(method: str, task: str, tmp_path: Path) -> None:
     """Each default of the chosen method arrives where the setting is kept."""
-    spelled = f"{method}:2" if METHODS[method].argument else method
+    argument = {"N": ":2", "NAME": ":ia3", "PATTERN": ":*norm*", None: ""}[METHODS[method].argument]
+    spelled = f"{method}{argument}"
     found = settings(tmp_path, task=task, method=spelled)
     defaults = method_defaults(spelled, task)
     assert len(defaults) >= 2
     assert {name: value_of(found, name) for name in defaults} == defaults
-    assert found.config.method_name == method
+    assert found.config.chosen_method == METHODS[method]
 
 
 def test_recipe_yaml_and_command_line_through_parse(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ def test_trap_frozen_batchnorm_moves_in_plain_trainer(image_model: str, tmp_path
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "activation checkpointing"])
-@pytest.mark.parametrize("method", ["head", "last_n:2"])
+@pytest.mark.parametrize(
+    "method", ["head", "last_n:2", "first_n:2", "bitfit", "norms", "train:*stages.1*.weight", "gradual"]
+)
 def test_freeze_holds_in_plain_trainer(image_model: str, tmp_path: Path, method: str, checkpointing: bool) -> None:
     """With `freeze`, somebody's own Trainer changes nothing frozen, and everything that trains, and no more."""
     model = AutoModelForImageClassification.from_pretrained(image_model)
@@ -91,6 +93,83 @@ def test_freeze_holds_in_plain_trainer(image_model: str, tmp_path: Path, method:
     handle.remove()
     model.train()
     assert all(module.training for module in model.modules())
+
+
+PARTS = {
+    "bitfit": lambda name: name.endswith("bias"),
+    "norms": lambda name: "normalization" in name,
+    "train:*.convolution.weight": lambda name: name.endswith("convolution.weight"),
+}
+"""Method -> which parameters below the head it trains."""
+
+
+@pytest.mark.parametrize("method", PARTS)
+def test_parts_train_and_no_statistic_moves(image_model: str, tmp_path: Path, method: str) -> None:
+    """Trap: BatchNorm under partial tuning. Exactly the chosen parameters and the head change, and no buffer."""
+    model = AutoModelForImageClassification.from_pretrained(image_model)
+    groups = anatomy(model)
+    freeze(model, method, groups)
+    before = tensors(model)
+    trained(model, tmp_path)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    head = set(groups.of_role("head")[0].parameters)
+    chosen = {name for name, _ in model.named_parameters() if PARTS[method](name)}
+    assert changed == chosen | head
+    assert len(chosen) >= 10
+    frozen = frozen_tensors(groups, plan_method(method, groups, 1, 1.0).stages[0].settings)
+    assert len([name for name in frozen if "running" in name]) >= 20
+    assert changed | frozen == set(before)
+    assert not changed & frozen
+
+
+def test_a_pattern_that_takes_a_whole_group_trains_it_whole(image_model: str, tmp_path: Path) -> None:
+    """All parameters of a block by name are the block: its running statistics move, those of others do not."""
+    model = AutoModelForImageClassification.from_pretrained(image_model)
+    freeze(model, "train:*stages.0*")
+    before = tensors(model)
+    trained(model, tmp_path)
+    moved = {
+        name
+        for name, tensor in model.state_dict().items()
+        if "running" in name and not torch.equal(tensor, before[name])
+    }
+    assert len(moved) >= 4
+    assert all("stages.0" in name for name in moved)
+
+
+def test_dropout_stays_live_where_a_part_trains() -> None:
+    """Two forward passes in training mode differ under `bitfit`, as dropout belongs to groups that train in part."""
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=50)
+    model = BertForSequenceClassification(config)
+    freeze(model, "bitfit")
+    model.train()
+    tokens = torch.arange(1, 9).unsqueeze(0)
+    first, second = (model.bert(input_ids=tokens).last_hidden_state for _ in range(2))
+    assert not torch.equal(first, second)
+    assert all(p.requires_grad == (n.endswith("bias") or "classifier" in n) for n, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("method", ["lora", "peft:loha"])
+def test_freeze_refuses_adapters(image_model: str, method: str) -> None:
+    """Adapters are attached by training or by PEFT itself, and `freeze` says so instead of freezing anything."""
+    model = AutoModelForImageClassification.from_pretrained(image_model)
+    with pytest.raises(UserError, match=rf"freeze\(\) attaches no adapters, which method '{method}' has"):
+        freeze(model, method)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_param_groups_follow_what_freeze_lets_train(image_model: str) -> None:
+    """Under `norms` the optimizer gets the normalisation layers, without decay, and the head."""
+    model = AutoModelForImageClassification.from_pretrained(image_model)
+    freeze(model, "norms")
+    groups = param_groups(model, "norms", learning_rate=1.0, head_lr_multiplier=3.0, weight_decay=0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert {name for name in found if "normalization" not in name} == {"classifier.1.weight", "classifier.1.bias"}
+    assert len(found) >= 20
+    assert all(value == (1.0, 0.0) for name, value in found.items() if "normalization" in name)
+    assert found["classifier.1.weight"] == (3.0, 0.1)
 
 
 def test_frozen_dropout_is_silent_and_trained_dropout_is_not() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -14,15 +15,19 @@ from hf_ft.config import config_fields, training_fields
 from hf_ft.lookup import UserError
 from hf_ft.plan import (
     METHODS,
-    SELECTORS,
+    UNFREEZINGS,
     Plan,
-    choose_groups,
+    Setting,
+    Stage,
     default_epochs,
     method_defaults,
     parse_method,
     plan_method,
+    plan_stages,
     split_epochs,
 )
+from hf_ft.plan_file import read_stages, read_yaml
+from hf_ft.selectors import SELECTORS, choose_parameters
 from hf_ft.tasks import get_task, task_names
 
 
@@ -32,11 +37,18 @@ class Row:
 
     name: str
     role: str
+    parameters: tuple[str, ...]
+    norms: tuple[str, ...]
 
 
 def table(*names: str) -> tuple[Row, ...]:
-    """Rows from names whose first word is the role: `block 0` is a block."""
-    return tuple(Row(name, name.split()[0]) for name in names)
+    """Rows from names whose first word is the role: `block 0` is a block; each has a layer and a normalisation."""
+    rows = []
+    for name in names:
+        prefix = name.replace(" ", ".")
+        norms = tuple(f"{prefix}.norm.{part}" for part in ("weight", "bias"))
+        rows.append(Row(name, name.split()[0], (f"{prefix}.linear.weight", f"{prefix}.linear.bias", *norms), norms))
+    return tuple(rows)
 
 
 THREE_BLOCKS = table("stem", "block 0", "block 1", "block 2", "neck", "head", "unused")
@@ -48,14 +60,33 @@ MODES = {
     "head": ["frozen frozen frozen frozen frozen train frozen"],
     "last_n:1": ["frozen frozen frozen train train train frozen"],
     "last_n:3": ["frozen train train train train train frozen"],
+    "first_n:1": ["frozen frozen train train train train frozen"],
+    "first_n:2": ["frozen frozen frozen train train train frozen"],
     "full": ["train train train train train train frozen"],
     "lp_ft": [
         "frozen frozen frozen frozen frozen train frozen",
         "train train train train train train frozen",
     ],
+    "gradual": [
+        "frozen frozen frozen frozen train train frozen",
+        "frozen frozen frozen train train train frozen",
+        "frozen frozen train train train train frozen",
+        "frozen train train train train train frozen",
+        "train train train train train train frozen",
+    ],
     "lora": ["frozen adapt adapt adapt frozen train frozen"],
+    "peft:loha": ["frozen adapt adapt adapt frozen train frozen"],
+    "bitfit": ["part part part part part train frozen"],
+    "norms": ["part part part part part train frozen"],
+    "train:block.1": ["frozen frozen train frozen frozen train frozen"],
+    "train:*linear*, neck.norm": ["part part part part train train frozen"],
 }
-"""Method -> for each stage the mode of each group of `THREE_BLOCKS`, written down by hand."""
+"""Method -> for each stage the mode of each group of `THREE_BLOCKS`, by hand; `part` is a group that trains in part."""
+
+
+def mode_of(setting: Setting) -> str:
+    """The mode, or `part` where some parameters of the group train and others do not."""
+    return setting.mode if setting.only is None else "part"
 
 
 def rates(plan: Plan, stage: int = 0) -> dict[str, float]:
@@ -66,24 +97,25 @@ def rates(plan: Plan, stage: int = 0) -> dict[str, float]:
 
 def spelled(name: str) -> str:
     """A method as the user writes it: with an argument where it takes one."""
-    return f"{name}:2" if METHODS[name].argument else name
+    argument = METHODS[name].argument
+    return f"{name}:{ {'N': '2', 'NAME': 'loha', 'PATTERN': '*norm*'}[argument] }" if argument else name
 
 
 def test_the_table_of_modes_covers_every_method() -> None:
     """A new method must be written into `MODES`."""
     assert {method.split(":")[0] for method in MODES} == set(METHODS)
-    assert (len(METHODS), len(MODES)) == (6, 7)
+    assert (len(METHODS), len(MODES)) == (12, 15)
 
 
 @pytest.mark.parametrize("method", MODES)
 def test_modes_of_each_method(method: str) -> None:
     """What trains is what the table above says; a frozen group has no rate and every other one has."""
     plan = plan_method(method, THREE_BLOCKS, epochs=4, learning_rate=1e-3)
-    assert [" ".join(setting.mode for setting in stage.settings) for stage in plan.stages] == MODES[method]
+    assert [" ".join(map(mode_of, stage.settings)) for stage in plan.stages] == MODES[method]
     assert plan.method == method
-    assert plan.adapts == (method == "lora")
+    assert any(stage.peft for stage in plan.stages) == (method in ("lora", "peft:loha"))
     for stage in plan.stages:
-        assert [i for i, setting in enumerate(stage.settings) if setting.rate > 0] == list(stage.trainable)
+        assert all((setting.rate > 0) == (setting.mode != "frozen") for setting in stage.settings)
 
 
 @pytest.mark.parametrize("groups", [THREE_BLOCKS, NO_NECK], ids=["all roles", "no neck"])
@@ -113,26 +145,31 @@ def test_a_model_without_blocks_trains_its_head_or_everything() -> None:
 SELECTED = {
     "all": {"stem", "block 0", "block 1", "block 2", "neck", "head"},
     "head": {"head"},
+    "top": {"neck", "head"},
     "last_n:1": {"block 2", "neck", "head"},
     "last_n:2": {"block 1", "block 2", "neck", "head"},
     "last_n:3": {"block 0", "block 1", "block 2", "neck", "head"},
+    "first_n:2": {"block 2", "neck", "head"},
+    "bitfit": {"stem", "block 0", "block 1", "block 2", "neck", "head"},
+    "norms": {"stem", "block 0", "block 1", "block 2", "neck", "head"},
+    "train:neck": {"neck", "head"},
 }
 
 
 def test_the_table_of_selectors_covers_every_selector() -> None:
     """A new selector must be written into `SELECTED`."""
     assert {selector.split(":")[0] for selector in SELECTED} == set(SELECTORS)
-    assert (len(SELECTORS), len(SELECTED)) == (3, 5)
+    assert (len(SELECTORS), len(SELECTED)) == (8, 10)
 
 
 @pytest.mark.parametrize("selector", SELECTED)
 def test_selectors(selector: str) -> None:
     """Which groups each selector chooses."""
-    assert choose_groups(selector, THREE_BLOCKS) == SELECTED[selector]
+    assert set(choose_parameters(selector, THREE_BLOCKS)) == SELECTED[selector]
 
 
 MISTAKES = {
-    "hed": r"^Unknown method 'hed'\. Did you mean 'head'\? There is: scratch, head, last_n, full, lp_ft, lora\.$",
+    "hed": r"^Unknown method 'hed'\. Did you mean 'head'\? There is: scratch, head, last_n, first_n, full, .*\.$",
     "lpft": r"Unknown method 'lpft'\. Did you mean 'lp_ft'\?",
     "LoRA": r"Unknown method 'LoRA'\. Did you mean 'lora'\?",
     "last-n:2": r"Unknown method 'last-n'\. Did you mean 'last_n'\?",
@@ -146,12 +183,18 @@ MISTAKES = {
     "last_n:0": r"last_n:0 trains no block\. Use `head` to train the head only\.",
     "head:3": r"Method 'head' takes no argument, but ':3' was given\.",
     "lora:8": r"Method 'lora' takes no argument, but ':8' was given\.",
+    "first_n:0": r"first_n:0 freezes no block\.",
+    "train": r"Method 'train' needs patterns of names: train:PATTERN, for example train:\*attention\*\.",
+    "train: ,": r"Method 'train' needs patterns of names",
+    "peft": r"Method 'peft' needs a method of PEFT: peft:NAME, for example peft:loha\.",
+    "peft:lohaa": r"Unknown PEFT method 'lohaa'\. Did you mean 'loha'\? There is: adalora, ",
+    "peft:prefix_tuning": r"peft:prefix_tuning cannot end as a plain model: it adds virtual tokens",
 }
 
 
 def test_mistakes_are_counted() -> None:
     """The table of mistakes has as many rows as were written."""
-    assert len(MISTAKES) == 14
+    assert len(MISTAKES) == 20
 
 
 @pytest.mark.parametrize("text", MISTAKES)
@@ -182,7 +225,7 @@ def test_more_blocks_than_the_model_has() -> None:
 def test_unknown_selector_names_the_nearest() -> None:
     """A selector is looked up as everything is."""
     with pytest.raises(UserError, match=r"Unknown selection of depth groups 'haed'\. Did you mean 'head'\?"):
-        choose_groups("haed", THREE_BLOCKS)
+        choose_parameters("haed", THREE_BLOCKS)
 
 
 def test_head_multiplier_and_layer_decay_by_hand() -> None:
@@ -215,7 +258,7 @@ def test_decay_counts_frozen_groups_too() -> None:
 
 def test_scale_of_a_stage_multiplies_every_rate() -> None:
     """The first stage of `lp_ft` trains the head at several times the rate of the second."""
-    first, second = (stage.scale for stage in METHODS["lp_ft"].stages(None))
+    first, second = (stage.scale for stage in METHODS["lp_ft"].stages(None, NO_NECK))
     assert first > second == 1
     plan = plan_method("lp_ft", NO_NECK, 10, 1e-3, head_lr_multiplier=2.0)
     assert [stage.rate for stage in plan.stages] == pytest.approx([1e-3 * first, 1e-3])
@@ -252,7 +295,7 @@ def test_epochs_of_stages_by_hand(total: float, shares: list[float], parts: list
 @pytest.mark.parametrize("name", METHODS)
 def test_epochs_of_stages_add_up(name: str) -> None:
     """Nothing is lost or added, no stage is left without, and whole epochs stay whole."""
-    shares = [stage.share for stage in METHODS[name].stages("2" if METHODS[name].argument else None)]
+    shares = [stage.share for stage in METHODS[name].stages(None, NO_NECK)]
     totals = [*range(1, 41), 0.1, 0.5, 1.5, 7.25]
     assert len(totals) == 44
     for total in totals:
@@ -276,12 +319,13 @@ def test_max_steps_are_shared_like_epochs() -> None:
 
 def test_few_data_get_more_epochs() -> None:
     """As many as it takes to make `min_steps`, and the method's own number where the data make enough."""
-    defaults = METHODS["full"].defaults["image"]
+    full = METHODS["full"]
+    defaults = full.defaults["image"]
     usual, least = defaults["num_train_epochs"], defaults["min_steps"]
-    assert default_epochs("full", "image_classification", 1) == least
-    assert default_epochs("full", "image_classification", 7) == math.ceil(least / 7)
-    assert default_epochs("full", "image_classification", 10_000) == usual
-    assert default_epochs("full", "image_classification", 0) == least
+    assert default_epochs(full, "image_classification", 1) == least
+    assert default_epochs(full, "image_classification", 7) == math.ceil(least / 7)
+    assert default_epochs(full, "image_classification", 10_000) == usual
+    assert default_epochs(full, "image_classification", 0) == least
 
 
 @pytest.mark.parametrize("task", task_names())
@@ -293,7 +337,7 @@ def test_defaults_of_every_method_and_task(name: str, task: str) -> None:
     assert set(settings) <= set(config_fields()) | set(training_fields())
     least = METHODS[name].defaults[get_task(task).modality]["min_steps"]
     for steps in (1, 3, 10, 29, 64, 500, 5000):
-        epochs = default_epochs(spelled(name), task, steps)
+        epochs = default_epochs(METHODS[name], task, steps)
         assert isinstance(epochs, int)
         assert epochs >= settings["num_train_epochs"]
         assert epochs * steps >= least
@@ -320,7 +364,184 @@ def test_methods_are_listed_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY [] 0"
     for method in METHODS.values():
-        name = f"{method.name}:{method.argument}" if method.argument else method.name
-        assert re.search(rf"^{re.escape(name)} +trains {re.escape(method.trains)}$", done.stdout, re.MULTILINE)
+        assert re.search(
+            rf"^{re.escape(method.spelled)} +trains {re.escape(method.trains)}$", done.stdout, re.MULTILINE
+        )
         assert method.when in done.stdout
         assert method.paper in done.stdout
+
+
+# --- Parts of groups --------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_exactly_the_parameters_meant() -> None:
+    """Biases, normalisation, or what a pattern matches; the head always whole, a group matched whole is whole."""
+    assert choose_parameters("bitfit", NO_BLOCKS) == {
+        "stem": frozenset({"stem.linear.bias", "stem.norm.bias"}),
+        "head": None,
+    }
+    assert choose_parameters("norms", NO_BLOCKS) == {
+        "stem": frozenset({"stem.norm.weight", "stem.norm.bias"}),
+        "head": None,
+    }
+    chosen = choose_parameters("train:block.?.norm, neck, *.linear.bias", THREE_BLOCKS)
+    assert chosen["block 1"] == {"block.1.norm.weight", "block.1.norm.bias", "block.1.linear.bias"}
+    assert chosen["stem"] == {"stem.linear.bias"}
+    assert chosen["neck"] is None
+    assert chosen["head"] is None
+    assert "unused" not in chosen
+
+
+def test_a_part_is_described_by_its_count() -> None:
+    """`inspect` and the table before training say how much of a group trains."""
+    settings = plan_method("bitfit", THREE_BLOCKS, 1, 1.0).stages[0].settings
+    words = [setting.describe(group) for setting, group in zip(settings, THREE_BLOCKS, strict=True)]
+    assert words == ["train 2 of 4"] * 5 + ["train", "frozen"]
+
+
+UNFIT = {
+    "first_n:3": r"first_n:3 would freeze all blocks of the model \(it has 3\)\. Use first_n:1 to first_n:2, or `head`",
+    "train:block.9": r"train:block\.9 matches no parameter and no module of the model\. Did you mean 'block\.\d'\?",
+    "train:*norm*,query": r"train:query matches no parameter",
+}
+
+
+@pytest.mark.parametrize("method", UNFIT)
+def test_methods_that_the_model_cannot_take(method: str) -> None:
+    """Each says what there is."""
+    with pytest.raises(UserError, match=UNFIT[method]):
+        plan_method(method, THREE_BLOCKS, 1, 1.0)
+
+
+def test_models_without_biases_or_norms_below_the_head() -> None:
+    """Both methods say so instead of training the head alone."""
+    bare = tuple(Row(row.name, row.role, (f"{row.name}.weight",), ()) for row in NO_BLOCKS)
+    with pytest.raises(UserError, match=r"no biases outside its head"):
+        plan_method("bitfit", bare, 1, 1.0)
+    with pytest.raises(UserError, match=r"no normalisation layers with parameters outside its head"):
+        plan_method("norms", bare, 1, 1.0)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5, 12, 24, 32, 80])
+def test_gradual_thaws_in_few_steps_and_ends_with_everything(blocks: int) -> None:
+    """At most five thawings whatever the depth, each of more than the one before; the lowest rate stays useful."""
+    groups = table("stem", *(f"block {i}" for i in range(blocks)), "head")
+    plan = plan_method("gradual", groups, 10, 1.0)
+    counts = [sum(setting.mode == "train" for setting in stage.settings) for stage in plan.stages]
+    assert 2 <= len(counts) <= UNFREEZINGS + 1
+    assert counts == sorted(set(counts))
+    assert (counts[0], counts[-1]) == (1, blocks + 2)
+    assert rates(plan, -1)["stem"] >= 2.6 ** -(UNFREEZINGS + 1)
+
+
+# --- Plans of the user's ----------------------------------------------------------------------------------------------
+
+OWN = """
+stages:
+  - {name: first, trains: head, share: 0.3, scale: 10, scheduler: constant}
+  - {name: top, trains: "last_n:2", share: 0.3, layer_decay: 0.5, warmup: 0.1, head_lr_multiplier: 3}
+  - {name: rest, groups: {stem: frozen, "block 0-1": frozen, "block 2-": train, neck: train, head: train}}
+  - {name: adapters, trains: all, peft: lora, peft_options: {r: 4}}
+"""
+
+
+def own_stages(text: str, folder: Path) -> tuple[Stage, ...]:
+    """The stages in the text of a YAML file."""
+    (folder / "plan.yaml").write_text(text)
+    return read_stages(read_yaml(str(folder / "plan.yaml"), "plan", "stages"), "text")
+
+
+def test_own_plan_by_hand(tmp_path: Path) -> None:
+    """Every setting of a stage reaches the plan; what a stage leaves out is the run's."""
+    plan = plan_stages("plan", own_stages(OWN, tmp_path), NO_UNUSED, 19, 1e-3, 2.0)
+    assert [stage.name for stage in plan.stages] == ["first", "top", "rest", "adapters"]
+    assert [" ".join(map(mode_of, stage.settings)) for stage in plan.stages] == [
+        "frozen frozen frozen frozen frozen train",
+        "frozen frozen train train train train",
+        "frozen frozen frozen train train train",
+        "frozen adapt adapt adapt frozen train",
+    ]
+    assert [stage.epochs for stage in plan.stages] == [2, 2, 7, 8]
+    assert [stage.scheduler for stage in plan.stages] == ["constant", None, None, None]
+    assert [stage.warmup for stage in plan.stages] == [None, 0.1, None, None]
+    assert rates(plan, 0)["head"] == pytest.approx(2e-2)
+    assert (rates(plan, 1)["block 1"], rates(plan, 1)["head"]) == pytest.approx((2.5e-4, 3e-3))
+    assert rates(plan, 2)["head"] == pytest.approx(2e-3)
+    assert plan.stages[3].peft == "lora"
+    assert plan.stages[3].peft_options == {"r": 4}
+    usual = method_defaults("lora", "text_classification")
+    assert rates(plan, 3)["block 0"] == usual["learning_rate"]
+    assert rates(plan, 3)["head"] == pytest.approx(usual["learning_rate"] * usual["head_lr_multiplier"])
+
+
+NO_UNUSED = THREE_BLOCKS[:-1]
+ONE = "stages:\n  - {name: a, trains: head}\n"
+WRONG = {
+    "{}": r"The plan has no stages\.",
+    "stages: []": r"The plan has no stages\.",
+    "stage: []": r"Unknown key of a plan: 'stage'\. Did you mean 'stages'\?",
+    "- a": r"plan\.yaml must hold stages, not list\.",
+    "stages: [a]": r"Stage 1 of the plan must be `key: value` pairs, not 'a'\.",
+    "stages: [{name: a, train: all}]": r"Unknown key in stage 1 of the plan: 'train'\. Did you mean 'trains'\?",
+    "stages: [{name: a}]": r"Stage 'a' needs either `trains` .* or `groups`, and not both\.",
+    "stages: [{name: a, trains: all, groups: {head: train}}]": r"Stage 'a' needs either",
+    "stages: [{name: a/b, trains: all}]": r"Stage 'a/b': a name has letters, digits",
+    "stages: [{name: a, trains: last_n}]": r"'last_n' needs a number of blocks",
+    "stages: [{name: a, trains: hed}]": r"Unknown value of trains in stage 'a': 'hed'\. Did you mean 'head'\?",
+    "stages: [{name: a, trains: all, share: 0}]": r"Stage 'a': share must be greater than 0, not 0\.",
+    "stages: [{name: a, trains: all, scale: -1}]": r"Stage 'a': scale must be greater than 0, not -1\.",
+    "stages: [{name: a, trains: all, warmup: -1}]": r"Stage 'a': warmup must be 0 or more, not -1\.",
+    "stages: [{name: a, trains: all, share: much}]": r"Stage 'a': share must be a number, not 'much'\.",
+    "stages: [{name: a, trains: all, share: true}]": r"Stage 'a': share must be a number, not True\.",
+    "stages: [{name: a, trains: all, scheduler: cosin}]": r"Unknown scheduler in stage 'a': 'cosin'\. Did you mean",
+    "stages: [{name: a, trains: all, peft: lorra}]": r"Unknown PEFT method 'lorra'\. Did you mean 'lora'\?",
+    "stages: [{name: a, trains: all, peft_options: {r: 4}}]": r"Stage 'a': peft_options needs a method",
+    "stages: [{name: a, trains: all, peft: lora, peft_options: 4}]": r"Stage 'a': peft_options must be",
+    "stages: [{name: a, groups: {head: trian}}]": r"Unknown mode of 'head' in stage 'a': 'trian'\. Did you mean",
+    "stages: [{name: a, groups: {head: adapt}}]": r"Stage 'a': 'head: adapt' needs a method",
+    "stages: [{name: a, groups: all}]": r"Stage 'a': groups must be a table",
+    ONE + "  - {name: a, trains: all}": r"two stages of the name 'a'",
+    ONE + ONE: r"plan\.yaml: 'stages' is given twice in the mapping that begins in line 1\. Keep one of them\.",
+    "stages: [{name: a, trains: all, trains: head}]": r"'trains' is given twice",
+}
+
+
+def test_wrong_plans_are_counted() -> None:
+    """The table of wrong plans has as many rows as were written."""
+    assert len(WRONG) == 26
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_plans(text: str, tmp_path: Path) -> None:
+    """Each mistake is found before any model is loaded."""
+    with pytest.raises(UserError, match=WRONG[text]):
+        own_stages(text, tmp_path)
+
+
+ALL = "stem: train, 'block 0-': train, neck: train"
+UNFIT_STAGES = {
+    "groups: {head: train}": r"groups leaves out stem, block 0, block 1, block 2, neck\. Give each group",
+    f"groups: {{{ALL}, head: train, 'block 1': frozen}}": r"'block 1' names block 1, which another line has named",
+    f"groups: {{{ALL}, head: train, tail: frozen}}": r"Unknown depth group 'tail'\.",
+    "groups: {stem: train, 'block 0-3': train}": r"'block 0-3' names blocks that the model has not; it has block 0-2\.",
+    "groups: {stem: frozen, 'block -': frozen, neck: frozen, head: frozen}": r"Stage 'a' trains nothing",
+    f"groups: {{{ALL}, head: frozen}}": r"No stage trains the head, which is new",
+    "trains: head, peft: lora": r"Stage 'a' adapts nothing: peft needs blocks",
+    "trains: bitfit, peft: lora": r"Stage 'a': adapters go into whole blocks, and 'bitfit' chooses parts",
+    "trains: 'last_n:4'": r"last_n:4 asks for more blocks than the model has \(3\)",
+}
+
+
+@pytest.mark.parametrize("stage", UNFIT_STAGES)
+def test_own_stages_that_the_model_cannot_take(stage: str, tmp_path: Path) -> None:
+    """What depends on the model's groups is answered once these are known."""
+    assert len(UNFIT_STAGES) == 9
+    stages = own_stages(f"stages: [{{name: a, {stage}}}]", tmp_path)
+    with pytest.raises(UserError, match=UNFIT_STAGES[stage]):
+        plan_stages("plan", stages, NO_UNUSED, 1, 1.0)
+
+
+def test_a_head_that_is_kept_may_stay_frozen(tmp_path: Path) -> None:
+    """Only a new head must train in some stage."""
+    stages = own_stages(f"stages: [{{name: a, groups: {{{ALL}, head: frozen}}}}]", tmp_path)
+    assert len(plan_stages("plan", stages, NO_UNUSED, 1, 1.0, new_head=False).stages) == 1

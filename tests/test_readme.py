@@ -56,10 +56,7 @@ def test_method_table_is_that_of_the_code() -> None:
     """One row per method, in order, in its own words."""
     section = README.split("## Methods")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([\w:]+)` \| (.*?) \| (.*?) \|$", section, flags=re.M)
-    assert rows == [
-        (f"{method.name}:{method.argument}" if method.argument else method.name, method.trains, method.when)
-        for method in METHODS.values()
-    ]
+    assert rows == [(method.spelled, method.trains, method.when) for method in METHODS.values()]
 
 
 def test_links_and_pictures_exist() -> None:

@@ -10,20 +10,29 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from hf_ft.cli import main
 
+PLAN = """
+stages:
+  - {name: head, trains: head, share: 0.3, scale: 10}
+  - {name: full, trains: all, share: 0.7, peft: lora, peft_options: {init_lora_weights: pissa}}
+"""
 
-def command(text_model: str, text_data: str, out: Path) -> list[str]:
-    """A two-stage run of 2 and 4 epochs with five steps each."""
+
+def command(text_model: str, text_data: str, out: Path, stages: str) -> list[str]:
+    """A two-stage run of 2 and 4 epochs with five steps each; its stages are those of `lp_ft` or of a plan."""
+    plan = out.parent / "plan.yaml"
+    plan.write_text(PLAN)
     return [
         "train",
         "--task=text_classification",
         f"--model={text_model}",
         f"--dataset={text_data}",
-        "--method=lp_ft",
+        "--method=lp_ft" if stages == "lp_ft" else f"--plan={plan}",
         f"--output_dir={out}",
         "--num_train_epochs=6",
         "--per_device_train_batch_size=8",
@@ -33,12 +42,13 @@ def command(text_model: str, text_data: str, out: Path) -> list[str]:
     ]
 
 
-def test_killed_in_the_second_stage_resumes_there(text_model: str, text_data: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", ["lp_ft", "plan with adapters"])
+def test_killed_in_the_second_stage_resumes_there(stages: str, text_model: str, text_data: str, tmp_path: Path) -> None:
     """SIGKILL after the first checkpoint of stage two: the first stage is not repeated, the result is the same."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(command(text_model, text_data, whole)) == 0
+    assert main(command(text_model, text_data, whole, stages)) == 0
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *command(text_model, text_data, killed)],
+        [sys.executable, "-c", SLOW, *command(text_model, text_data, killed, stages)],
         env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -53,13 +63,15 @@ def test_killed_in_the_second_stage_resumes_there(text_model: str, text_data: st
     first = (killed / "checkpoints/1-head/stage.json").read_text()
     assert not (killed / "run.json").exists()
 
-    assert main([*command(text_model, text_data, killed), "--resume"]) == 0
+    assert main([*command(text_model, text_data, killed, stages), "--resume"]) == 0
     record, expected = (json.loads((folder / "run.json").read_text()) for folder in (killed, whole))
     assert record["stages"][0]["seconds"] == json.loads(first)["seconds"]
     assert record["stages"][1]["steps"] == expected["stages"][1]["steps"]
     assert not (killed / "checkpoints").exists()
     one, other = (load_file(folder / "model.safetensors") for folder in (killed, whole))
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in other)
+    folders = [(folder / "adapter/adapter_model.safetensors").exists() for folder in (killed, whole)]
+    assert folders == [stages != "lp_ft"] * 2
 
 
 SLOW = """

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hf_ft import finetune
 from hf_ft.plan import METHODS
 
-ARGUMENTS = {"last_n": "last_n:1"}
+ARGUMENTS = {"last_n": "last_n:1", "first_n": "first_n:1", "peft": "peft:loha", "train": "train:*layer*.1.*"}
 KINDS = ("image", "text", "multi_label")
 
 
@@ -49,7 +49,7 @@ def test_method_trains_what_it_says_and_nothing_else(
     """Compare the safetensors on disk before and after, which no code of ours reads."""
     settings = settings_for(kind, request)
     chosen = ARGUMENTS.get(method, method)
-    proof = method in ("head", "lora")
+    proof = method in ("head", "lora", "peft", "bitfit")
     # The last state is kept: the best of so few steps may be the first, where nothing has moved yet.
     settings |= {"eval_strategy": "no", "save_strategy": "no"}
     record = finetune(**settings, method=chosen, output_dir=str(tmp_path / "out"), load_back_proof=proof)
@@ -68,7 +68,21 @@ def test_method_trains_what_it_says_and_nothing_else(
         last = "stages.2.layers.1." if kind == "image" else "layer.2."
         assert changed
         assert all(last in name or "pooler" in name for name in changed)
-    elif method == "lora":
+    elif method == "first_n":
+        below = ("embed", "stages.0.") if kind == "image" else ("embed", "layer.0.")
+        assert changed
+        assert not any(part in name for name in changed for part in below)
+    elif method == "train":
+        assert changed
+        assert all("layer.1." in name or "layers.1." in name for name in changed)
+        assert "pooler.dense.weight" not in {pairs[name] for name in changed}
+    elif method == "bitfit":
+        assert changed
+        assert all(name.endswith("bias") for name in changed)
+    elif method == "norms":
+        assert changed
+        assert all("norm" in name.lower() and name.endswith(("weight", "bias")) for name in changed)
+    elif method in ("lora", "peft"):
         # Merged weights of linear and convolution layers differ; every BatchNorm and LayerNorm is as it was.
         assert changed
         assert all(name.endswith("weight") and "norm" not in name.lower() for name in changed)
@@ -84,7 +98,7 @@ def test_method_trains_what_it_says_and_nothing_else(
 
 def test_methods_and_kinds_are_counted() -> None:
     """The matrix above covers what there is: a new method joins it by being in METHODS."""
-    assert len(METHODS) == 6
+    assert len(METHODS) == 12
     assert len(KINDS) == 3
 
 
