@@ -26,6 +26,14 @@ TITLES = {
     "map": "mean average precision",
     "log_loss": "log loss (lower is better)",
     "ece": "calibration error (lower is better)",
+    "mse": "mean squared error (lower is better)",
+    "mae": "mean absolute error (lower is better)",
+    "r2": "R2, explained variance",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "f1": "F1 of entities",
+    "precision": "precision of entities",
+    "recall": "recall of entities",
 }
 
 
@@ -49,11 +57,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of results: value, 95 % interval and majority baseline for each split."""
+    """Header and rows of the table of results: value, 95 % interval and baseline for each split."""
     splits = list(record["metrics"])
     header = ["metric"]
     for split in splits:
-        header += [f"{split} (n={record['data']['sizes'][split]:,})", "95 % interval", "majority"]
+        header += [f"{split} (n={record['data']['sizes'][split]:,})", "95 % interval", record["baseline_is"]["name"]]
     rows = []
     for name in record["metrics"][splits[-1]]:
         row = [TITLES.get(name, name)]
@@ -93,7 +101,7 @@ def before_training(record: Record) -> str:
     data, model = record["data"], record["model"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     lines = [
-        f"Task    {record['task']}, {len(data['labels'])} classes, {data['problem_type'].replace('_', ' ')}",
+        f"Task    {record['task']}, {data['predicts']}, {data['problem_type'].replace('_', ' ')}",
         f"Data    {data['name']}: {sizes}",
         *(f"        {note}" for note in data["notes"]),
         f"Model   {model['name']} ({model['class']}, {model['parameters']:,} parameters)",
@@ -131,7 +139,7 @@ def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
         for split, scores in record["metrics"].items()
         for name, score in scores.items()
     ]
-    return ["", "value", "95 % interval", "majority", "n"], rows
+    return ["", "value", "95 % interval", record["baseline_is"]["name"], "n"], rows
 
 
 def proof_lines(record: Record) -> list[str]:
@@ -281,7 +289,7 @@ def card(record: Record) -> str:
         [
             _card_metadata(record),
             f"# {_title(record)}",
-            f"Task: {record['task'].replace('_', ' ')}, {len(data['labels'])} classes ({_listed(data['labels'])}).\n"
+            f"Task: {record['task'].replace('_', ' ')}, {data['predicts']} ({_listed(data['labels'])}).\n"
             f"It is {_base(record)}, trained with method `{record['method']}` ({record['paper']}).",
             "## Use\n\n" + _usage(record),
             "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),
@@ -345,21 +353,14 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def _usage(record: Record) -> str:
-    example = '"photo.jpg"' if record["pipeline"].startswith("image") else '"some text"'
-    several = record["data"]["problem_type"].startswith("multi")
-    call = f"classify({example}, top_k=None)" if several else f"classify({example})"
-    above = f"  # a label counts from a score of {record['threshold']:.3f} on" if several else ""
     return (
         "```python\nfrom transformers import pipeline\n\n"
-        f'classify = pipeline("{record["pipeline"]}", model="THIS_REPOSITORY")\n{call}{above}\n```'
+        f'classify = pipeline("{record["pipeline"]}", model="THIS_REPOSITORY")\n{record["usage"]}\n```'
     )
 
 
 def _results_note(record: Record) -> str:
-    note = (
-        "Intervals are 95 % bootstrap intervals over examples; `majority` always answers with the most frequent "
-        "class of the training data."
-    )
+    note = f"Intervals are 95 % bootstrap intervals over examples; {record['baseline_is']['note']}."
     if record["threshold"] is not None:
         note += f" Labels count from a probability of {record['threshold']:.3f} on, fitted on validation."
     return note

@@ -27,6 +27,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from PIL import Image, UnidentifiedImageError
 
 from hf_ft.config import Config, check_path, is_local
+from hf_ft.features import holds_text
 from hf_ft.images import upright_rgb
 from hf_ft.lookup import UserError, choose, shorten, split_argument
 from hf_ft.tasks import get_task
@@ -346,11 +347,6 @@ def _image_table(root: Path, images: list[str], level: int, where: str, notes: l
     classes = pa.array([image.split("/")[level] for image in inside], pa.string())
     features = Features({"image": datasets.Image(), "label": Value("string")})
     return Source(store([pa.table({"image": datasets.Image().cast_storage(paths), "label": classes})], features))
-
-
-def holds_text(feature: Any) -> bool:
-    """Whether a column of this type holds text."""
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def as_images(inputs: Dataset, folders: Sequence[Path]) -> Dataset:
