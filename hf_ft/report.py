@@ -28,7 +28,7 @@ TITLES = {
     "ece": "calibration error (lower is better)",
     "mse": "mean squared error (lower is better)",
     "mae": "mean absolute error (lower is better)",
-    "r2": "R2, explained variance",
+    "r2": "R2",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "f1": "F1 of entities",
