@@ -176,13 +176,14 @@ def take_part(role: str, source: Source, columns: Columns, config: Config) -> Pa
 
 def without_bad(part: Part, config: Config, notes: list[str]) -> Part:
     """Leave out, or report, rows whose label is missing or whose text is blank. `checked_rows` looks at images."""
-    part = _drop(part, part.labels.missing, "no label", config, notes)
+    part = _drop(part, part.labels.missing, part.labels.lacking, config, notes)
     for what, is_bad in part.labels.problems(part.inputs):
         part = _drop(part, is_bad, what, config, notes)
     notes += part.labels.remarks(part.role)
     for name in part.inputs.column_names:
         if name != "image":
-            part = _drop(part, _blank(part.inputs, name), f"an empty {name}", config, notes)
+            blank = "no words" if is_list(part.inputs.features[name]) else f"an empty {name}"
+            part = _drop(part, _blank(part.inputs, name), blank, config, notes)
     return part
 
 

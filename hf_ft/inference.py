@@ -21,12 +21,16 @@ from hf_ft.data import load_rows
 from hf_ft.evaluation import Results, add_scores, predict_outputs
 from hf_ft.lookup import UserError, shorten
 from hf_ft.model import quiet_loading
-from hf_ft.report import TITLES, text_table
+from hf_ft.report import text_table, title
 from hf_ft.sources import IMAGES, TABLES, read_image, read_tables
 from hf_ft.tasks import Task, get_task
 
 SHAPE = ("label_column", "label_separator", "bad_examples")
 """The settings of a run that say what its data look like, beside its input columns: new data are taken to look so."""
+
+
+TEXTS = get_task("text_classification").inputs["text"]
+"""What a column of texts is usually called."""
 
 
 def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, Any]:
@@ -66,8 +70,7 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
         what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": rows.notes}
         return json.dumps({**what, "metrics": metrics}, indent=1)
     table = [
-        [TITLES.get(name, name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"]
-        for name, score in scores.items()
+        [title(name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] for name, score in scores.items()
     ]
     head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *rows.notes])
     return f"{head}\n\n" + text_table(["metric", "value", "95 % interval"], table)
@@ -83,7 +86,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         check_path(str(Path(output).expanduser().absolute().parent), "folder for the output")
     record, task, model, processor = load_folder(folder)
     config = _config_of(record)
-    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config)
+    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config, processor)
     dataset = Dataset.from_dict(rows)
     if task.modality == "image":
         dataset = dataset.cast_column("image", Image())
@@ -127,9 +130,9 @@ def _image_rows(inputs: Sequence[str]) -> dict[str, list[str]]:
     return {"input": [str(path) for path in paths], "image": [str(path) for path in paths]}
 
 
-def _text_rows(inputs: Sequence[str], task: Task, config: Config) -> dict[str, list[str]]:
+def _text_rows(inputs: Sequence[str], task: Task, config: Config, processor: Any) -> dict[str, list[Any]]:
     """Texts from files (tables by column, other files line by line) or from the command line itself."""
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     for item in inputs:
         path = Path(item).expanduser()
         if path.suffix.lower() in TABLES:
@@ -144,13 +147,18 @@ def _text_rows(inputs: Sequence[str], task: Task, config: Config) -> dict[str, l
             rows.append({"text": item})
     if not rows:
         raise UserError(f"No text in {', '.join(inputs)}.")
+    if task.from_text is not None:
+        return task.from_text(rows, processor)
     roles = [role for role in task.inputs if any(role in row for row in rows)]
     columns = {role: [row.get(role, "") for row in rows] for role in roles}
     return {"input": [" | ".join(row.values()) for row in rows]} | columns
 
 
-def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, str]]:
-    """The texts of a table, read as in training; columns are those of the training data, else the usual ones."""
+def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, Any]]:
+    """The inputs of a table, read as in training; columns are those of the training data, else the usual ones.
+
+    A task that takes texts as well as its own inputs (`from_text`) takes a column of texts where there is no other.
+    """
     check_path(str(path.absolute()), "file")
     found = read_tables([path.absolute()], path.parent).rows
     if len(found) == 0:
@@ -160,8 +168,16 @@ def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, str]]:
         wanted = getattr(config, f"{role}_column")
         if known := [wanted] if wanted in found.features else usual_columns(found.features, names, set()):
             columns[role] = known[0]
+        elif task.from_text is not None and (texts := usual_columns(found.features, TEXTS, set())):
+            columns["text"] = texts[0]
         elif role not in task.optional_inputs:
             listed, name = ", ".join(found.features), wanted or names[0]
             raise UserError(f"{path} has no column for the {role}: it has {listed}. Name it '{name}'.")
     rows = zip(*(found[column] for column in columns.values()), strict=True)
-    return [{role: "" if cell is None else str(cell) for role, cell in zip(columns, row, strict=True)} for row in rows]
+    return [{role: _plain_cell(cell) for role, cell in zip(columns, row, strict=True)} for row in rows]
+
+
+def _plain_cell(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return [_plain_cell(word) for word in cell]
+    return "" if cell is None else str(cell)

@@ -60,7 +60,7 @@ class SeveralLabels(NamedLabels):
 
 def read_names(
     rows: Dataset, column: str, names_of: Callable[[Any], list[str] | None]
-) -> tuple[tuple[str, ...], *tuple[NDArray[np.int64], ...]]:
+) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The fields of `NamedLabels` but the last: `names_of` turns a cell into its names, None when it has no label."""
     numbers: dict[str, int] = {}
     owners, codes, counts = array("q"), array("q"), array("q")

@@ -235,7 +235,7 @@ def _averaging(per_example: Callable[[_Split], Array]) -> Callable[[_Split], Sta
 
 
 @dataclass(frozen=True)
-class _Counts:
+class Counts:
     """Right, predicted and actual examples of each class in each resample: three `(classes, resamples)`."""
 
     right: Floats
@@ -243,9 +243,9 @@ class _Counts:
     actual: Floats
 
     @property
-    def pooled(self) -> _Counts:
+    def pooled(self) -> Counts:
         """All classes as one, for micro averages."""
-        return _Counts(*(counts.sum(axis=0) for counts in (self.right, self.predicted, self.actual)))
+        return Counts(*(counts.sum(axis=0) for counts in (self.right, self.predicted, self.actual)))
 
     @property
     def f1(self) -> Floats:
@@ -269,11 +269,11 @@ class _Counts:
         return ratio((by_class * self.actual).sum(axis=0), self.actual.sum(axis=0))
 
 
-def _counting(formula: Callable[[_Counts], Floats]) -> Callable[[_Split], Statistic]:
+def _counting(formula: Callable[[Counts], Floats]) -> Callable[[_Split], Statistic]:
     """Resample a metric that is a formula of counts by class."""
 
     def resample(split: _Split) -> Statistic:
-        return lambda weights: formula(_Counts(*(members @ weights for members in split.members)))
+        return lambda weights: formula(Counts(*(members @ weights for members in split.members)))
 
     return resample
 

@@ -37,6 +37,11 @@ TITLES = {
 }
 
 
+def title(metric: str) -> str:
+    """What a metric is called in tables; scores of one type of entity are `f1_TYPE`."""
+    return TITLES.get(metric, metric.replace("f1_", "F1 of ", 1))
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for the terminal: the first to the left, the others to the right."""
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
@@ -64,7 +69,7 @@ def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
         header += [f"{split} (n={record['data']['sizes'][split]:,})", "95 % interval", record["baseline_is"]["name"]]
     rows = []
     for name in record["metrics"][splits[-1]]:
-        row = [TITLES.get(name, name)]
+        row = [title(name)]
         for split in splits:
             score, baseline = record["metrics"][split][name], record["baseline"][split].get(name)
             row += [f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}"]
@@ -130,7 +135,7 @@ def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
     """The table of results with one row per split and metric, so that it fits 80 columns."""
     rows = [
         [
-            f"{split} {TITLES.get(name, name).removesuffix(' (lower is better)')}",
+            f"{split} {title(name).removesuffix(' (lower is better)')}",
             f"{score['value']:.4f}",
             f"{score['low']:.4f} to {score['high']:.4f}",
             "" if name not in record["baseline"][split] else f"{record['baseline'][split][name]:.4f}",

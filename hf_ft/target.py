@@ -37,6 +37,8 @@ class Values(ABC):
 
     drawn: ClassVar[str] = "stratified"
     """How examples are drawn by these labels, for notes."""
+    lacking: ClassVar[str] = "no label"
+    """What a row has that has no label."""
 
     @property
     @abstractmethod

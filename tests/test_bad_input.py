@@ -194,7 +194,7 @@ OPTIONS: dict[str, Mistake] = {
     "unknown task": (
         lambda w: w.train(task="text_clasification"),
         r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: image_classification, "
-        r"text_classification\. .*--task\.",
+        r"text_classification, text_regression, token_classification\. .*--task\.",
     ),
     "unknown method": (
         lambda w: w.train(method="lpft"),

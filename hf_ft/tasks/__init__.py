@@ -53,8 +53,8 @@ class Task:
     `targets()` are the kinds of labels that the task learns, `find_target(rows, column, config)` the one that a label
     column holds. `reduce(logits, labels)` leaves of a batch's logits what is needed of them, and `gather(encoded,
     outputs)` makes outputs per example of outputs per encoded row, where these are not the same. `prepare(processor)`
-    changes the processor before it is used and saved. `from_text(texts, processor)`
-    makes the columns of raw texts, where the task's inputs are no texts.
+    changes the processor before it is used and saved. `from_text(rows,
+    processor)` makes the input columns of raw texts, where the task's inputs are no texts.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Task:
     reduce: Callable[[Any, Any], Any] | None = None
     gather: Callable[[Dataset, Any], Any] | None = None
     prepare: Callable[[Any], Any] | None = None
-    from_text: Callable[[list[str], Any], dict[str, list[Any]]] | None = None
+    from_text: Callable[[list[dict[str, Any]], Any], dict[str, list[Any]]] | None = None
 
     def target(self, name: str) -> Target:
         """The target of that name.

@@ -37,6 +37,7 @@ class Numbers(Values):
     """One number per row, NaN where it is missing or none; `broken` are the rows that hold something else."""
 
     drawn: ClassVar[str] = "at random"
+    lacking: ClassVar[str] = "no number"
 
     column_name: str
     values: Floats
