@@ -249,14 +249,17 @@ class Counts:
 
     @property
     def f1(self) -> Floats:
+        """The harmonic mean of precision and recall; 0 where nothing is predicted and nothing there."""
         return ratio(2 * self.right, self.predicted + self.actual)
 
     @property
     def precision(self) -> Floats:
+        """The share of what was predicted that is right."""
         return ratio(self.right, self.predicted)
 
     @property
     def recall(self) -> Floats:
+        """The share of what is there that was predicted."""
         return ratio(self.right, self.actual)
 
     def macro(self, by_class: Floats) -> Floats:

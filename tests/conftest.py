@@ -139,15 +139,8 @@ def token_data(tmp_path_factory: pytest.TempPathFactory) -> str:
     for split, count in (("train", 40), ("test", 16)):
         rows = []
         for i in range(count):
-            words = [
-                *random.choice(first, 1),
-                *random.choice(last, 1),
-                "visited",
-                *random.choice(places, 1),
-                ".",
-                split,
-            ]
-            tags = ["B-PER", "I-PER", "O", "B-LOC", "O", "O"]
-            rows.append({"tokens": [*map(str, words), str(i)], "ner_tags": [*tags, "O"]})
+            name = [str(random.choice(names)) for names in (first, last, places)]
+            words = [name[0], name[1], "visited", name[2], ".", split, str(i)]
+            rows.append({"tokens": words, "ner_tags": ["B-PER", "I-PER", "O", "B-LOC", "O", "O", "O"]})
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return str(folder)
