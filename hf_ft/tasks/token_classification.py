@@ -65,7 +65,8 @@ def scheme_of(tags: Sequence[str]) -> Scheme:
     """
     marks = {tag: tag[0] for tag in tags if tag[:1] in PREFIXES and (len(tag) == 1 or tag[1] == "-")}
     plain = [tag for tag in tags if tag not in marks and tag != "O"]
-    if not set("BI") & set(marks.values()):  # single letters may be parts of speech
+    lone = plain and not any("-" in tag for tag in marks)  # single letters may be types as well
+    if lone or not set("BI") & set(marks.values()):
         marks, plain = {}, [tag for tag in tags if tag != "O"]
     used = set(marks.values())
     if marks and plain:
@@ -258,7 +259,7 @@ def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> 
         pieces, labels, owners = [], [], []
         tags = batch.get("labels") or [[0] * len(words) for words in sentences]
         for words, counts, own, example in zip(sentences, counted, tags, examples, strict=True):
-            for a, b in pack(counts, room):
+            for a, b in pack([max(1, count) for count in counts], room):
                 pieces.append([w if n else unknown for w, n in zip(words[a:b], counts[a:b], strict=True)])
                 labels.append(own[a:b])
                 owners.append(example)
