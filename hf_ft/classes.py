@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hf_ft import metrics
 from hf_ft.config import Config
 from hf_ft.lookup import UserError, shorten
+from hf_ft.metrics import MULTI_LABEL, SINGLE_LABEL, default_metric
 from hf_ft.resampling import Score
 from hf_ft.target import INTEGER, Learning, Target
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from hf_ft.labels import SeveralLabels, SingleLabels
 
 Floats = NDArray[np.float64]
+
+
+def _directions(problem_type: str) -> Mapping[str, bool]:
+    """Each metric and whether more is better."""
+    return {name: spec.higher_is_better for name, spec in metrics.METRICS[problem_type].items()}
 
 
 _DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
@@ -43,21 +49,6 @@ class Classes(Target):
     multi_hot: bool = False
     baseline_name = "majority"
     baseline_note = "`majority` always answers with the most frequent class of the training data"
-
-    @property
-    def problem_type(self) -> str:  # type: ignore[override]
-        """The model's own word for the kind of labels is ours."""
-        return self.name
-
-    @property
-    def metrics(self) -> dict[str, bool]:  # type: ignore[override]
-        """Each metric and whether more is better."""
-        return {name: spec.higher_is_better for name, spec in metrics.METRICS[self.name].items()}
-
-    @property
-    def default_metric(self) -> str:  # type: ignore[override]
-        """The metric that chooses the best checkpoint."""
-        return metrics.default_metric(self.name)
 
     def cells(self, feature: Any, config: Config) -> Callable[[Any], list[str] | None]:
         """A function from a cell to the names of its labels, without repeats; None when the label is missing."""
@@ -150,7 +141,9 @@ def probability_column(label: str) -> str:
 class OneOfSeveral(Classes):
     """Exactly one label per example."""
 
-    name = "single_label_classification"
+    name = problem_type = SINGLE_LABEL
+    metrics = _directions(SINGLE_LABEL)
+    default_metric = default_metric(SINGLE_LABEL)
 
     def read(self, rows: Dataset, column: str, config: Config) -> SingleLabels:
         """Read names, whole numbers or `ClassLabel`s."""
@@ -188,7 +181,9 @@ class OneOfSeveral(Classes):
 class AnyOfSeveral(Classes):
     """Any number of labels per example."""
 
-    name = "multi_label_classification"
+    name = problem_type = MULTI_LABEL
+    metrics = _directions(MULTI_LABEL)
+    default_metric = default_metric(MULTI_LABEL)
     refused = {
         "label_smoothing_factor": "label_smoothing_factor needs one label per example; these data have several. "
         "Leave it out."

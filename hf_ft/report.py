@@ -38,8 +38,8 @@ TITLES = {
 
 
 def title(metric: str) -> str:
-    """What a metric is called in tables; scores of one type of entity are `f1_TYPE`."""
-    return TITLES.get(metric, metric.replace("f1_", "F1 of ", 1))
+    """What a metric is called in tables; scores of one type of entity are `f1_of_TYPE`."""
+    return TITLES.get(metric, metric.replace("f1_of_", "F1 of ", 1))
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -105,8 +105,9 @@ def before_training(record: Record) -> str:
     """What is about to happen: data, model, and the table of depth groups with their settings."""
     data, model = record["data"], record["model"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
+    kind = "" if data["problem_type"] in record["task"] else f", {data['problem_type'].replace('_', ' ')}"
     lines = [
-        f"Task    {record['task']}, {data['predicts']}, {data['problem_type'].replace('_', ' ')}",
+        f"Task    {record['task']}, {data['predicts']}{kind}",
         f"Data    {data['name']}: {sizes}",
         *(f"        {note}" for note in data["notes"]),
         f"Model   {model['name']} ({model['class']}, {model['parameters']:,} parameters)",

@@ -118,8 +118,8 @@ def test_scores_by_hand() -> None:
     assert found["precision"] == pytest.approx(2 / 3)
     assert found["recall"] == pytest.approx(2 / 4)
     assert found["f1"] == pytest.approx(4 / 7)
-    assert found["f1_A"] == pytest.approx(2 * 1 / (2 + 3))
-    assert found["f1_B"] == 1
+    assert found["f1_of_A"] == pytest.approx(2 * 1 / (2 + 3))
+    assert found["f1_of_B"] == 1
     assert found["f1_macro"] == pytest.approx((0.4 + 1) / 2)
     assert found["accuracy"] == pytest.approx(5 / 7)
     assert len(found) == 7

@@ -113,7 +113,7 @@ def statistics(
     """Every metric as a function of how often each sentence was drawn, from tag numbers of words by sentence.
 
     An entity is right when type, first and last word are. `f1`, `precision` and `recall` pool all types, `f1_macro`
-    averages those that occur, `f1_TYPE` is of one type, and `accuracy` is the share of words with the right tag.
+    averages those that occur, `f1_of_TYPE` is of one type, and `accuracy` is the share of words with the right tag.
     """
     scheme = scheme_of(tags)
     place = {kind: i for i, kind in enumerate(scheme.types)}
@@ -138,7 +138,7 @@ def statistics(
         "recall": counting(lambda counts: counts.pooled.recall),
         "f1_macro": counting(lambda counts: counts.macro(counts.f1)),
         "accuracy": lambda weights: ratio(right @ weights, words @ weights),
-    } | {f"f1_{kind}": one(i) for kind, i in place.items()}
+    } | {f"f1_of_{kind}": one(i) for kind, i in place.items()}
 
 
 def values(
