@@ -116,6 +116,18 @@ def test_numbers_stay_as_they_are_and_validation_is_drawn_at_random(tmp_path: Pa
     assert "validation: 2 of train's 20 examples, at random, seed 0." in splits.notes
 
 
+def test_pairs_of_texts(tmp_path: Path) -> None:
+    """Columns as sets of likeness of sentences have them."""
+    rows = {"sentence1": list("abcd"), "sentence2": list("wxyz"), "score": [0.2, 1.4, 3.0, 5.0]}
+    pd.DataFrame(rows).to_csv(tmp_path / "train.csv", index=False)
+    splits = load_splits(Config(task="text_regression", dataset=str(tmp_path)))
+    assert splits.labels == ("score",)
+    assert {"text", "text_pair", "labels"} == set(splits.train.column_names)
+    pairs = {row["text"]: (row["text_pair"], row["labels"]) for row in splits.train}
+    assert len(pairs) == 3
+    assert all(pair == ("wxyz"["abcd".index(text)], rows["score"]["abcd".index(text)]) for text, pair in pairs.items())
+
+
 BAD_CELLS = {
     "missing": ([1, 2, None, 3], r"train: 1 of 4 examples has no number \(rows 3, counted from 1\)"),
     "text": ([1, 2, "three", 3], r"train: 1 of 4 examples has a label that is no finite number \(rows 3, counted"),
@@ -153,7 +165,7 @@ def test_options_about_classes_are_refused(text_model: str, regression_data: str
     """Before torch is imported, and each by name."""
     given = {"class_weights": "balanced", "label_smoothing_factor": 0.1, "label_separator": "|"}
     given |= {"examples_per_class": 3, "val_examples_per_class": 3}
-    assert set(given) == CLASS_OPTIONS
+    assert set(given) == set(CLASS_OPTIONS)
     base = {"task": "text_regression", "model": text_model, "dataset": regression_data, "output_dir": str(tmp_path)}
     for option, value in given.items():
         with pytest.raises(UserError, match=rf"^{option} is about classes, and text_regression learns numbers\."):

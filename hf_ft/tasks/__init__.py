@@ -1,7 +1,8 @@
 """Tasks: all that differs between image classification, text classification and their kind, one file each.
 
 A task is the value `TASK` of a module in this folder and is found by the file's name, so a new task is one new
-file. These modules import nothing heavy at the top: `hf-ft --help` lists them at once.
+file. What it predicts is a `Target`: those of classification are shared, another task has its own in its file. These
+modules import nothing heavier than numpy at the top: `hf-ft --help` lists them at once.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from hf_ft.config import Config
     from hf_ft.target import Target
 
-CLASS_OPTIONS = {
-    *("class_weights", "label_smoothing_factor", "label_separator"),
-    *("examples_per_class", "val_examples_per_class"),
-}
+CLASS_OPTIONS = (
+    "class_weights",
+    "label_smoothing_factor",
+    "label_separator",
+    "examples_per_class",
+    "val_examples_per_class",
+)
 """Options about classes, which a target may refuse."""
 
 Encode = Callable[["Dataset", Any, "Config", bool], "Dataset"]
@@ -53,8 +57,8 @@ class Task:
     `targets()` are the kinds of labels that the task learns, `find_target(rows, column, config)` the one that a label
     column holds. `reduce(logits, labels)` leaves of a batch's logits what is needed of them, and `gather(encoded,
     outputs)` makes outputs per example of outputs per encoded row, where these are not the same. `prepare(processor)`
-    changes the processor before it is used and saved. `from_text(rows,
-    processor)` makes the input columns of raw texts, where the task's inputs are no texts.
+    changes the processor before it is used and saved. `from_text(rows, processor)` makes the input columns of raw
+    texts, where the task's inputs are no texts.
     """
 
     name: str
@@ -94,12 +98,12 @@ class Task:
         if metric:
             known = dict.fromkeys(name for target in self.targets() for name in target.metrics)
             choose(str(metric).removeprefix("eval_"), [*known, "loss"], "metric")
-        set_ones = {name for name, value in settings.items() if value not in (None, "none", 0)}
-        if set_ones & CLASS_OPTIONS:
-            refusals = [target.refused for target in self.targets()]
-            for option in sorted(set_ones & CLASS_OPTIONS):
-                if all(option in refused for refused in refusals):
-                    raise UserError(refusals[0][option])
+        for option in CLASS_OPTIONS:
+            if settings.get(option) in (None, "none", 0):
+                continue
+            reasons = [target.refused.get(option) for target in self.targets()]
+            if all(reasons):
+                raise UserError(str(reasons[0]))
 
 
 def task_names() -> list[str]:

@@ -246,7 +246,7 @@ class Number(Target):
     baseline_note = "`mean` always answers with the mean of the training data"
     refused: Mapping[str, str] = {
         option: f"{option} is about classes, and text_regression learns numbers. Leave it out."
-        for option in sorted(CLASS_OPTIONS)
+        for option in CLASS_OPTIONS
     }
 
     def read(self, rows: Dataset, column: str, config: Config) -> Numbers:

@@ -145,8 +145,11 @@ def values(
     predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
 ) -> dict[str, float]:
     """Every metric with each sentence counted once."""
-    once = np.ones((len(actual), 1))
-    return {name: float(formula(once)[0]) for name, formula in statistics(predicted, actual, tags).items()}
+    return _at_once(statistics(predicted, actual, tags), len(actual))
+
+
+def _at_once(formulas: Mapping[str, Statistic], n: int) -> dict[str, float]:
+    return {name: float(formula(np.ones((n, 1)))[0]) for name, formula in formulas.items()}
 
 
 # --- Reading tags ---------------------------------------------------------------------------------------------------
@@ -430,8 +433,8 @@ class Tag(Target):
         """All metrics over all words, with intervals over sentences."""
         predicted = [sentence[:, 0].astype(int).tolist() for sentence in outputs]
         formulas = statistics(predicted, references, labels)
-        drawn, n = resample(formulas, len(references)), len(references)
-        return intervals(values(predicted, references, labels), drawn, n)
+        n = len(references)
+        return intervals(_at_once(formulas, n), resample(formulas, n), n)
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
         """Each word's most frequent tag."""
