@@ -217,15 +217,17 @@ def find_scale(model: PreTrainedModel, numbers: Floats) -> Scale:
     shift = float(numbers.mean()) if 1 in sizes else 0.0
     unit = float(np.sqrt(((numbers - shift) ** 2).mean())) or 1.0
     tried = Scale(1.0 if 1 in sizes else 0.0, 2.0, frozenset(last))
-    training = model.training
+    was_training, head = model.training, {name: p for name, p in model.named_parameters() if name in last}
+    kept = {name: tensor.detach().clone() for name, tensor in head.items()}
     model.eval()
     with torch.no_grad():
         inputs = example_inputs(model)
         before = model(**inputs).logits
         tried.fold(model)
         after = model(**inputs).logits
-        tried.fold(model, back=True)
-    model.train(training)
+        for name, tensor in head.items():
+            tensor.copy_(kept[name])
+    model.train(was_training)
     holds = torch.allclose(after, before * 2 + tried.shift, atol=1e-4)
     return Scale(shift, unit, frozenset(last)) if holds else Scale(0.0, 1.0, frozenset())
 
