@@ -28,7 +28,6 @@ from hf_ft.tasks import Task, get_task
 SHAPE = ("label_column", "label_separator", "bad_examples")
 """The settings of a run that say what its data look like, beside its input columns: new data are taken to look so."""
 
-
 TEXTS = get_task("text_classification").inputs["text"]
 """What a column of texts is usually called."""
 

@@ -1,4 +1,4 @@
-"""Fine-tune a tagger of words: DistilBERT on names in news, or any other model and data.
+"""Fine-tune a tagger of words: DistilBERT on names in Wikipedia, or any other model and data.
 
 python recipes/token_classification.py --model M --dataset D --method K --output_dir OUT
 """
@@ -11,7 +11,7 @@ from hf_ft.cli import run
 CONFIG = {
     "task": "token_classification",
     "model": "distilbert/distilbert-base-cased",
-    "dataset": "eriktks/conll2003",
+    "dataset": "unimelb-nlp/wikiann:en",
     "method": "lp_ft",
 }
 TRAINING = {"per_device_train_batch_size": 32, "seed": 0, "output_dir": "runs/token_classification"}
