@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn import metrics as sklearn_metrics
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -199,6 +201,23 @@ def test_scale_is_folded_into_any_linear_head(kind: str) -> None:
     assert changed == scale.last
     scale.fold(model, back=True)
     assert all(torch.allclose(before[name], tensor, atol=1e-4) for name, tensor in model.state_dict().items())
+
+
+def test_loss_is_the_squared_error_however_batches_fall(text_model: str) -> None:
+    """Trap: models ignore `num_items_in_batch`, so that accumulated gradients would be too large by their number."""
+    model = AutoModelForSequenceClassification.from_pretrained(text_model, num_labels=1)
+    config, args = SimpleNamespace(keep_head=False), SimpleNamespace()
+    split = Dataset.from_dict({"text": list("abc"), "labels": [10.0, 20.0, 30.0]})
+    learning = NUMBER.learning(model, split, ("price",), config, args)  # type: ignore[arg-type]
+    labels = torch.tensor(learning.prepare(split)["labels"][:], dtype=torch.float32)
+    assert labels.mean().item() == pytest.approx(0, abs=1e-6)
+    assert labels.std(correction=0).item() == pytest.approx(1)
+    logits = torch.tensor([[0.5], [1.0], [-2.0]])
+    expected = ((logits[:, 0] - labels) ** 2).mean()
+    assert learning.loss is not None
+    parts = [learning.loss(SimpleNamespace(logits=logits[a:b]), labels[a:b], 3) for a, b in ((0, 2), (2, 3))]
+    assert torch.allclose(sum(parts), expected)
+    assert torch.allclose(learning.loss(SimpleNamespace(logits=logits), labels), expected)
 
 
 def train(model: str, data: str, out: Path, **settings: Any) -> dict[str, Any]:

@@ -432,3 +432,6 @@ def test_weighted_loss_leaves_out_what_is_no_word(token_data: str) -> None:
     chosen = logits.log_softmax(-1)[labels != IGNORED][range(4), labels[labels != IGNORED]]
     expected = -(chosen * weights[labels[labels != IGNORED]]).sum() / 4
     assert torch.allclose(loss(SimpleNamespace(logits=logits), labels), expected)
+    # Accumulated halves, each divided by the words of both, add up to the whole.
+    halves = [loss(SimpleNamespace(logits=logits[i : i + 1]), labels[i : i + 1], 4) for i in (0, 1)]
+    assert torch.allclose(sum(halves), expected)

@@ -274,7 +274,15 @@ class Number(Target):
     def learning(
         self, model: PreTrainedModel, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
-        """Standardised numbers in training, folded into the head at its end; metrics in the user's units."""
+        """Standardised numbers in training, folded into the head at its end; metrics in the user's units.
+
+        The loss is the squared error. It is ours because many models' own ignores `num_items_in_batch`, which
+        `Trainer` takes for granted when it accumulates gradients.
+        """
+        from torch.nn.functional import mse_loss
+
+        from hf_ft.classes import summed
+
         scale = find_scale(model, np.asarray(train["labels"][:], dtype=np.float64))
         if config.keep_head:
             scale.fold(model, back=True)
@@ -285,7 +293,8 @@ class Number(Target):
             both = (_flat(array) * scale.unit + scale.shift for array in (logits, prediction.label_ids))
             return values(*both)
 
-        return Learning(metrics, prepare=scale.prepare, finish=scale.fold)
+        loss = summed(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
+        return Learning(metrics, loss, scale.prepare, scale.fold)
 
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None

@@ -404,7 +404,10 @@ class Tag(Target):
     def learning(
         self, model: PreTrainedModel, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
-        """Scores of windows in evaluations; the loss, where tags are weighted."""
+        """Scores of windows in evaluations; the loss, in which every word counts alike however batches fall."""
+        from torch.nn.functional import cross_entropy
+
+        from hf_ft.classes import balanced_weights, summed
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             outputs, references = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
@@ -413,17 +416,13 @@ class Tag(Target):
             found = values(predicted, [row[mask] for row, mask in zip(references, kept, strict=True)], labels)
             return {name: found[name] for name in self.metrics}
 
-        if config.class_weights != "balanced":
-            return Learning(metrics)
-        from torch.nn.functional import cross_entropy
-
-        from hf_ft.classes import balanced_weights, summed
-
-        weights, smoothing = balanced_weights(self.counts(train, labels)), args.label_smoothing_factor
+        balanced = balanced_weights(self.counts(train, labels)) if config.class_weights == "balanced" else None
+        smoothing = args.label_smoothing_factor
 
         def total(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-            flat = logits.flatten(0, 1), tags.flatten(), weights.to(logits)
-            return cross_entropy(*flat, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+            weights = None if balanced is None else balanced.to(logits)
+            options: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": smoothing}
+            return cross_entropy(logits.flatten(0, 1), tags.flatten(), weights, **options)
 
         return Learning(metrics, summed(total))
 
