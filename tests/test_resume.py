@@ -10,19 +10,20 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from hf_ft.cli import main
 
 
-def command(text_model: str, text_data: str, out: Path) -> list[str]:
+def command(task: str, model: str, data: str, out: Path) -> list[str]:
     """A two-stage run of 2 and 4 epochs with five steps each."""
     return [
         "train",
-        "--task=text_classification",
-        f"--model={text_model}",
-        f"--dataset={text_data}",
+        f"--task={task}",
+        f"--model={model}",
+        f"--dataset={data}",
         "--method=lp_ft",
         f"--output_dir={out}",
         "--num_train_epochs=6",
@@ -33,12 +34,19 @@ def command(text_model: str, text_data: str, out: Path) -> list[str]:
     ]
 
 
-def test_killed_in_the_second_stage_resumes_there(text_model: str, text_data: str, tmp_path: Path) -> None:
-    """SIGKILL after the first checkpoint of stage two: the first stage is not repeated, the result is the same."""
+@pytest.mark.parametrize(("task", "kind"), [("text_classification", "text"), ("text_regression", "regression")])
+def test_killed_in_the_second_stage_resumes_there(
+    task: str, kind: str, text_model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """SIGKILL after the first checkpoint of stage two: the first stage is not repeated, the result is the same.
+
+    Checkpoints of a regression hold a head of standardised numbers, the result one of the data's.
+    """
+    what = (task, text_model, request.getfixturevalue(f"{kind}_data"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(command(text_model, text_data, whole)) == 0
+    assert main(command(*what, whole)) == 0
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *command(text_model, text_data, killed)],
+        [sys.executable, "-c", SLOW, *command(*what, killed)],
         env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -53,13 +61,13 @@ def test_killed_in_the_second_stage_resumes_there(text_model: str, text_data: st
     first = (killed / "checkpoints/1-head/stage.json").read_text()
     assert not (killed / "run.json").exists()
 
-    assert main([*command(text_model, text_data, killed), "--resume"]) == 0
+    assert main([*command(*what, killed), "--resume"]) == 0
     record, expected = (json.loads((folder / "run.json").read_text()) for folder in (killed, whole))
     assert record["stages"][0]["seconds"] == json.loads(first)["seconds"]
     assert record["stages"][1]["steps"] == expected["stages"][1]["steps"]
     assert not (killed / "checkpoints").exists()
     one, other = (load_file(folder / "model.safetensors") for folder in (killed, whole))
-    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in other)
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in other)
 
 
 SLOW = """
