@@ -61,8 +61,11 @@ class Config:
     dataset_revision: str | None = _option("branch, tag or commit of the data set on the Hub", group="data")
     image_column: str | None = _option("column with the image", group="data")
     text_column: str | None = _option("column with the text", group="data")
+    tokens_column: str | None = _option("column with the words, as lists", group="data")
     text_pair_column: str | None = _option("column with the second text of a pair", group="data")
-    label_column: str | None = _option("column with the label or the list of labels", group="data")
+    label_column: str | None = _option(
+        "column with the label, the list of labels, the number, or the tags of the words", group="data"
+    )
     label_separator: str | None = _option("splits a text cell into several labels, for example `|`", group="data")
     problem_type: str | None = _option(
         "kind of labels (default: found from the label column)",
@@ -457,10 +460,7 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
         raise UserError(f"--keep_head does not go with method '{config.method}', which starts from random weights.")
     if config.early_stopping_patience and training.get("eval_strategy") == "no":
         raise UserError("early_stopping_patience needs evaluations. Leave out --eval_strategy no.")
-    if training.get("metric_for_best_model"):
-        from hf_ft.metrics import higher_is_better
-
-        higher_is_better(training["metric_for_best_model"])
+    get_task(config.task).check({**vars(config), **training})
     check_output_dir(training["output_dir"], config, training.get("resume_from_checkpoint"))
 
 

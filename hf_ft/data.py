@@ -13,15 +13,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_ft.columns import MULTI, checked_rows, find_columns, label_names, number_labels, take_part, without_bad
+from hf_ft.columns import Part, checked_rows, find_columns, take_part, without_bad
 from hf_ft.config import Config
 from hf_ft.drawing import draw_parts, limit
 from hf_ft.lookup import UserError, shorten
-from hf_ft.sources import assign_roles, batches, read_sources
+from hf_ft.sources import assign_roles, read_sources
+from hf_ft.target import Target
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,9 @@ class Splits:
     """The data of a run, ready for a task's `encode`.
 
     Each split has the task's input columns under the names of `Task.inputs`, images undecoded until read, and
-    `labels`: an int (position in the tuple `labels`), or for several labels an example a list of 0.0 and 1.0 of
-    length `len(labels)`. `labels` is in natural order ("2" before "10"), or in that of the data's own `ClassLabel`.
+    `labels`, whose kind is `target`: an int (position in the tuple `labels`); for several labels an example a list of
+    0.0 and 1.0 of length `len(labels)`; for a number a float; for a tag per word a list of ints. The tuple `labels`
+    names the model's outputs, in natural order ("2" before "10"), or in that of the data's own `ClassLabel`.
     `fingerprint` hashes the content of all that is used, whatever its path. `notes` says, a sentence each, what was
     done to the data.
     """
@@ -39,9 +39,14 @@ class Splits:
     validation: Dataset
     test: Dataset | None
     labels: tuple[str, ...]
-    problem_type: str
+    target: Target
     fingerprint: str
     notes: tuple[str, ...]
+
+    @property
+    def problem_type(self) -> str:
+        """The name of the kind of labels, which `load_model` needs."""
+        return self.target.name
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Rows:
     rows: Dataset
     split: str
     labels: tuple[str, ...]
-    problem_type: str
+    target: Target
     fingerprint: str
     notes: tuple[str, ...]
 
@@ -76,28 +81,28 @@ def load_splits(config: Config, seed: int = 0) -> Splits:
             "--train_split."
         )
     columns = find_columns(sources[roles["train"]].rows, "train", config, notes)
-    kind = columns.problem_type
+    target = columns.target
     parts = {}
     for role, name in roles.items():
         # Contests publish their test split without labels.
         optional = role == "test" and not config.test_split
         lacks = optional and columns.label not in sources[name].rows.features
         part = None if lacks else take_part(role, sources[name], columns, config)
-        if part is None or (optional and (part.labels.counts < 0).all()):
+        if part is None or (optional and part.labels.missing.all()):
             notes.append("test: not used, since it has no labels.")
         else:
             parts[role] = without_bad(part, config, notes)
-    labels = label_names(parts["train"], notes)
-    parts = {role: number_labels(part, labels, "train lacks", "Train has") for role, part in parts.items()}
-    parts = draw_parts(parts, kind, config, seed, notes)
+    labels = parts["train"].labels.outputs(parts["train"].used, notes)
+    parts = {role: _numbered(part, labels, "train lacks", "Train has") for role, part in parts.items()}
+    parts = draw_parts(parts, config, seed, notes)
     rows, hashes = {}, {}
     for role, part in parts.items():
-        rows[role], hashes[role] = checked_rows(part, kind == MULTI, config, notes)
-    counts = class_counts(rows["train"], labels, kind)
-    if absent := [name for name, count in zip(labels, counts, strict=True) if count == 0]:
+        rows[role], hashes[role] = checked_rows(part, config, notes)
+    counts = target.counts(rows["train"], labels)
+    if absent := [name for name, count in zip(labels, counts or (), strict=False) if count == 0]:
         notes.append(f"train: no example of these labels is left: {shorten(absent, 10)}.")
     fingerprint = hashlib.sha256(json.dumps([labels, hashes], sort_keys=True).encode()).hexdigest()[:32]
-    return Splits(rows["train"], rows["validation"], rows.get("test"), labels, kind, fingerprint, tuple(notes))
+    return Splits(rows["train"], rows["validation"], rows.get("test"), labels, target, fingerprint, tuple(notes))
 
 
 def load_rows(dataset: str, config: Config, labels: Sequence[str], seed: int = 0) -> Rows:
@@ -122,19 +127,11 @@ def load_rows(dataset: str, config: Config, labels: Sequence[str], seed: int = 0
     source = sources[roles[role]]
     columns = find_columns(source.rows, role, config, notes)
     part = without_bad(take_part(role, source, columns, config), config, notes)
-    part = number_labels(part, tuple(labels), "the model does not know", "The model knows")
+    part = _numbered(part, tuple(labels), "the model does not know", "The model knows")
     part = limit(part, config.max_eval_examples, seed, notes)
-    rows, fingerprint = checked_rows(part, columns.problem_type == MULTI, config, notes)
-    return Rows(rows, role, tuple(labels), columns.problem_type, fingerprint, tuple(notes))
+    rows, fingerprint = checked_rows(part, config, notes)
+    return Rows(rows, role, tuple(labels), columns.target, fingerprint, tuple(notes))
 
 
-def class_counts(split: Dataset, labels: Sequence[str], problem_type: str) -> list[int]:
-    """How many examples of `split` carry each of `labels`; reads the `labels` column only."""
-    counts = np.zeros(len(labels), dtype=np.int64)
-    for batch in batches(split.select_columns(["labels"])):
-        values = batch["labels"].combine_chunks()
-        if problem_type == MULTI:
-            counts += pc.list_flatten(values).to_numpy().reshape(-1, len(labels)).sum(axis=0).astype(np.int64)
-        else:
-            counts += np.bincount(values.to_numpy(), minlength=len(labels))
-    return [int(count) for count in counts]
+def _numbered(part: Part, labels: tuple[str, ...], unknown: str, known: str) -> Part:
+    return dataclasses.replace(part, labels=part.labels.numbered(labels, part.used, part.role, unknown, known))

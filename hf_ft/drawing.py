@@ -1,4 +1,4 @@
-"""Drawing: which examples are used, stratified by label and decided by the seed alone."""
+"""Drawing: which examples are used, in the proportions of their labels and decided by the seed alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from hf_ft.columns import MULTI, IntArray, Part
+from hf_ft.columns import Part
 from hf_ft.config import Config
 from hf_ft.lookup import UserError, shorten
 from hf_ft.sources import counted
+from hf_ft.target import IntArray, NamedLabels
 
 
 def draw(strata: IntArray, sizes: IntArray, seed: int) -> IntArray:
@@ -38,19 +39,12 @@ def share_out(total: int, counts: IntArray, least: IntArray, most: IntArray) -> 
     return sizes
 
 
-def draw_parts(
-    parts: dict[str, Part], problem_type: str, config: Config, seed: int, notes: list[str]
-) -> dict[str, Part]:
+def draw_parts(parts: dict[str, Part], config: Config, seed: int, notes: list[str]) -> dict[str, Part]:
     """Hold out a validation part if there is none, then reduce each split to what was asked for, in that order.
 
     Raises:
         UserError: more examples of a class asked for than there are, or too few to hold any out.
     """
-    if problem_type == MULTI and (config.examples_per_class or config.val_examples_per_class):
-        raise UserError(
-            "examples_per_class and val_examples_per_class need one label an example, and these data have several. "
-            "Use --max_train_examples and --max_eval_examples."
-        )
     if "validation" not in parts:
         parts = parts | _hold_out(parts["train"], config.validation_fraction, seed, notes)
     elif "validation_fraction" in config.given:
@@ -77,19 +71,14 @@ def limit(part: Part, total: int | None, seed: int, notes: list[str]) -> Part:
     strata, counts = _strata(part)
     least = np.minimum(counts, 1) if total >= np.count_nonzero(counts) else np.zeros_like(counts)
     return _reduced(
-        part, draw(strata, share_out(total, counts, least, counts), seed), f"stratified, seed {seed}", notes
+        part, draw(strata, share_out(total, counts, least, counts), seed), f"{part.labels.drawn}, seed {seed}", notes
     )
 
 
 def _strata(part: Part) -> tuple[IntArray, IntArray]:
-    """For each row in use the rarest of its labels, a stratum of its own for rows without; and the strata's sizes."""
-    labels, width = part.labels, len(part.labels.names)
-    order = np.argsort(np.bincount(labels.codes, minlength=width), kind="stable")
-    rank = np.argsort(order)
-    rarest = np.full(len(labels.counts), width, dtype=np.int64)
-    np.minimum.at(rarest, labels.rows, rank[labels.codes])
-    strata: IntArray = np.append(order, width)[rarest][part.used]
-    return strata, np.bincount(strata, minlength=width + 1)
+    """The stratum of each row in use, and the strata's sizes."""
+    strata, width = part.labels.strata()
+    return strata[part.used], np.bincount(strata[part.used], minlength=width)
 
 
 def _reduced(part: Part, positions: IntArray, how: str, notes: list[str]) -> Part:
@@ -107,7 +96,7 @@ def _hold_out(train: Part, fraction: float, seed: int, notes: list[str]) -> dict
             "validation. Give a validation split or more examples."
         )
     held = train.used[draw(strata, sizes, seed)]
-    notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, stratified, seed {seed}.")
+    notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, {train.labels.drawn}, seed {seed}.")
     return {
         "train": dataclasses.replace(train, used=np.setdiff1d(train.used, held)),
         "validation": dataclasses.replace(train, role="validation", used=held),
@@ -118,7 +107,8 @@ def _per_class(part: Part, each: int | None, seed: int, notes: list[str]) -> Par
     """`each` examples of every class; a class of train with fewer is an error, one of validation leaves a note."""
     if each is None:
         return part
-    few = {name: count for name, count in part.label_counts().items() if count < each}
+    assert isinstance(part.labels, NamedLabels)  # targets without classes refuse the option
+    few = {name: count for name, count in part.labels.label_counts(part.used).items() if count < each}
     listed = shorten((f"{name} has {count:,}" for name, count in few.items()), 10)
     if few and part.role == "train":
         raise UserError(

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from hf_ft import metrics
 from hf_ft.config import Config
 from hf_ft.images import upright_rgb
+from hf_ft.resampling import Score
+from hf_ft.target import Target
 from hf_ft.tasks import Task, get_task
 from hf_ft.training import Run
 
@@ -35,29 +36,30 @@ class LoadBackFailure(RuntimeError):
 
 @dataclass
 class Results:
-    """Scores by split: `metrics[split][name]`, the majority baseline beside them, and what figures are drawn from.
+    """Scores by split: `metrics[split][name]`, those that need no model beside them, and what figures are drawn from.
 
     `threshold` is the probability above which a label counts as predicted (several labels per example), fitted on
     validation; `confusion[split]` counts true class (row) against predicted class (column).
     """
 
-    metrics: dict[str, dict[str, metrics.Score]]
+    metrics: dict[str, dict[str, Score]]
     baseline: dict[str, dict[str, float]]
     threshold: float | None = None
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
 
 
-def predict_logits(
+def predict_outputs(
     model: PreTrainedModel,
     processor: Any,
     task: Task,
     dataset: Dataset,
     config: Config,
     args: TrainingArguments | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Logits (n, classes) for a data set with the task's input columns, and its labels where it has any.
+) -> Any:
+    """What the model says of a data set with the task's input columns, one entry per example, in its order.
 
-    Runs through `Trainer.predict`, so batches, devices and several GPUs are `Trainer`'s work.
+    Logits (n, classes) as float32, or what the task's `reduce` and `gather` make of them. Runs through
+    `Trainer.predict`, so batches, devices and several GPUs are `Trainer`'s work.
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = copy.copy(args) if args else TrainingArguments(output_dir=folder, per_device_eval_batch_size=32)
@@ -65,7 +67,11 @@ def predict_logits(
         arguments.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
         arguments.report_to, arguments.dataloader_pin_memory = [], False
         trainer = Trainer(
-            model=model, args=arguments, data_collator=task.collator(processor), processing_class=processor
+            model=model,
+            args=arguments,
+            data_collator=task.collator(processor),
+            processing_class=processor,
+            preprocess_logits_for_metrics=task.reduce,
         )
         # In float32, as the saved model runs by default: scores must not depend on the precision of training.
         trainer.accelerator.native_amp = False
@@ -74,8 +80,8 @@ def predict_logits(
         output = trainer.predict(encoded if order is None else encoded.select(order))
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     back = slice(None) if order is None else np.argsort(order)
-    labels = None if output.label_ids is None else np.asarray(output.label_ids)[back]
-    return np.asarray(logits, dtype=np.float32)[back], labels
+    outputs = np.asarray(logits, dtype=np.float32)[back]
+    return outputs if task.gather is None else task.gather(encoded, outputs)
 
 
 def _by_length(encoded: Dataset) -> np.ndarray | None:
@@ -86,33 +92,32 @@ def _by_length(encoded: Dataset) -> np.ndarray | None:
 
 
 def score(run: Run) -> Results:
-    """Score a trained model on validation and on test, with 95 % intervals and the majority baseline.
+    """Score a trained model on validation and on test, with 95 % intervals and a baseline that needs no model.
 
     The threshold for several labels per example is fitted on validation alone.
     """
-    task, kind = get_task(run.config.task), run.splits.problem_type
+    task, splits = get_task(run.config.task), run.splits
     results = Results({}, {})
-    train_labels = np.asarray(run.splits.train["labels"])
-    for name, split in (("validation", run.splits.validation), ("test", run.splits.test)):
+    for name, split in (("validation", splits.validation), ("test", splits.test)):
         if split is None:
             continue
-        logits, references = predict_logits(run.model, run.processor, task, split, run.config, run.args)
-        assert references is not None
-        if kind == "multi_label_classification" and results.threshold is None:
-            results.threshold = metrics.fit_threshold(logits, references)
-        add_scores(results, name, logits, references, kind)
-        results.baseline[name] = metrics.majority_baseline(train_labels, references, kind)
+        outputs = predict_outputs(run.model, run.processor, task, split, run.config, run.args)
+        if name == "validation":
+            results.threshold = splits.target.fit(outputs, split["labels"][:])
+        add_scores(results, name, outputs, split, splits.target, splits.labels)
+        results.baseline[name] = splits.target.baseline(splits.train, split, splits.labels)
     return results
 
 
-def add_scores(results: Results, name: str, logits: np.ndarray, references: np.ndarray, problem_type: str) -> None:
+def add_scores(
+    results: Results, name: str, outputs: Any, split: Dataset, target: Target, labels: Sequence[str]
+) -> None:
     """Score one split and add it to `results`."""
-    threshold = 0.5 if results.threshold is None else results.threshold
-    results.metrics[name] = metrics.score(logits, references, problem_type, threshold=threshold)
-    if problem_type == "single_label_classification":
-        classes = logits.shape[1]
-        cells = np.bincount(references.astype(int) * classes + logits.argmax(1), minlength=classes * classes)
-        results.confusion[name] = cells.reshape(classes, classes).tolist()
+    references = split["labels"][:]
+    results.metrics[name] = target.score(outputs, references, labels, results.threshold)
+    confusion = target.confusion(outputs, references)
+    if confusion is not None:
+        results.confusion[name] = confusion
 
 
 def prove_load_back(

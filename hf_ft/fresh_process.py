@@ -9,14 +9,16 @@ from typing import Any
 
 
 def encode(processor: Any, inputs: list[Any], modality: str, max_length: int | None) -> Any:
-    """Turn image files, or lists of one or two texts, into one batch."""
+    """Turn image files, or lists of one or two texts (or of one list of words), into one batch."""
     if modality == "image":
         from PIL import Image
 
         return processor([Image.open(path) for path in inputs], return_tensors="pt")
     columns = [list(column) for column in zip(*inputs, strict=True)]
     limit = min(max_length or 512, processor.model_max_length)
-    return processor(*columns, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+    words = isinstance(columns[0][0], list)
+    options = {"padding": True, "truncation": True, "max_length": limit, "return_tensors": "pt"}
+    return processor(*columns, is_split_into_words=words, **options)
 
 
 def main() -> None:

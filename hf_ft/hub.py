@@ -50,7 +50,8 @@ def save(run: Run, results: Results) -> dict[str, Any]:
 
 def make_record(run: Run, results: Results) -> dict[str, Any]:
     """All that `run.json` says, free of paths and tokens: what was done, stages, scores and proofs."""
-    loaded = run.loaded
+    loaded, target = run.loaded, run.splits.target
+    example = '"photo.jpg"' if get_task(run.config.task).modality == "image" else '"some text"'
     return {
         "hf_ft": __version__,
         "date": time.strftime("%Y-%m-%d"),
@@ -63,7 +64,9 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
             split: {name: asdict(score) for name, score in scores.items()} for split, scores in results.metrics.items()
         },
         "baseline": results.baseline,
+        "baseline_is": {"name": target.baseline_name, "note": target.baseline_note},
         "threshold": results.threshold,
+        "usage": target.usage(example, results.threshold),
         "confusion": results.confusion,
         "proofs": {
             "only_head_new": {"new": list(loaded.new), "loaded": loaded.loaded} if loaded.loaded else None,

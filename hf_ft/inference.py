@@ -11,24 +11,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import transformers
 from datasets import Dataset, Image
 from transformers import PreTrainedModel
 
-from hf_ft.columns import MULTI, usual_columns
+from hf_ft.columns import usual_columns
 from hf_ft.config import Config, check_path
 from hf_ft.data import load_rows
-from hf_ft.evaluation import Results, add_scores, predict_logits
+from hf_ft.evaluation import Results, add_scores, predict_outputs
 from hf_ft.lookup import UserError, shorten
-from hf_ft.metrics import sigmoid, softmax
 from hf_ft.model import quiet_loading
-from hf_ft.report import TITLES, text_table
+from hf_ft.report import text_table, title
 from hf_ft.sources import IMAGES, TABLES, read_image, read_tables
 from hf_ft.tasks import Task, get_task
 
-SHAPE = ("image_column", "text_column", "text_pair_column", "label_column", "label_separator", "bad_examples")
-"""The settings of a training run that say what its data look like: new data are taken to look the same."""
+SHAPE = ("label_column", "label_separator", "bad_examples")
+"""The settings of a run that say what its data look like, beside its input columns: new data are taken to look so."""
+
+TEXTS = get_task("text_classification").inputs["text"]
+"""What a column of texts is usually called."""
 
 
 def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, Any]:
@@ -44,7 +45,8 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, An
 
 def _config_of(record: Mapping[str, Any], **changes: Any) -> Config:
     """The settings of the training run that new data need: what they look like and how they are encoded."""
-    kept = {name: record["settings"][name] for name in (*SHAPE, "max_length") if name in record["settings"]}
+    columns = [f"{role}_column" for role in get_task(record["task"]).inputs]
+    kept = {name: record["settings"][name] for name in (*columns, *SHAPE, "max_length") if name in record["settings"]}
     return Config(task=record["task"], problem_type=record["data"]["problem_type"], **kept, **changes)
 
 
@@ -57,10 +59,9 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     record, task, model, processor = load_folder(folder)
     config = _config_of(record, dataset=dataset, test_split=split)
     rows = load_rows(dataset, config, record["data"]["labels"])
-    logits, references = predict_logits(model, processor, task, rows.rows, config)
-    assert references is not None
+    outputs = predict_outputs(model, processor, task, rows.rows, config)
     results = Results({}, {}, threshold=record["threshold"])
-    add_scores(results, "test", logits, references, rows.problem_type)
+    add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
     scores = results.metrics["test"]
     scored = split or rows.split
     if as_json:
@@ -68,15 +69,14 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
         what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": rows.notes}
         return json.dumps({**what, "metrics": metrics}, indent=1)
     table = [
-        [TITLES.get(name, name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"]
-        for name, score in scores.items()
+        [title(name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] for name, score in scores.items()
     ]
     head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *rows.notes])
     return f"{head}\n\n" + text_table(["metric", "value", "95 % interval"], table)
 
 
 def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batch_size: int) -> None:
-    """Predict labels and probabilities for files, folders or texts; CSV to the screen, or CSV or JSON lines to a file.
+    """Predict for files, folders or texts; CSV to the screen, or CSV or JSON lines to a file.
 
     Raises:
         UserError: an input that does not exist or that the model cannot read.
@@ -85,46 +85,31 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         check_path(str(Path(output).expanduser().absolute().parent), "folder for the output")
     record, task, model, processor = load_folder(folder)
     config = _config_of(record)
-    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config)
-    names = rows.pop("input")
+    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config, processor)
     dataset = Dataset.from_dict(rows)
     if task.modality == "image":
         dataset = dataset.cast_column("image", Image())
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), per_device_eval_batch_size=batch_size, report_to="none", dataloader_pin_memory=False
     )
-    logits, _ = predict_logits(model, processor, task, dataset, config, arguments)
-    predictions = _predictions(names, logits, record)
+    outputs = predict_outputs(model, processor, task, dataset, config, arguments)
+    target, labels = task.target(record["data"]["problem_type"]), record["data"]["labels"]
+    predictions, columns = target.predictions(dataset, outputs, labels, record["threshold"]), target.columns(labels)
     if output is None:
-        _write_csv(predictions, sys.stdout)
+        _write_csv(columns, predictions, sys.stdout)
         return
     with Path(output).open("w", encoding="utf-8", newline="") as file:
         if output.endswith(".jsonl"):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
         else:
-            _write_csv(predictions, file)
-    print(f"{len(names):,} predictions are in {output}")
+            _write_csv(columns, predictions, file)
+    print(f"{len(dataset):,} predictions are in {output}")
 
 
-def _predictions(names: Sequence[str], logits: np.ndarray, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row per input: what it was, its label (several joined by `|`), and the probability of each class."""
-    labels = record["data"]["labels"]
-    several = record["data"]["problem_type"] == MULTI
-    probabilities = sigmoid(logits) if several else softmax(logits)
-    for name, row in zip(names, probabilities, strict=True):
-        chosen = [labels[i] for i in np.flatnonzero(row >= record["threshold"])] if several else [labels[row.argmax()]]
-        yield {"input": name, "label": "|".join(chosen)} | {
-            label: round(float(p), 6) for label, p in zip(labels, row, strict=True)
-        }
-
-
-def _write_csv(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
-    writer = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            writer.writeheader()
-        writer.writerow(row)
+def _write_csv(columns: Sequence[str], rows: Iterator[dict[str, Any]], file: TextIO) -> None:
+    writer = csv.DictWriter(file, fieldnames=columns)
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _image_rows(inputs: Sequence[str]) -> dict[str, list[str]]:
@@ -144,9 +129,9 @@ def _image_rows(inputs: Sequence[str]) -> dict[str, list[str]]:
     return {"input": [str(path) for path in paths], "image": [str(path) for path in paths]}
 
 
-def _text_rows(inputs: Sequence[str], task: Task, config: Config) -> dict[str, list[str]]:
+def _text_rows(inputs: Sequence[str], task: Task, config: Config, processor: Any) -> dict[str, list[Any]]:
     """Texts from files (tables by column, other files line by line) or from the command line itself."""
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     for item in inputs:
         path = Path(item).expanduser()
         if path.suffix.lower() in TABLES:
@@ -161,13 +146,18 @@ def _text_rows(inputs: Sequence[str], task: Task, config: Config) -> dict[str, l
             rows.append({"text": item})
     if not rows:
         raise UserError(f"No text in {', '.join(inputs)}.")
+    if task.from_text is not None:
+        return task.from_text(rows, processor)
     roles = [role for role in task.inputs if any(role in row for row in rows)]
     columns = {role: [row.get(role, "") for row in rows] for role in roles}
     return {"input": [" | ".join(row.values()) for row in rows]} | columns
 
 
-def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, str]]:
-    """The texts of a table, read as in training; columns are those of the training data, else the usual ones."""
+def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, Any]]:
+    """The inputs of a table, read as in training; columns are those of the training data, else the usual ones.
+
+    A task that takes texts as well as its own inputs (`from_text`) takes a column of texts where there is no other.
+    """
     check_path(str(path.absolute()), "file")
     found = read_tables([path.absolute()], path.parent).rows
     if len(found) == 0:
@@ -177,8 +167,16 @@ def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, str]]:
         wanted = getattr(config, f"{role}_column")
         if known := [wanted] if wanted in found.features else usual_columns(found.features, names, set()):
             columns[role] = known[0]
+        elif task.from_text is not None and (texts := usual_columns(found.features, TEXTS, set())):
+            columns["text"] = texts[0]
         elif role not in task.optional_inputs:
             listed, name = ", ".join(found.features), wanted or names[0]
             raise UserError(f"{path} has no column for the {role}: it has {listed}. Name it '{name}'.")
     rows = zip(*(found[column] for column in columns.values()), strict=True)
-    return [{role: "" if cell is None else str(cell) for role, cell in zip(columns, row, strict=True)} for row in rows]
+    return [{role: _plain_cell(cell) for role, cell in zip(columns, row, strict=True)} for row in rows]
+
+
+def _plain_cell(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return [_plain_cell(word) for word in cell]
+    return "" if cell is None else str(cell)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_ft.lookup import UserError, choose
+from hf_ft.resampling import Floats, Score, Statistic, intervals, ratio, resample
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -33,23 +34,7 @@ SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 
 Array: TypeAlias = npt.NDArray[Any]
-Floats: TypeAlias = npt.NDArray[np.float64]
-Statistic: TypeAlias = Callable[[Floats], Floats]
-"""A metric of resampled examples: weights `(examples, resamples)` to values `(resamples,)`."""
-
 ECE_BINS = 15
-CHUNK_CELLS = 2**20
-"""Cells of one chunk of resampling weights (8 MiB): bounds the memory, and small enough for the cache."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """The value of a metric on `n` examples, with its bootstrap interval from `low` to `high`."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -227,24 +212,7 @@ def _mean_average_precision(references: Array, logits: Array) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Resampling. A resample is a column of weights: how often each example was drawn. Every metric is a function
-# of weighted sums over examples, so that matrix products replace a loop over resamples.
-
-
-def _resampling_weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield weights `(n, resamples)` in chunks of columns, the same whatever the size of a chunk."""
-    generator = np.random.default_rng(seed)
-    chunk = max(1, CHUNK_CELLS // n)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        drawn = generator.integers(n, size=(size, n))
-        cells = drawn * size + np.arange(size)[:, None]
-        yield np.bincount(cells.ravel(), minlength=n * size).reshape(n, size).astype(np.float64)
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    """`part / whole`, and 0 where `whole` is 0."""
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+# Resampling: every metric as a function of weighted sums over examples.
 
 
 def _grouping(groups: Array, count: int, values: Floats | None = None) -> csr_array:
@@ -267,7 +235,7 @@ def _averaging(per_example: Callable[[_Split], Array]) -> Callable[[_Split], Sta
 
 
 @dataclass(frozen=True)
-class _Counts:
+class Counts:
     """Right, predicted and actual examples of each class in each resample: three `(classes, resamples)`."""
 
     right: Floats
@@ -275,37 +243,40 @@ class _Counts:
     actual: Floats
 
     @property
-    def pooled(self) -> _Counts:
+    def pooled(self) -> Counts:
         """All classes as one, for micro averages."""
-        return _Counts(*(counts.sum(axis=0) for counts in (self.right, self.predicted, self.actual)))
+        return Counts(*(counts.sum(axis=0) for counts in (self.right, self.predicted, self.actual)))
 
     @property
     def f1(self) -> Floats:
-        return _ratio(2 * self.right, self.predicted + self.actual)
+        """The harmonic mean of precision and recall; 0 where nothing is predicted and nothing there."""
+        return ratio(2 * self.right, self.predicted + self.actual)
 
     @property
     def precision(self) -> Floats:
-        return _ratio(self.right, self.predicted)
+        """The share of what was predicted that is right."""
+        return ratio(self.right, self.predicted)
 
     @property
     def recall(self) -> Floats:
-        return _ratio(self.right, self.actual)
+        """The share of what is there that was predicted."""
+        return ratio(self.right, self.actual)
 
     def macro(self, by_class: Floats) -> Floats:
         """The mean over the classes that occur; the others are 0 in `by_class`."""
         occurring = (self.predicted + self.actual > 0).sum(axis=0)
-        return _ratio(by_class.sum(axis=0), occurring.astype(np.float64))
+        return ratio(by_class.sum(axis=0), occurring.astype(np.float64))
 
     def weighted(self, by_class: Floats) -> Floats:
         """The mean over classes, each weighted by its actual examples."""
-        return _ratio((by_class * self.actual).sum(axis=0), self.actual.sum(axis=0))
+        return ratio((by_class * self.actual).sum(axis=0), self.actual.sum(axis=0))
 
 
-def _counting(formula: Callable[[_Counts], Floats]) -> Callable[[_Split], Statistic]:
+def _counting(formula: Callable[[Counts], Floats]) -> Callable[[_Split], Statistic]:
     """Resample a metric that is a formula of counts by class."""
 
     def resample(split: _Split) -> Statistic:
-        return lambda weights: formula(_Counts(*(members @ weights for members in split.members)))
+        return lambda weights: formula(Counts(*(members @ weights for members in split.members)))
 
     return resample
 
@@ -334,11 +305,11 @@ def _resample_average_precision(split: _Split) -> Statistic:
         total, occurring = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
         for retrieving, hitting in classes:
             hits = hitting @ weights
-            precision = _ratio(hits.cumsum(axis=0), (retrieving @ weights).cumsum(axis=0))
+            precision = ratio(hits.cumsum(axis=0), (retrieving @ weights).cumsum(axis=0))
             positives = hits.sum(axis=0)
-            total += _ratio((hits * precision).sum(axis=0), positives)
+            total += ratio((hits * precision).sum(axis=0), positives)
             occurring += positives > 0
-        return _ratio(total, occurring)
+        return ratio(total, occurring)
 
     return statistic
 
@@ -505,21 +476,6 @@ def default_metric(problem_type: str) -> str:
     return "accuracy" if problem_type == SINGLE_LABEL else "f1_micro"
 
 
-def higher_is_better(name: str) -> bool:
-    """Whether a larger value of the metric is the better one; knows "loss" and names with "eval_" as well.
-
-    `Trainer` left alone takes every name that does not end in "loss" for a gain, and so would keep the
-    checkpoint with the worst calibration: see `metric_for_best_model` in
-    https://github.com/huggingface/transformers/blob/main/src/transformers/training_args.py.
-
-    Raises:
-        UserError: for an unknown metric, naming the nearest.
-    """
-    directions = {name: spec.higher_is_better for specs in METRICS.values() for name, spec in specs.items()}
-    directions["loss"] = False
-    return directions[choose(name.removeprefix("eval_"), directions, "metric")]
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Scoring.
 
@@ -540,9 +496,7 @@ def score(
         references: class ids `(examples,)`, or 0 and 1 `(examples, classes)` for multi-label.
         threshold: the probability from which a multi-label class counts as predicted; see `fit_threshold`.
 
-    The interval is the percentile interval over examples (Efron 1979, https://doi.org/10.1214/aos/1176344552):
-    it covers the choice of the examples scored, not of training seeds. Resampling biases some metrics, ece
-    above all; where the percentiles leave the value outside, the interval is widened to include it.
+    The interval is that of `resampling.intervals`; of these metrics, ece is biased most by resampling.
 
     `compute_metrics` is the cheap sibling without intervals, `bootstrap` what to compare two models with.
 
@@ -550,16 +504,9 @@ def score(
         UserError: for NaN or infinite logits, an unknown problem type or numbers out of range.
         ValueError: for shapes or references that do not fit.
     """
-    if not 0 < confidence < 1:
-        raise UserError(f"The confidence must lie between 0 and 1, not {confidence}.")
     split = _split(logits, references, problem_type, threshold)
-    tail = (1 - confidence) / 2
-    scores = {}
-    for name, drawn in _bootstrap(split, problem_type, resamples, seed).items():
-        value = _value_by_evaluate(split, METRICS[problem_type][name], threshold)
-        low, high = np.quantile(drawn, (tail, 1 - tail))
-        scores[name] = Score(value, min(float(low), value), max(float(high), value), len(split.logits))
-    return scores
+    values = {name: _value_by_evaluate(split, spec, threshold) for name, spec in METRICS[problem_type].items()}
+    return intervals(values, _bootstrap(split, problem_type, resamples, seed), len(split.logits), confidence)
 
 
 def _value_by_evaluate(split: _Split, spec: MetricSpec, threshold: float) -> float:
@@ -594,14 +541,8 @@ def bootstrap(
 
 
 def _bootstrap(split: _Split, problem_type: str, resamples: int, seed: int) -> dict[str, Floats]:
-    if resamples < 1:
-        raise UserError(f"There must be at least 1 resample, not {resamples}.")
     statistics = {name: spec.resample(split) for name, spec in METRICS[problem_type].items()}
-    drawn: dict[str, list[Floats]] = {name: [] for name in statistics}
-    for weights in _resampling_weights(len(split.logits), resamples, seed):
-        for name, statistic in statistics.items():
-            drawn[name].append(statistic(weights))
-    return {name: np.concatenate(parts) for name, parts in drawn.items()}
+    return resample(statistics, len(split.logits), resamples, seed)
 
 
 def compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:

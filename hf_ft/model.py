@@ -57,12 +57,14 @@ def load_model(
     task = get_task(config.task)
     folder = resolve(config.model)
     settings = find_settings(config.model, config.model_revision, config.trust_remote_code)
-    _check_kind(settings, task, config.model)
+    check_kind(settings, task, config.model)
     previous = list((settings.id2label or {}).values())
     settings.id2label = dict(enumerate(labels))
     settings.label2id = {label: i for i, label in enumerate(labels)}
-    settings.problem_type = problem_type
+    settings.problem_type = task.target(problem_type).problem_type
     processor, notes = _load_processor(config, folder, settings, task)
+    if task.prepare is not None:
+        processor = task.prepare(processor)
     _match_padding(settings, processor, notes)
 
     set_seed(seed)
@@ -163,7 +165,12 @@ def _timm_settings(architecture: str) -> Any:
     return timm_config(architecture=architecture, pretrained_cfg=known)
 
 
-def _check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
+def check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
+    """Refuse a model of another kind.
+
+    Raises:
+        UserError: names the tasks that it can do.
+    """
     if fits(settings, task):
         return
     fitting = [other for other in task_names() if fits(settings, get_task(other))]

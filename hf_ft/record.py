@@ -86,6 +86,7 @@ def _data(config: Config, splits: Splits) -> dict[str, Any]:
         "name": public_name(config.dataset),
         "hub_id": None if Path(config.dataset).expanduser().exists() else split_argument(config.dataset)[0],
         "problem_type": splits.problem_type,
+        "predicts": splits.target.spoken(splits.labels),
         "labels": list(splits.labels),
         "sizes": {name: len(split) for name, split in parts.items() if split is not None},
         "fingerprint": splits.fingerprint,

@@ -25,7 +25,20 @@ TITLES = {
     "map": "mean average precision",
     "log_loss": "log loss (lower is better)",
     "ece": "calibration error (lower is better)",
+    "mse": "mean squared error (lower is better)",
+    "mae": "mean absolute error (lower is better)",
+    "r2": "R2",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "f1": "F1 of entities",
+    "precision": "precision of entities",
+    "recall": "recall of entities",
 }
+
+
+def title(metric: str) -> str:
+    """What a metric is called in tables; scores of one type of entity are `f1_of_TYPE`."""
+    return TITLES.get(metric, metric.replace("f1_of_", "F1 of ", 1))
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -48,14 +61,14 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of results: value, 95 % interval and majority baseline for each split."""
+    """Header and rows of the table of results: value, 95 % interval and baseline for each split."""
     splits = list(record["metrics"])
     header = ["metric"]
     for split in splits:
-        header += [f"{split} (n={record['data']['sizes'][split]:,})", "95 % interval", "majority"]
+        header += [f"{split} (n={record['data']['sizes'][split]:,})", "95 % interval", record["baseline_is"]["name"]]
     rows = []
     for name in record["metrics"][splits[-1]]:
-        row = [TITLES.get(name, name)]
+        row = [title(name)]
         for split in splits:
             score, baseline = record["metrics"][split][name], record["baseline"][split].get(name)
             row += [f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}"]
@@ -91,8 +104,9 @@ def before_training(record: Record) -> str:
     """What is about to happen: data, model, and the table of depth groups with their settings."""
     data, model = record["data"], record["model"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
+    kind = "" if data["problem_type"] in record["task"] else f", {data['problem_type'].replace('_', ' ')}"
     lines = [
-        f"Task    {record['task']}, {len(data['labels'])} classes, {data['problem_type'].replace('_', ' ')}",
+        f"Task    {record['task']}, {data['predicts']}{kind}",
         f"Data    {data['name']}: {sizes}",
         *(f"        {note}" for note in data["notes"]),
         f"Model   {model['name']} ({model['class']}, {model['parameters']:,} parameters)",
@@ -122,7 +136,7 @@ def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
     """The table of results with one row per split and metric, so that it fits 80 columns."""
     rows = [
         [
-            f"{split} {TITLES.get(name, name).removesuffix(' (lower is better)')}",
+            f"{split} {title(name).removesuffix(' (lower is better)')}",
             f"{score['value']:.4f}",
             f"{score['low']:.4f} to {score['high']:.4f}",
             "" if name not in record["baseline"][split] else f"{record['baseline'][split][name]:.4f}",
@@ -131,7 +145,7 @@ def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
         for split, scores in record["metrics"].items()
         for name, score in scores.items()
     ]
-    return ["", "value", "95 % interval", "majority", "n"], rows
+    return ["", "value", "95 % interval", record["baseline_is"]["name"], "n"], rows
 
 
 def proof_lines(record: Record) -> list[str]:
@@ -304,7 +318,7 @@ def card(record: Record) -> str:
         [
             _card_metadata(record),
             f"# {_title(record)}",
-            f"Task: {record['task'].replace('_', ' ')}, {len(data['labels'])} classes ({_listed(data['labels'])}).\n"
+            f"Task: {record['task'].replace('_', ' ')}, {data['predicts']} ({_listed(data['labels'])}).\n"
             f"It is {_base(record)}, trained with {_method(record)}.",
             "## Use\n\n" + _usage(record),
             "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),
@@ -372,21 +386,14 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def _usage(record: Record) -> str:
-    example = '"photo.jpg"' if record["pipeline"].startswith("image") else '"some text"'
-    several = record["data"]["problem_type"].startswith("multi")
-    call = f"classify({example}, top_k=None)" if several else f"classify({example})"
-    above = f"  # a label counts from a score of {record['threshold']:.3f} on" if several else ""
     return (
         "```python\nfrom transformers import pipeline\n\n"
-        f'classify = pipeline("{record["pipeline"]}", model="THIS_REPOSITORY")\n{call}{above}\n```'
+        f'classify = pipeline("{record["pipeline"]}", model="THIS_REPOSITORY")\n{record["usage"]}\n```'
     )
 
 
 def _results_note(record: Record) -> str:
-    note = (
-        "Intervals are 95 % bootstrap intervals over examples; `majority` always answers with the most frequent "
-        "class of the training data."
-    )
+    note = f"Intervals are 95 % bootstrap intervals over examples; {record['baseline_is']['note']}."
     if record["threshold"] is not None:
         note += f" Labels count from a probability of {record['threshold']:.3f} on, fitted on validation."
     return note

@@ -25,10 +25,14 @@ def execute(settings: Settings) -> dict[str, Any]:
     from hf_ft.data import load_splits
     from hf_ft.evaluation import score
     from hf_ft.hub import save
-    from hf_ft.model import load_model
+    from hf_ft.model import check_kind, find_settings, load_model
+    from hf_ft.tasks import get_task
     from hf_ft.training import make_plan, train
 
     config, args = settings.config, settings.arguments()
+    # Reading the data may take long, so a wrong model is told first.
+    found = find_settings(config.model, config.model_revision, config.trust_remote_code)
+    check_kind(found, get_task(config.task), config.model)
     splits = load_splits(config, args.seed)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
     plan = make_plan(config, args, loaded.groups, len(splits.train))

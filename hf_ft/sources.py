@@ -27,6 +27,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from PIL import Image, UnidentifiedImageError
 
 from hf_ft.config import Config, check_path, is_local
+from hf_ft.features import holds_text
 from hf_ft.images import upright_rgb
 from hf_ft.lookup import UserError, choose, shorten, split_argument
 from hf_ft.tasks import get_task
@@ -38,7 +39,10 @@ SPLIT_WORDS = {
 }
 """Role of a split -> the names it goes by, alone or followed by `-`, `_`, `.` or a digit (`train-00000-of-00019`)."""
 
-TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+TABLES = {
+    **{".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"},
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), "conll"),
+}
 """Extension of a table -> builder of `datasets` that reads it."""
 
 IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
@@ -248,7 +252,7 @@ def read_tables(files: list[Path], root: Path) -> Source:
         patterns = [glob.escape(str(file)) for file in files if _may_have_rows(file)]
         if not patterns:
             return Dataset.from_dict({})
-        options = _csv_options(files[0]) if builder == "csv" else {}
+        options = OPTIONS[builder](files[0]) if builder in OPTIONS else {}
         prepared = datasets.load_dataset_builder(builder, data_files=patterns, **options)
         prepared.download_and_prepare()
         # `as_dataset` refuses a split without rows; its name is needed for a better message.
@@ -283,6 +287,24 @@ def _csv_options(file: Path) -> dict[str, Any]:
     features = Features({name: Value("string") for name in names})
     return {**options, "features": features, "keep_default_na": False, "na_values": [""]}
 
+
+def _conll_options(file: Path) -> dict[str, Any]:
+    """How to read a CoNLL file, one word a line: its first column holds the words, its last the tags.
+
+    Columns are parted by tabs where the first line has one, else by blanks.
+    """
+    with open(file, encoding="utf-8") as stream:
+        line = next((line for line in stream if line.strip() and not line.startswith("-DOCSTART-")), "").rstrip("\r\n")
+    delimiter = "\t" if "\t" in line else None
+    count = len(line.split(delimiter))
+    if count < 2:
+        raise UserError(f"{file.name} has one column only. A CoNLL file has a word and its tag on each line.")
+    between = [f"column_{i}" for i in range(2, count)]
+    return {"column_names": ["tokens", *between, "tags"], "delimiter": delimiter}
+
+
+OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {"csv": _csv_options, "conll": _conll_options}
+"""Builder of `datasets` -> what it is told about a file."""
 
 # --- Images ---------------------------------------------------------------------------------------------------------
 
@@ -346,11 +368,6 @@ def _image_table(root: Path, images: list[str], level: int, where: str, notes: l
     classes = pa.array([image.split("/")[level] for image in inside], pa.string())
     features = Features({"image": datasets.Image(), "label": Value("string")})
     return Source(store([pa.table({"image": datasets.Image().cast_storage(paths), "label": classes})], features))
-
-
-def holds_text(feature: Any) -> bool:
-    """Whether a column of this type holds text."""
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def as_images(inputs: Dataset, folders: Sequence[Path]) -> Dataset:

@@ -31,15 +31,14 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 
 from hf_ft import adapters, publishing, report
 from hf_ft.config import Config
-from hf_ft.data import Splits, class_counts
+from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
 from hf_ft.freezing import FrozenMode, audit, frozen_tensors, quiet_modules, set_trainable, snapshot
-from hf_ft.lookup import UserError, choose
-from hf_ft.metrics import METRICS, compute_metrics, default_metric, higher_is_better
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
 from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
 from hf_ft.record import describe
+from hf_ft.target import Learning
 from hf_ft.tasks import Task, get_task
 
 EVALUATIONS = 20
@@ -82,6 +81,8 @@ class Run:
     processor: Any
     metric: str
     stages: list[StageResult]
+    task: Task
+    learning: Learning
 
     @property
     def groups(self) -> Anatomy:
@@ -91,7 +92,7 @@ class Run:
     @property
     def shown(self) -> str:
         """The metric to look at: the one that chooses the best epoch, but a score where that is the loss."""
-        return default_metric(self.splits.problem_type) if self.metric == "loss" else self.metric
+        return self.splits.target.default_metric if self.metric == "loss" else self.metric
 
     @property
     def output_dir(self) -> Path:
@@ -139,25 +140,27 @@ def train(
         UserError: settings that do not go together.
     """
     task = task or get_task(config.task)
-    metric = (args.metric_for_best_model or default_metric(splits.problem_type)).removeprefix("eval_")
-    choose(metric, [*METRICS[splits.problem_type], "loss"], f"metric of {splits.problem_type}:")
-    if args.label_smoothing_factor and splits.problem_type != "single_label_classification":
-        raise UserError("label_smoothing_factor needs one label per example; these data have several. Leave it out.")
+    metric = (args.metric_for_best_model or splits.target.default_metric).removeprefix("eval_")
+    splits.target.higher_is_better(metric)
+    splits.target.check_options(config, args)
+    learning = splits.target.learning(model, splits.train, splits.labels, config, args)
     encoded = [
-        task.encode(part, processor, config, training)
+        task.encode(learning.prepare(part), processor, config, training)
         for part, training in ((splits.train, True), (splits.validation, False))
     ]
     for stage in plan.stages:
         if stage.peft:  # a method that does not fit is answered before anything is trained or removed
             adapters.find_targets(model, loaded.groups, stage.settings, stage.peft, stage.peft_options)
-    run = Run(config, args, splits, plan, loaded, model, processor, metric, stages=[])
+    run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning)
     if args.should_save:
         print(report.before_training(describe(config, splits, model, loaded, plan)) + "\n", flush=True)
     if not args.resume_from_checkpoint and args.should_save:
         publishing.clear(run.output_dir)
     for number, stage in enumerate(plan.stages, start=1):
-        _run_stage(run, number, stage, encoded[0], encoded[1], task.collator(processor))
+        _run_stage(run, number, stage, encoded[0], encoded[1])
     best = _keep_best(run)
+    if learning.finish:
+        learning.finish(run.model)
     adapter = _stage_folder(run, best) / "adapter"
     if args.should_save and adapter.is_dir():
         shutil.copytree(adapter, run.output_dir / "adapter", dirs_exist_ok=True)  # `save` adds the name of its base
@@ -169,7 +172,7 @@ def _stage_folder(run: Run, number: int) -> Path:
     return run.output_dir / "checkpoints" / f"{number}-{run.plan.stages[number - 1].name}"
 
 
-def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, collator: Any) -> None:
+def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any) -> None:
     folder = _stage_folder(run, number)
     done = folder / "stage.json"
     if run.args.resume_from_checkpoint and done.exists():
@@ -188,7 +191,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     initial = adapters.adapter_state(model) if rewritten and isinstance(model, PeftModel) else None
     if adapters.allocates(model):  # an earlier checkpoint has other ranks, and its importance scores are lost
         args.load_best_model_at_end = False
-    trainer = _trainer(run, model, stage, args, train_set, validation_set, collator)
+    trainer = _trainer(run, model, stage, args, train_set, validation_set)
     started = time.perf_counter()
     _reset_peak_memory()
     with without_bars():
@@ -222,7 +225,11 @@ def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[
     if reason:
         result.notes.append(f"the adapter is not saved, only the merged model: {reason}")
     elif run.args.should_save:
-        adapters.save_adapter(model, folder / "adapter", initial)
+        finished = model
+        if run.learning.finish:  # saved as the result will be, while the model itself may go on into another stage
+            finished = copy.deepcopy(model)
+            run.learning.finish(finished)
+        adapters.save_adapter(finished, folder / "adapter", initial)
     run.model = adapters.merge(model)
     if run.args.should_save:
         with without_bars():
@@ -310,7 +317,6 @@ def _trainer(
     args: TrainingArguments,
     train_set: Any,
     validation_set: Any,
-    collator: Any,
 ) -> StageTrainer:
     callbacks: list[Any] = []
     if run.config.early_stopping_patience:
@@ -322,10 +328,11 @@ def _trainer(
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=collator,
+        data_collator=run.task.collator(run.processor),
         processing_class=run.processor,
-        compute_metrics=compute_metrics(run.splits.problem_type),
-        compute_loss_func=loss_function(run),
+        compute_metrics=run.learning.metrics,
+        compute_loss_func=run.learning.loss,
+        preprocess_logits_for_metrics=run.task.reduce,
         callbacks=callbacks,
         grouping=lambda wrapped: rated_groups(wrapped, run.groups, stage.settings, args.weight_decay),
         steps_before=sum(done.steps for done in run.stages),
@@ -356,7 +363,7 @@ def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples:
     args.remove_unused_columns = False  # an image column is read by the transform, after this would drop it
     args.push_to_hub = False
     args.metric_for_best_model = run.metric
-    args.greater_is_better = higher_is_better(run.metric)
+    args.greater_is_better = run.splits.target.higher_is_better(run.metric)
     given = run.config.given
     if "eval_strategy" not in given and "save_strategy" not in given:
         _schedule_evaluation(args, stage, train_examples)
@@ -395,42 +402,6 @@ def _steps_per_epoch(args: TrainingArguments, train_examples: int) -> int:
     return math.ceil(
         train_examples / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
     )
-
-
-def loss_function(run: Run) -> Callable[..., torch.Tensor] | None:
-    """The loss when it is not the model's own: class weights, or label smoothing together with them.
-
-    Weights are inversely proportional to class frequency and average one over the training examples; for several
-    labels per example each positive is weighted by negatives / positives.
-    """
-    if run.config.class_weights != "balanced":
-        return None
-    counts = torch.tensor(class_counts(run.splits.train, run.splits.labels, run.splits.problem_type)).clamp(min=1)
-    if run.splits.problem_type == "multi_label_classification":
-        positive = (len(run.splits.train) - counts).clamp(min=1) / counts
-        return _summed(lambda logits, labels: _binary(logits, labels, positive.to(logits)))
-    weights = counts.sum() / (len(counts) * counts)
-    smoothing = run.args.label_smoothing_factor
-    return _summed(lambda logits, labels: _categorical(logits, labels, weights.to(logits), smoothing))
-
-
-def _categorical(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, smoothing: float) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
-
-
-def _binary(logits: torch.Tensor, labels: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=positive, reduction="sum")
-
-
-def _summed(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A loss for `Trainer`, which wants the sum divided by the labels of *all* accumulated batches."""
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        return total(outputs.logits, labels) / (
-            num_items_in_batch if num_items_in_batch is not None else labels.numel()
-        )
-
-    return loss
 
 
 class Bar(ProgressCallback):
@@ -482,7 +453,7 @@ def _keep_best(run: Run) -> int:
     scored = [stage for stage in run.stages if stage.best_metric is not None and stage.checkpoint]
     if not scored:
         return len(run.stages)
-    sign = 1 if higher_is_better(run.metric) else -1
+    sign = 1 if run.splits.target.higher_is_better(run.metric) else -1
     best = max(scored, key=lambda stage: (sign * float(stage.best_metric or 0), run.stages.index(stage)))
     if best is not run.stages[-1]:
         _restore(run.model, run.output_dir / str(best.checkpoint))

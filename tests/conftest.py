@@ -114,3 +114,39 @@ def multi_label_data(tmp_path_factory: pytest.TempPathFactory) -> str:
             rows.append({"text": f"{split} {i} about {' and '.join(topics)}", "labels": topics})
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def regression_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Texts with a price far from 0 and 1, which their words make: train.csv and test.csv with columns text, price."""
+    folder = tmp_path_factory.mktemp("data") / "prices"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 16)):
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "price"])
+            for i in range(count):
+                good = int(random.integers(0, 5))
+                words = [*random.choice(WORDS["positive"], good), *random.choice(WORDS["negative"], 4 - good)]
+                rows.writerow([f"{' and '.join(words)} {split} {i}", 2000 + 250 * good + i % 3])
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def token_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Sentences with names of people and places, tagged BIO, in train.jsonl and test.jsonl."""
+    import json
+
+    folder = tmp_path_factory.mktemp("data") / "names"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    first, last, places = ["Ada", "Grace", "Alan"], ["Byron", "Hopper", "Turing"], ["Paris", "London", "Rome"]
+    for split, count in (("train", 40), ("test", 16)):
+        rows = []
+        for i in range(count):
+            name = [str(random.choice(names)) for names in (first, last, places)]
+            words = [name[0], name[1], "visited", name[2], ".", split, str(i)]
+            rows.append({"tokens": words, "ner_tags": ["B-PER", "I-PER", "O", "B-LOC", "O", "O", "O"]})
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder)

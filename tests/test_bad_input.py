@@ -20,6 +20,7 @@ import pytest
 from hf_ft import finetune
 from hf_ft.cli import main
 from hf_ft.cli import run as run_command
+from hf_ft.tasks import task_names
 
 Rows = Sequence[Sequence[str]]
 
@@ -115,16 +116,24 @@ def places(
     text_data: str,
     image_data: str,
     multi_label_data: str,
+    regression_data: str,
+    token_data: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, dict[str, str]]:
     """Models, data, and one finished run for texts and one for images."""
     models = {"text": text_model, "image": image_model, "vit": tiny_vit}
     data = {"text": text_data, "image": image_data, "topics": multi_label_data}
+    decimals = tmp_path_factory.mktemp("data") / "decimals.csv"
+    decimals.write_text("text,label\n" + "".join(f"text {i},{i % 3}.5\n" for i in range(9)))
+    data |= {"prices": regression_data, "names": token_data, "decimals": str(decimals)}
     runs = {}
     for kind in ("text", "image"):
         runs[kind] = str(tmp_path_factory.mktemp("runs") / kind)
         settings = {"method": "head", "max_steps": 1, "load_back_proof": False, "output_dir": runs[kind]}
         finetune(task=f"{kind}_classification", model=models[kind], dataset=data[kind], **settings)
+    runs["names"] = str(tmp_path_factory.mktemp("runs") / "names")
+    settings = {"method": "head", "max_steps": 1, "load_back_proof": False, "output_dir": runs["names"]}
+    finetune(task="token_classification", model=text_model, dataset=token_data, **settings)
     return {"models": models, "data": data, "runs": runs}
 
 
@@ -201,7 +210,7 @@ OPTIONS: dict[str, Mistake] = {
     "unknown task": (
         lambda w: w.train(task="text_clasification"),
         r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: image_classification, "
-        r"text_classification\. .*--task\.",
+        r"text_classification, text_regression, token_classification\. .*--task\.",
     ),
     "unknown method": (
         lambda w: w.train(method="lpft"),
@@ -251,6 +260,22 @@ OPTIONS: dict[str, Mistake] = {
     "label smoothing for several labels": (
         lambda w: w.train(dataset=w.data["topics"], label_smoothing_factor=0.1),
         r"label_smoothing_factor needs one label per example; these data have several\. Leave it out\.",
+    ),
+    "class weights for numbers": (
+        lambda w: w.train(task="text_regression", dataset=w.data["prices"], class_weights="balanced"),
+        r"class_weights is about classes, and text_regression learns numbers\. Leave it out\.",
+    ),
+    "examples of a class for tags": (
+        lambda w: w.train(task="token_classification", dataset=w.data["names"], examples_per_class=2),
+        r"examples_per_class and val_examples_per_class need one label an example, and a sentence has many tags\. .*",
+    ),
+    "metric of another task": (
+        lambda w: w.train(task="text_regression", dataset=w.data["prices"], metric_for_best_model="accuracy"),
+        r"Unknown metric 'accuracy'\. There is: mse, mae, r2, pearson, spearman, loss\.",
+    ),
+    "kind of labels of another task": (
+        lambda w: w.train(task="text_regression", dataset=w.data["prices"], problem_type="single_label_classification"),
+        r"Unknown kind of labels for text_regression: 'single_label_classification'\. There is: regression\. .*",
     ),
     "unknown choice": (
         lambda w: w.train(bad_examples="skp"),
@@ -349,7 +374,7 @@ MODELS: dict[str, Mistake] = {
     "text model for an image task": (
         lambda w: w.train("image", model=w.models["text"]),
         r"'.*/tiny-bert' is a model of type bert, which does not do image_classification\. It can do: "
-        r"text_classification\. Choose a model that AutoModelForImageClassification knows\.",
+        r"text_classification, text_regression, token_classification\. Choose a model that AutoModelForImageClass.*",
     ),
     "image model for a text task": (
         lambda w: w.train("text", model=w.models["image"]),
@@ -519,6 +544,22 @@ DATA: dict[str, Mistake] = {
         lambda w: w.train("text", dataset=w.data["image"]),
         r".*/squares holds 60 images and no table, but the task is text_classification\.",
     ),
+    "decimal numbers as classes": (
+        lambda w: w.train(dataset=w.data["decimals"]),
+        r"Column 'label' holds decimal numbers \(0\.5, 1\.5, 2\.5\)\. To predict numbers, use --task text_regression.*",
+    ),
+    "text for a number": (
+        lambda w: w.train(task="text_regression"),
+        r"Column 'label' holds no number \(negative, positive, negative\)\. For classes use --task text_class.*",
+    ),
+    "texts for a task of words": (
+        lambda w: w.train(task="token_classification"),
+        r"No column of train is called as a tokens usually is \(tokens, words\)\. Its columns: text, label\. Name .*",
+    ),
+    "tags that are no lists": (
+        lambda w: w.train(task="token_classification", tokens_column="text"),
+        r"Column 'text' holds string, not lists of words\. Choose another with --tokens_column\.",
+    ),
     "more examples of a class than there are": (
         lambda w: w.train(examples_per_class=3000),
         r"examples_per_class 3,000 is more than train has: negative has 18, positive has 18 left for training\. Set at "
@@ -604,6 +645,10 @@ OTHERS: dict[str, Mistake] = {
         lambda w: ["evaluate", w.runs["text"], "--dataset", str(w.table(test=OPINIONS))],
         r"test has labels that the model does not know, .*: neg \(10\), pos \(10\)\. The model knows: negative, pos.*",
     ),
+    "predict: no column of words": (
+        lambda w: ["predict", w.runs["names"], str(w.table(("a", "b"), new=[("x", "y")]) / "new.csv")],
+        r".*/new\.csv has no column for the tokens: it has a, b\. Name it 'tokens'\.",
+    ),
     "predict: folder without run.json": (
         lambda w: ["predict", w.models["text"], "a film"],
         r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of a training run\.",
@@ -655,8 +700,8 @@ BARS = re.compile(r"(Generating|Downloading|Casting|Map|Filter)\b.*(examples|spl
 
 def test_mistakes_are_counted() -> None:
     """Every row was written on purpose, and no name was used twice."""
-    assert (len(OPTIONS), len(MODELS), len(DATA), len(FOLDERS), len(OTHERS)) == (32, 30, 18, 5, 23)
-    assert len(TRAINING | FOLDERS | OTHERS) == 108
+    assert (len(OPTIONS), len(MODELS), len(DATA), len(FOLDERS), len(OTHERS)) == (32, 30, 22, 5, 24)
+    assert len(TRAINING | FOLDERS | OTHERS) == 113
 
 
 def load_recipe(name: str) -> ModuleType:
@@ -703,7 +748,7 @@ def test_mistake_in_a_recipe_over_an_old_run(mistake: str, world: World, capsys:
     words, message = TRAINING[mistake]
     command = [*words(world)[1:], "--overwrite_output_dir"]
     task = command[command.index("--task") + 1]
-    recipe = load_recipe("image_classification" if task == "image_classification" else "text_classification")
+    recipe = load_recipe(task if task in task_names() else "text_classification")
     old = world.old_run()
     check(world, lambda: run_command(lambda: recipe.main(command)), message, capsys)
     assert (old / "model.safetensors").read_text() == "old model.safetensors"

@@ -588,7 +588,9 @@ def test_every_option_is_read_somewhere() -> None:
     assert len(sources) > 20
     read = {node.attr for tree in sources for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     read |= {f"{role}_{kind}" for role in ("train", "validation", "test") for kind in ("split",)}
-    read |= {f"{role}_column" for role in ("image", "text", "text_pair")}  # by name, from the task's input roles
+    read |= {
+        f"{role}_column" for role in ("image", "text", "text_pair", "tokens")
+    }  # by name, from the task's input roles
     assert set(config_fields()) <= read
 
 

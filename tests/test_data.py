@@ -19,11 +19,12 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
-from hf_ft.columns import natural_order
+from hf_ft import classes
 from hf_ft.config import Config
-from hf_ft.data import Splits, class_counts, load_rows, load_splits
+from hf_ft.data import Splits, load_rows, load_splits
 from hf_ft.drawing import draw, share_out
 from hf_ft.lookup import UserError
+from hf_ft.target import natural_order
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 SIZES = {"train": 20, "validation": 8, "test": 6}
@@ -216,8 +217,8 @@ def test_image_folder_with_splits(tmp_path: Path) -> None:
 
 def test_image_folder_without_splits(tmp_path: Path) -> None:
     splits = load_splits(image_config(write_image_folder(tmp_path, each=10)))
-    assert class_counts(splits.train, splits.labels, SINGLE) == [9, 9]
-    assert class_counts(splits.validation, splits.labels, SINGLE) == [1, 1]
+    assert classes.SINGLE.counts(splits.train, splits.labels) == [9, 9]
+    assert classes.SINGLE.counts(splits.validation, splits.labels) == [1, 1]
 
 
 def test_image_folder_inside_one_more_folder(tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def test_validation_lacks_a_class(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", frame("train"))
     write_csv(tmp_path / "validation.csv", {"text": ["x", "y"], "label": ["dog", "dog"]})
     splits = load_splits(text_config(tmp_path))
-    assert class_counts(splits.validation, splits.labels, SINGLE) == [0, 2]
+    assert classes.SINGLE.counts(splits.validation, splits.labels) == [0, 2]
 
 
 @pytest.mark.parametrize("hidden", ["-1", "no column"])
@@ -630,7 +631,7 @@ def test_csv_rows_with_too_many_cells(tmp_path: Path) -> None:
 def test_decimal_labels_are_regression(tmp_path: Path, written: str) -> None:
     rows = pd.DataFrame({"text": list("abcd"), "label": [0.5, 1.0, 2.5, 1.0]})
     rows.to_csv(tmp_path / "train.csv", index=False) if written == "csv" else to_parquet(rows, tmp_path / "t.parquet")
-    message = r"decimal numbers \(0\.5, 1\.0, 2\.5\): regression is not a task yet \(tasks: .*text_classification"
+    message = r"decimal numbers \(0\.5, 1\.0, 2\.5\)\. To predict numbers, use --task text_regression\."
     with pytest.raises(UserError, match=message):
         load_splits(text_config(tmp_path))
     splits = load_splits(text_config(tmp_path, problem_type=SINGLE))
@@ -672,7 +673,7 @@ def test_several_labels(tmp_path: Path, kind: str) -> None:
     assert splits.test is not None
     assert splits.test["labels"][:4] == [[1, 0, 0], [0, 1, 1], [0, 0, 1], [0, 0, 0]]
     assert splits.train.features["labels"] == List(Value("float32"))
-    assert class_counts(splits.test, splits.labels, MULTI) == [3, 3, 6]
+    assert classes.MULTI.counts(splits.test, splits.labels) == [3, 3, 6]
     assert "train: 3 examples with none of the labels." in splits.notes
 
 
@@ -764,7 +765,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
     assert all(f"train/ant/{name}" in str(error.value) for name in bad)
     assert "truncated" in str(error.value)
     splits = load_splits(image_config(tmp_path, bad_examples="skip"))
-    assert class_counts(splits.train, splits.labels, SINGLE) == [11, 10]
+    assert classes.SINGLE.counts(splits.train, splits.labels) == [11, 10]
     assert "train: 3 of 24 images cannot be read; left out" in splits.notes[0]
     for row in splits.train:
         row["image"].load()
@@ -902,9 +903,9 @@ def test_validation_is_held_out_of_train(tmp_path: Path, seed: int) -> None:
     train, validation = set(texts(splits.train)), set(texts(splits.validation))
     assert len(train) + len(validation) == 1000
     assert not train & validation
-    assert class_counts(splits.validation, splits.labels, SINGLE)[:2] == [70, 20]
-    assert min(class_counts(splits.train, splits.labels, SINGLE)) >= 1
-    assert class_counts(splits.validation, splits.labels, SINGLE)[4:] == [0, 0]
+    assert classes.SINGLE.counts(splits.validation, splits.labels)[:2] == [70, 20]
+    assert min(classes.SINGLE.counts(splits.train, splits.labels)) >= 1
+    assert classes.SINGLE.counts(splits.validation, splits.labels)[4:] == [0, 0]
     assert splits.notes == (f"validation: 100 of train's 1,000 examples, stratified, seed {seed}.",)
 
 
@@ -923,7 +924,7 @@ def test_validation_does_not_depend_on_the_size_of_train(tmp_path: Path) -> None
     assert len({tuple(texts(splits.validation)) for splits in runs}) == 1
     # A smaller draw is part of a larger one.
     assert set(texts(runs[0].train)) < set(texts(runs[1].train)) < set(texts(runs[2].train))
-    assert [class_counts(splits.train, splits.labels, SINGLE) for splits in runs] == [[3, 7], [10, 30], [40, 120]]
+    assert [classes.SINGLE.counts(splits.train, splits.labels) for splits in runs] == [[3, 7], [10, 30], [40, 120]]
 
 
 def test_all_splits_are_limited_in_proportion(tmp_path: Path) -> None:
@@ -931,8 +932,8 @@ def test_all_splits_are_limited_in_proportion(tmp_path: Path) -> None:
     unequal(tmp_path / "validation.csv", a=60, b=40)
     unequal(tmp_path / "test.csv", a=10, b=10)
     splits = load_splits(text_config(tmp_path, max_train_examples=10, max_eval_examples=50))
-    assert class_counts(splits.train, splits.labels, SINGLE) == [6, 3, 1]
-    assert class_counts(splits.validation, splits.labels, SINGLE) == [30, 20, 0]
+    assert classes.SINGLE.counts(splits.train, splits.labels) == [6, 3, 1]
+    assert classes.SINGLE.counts(splits.validation, splits.labels) == [30, 20, 0]
     assert splits.notes == (
         "train: 10 of 100 examples, stratified, seed 0.",
         "validation: 50 of 100 examples, stratified, seed 0.",
@@ -944,14 +945,14 @@ def test_examples_per_class(tmp_path: Path) -> None:
     path = unequal(tmp_path / "train.csv", a=60, b=40)
     config = text_config(path, examples_per_class=5, val_examples_per_class=2)
     splits = load_splits(config)
-    assert class_counts(splits.train, splits.labels, SINGLE) == [5, 5]
-    assert class_counts(splits.validation, splits.labels, SINGLE) == [2, 2]
+    assert classes.SINGLE.counts(splits.train, splits.labels) == [5, 5]
+    assert classes.SINGLE.counts(splits.validation, splits.labels) == [2, 2]
     too_many = text_config(path, examples_per_class=50)
     message = r"examples_per_class 50 is more than train has: b has 36 left.*at most --examples_per_class 36"
     with pytest.raises(UserError, match=message):
         load_splits(too_many)
     few = load_splits(text_config(path, val_examples_per_class=5))
-    assert class_counts(few.validation, few.labels, SINGLE) == [5, 4]
+    assert classes.SINGLE.counts(few.validation, few.labels) == [5, 4]
     assert any("fewer than the 5 examples a class asked for: b has 4; all are used" in note for note in few.notes)
 
 
@@ -979,8 +980,8 @@ def test_rare_labels_stay_in_train_when_there_are_several(tmp_path: Path) -> Non
     to_parquet(rows, tmp_path / "train.parquet")
     for seed in range(5):
         splits = load_splits(text_config(tmp_path), seed)
-        assert class_counts(splits.train, splits.labels, MULTI) == [90, 1, 18]
-        assert class_counts(splits.validation, splits.labels, MULTI) == [10, 0, 2]
+        assert classes.MULTI.counts(splits.train, splits.labels) == [90, 1, 18]
+        assert classes.MULTI.counts(splits.validation, splits.labels) == [10, 0, 2]
 
 
 def test_draw_and_share_out() -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from hf_ft import Config, finetune
 from hf_ft.data import load_splits
-from hf_ft.evaluation import LoadBackFailure, predict_logits, prove_load_back
+from hf_ft.evaluation import LoadBackFailure, predict_outputs, prove_load_back
 from hf_ft.tasks import get_task
 
 
@@ -114,12 +114,11 @@ def test_trap_predictions_keep_the_order_of_the_data(lora_run: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(lora_run)
     tokenizer = AutoTokenizer.from_pretrained(lora_run)
     texts = [" ".join(["great" if i % 3 else "bad"] * (1 + 37 * i % 61)) for i in range(50)]
-    together, labels = predict_logits(model, tokenizer, task, Dataset.from_dict({"text": texts}), config)
-    assert labels is None
+    together = predict_outputs(model, tokenizer, task, Dataset.from_dict({"text": texts}), config)
     spread = np.ptp(together[:, 0])
     assert spread > 1e-4
     for i in (0, 7, 20, 49):
-        alone, _ = predict_logits(model, tokenizer, task, Dataset.from_dict({"text": [texts[i]]}), config)
+        alone = predict_outputs(model, tokenizer, task, Dataset.from_dict({"text": [texts[i]]}), config)
         assert np.allclose(together[i], alone[0], atol=spread / 100)
 
 

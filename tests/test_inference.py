@@ -170,6 +170,19 @@ def test_output_files(text: Trained, capsys: pytest.CaptureFixture[str], tmp_pat
     assert isinstance(lines[0][text.record["data"]["labels"][0]], float)
 
 
+def test_classes_called_as_a_column_of_the_predictions(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Trap: the probability of a class `label` would stand where the label itself does."""
+    rows = [f"{'lovely' if i % 2 else 'awful'} {i},{('label', 'input')[i % 2]}\n" for i in range(20)]
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(rows))
+    trained = train("text", request, tmp_path / "out", dataset=str(tmp_path / "train.csv"), max_steps=2)
+    (row,) = predict(capsys, trained.folder, "lovely")
+    assert list(row) == ["input", "label", "probability of input", "probability of label"]
+    assert row["input"] == "lovely"
+    assert row["label"] == max(("input", "label"), key=lambda name: float(row[f"probability of {name}"]))
+
+
 def test_several_labels_by_threshold(multi_label: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     labels = multi_label.record["data"]["labels"]
     shutil.copytree(multi_label.folder, tmp_path / "model")

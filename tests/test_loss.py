@@ -9,30 +9,27 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_ft.training import loss_function
+from hf_ft.classes import MULTI, SINGLE, Classes
 
 
-def run_with(
-    labels: list[Any], names: tuple[str, ...], kind: str, weights: str = "balanced", smoothing: float = 0.0
+def loss_of(
+    target: Classes, labels: list[Any], names: tuple[str, ...], weights: str = "balanced", smoothing: float = 0.0
 ) -> Any:
-    """Just what `loss_function` reads of a run."""
-    return SimpleNamespace(
-        config=SimpleNamespace(class_weights=weights),
-        args=SimpleNamespace(label_smoothing_factor=smoothing),
-        splits=SimpleNamespace(train=Dataset.from_dict({"labels": labels}), labels=names, problem_type=kind),
-    )
+    """The loss that a target asks for; it reads just this of settings and data."""
+    config, args = SimpleNamespace(class_weights=weights), SimpleNamespace(label_smoothing_factor=smoothing)
+    return target.learning(None, Dataset.from_dict({"labels": labels}), names, config, args).loss
 
 
 def test_no_weights_leave_the_loss_to_the_model() -> None:
     """The default is the model's own loss."""
-    assert loss_function(run_with([0, 1], ("a", "b"), "single_label_classification", "none")) is None
+    assert loss_of(SINGLE, [0, 1], ("a", "b"), "none") is None
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_balanced_classes_count_alike(smoothing: float) -> None:
     """With 1, 2 and 5 examples the weights are 8/3, 8/6 and 8/15, and their mean over the examples is one."""
     labels = [0, 1, 1, 2, 2, 2, 2, 2]
-    loss = loss_function(run_with(labels, ("a", "b", "c"), "single_label_classification", smoothing=smoothing))
+    loss = loss_of(SINGLE, labels, ("a", "b", "c"), smoothing=smoothing)
     assert loss is not None
     torch.manual_seed(0)
     logits, targets = torch.randn(8, 3), torch.tensor(labels)
@@ -51,7 +48,7 @@ def test_balanced_classes_count_alike(smoothing: float) -> None:
 def test_balanced_labels_of_several() -> None:
     """A label on a quarter of the examples has its positives weighted by three."""
     rows = [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
-    loss = loss_function(run_with(rows, ("a", "b"), "multi_label_classification"))
+    loss = loss_of(MULTI, rows, ("a", "b"))
     assert loss is not None
     logits, targets = torch.zeros(4, 2), torch.tensor(rows)
     ln2 = torch.log(torch.tensor(2.0))

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from hf_ft import metrics
+from hf_ft import metrics, resampling
+from hf_ft.classes import MULTI, SINGLE
 from hf_ft.lookup import UserError
 from hf_ft.metrics import METRICS, MULTI_LABEL, SINGLE_LABEL, Array
 
 PROBLEM_TYPES = [SINGLE_LABEL, MULTI_LABEL]
+TARGETS = {SINGLE_LABEL: SINGLE, MULTI_LABEL: MULTI}
 THRESHOLD = 0.4
 
 
@@ -102,7 +104,7 @@ def example(problem_type: str, n: int = 60, classes: int = 5, seed: int = 0) -> 
 
 def naive_bootstrap(logits: Array, references: Array, problem_type: str, resamples: int) -> dict[str, Array]:
     """One loop over resamples: each example repeated as often as it was drawn."""
-    chunks = metrics._resampling_weights(len(logits), resamples, seed=3)
+    chunks = resampling.resampling_weights(len(logits), resamples, seed=3)
     columns = np.concatenate(list(chunks), axis=1).T.astype(int)
     assert columns.shape == (resamples, len(logits))
     assert (columns.sum(axis=1) == len(logits)).all()
@@ -215,15 +217,15 @@ def test_interval_is_the_percentiles_of_the_loop(problem_type: str) -> None:
 def test_chunk_size_changes_no_resample(problem_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     logits, references = example(problem_type, n=31)
     whole = metrics.bootstrap(logits, references, problem_type, resamples=50)
-    monkeypatch.setattr(metrics, "CHUNK_CELLS", 31 * 7)
-    chunks = [chunk.shape for chunk in metrics._resampling_weights(31, 50, seed=0)]
+    monkeypatch.setattr(resampling, "CHUNK_CELLS", 31 * 7)
+    chunks = [chunk.shape for chunk in resampling.resampling_weights(31, 50, seed=0)]
     assert chunks == [(31, 7)] * 7 + [(31, 1)]
     for name, drawn in metrics.bootstrap(logits, references, problem_type, resamples=50).items():
         np.testing.assert_allclose(drawn, whole[name], rtol=0, atol=1e-12, err_msg=name)
 
 
 def test_weights_are_draws_with_replacement() -> None:
-    weights = np.concatenate(list(metrics._resampling_weights(50, 4000, seed=0)), axis=1)
+    weights = np.concatenate(list(resampling.resampling_weights(50, 4000, seed=0)), axis=1)
     assert weights.shape == (50, 4000)
     assert (weights.sum(axis=0) == 50).all()
     assert weights.mean(axis=1) == pytest.approx(np.ones(50), abs=0.08)
@@ -429,12 +431,10 @@ def test_directions() -> None:
     for problem_type, specs in METRICS.items():
         for name, spec in specs.items():
             assert (spec.name, spec.problem_type) == (name, problem_type)
-            assert metrics.higher_is_better(name) is spec.higher_is_better
-            assert metrics.higher_is_better(f"eval_{name}") is spec.higher_is_better
+            assert TARGETS[problem_type].higher_is_better(name) is spec.higher_is_better
             checked += 1
+        assert not TARGETS[problem_type].higher_is_better("loss")
     assert checked == 14
-    assert not metrics.higher_is_better("loss")
-    assert not metrics.higher_is_better("eval_loss")
 
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
@@ -457,7 +457,7 @@ def test_default_metric_exists() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.higher_is_better("eval_acuracy"), "Unknown metric 'acuracy'.*'accuracy'"),
+        (lambda: SINGLE.higher_is_better("acuracy"), "Unknown metric of single_label.*'acuracy'.*'accuracy'"),
         (
             lambda: metrics.load_metric("f1_mikro", MULTI_LABEL),
             "'f1_mikro'.*Did you mean 'f1_micro'.*owner/name",
@@ -585,7 +585,7 @@ def test_a_name_with_a_slash_is_asked_from_the_hub(monkeypatch: pytest.MonkeyPat
 
 def test_import_is_light() -> None:
     """The command line asks for directions before it loads anything slow."""
-    code = "import sys, hf_ft.metrics as m; m.higher_is_better('ece'); print(*sys.modules)"
+    code = "import sys, hf_ft.metrics as m; m.default_metric(m.SINGLE_LABEL); print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "numpy" in loaded
     assert not {"evaluate", "sklearn", "scipy", "torch", "transformers", "datasets"} & set(loaded)

@@ -25,7 +25,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_ft import Config, UserError, load_model
+from hf_ft import Config, UserError, finetune, load_model
 from hf_ft.model import prove_only_head_is_new
 
 SINGLE = "single_label_classification"
@@ -164,3 +164,11 @@ def test_pretrained_text_model_of_the_real_world(minilm: str) -> None:
     assert len(report.groups.of_role("block")) == 6
     assert report.groups.owner("bert.pooler.dense.weight").role == "neck"
     assert tokenizer.model_max_length <= 512
+
+
+def test_a_model_of_another_kind_is_told_before_the_data_are_read(image_model: str, tmp_path: Path) -> None:
+    """Reading may take long: these data cannot be read at all, and it is the model that is told."""
+    (tmp_path / "train.csv").write_text("nothing that fits\n")
+    settings = {"model": image_model, "dataset": str(tmp_path / "train.csv"), "output_dir": str(tmp_path / "out")}
+    with pytest.raises(UserError, match="is a model of type resnet, which does not do text_classification"):
+        finetune(task="text_classification", **settings)

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from hf_ft.tasks import task_names
+
 RECIPES = sorted(Path(__file__).parent.parent.glob("recipes/*.py"))
 TINY = ["--max_steps", "2", "--load_back_proof", "false"]
 
@@ -27,9 +29,10 @@ def arguments(recipe: str, request: pytest.FixtureRequest) -> list[str]:
     """What a user would add to the recipe's own settings to run it here."""
     if recipe == "quickstart":
         return TINY
-    kind = "text" if recipe.startswith("text") else "image"
-    data = ["--dataset", request.getfixturevalue(f"{kind}_data")]
-    own = [] if recipe == "pretrain_source" else ["--model", request.getfixturevalue(f"{kind}_model")]
+    kind = {"text_classification": "text", "text_regression": "regression", "token_classification": "token"}.get(recipe)
+    data = ["--dataset", request.getfixturevalue(f"{kind or 'image'}_data")]
+    model = "text_model" if kind else "image_model"
+    own = [] if recipe == "pretrain_source" else ["--model", request.getfixturevalue(model)]
     return [*data, *own, *TINY]
 
 
@@ -45,13 +48,8 @@ def test_recipe_runs(path: Path, request: pytest.FixtureRequest, tmp_path: Path)
 
 
 def test_recipes_are_found() -> None:
-    """Four recipes; the two main ones fit a screen."""
-    assert {path.stem for path in RECIPES} == {
-        "image_classification",
-        "pretrain_source",
-        "quickstart",
-        "text_classification",
-    }
+    """One for each task, and two others; those of tasks fit a screen."""
+    assert {path.stem for path in RECIPES} == {*task_names(), "pretrain_source", "quickstart"}
     for path in RECIPES:
-        if path.stem.endswith("classification"):
+        if path.stem in task_names():
             assert len(path.read_text().splitlines()) <= 60

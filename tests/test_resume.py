@@ -23,15 +23,16 @@ stages:
 """
 
 
-def command(text_model: str, text_data: str, out: Path, stages: str) -> list[str]:
+def command(what: tuple[str, str, str], out: Path, stages: str) -> list[str]:
     """A two-stage run of 2 and 4 epochs with five steps each; its stages are those of `lp_ft` or of a plan."""
+    task, model, data = what
     plan = out.parent / "plan.yaml"
     plan.write_text(PLAN)
     return [
         "train",
-        "--task=text_classification",
-        f"--model={text_model}",
-        f"--dataset={text_data}",
+        f"--task={task}",
+        f"--model={model}",
+        f"--dataset={data}",
         "--method=lp_ft" if stages == "lp_ft" else f"--plan={plan}",
         f"--output_dir={out}",
         "--num_train_epochs=6",
@@ -42,13 +43,27 @@ def command(text_model: str, text_data: str, out: Path, stages: str) -> list[str
     ]
 
 
-@pytest.mark.parametrize("stages", ["lp_ft", "plan with adapters"])
-def test_killed_in_the_second_stage_resumes_there(stages: str, text_model: str, text_data: str, tmp_path: Path) -> None:
-    """SIGKILL after the first checkpoint of stage two: the first stage is not repeated, the result is the same."""
+@pytest.mark.parametrize(
+    ("task", "kind", "stages"),
+    [
+        ("text_classification", "text", "lp_ft"),
+        ("text_regression", "regression", "lp_ft"),
+        ("text_regression", "regression", "plan with adapters"),
+        ("text_classification", "text", "plan with adapters"),
+    ],
+)
+def test_killed_in_the_second_stage_resumes_there(
+    task: str, kind: str, stages: str, text_model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """SIGKILL after the first checkpoint of stage two: the first stage is not repeated, the result is the same.
+
+    Checkpoints of a regression hold a head of standardised numbers, the result one of the data's.
+    """
+    what = (task, text_model, request.getfixturevalue(f"{kind}_data"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(command(text_model, text_data, whole, stages)) == 0
+    assert main(command(what, whole, stages)) == 0
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *command(text_model, text_data, killed, stages)],
+        [sys.executable, "-c", SLOW, *command(what, killed, stages)],
         env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -63,13 +78,13 @@ def test_killed_in_the_second_stage_resumes_there(stages: str, text_model: str, 
     first = (killed / "checkpoints/1-head/stage.json").read_text()
     assert not (killed / "run.json").exists()
 
-    assert main([*command(text_model, text_data, killed, stages), "--resume"]) == 0
+    assert main([*command(what, killed, stages), "--resume"]) == 0
     record, expected = (json.loads((folder / "run.json").read_text()) for folder in (killed, whole))
     assert record["stages"][0]["seconds"] == json.loads(first)["seconds"]
     assert record["stages"][1]["steps"] == expected["stages"][1]["steps"]
     assert not (killed / "checkpoints").exists()
     one, other = (load_file(folder / "model.safetensors") for folder in (killed, whole))
-    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in other)
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in other)
     folders = [(folder / "adapter/adapter_model.safetensors").exists() for folder in (killed, whole)]
     assert folders == [stages != "lp_ft"] * 2
 

@@ -18,9 +18,14 @@ LAYERS = {
     "values": (
         "__init__",
         "lookup",
+        "resampling",
+        "metrics",
+        "target",
         "tasks",
         "tasks.image_classification",
         "tasks.text_classification",
+        "tasks.text_regression",
+        "tasks.token_classification",
         "installed",
         "peft_methods",
         "selectors",
@@ -29,7 +34,7 @@ LAYERS = {
         "config",
         "images",
     ),
-    "inputs": ("sources", "columns", "drawing", "data", "metrics"),
+    "inputs": ("features", "sources", "columns", "drawing", "data", "labels", "classes"),
     "model": ("tracing", "depth_groups", "freezing", "optim", "adapters", "model"),
     "leaf": ("report", "publishing", "fresh_process"),
     "run": ("record", "training", "evaluation", "hub"),
@@ -124,7 +129,7 @@ def test_imports_make_no_circle() -> None:
 
 
 def test_values_and_leaves_import_nothing_heavy() -> None:
-    """The bottom layer answers at once: only `images`, which tasks import when needed, has Pillow at its top."""
+    """The bottom layer answers at once: `images`, imported when needed, has Pillow at its top, targets numpy."""
     heavy = ("torch", "transformers", "datasets", "peft", "timm", "numpy", "pandas", "PIL", "torchvision", "evaluate")
     seen = {}
     for module in LAYERS["values"]:
@@ -132,7 +137,14 @@ def test_values_and_leaves_import_nothing_heavy() -> None:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             seen[module] = seen.get(module, set()) | {name.split(".")[0] for name in names if name.startswith(heavy)}
     assert len(seen) >= 7
-    assert {module: names for module, names in seen.items() if names} == {"images": {"PIL"}}
+    assert {module: names for module, names in seen.items() if names} == {
+        "images": {"PIL"},
+        "metrics": {"numpy"},
+        "resampling": {"numpy"},
+        "target": {"numpy"},
+        "tasks.text_regression": {"numpy"},
+        "tasks.token_classification": {"numpy"},
+    }
 
 
 def functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -237,7 +249,7 @@ def test_no_architecture_is_known_by_name(module: str) -> None:
 
 # --- Recipes --------------------------------------------------------------------------------------------------------
 
-SHORT = ("image_classification", "text_classification")
+SHORT = ("image_classification", "text_classification", "text_regression", "token_classification")
 
 
 def recipes() -> dict[str, Path]:

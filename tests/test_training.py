@@ -12,17 +12,27 @@ from safetensors.torch import load_file
 
 from hf_ft import finetune
 from hf_ft.plan import METHODS
+from hf_ft.tasks import task_names
 
 ARGUMENTS = {"last_n": "last_n:1", "first_n": "first_n:1", "peft": "peft:loha", "train": "train:*layer*.1.*"}
-KINDS = ("image", "text", "multi_label")
+KINDS = {
+    "image": ("image_classification", "image_model"),
+    "text": ("text_classification", "text_model"),
+    "multi_label": ("text_classification", "text_model"),
+    "regression": ("text_regression", "text_model"),
+    "token": ("token_classification", "text_model"),
+}
+"""Kind of data (a fixture `<kind>_data`) -> task and fixture of the model."""
+TESTED = {"image": 18, "text": 16, "multi_label": 20, "regression": 16, "token": 16}
+"""Examples in the test split of each kind."""
 
 
 def settings_for(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     """Task, model and data of a kind; few steps, so that all of them run in seconds."""
-    modality = "image" if kind == "image" else "text"
+    task, model = KINDS[kind]
     return {
-        "task": f"{modality}_classification",
-        "model": request.getfixturevalue(f"{modality}_model"),
+        "task": task,
+        "model": request.getfixturevalue(model),
         "dataset": request.getfixturevalue(f"{kind}_data"),
         "max_steps": 4,
         "per_device_train_batch_size": 8,
@@ -91,7 +101,7 @@ def test_method_trains_what_it_says_and_nothing_else(
         assert len(weights & changed) >= len(weights) * 0.9
     assert len(blocks) == (4 if kind == "image" else 3)
     assert all(stage["history"] for stage in record["stages"])
-    assert record["metrics"]["test"]["log_loss"]["n"] == (18 if kind == "image" else 16 if kind == "text" else 20)
+    assert {score["n"] for score in record["metrics"]["test"].values()} == {TESTED[kind]}
     if proof:
         assert record["proofs"]["load_back"]["largest_difference"] < 1e-4
 
@@ -99,7 +109,8 @@ def test_method_trains_what_it_says_and_nothing_else(
 def test_methods_and_kinds_are_counted() -> None:
     """The matrix above covers what there is: a new method joins it by being in METHODS."""
     assert len(METHODS) == 12
-    assert len(KINDS) == 3
+    assert len(KINDS) == len(TESTED) == 5
+    assert {task for task, _ in KINDS.values()} == set(task_names())
 
 
 def test_result_folder_is_a_plain_model(request: pytest.FixtureRequest, tmp_path: Path) -> None:

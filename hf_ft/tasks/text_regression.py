@@ -1,0 +1,360 @@
+"""Text regression: one number per text or pair of texts, such as a score, a price or a degree of likeness.
+
+The head learns numbers of mean 0 and standard deviation 1, and mean and deviation of the training examples are folded
+into its last layer at the end: the saved model is a plain one and answers in the user's own units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_ft.lookup import UserError, shorten
+from hf_ft.resampling import Floats, Score, Statistic, intervals, resample
+from hf_ft.target import BoolArray, IntArray, Learning, Target, Values
+from hf_ft.tasks import CLASS_OPTIONS, Task, text_classification
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+    from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+
+    from hf_ft.config import Config
+
+
+# --- Reading numbers ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Numbers(Values):
+    """One number per row, NaN where it is missing or none; `broken` are the rows that hold something else."""
+
+    drawn: ClassVar[str] = "at random"
+    lacking: ClassVar[str] = "no number"
+
+    column_name: str
+    values: Floats
+    broken: BoolArray
+
+    @property
+    def missing(self) -> BoolArray:
+        """The rows without a number."""
+        return np.isnan(self.values) & ~self.broken
+
+    def problems(self, inputs: Dataset) -> Iterator[tuple[str, BoolArray]]:
+        """Text that is no number, and infinity."""
+        yield "a label that is no finite number", self.broken
+
+    def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
+        """The one output is called as the column is."""
+        found = np.unique(self.values[used])
+        if len(found) < 2:
+            raise UserError(
+                f"All examples of train have the number {found[0]:g}: there is nothing to learn. Give data with "
+                "different numbers."
+            )
+        if len(found) == 2:
+            notes.append(f"There are two numbers only ({found[0]:g} and {found[1]:g}): text_classification may fit.")
+        return (self.column_name,)
+
+    def numbered(self, outputs: tuple[str, ...], used: IntArray, role: str, unknown: str, known: str) -> Numbers:
+        """Numbers stay as they are."""
+        return self
+
+    def strata(self) -> tuple[IntArray, int]:
+        """All rows are alike: examples are drawn at random."""
+        return np.zeros(len(self.values), dtype=np.int64), 1
+
+    def column(self) -> Dataset:
+        """The numbers as float64; the collator makes float32 of them, after they were standardised."""
+        import pyarrow as pa
+        from datasets import Features, Value
+
+        from hf_ft.sources import store
+
+        numbers = pa.array(self.values, mask=~np.isfinite(self.values))
+        return store([pa.table({"labels": numbers})], Features({"labels": Value("float64")}))
+
+
+def number(value: Any) -> float:
+    """A cell as a number: NaN where it is empty, infinity where it holds anything else than a finite number."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return math.nan
+    with suppress(ValueError):
+        found = float(value)
+        return found if not (math.isnan(found) and isinstance(value, str)) else math.inf
+    return math.inf
+
+
+# --- Metrics --------------------------------------------------------------------------------------------------------
+
+
+def values(predicted: Floats, actual: Floats) -> dict[str, float]:
+    """Mean squared and absolute error, R2, Pearson's and Spearman's correlation, by scikit-learn and SciPy.
+
+    R2 and the correlations are 0 where they are not defined: all numbers equal, or fewer than two of them.
+    """
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+    varied = len(actual) > 1 and bool(np.ptp(actual) > 0)
+    both = varied and bool(np.ptp(predicted) > 0)
+    return {
+        "mse": float(mean_squared_error(actual, predicted)),
+        "mae": float(mean_absolute_error(actual, predicted)),
+        "r2": float(r2_score(actual, predicted)) if varied else 0.0,
+        "pearson": float(pearsonr(actual, predicted).statistic) if both else 0.0,
+        "spearman": float(spearmanr(actual, predicted).statistic) if both else 0.0,
+    }
+
+
+def resampled(predicted: Floats, actual: Floats) -> dict[str, Statistic]:
+    """The same metrics as functions of how often each example was drawn."""
+    errors = predicted - actual
+    # Sums of squares lose their digits where the numbers are far from 0, so these are centred first.
+    x, y = predicted - actual.mean(), actual - actual.mean()
+    rank_x, rank_y = midranks(predicted), midranks(actual)
+    return {
+        "mse": lambda weights: (errors**2) @ weights / len(errors),
+        "mae": lambda weights: np.abs(errors) @ weights / len(errors),
+        "r2": lambda weights: _r2(errors, y, weights),
+        "pearson": lambda weights: _correlation(x[:, None], y[:, None], weights),
+        "spearman": lambda weights: _correlation(rank_x(weights), rank_y(weights), weights),
+    }
+
+
+def midranks(numbers: Floats) -> Callable[[Floats], Floats]:
+    """A function from weights `(examples, resamples)` to the rank of each example within each resample.
+
+    Equal numbers, and an example drawn several times is equal to itself, share the mean of their ranks, as in
+    `scipy.stats.rankdata`: the weight of all smaller numbers, and half of that of the equal ones and one more.
+    """
+    levels, level = np.unique(numbers, return_inverse=True)
+    order = np.argsort(level, kind="stable")
+    starts = np.searchsorted(level[order], np.arange(len(levels)))
+
+    def ranks(weights: Floats) -> Floats:
+        tied = np.add.reduceat(weights[order], starts, axis=0)
+        found: Floats = (tied.cumsum(axis=0) - tied / 2 + 0.5)[level]
+        return found
+
+    return ranks
+
+
+def _r2(errors: Floats, actual: Floats, weights: Floats) -> Floats:
+    n = weights.sum(axis=0)
+    spread = (actual**2) @ weights - (actual @ weights) ** 2 / n
+    defined = spread > 1e-12 * np.maximum((actual**2) @ weights, 1e-300)
+    return np.where(defined, 1 - (errors**2) @ weights / np.where(defined, spread, 1), 0.0)
+
+
+def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
+    """Pearson's correlation of columns `(examples, 1 or resamples)` with the weights `(examples, resamples)`."""
+    n = weights.sum(axis=0)
+    x = x - (x * weights).sum(axis=0) / n
+    y = y - (y * weights).sum(axis=0) / n
+    both, of_x, of_y = ((a * b * weights).sum(axis=0) for a, b in ((x, y), (x, x), (y, y)))
+    scale = np.sqrt(of_x * of_y)
+    return np.where(scale > 1e-12 * n, both / np.where(scale > 0, scale, 1), 0.0)
+
+
+# --- Scaling --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is taken off the numbers and what they are divided by while the head learns them.
+
+    `last` names the tensors of the head's last layer, into which `fold` puts both.
+    """
+
+    shift: float
+    unit: float
+    last: frozenset[str]
+
+    def prepare(self, split: Dataset) -> Dataset:
+        """A split with standardised labels."""
+        labels = (np.asarray(split["labels"][:], dtype=np.float64) - self.shift) / self.unit
+        standard: Dataset = split.remove_columns("labels").add_column("labels", labels)
+        return standard
+
+    def fold(self, model: nn.Module, back: bool = False) -> None:
+        """Let the head's last layer answer in the units of the data; `back` takes that out again."""
+        import torch
+
+        from hf_ft.freezing import plain_name
+
+        with torch.no_grad():
+            for name, tensor in model.named_parameters():
+                if plain_name(name) not in self.last:
+                    continue
+                shift = self.shift if tensor.dim() == 1 else 0.0
+                tensor.copy_((tensor - shift) / self.unit if back else tensor * self.unit + shift)
+
+
+def find_scale(model: PreTrainedModel, numbers: Floats) -> Scale:
+    """Mean and standard deviation of the numbers, as far as the head's last layer can hold them.
+
+    Whether it can is tried, not looked up: with its label-sized tensors doubled, and one added to the vector among
+    them, the model must answer twice as much and one more. A layer without a bias takes no mean, so the numbers are
+    divided by their root mean square; any other head learns them as they are.
+    """
+    import torch
+
+    from hf_ft.depth_groups import label_sized_parameters
+    from hf_ft.tracing import evaluating, example_inputs
+
+    last = label_sized_parameters(model)
+    sizes = sorted(tensor.dim() for name, tensor in model.named_parameters() if name in last)
+    if sizes not in ([2], [1, 2]):
+        return Scale(0.0, 1.0, frozenset())
+    shift = float(numbers.mean()) if 1 in sizes else 0.0
+    unit = float(np.sqrt(((numbers - shift) ** 2).mean())) or 1.0
+    tried = Scale(1.0 if 1 in sizes else 0.0, 2.0, frozenset(last))
+    head = {name: parameter for name, parameter in model.named_parameters() if name in last}
+    kept = {name: tensor.detach().clone() for name, tensor in head.items()}
+    with torch.no_grad(), evaluating(model):
+        inputs = example_inputs(model)
+        before = model(**inputs).logits
+        tried.fold(model)
+        after = model(**inputs).logits
+        for name, tensor in head.items():
+            tensor.copy_(kept[name])
+    holds = torch.allclose(after, before * 2 + tried.shift, atol=1e-4)
+    return Scale(shift, unit, frozenset(last)) if holds else Scale(0.0, 1.0, frozenset())
+
+
+# --- The task -------------------------------------------------------------------------------------------------------
+
+
+class Number(Target):
+    """One finite number per example."""
+
+    name = "regression"
+    problem_type = "regression"
+    metrics: Mapping[str, bool] = MappingProxyType(
+        {"mse": False, "mae": False, "r2": True, "pearson": True, "spearman": True}
+    )
+    default_metric = "mse"
+    baseline_name = "mean"
+    baseline_note = "`mean` always answers with the mean of the training data"
+    refused: Mapping[str, str] = {
+        option: f"{option} is about classes, and text_regression learns numbers. Leave it out."
+        for option in CLASS_OPTIONS
+    }
+
+    def read(self, rows: Dataset, column: str, config: Config) -> Numbers:
+        """Read numbers, or text that is one."""
+        from hf_ft.features import holds_labels, is_list, spoken_type
+        from hf_ft.sources import batches
+
+        feature = rows.features[column]
+        if is_list(feature) or not holds_labels(feature):
+            held = "lists" if is_list(feature) else spoken_type(feature)
+            raise UserError(f"Column '{column}' holds {held}, not numbers. Choose another with --label_column.")
+        cells = (cell for batch in batches(rows.select_columns([column])) for cell in batch[column].to_pylist())
+        found = np.fromiter(map(number, cells), dtype=np.float64)
+        broken = np.isinf(found)
+        if len(found) and broken.all():
+            example = shorten((str(cell) for cell in rows[column][:3]), 3)
+            raise UserError(
+                f"Column '{column}' holds no number ({example}). For classes use --task text_classification, or choose "
+                "another column with --label_column."
+            )
+        return Numbers(column, found, broken)
+
+    def learning(
+        self, model: PreTrainedModel, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
+    ) -> Learning:
+        """Standardised numbers in training, folded into the head at its end; metrics in the user's units.
+
+        The loss is the squared error. It is ours because many models' own ignores `num_items_in_batch`, which
+        `Trainer` takes for granted when it accumulates gradients.
+        """
+        from torch.nn.functional import mse_loss
+
+        from hf_ft.classes import summed
+
+        scale = find_scale(model, np.asarray(train["labels"][:], dtype=np.float64))
+        if config.keep_head:
+            scale.fold(model, back=True)
+
+        def metrics(prediction: EvalPrediction) -> dict[str, float]:
+            outputs = prediction.predictions
+            logits = outputs[0] if isinstance(outputs, tuple) else outputs
+            both = (_flat(array) * scale.unit + scale.shift for array in (logits, prediction.label_ids))
+            return values(*both)
+
+        loss = summed(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
+        return Learning(metrics, loss, scale.prepare, scale.fold)
+
+    def score(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> dict[str, Score]:
+        """All metrics with their intervals."""
+        predicted, actual = _flat(outputs), _flat(references)
+        drawn = resample(resampled(predicted, actual), len(actual))
+        return intervals(values(predicted, actual), drawn, len(actual))
+
+    def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
+        """The mean of the training examples; a constant has no correlation with anything."""
+        actual = _flat(split["labels"][:])
+        constant = np.full(len(actual), _flat(train["labels"][:]).mean())
+        found = values(constant, actual)
+        return {name: found[name] for name in ("mse", "mae", "r2")}
+
+    def spoken(self, labels: Sequence[str]) -> str:
+        """What kind of number."""
+        return "a number"
+
+    def columns(self, labels: Sequence[str]) -> list[str]:
+        """The input and the number."""
+        return ["input", "prediction"]
+
+    def predictions(
+        self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[dict[str, Any]]:
+        """One row per input."""
+        for name, found in zip(rows["input"], _flat(outputs).tolist(), strict=True):
+            yield {"input": name, "prediction": float(f"{found:.7g}")}  # all the digits that float32 has
+
+
+def _flat(array: Any) -> NDArray[np.float64]:
+    """Numbers `(examples,)`, also from logits `(examples, 1)`.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    flat = np.asarray(array, dtype=np.float64).reshape(-1)
+    if not np.isfinite(flat).all():
+        raise UserError(
+            f"{int((~np.isfinite(flat)).sum())} of {len(flat)} predictions are NaN or infinite, so no metric means "
+            "anything. If training diverged, lower the learning rate."
+        )
+    return flat
+
+
+NUMBER = Number()
+
+TASK = Task(
+    name="text_regression",
+    summary="one number per text or pair of texts",
+    modality="text",
+    auto_class="AutoModelForSequenceClassification",
+    pipeline="text-classification",
+    inputs=text_classification.TASK.inputs,
+    optional_inputs=text_classification.TASK.optional_inputs,
+    training=text_classification.TASK.training,
+    encode=text_classification.encode,
+    collator=text_classification.collator,
+    label_names=("label", "labels", "score", "target", "value", "rating", "stars", "similarity_score", "price"),
+    targets=lambda: (NUMBER,),
+    find_target=lambda rows, column, config: NUMBER,
+)

@@ -1,0 +1,493 @@
+"""Token classification: one tag per word, for names (NER), parts of speech and their kind.
+
+Only the first sub-token of a word carries its tag. A sentence of more tokens than the model takes is cut into windows
+at word borders, in training as in prediction, so that every word gets exactly one tag.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from hf_ft.lookup import UserError, shorten
+from hf_ft.metrics import Counts
+from hf_ft.resampling import Floats, Score, Statistic, intervals, ratio, resample
+from hf_ft.target import BoolArray, IntArray, Learning, NamedLabels, Target
+from hf_ft.tasks import Task
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+
+    from hf_ft.config import Config
+
+LONGEST = 512
+"""Tokens of a window when `max_length` is not set: what encoders of BERT's kind take."""
+IGNORED = -100
+"""The label that the loss leaves out: of further sub-tokens, special tokens and padding."""
+
+# --- Tags and the entities they mark --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How tags mark entities: for each tag its position in an entity (B, I, E, S or O) and the entity's type."""
+
+    name: str
+    parts: tuple[tuple[str, str], ...]
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of entities, in the order of the tags."""
+        return tuple(dict.fromkeys(kind for place, kind in self.parts if place != "O"))
+
+
+PREFIXES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
+"""Prefix of a tag -> position: BILOU's last and unit are IOBES's end and single."""
+
+
+def scheme_of(tags: Sequence[str]) -> Scheme:
+    """Find the scheme from the tags themselves.
+
+    Tags with prefixes are BIO (IOB1 and IOB2 are read alike), IOBES or BILOU. Tags without are types: where there is
+    an `O`, words of one type in a row are one entity; where there is none (parts of speech), each word is its own.
+
+    Raises:
+        UserError: some tags have a prefix and others do not, or those of IOBES and BILOU are mixed.
+    """
+    marks = {tag: tag[0] for tag in tags if tag[:1] in PREFIXES and (len(tag) == 1 or tag[1] == "-")}
+    plain = [tag for tag in tags if tag not in marks and tag != "O"]
+    lone = plain and not any("-" in tag for tag in marks)  # single letters may be types as well
+    if lone or not set("BI") & set(marks.values()):
+        marks, plain = {}, [tag for tag in tags if tag != "O"]
+    used = set(marks.values())
+    if marks and plain:
+        raise UserError(
+            f"Some tags have a prefix ({shorten(marks, 3)}) and others have none ({shorten(plain, 3)}), so entities "
+            "cannot be told. Write B- and I- before all types, and O for the rest."
+        )
+    if used & set("ES") and used & set("LU"):
+        raise UserError(
+            f"The tags mix the prefixes of IOBES and of BILOU ({', '.join(sorted(used))}). Write them in one scheme."
+        )
+    if not marks:
+        place, name = ("I", "types in runs") if "O" in tags else ("S", "a type for each word")
+        return Scheme(name, tuple(("O", "") if tag == "O" else (place, tag) for tag in tags))
+    name = "BILOU" if used & set("LU") else "IOBES" if used & set("ES") else "BIO"
+    return Scheme(name, tuple(("O", "") if tag == "O" else (PREFIXES[tag[0]], tag[2:] or "_") for tag in tags))
+
+
+def entities(tags: Sequence[tuple[str, str]]) -> list[tuple[str, int, int]]:
+    """The entities that a sequence of (position, type) marks: type, first word, and the word after the last.
+
+    As `conlleval` of CoNLL-2000 and `seqeval` by default read them, whatever is malformed: an entity ends before B, S,
+    O or another type and after E and S, and one begins wherever none is open
+    (https://www.cnts.ua.ac.be/conll2000/chunking/conlleval.txt).
+    """
+    found: list[tuple[str, int, int]] = []
+    begin, before, open_kind = 0, "O", ""
+    for i, (place, kind) in enumerate([*tags, ("O", "")]):
+        ends = before != "O" and (before in "ES" or place in "BSO" or kind != open_kind)
+        if ends:
+            found.append((open_kind, begin, i))
+        if place != "O" and (ends or before == "O"):
+            begin = i
+        before, open_kind = place, kind
+    return found
+
+
+# --- Metrics --------------------------------------------------------------------------------------------------------
+
+
+def statistics(
+    predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
+) -> dict[str, Statistic]:
+    """Every metric as a function of how often each sentence was drawn, from tag numbers of words by sentence.
+
+    An entity is right when type, first and last word are. `f1`, `precision` and `recall` pool all types, `f1_macro`
+    averages those that occur, `f1_of_TYPE` is of one type, and `accuracy` is the share of words with the right tag.
+    """
+    scheme = scheme_of(tags)
+    place = {kind: i for i, kind in enumerate(scheme.types)}
+    tables = np.zeros((3, len(place), len(actual)))
+    for column, pair in enumerate(zip(predicted, actual, strict=True)):
+        guessed, true = (set(entities([scheme.parts[code] for code in codes])) for codes in pair)
+        for row, group in zip(tables, (guessed & true, guessed, true), strict=True):
+            for kind, _, _ in group:
+                row[place[kind], column] += 1
+    words = np.array([len(codes) for codes in actual], dtype=np.float64)
+    right = np.array([np.sum(np.asarray(a) == np.asarray(b)) for a, b in zip(predicted, actual, strict=True)])
+
+    def counting(formula: Callable[[Counts], Floats]) -> Statistic:
+        return lambda weights: formula(Counts(*(table @ weights for table in tables)))
+
+    def one(i: int) -> Statistic:
+        return lambda weights: Counts(*(table[i] @ weights for table in tables)).f1
+
+    return {
+        "f1": counting(lambda counts: counts.pooled.f1),
+        "precision": counting(lambda counts: counts.pooled.precision),
+        "recall": counting(lambda counts: counts.pooled.recall),
+        "f1_macro": counting(lambda counts: counts.macro(counts.f1)),
+        "accuracy": lambda weights: ratio(right @ weights, words @ weights),
+    } | {f"f1_of_{kind}": one(i) for kind, i in place.items()}
+
+
+def values(
+    predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
+) -> dict[str, float]:
+    """Every metric with each sentence counted once."""
+    return _at_once(statistics(predicted, actual, tags), len(actual))
+
+
+def _at_once(formulas: Mapping[str, Statistic], n: int) -> dict[str, float]:
+    return {name: float(formula(np.ones((n, 1)))[0]) for name, formula in formulas.items()}
+
+
+# --- Reading tags ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TagLabels(NamedLabels):
+    """One tag per word; the column `labels` is a list of int64 per row."""
+
+    noun: ClassVar[str] = "tag"
+    unit: ClassVar[str] = "words"
+    lacking: ClassVar[str] = "a missing tag"
+
+    def problems(self, inputs: Dataset) -> Iterator[tuple[str, BoolArray]]:
+        """More or fewer tags than words."""
+        import pyarrow.compute as pc
+
+        from hf_ft.sources import batches
+
+        lists = (batch["tokens"] for batch in batches(inputs.select_columns(["tokens"])))
+        words = np.concatenate([pc.list_value_length(column).fill_null(0) for column in lists])
+        yield "another number of tags than of words", words != self.counts
+
+    def order(self, names: Sequence[str]) -> list[str]:
+        """`O` first, the others in natural order."""
+        return sorted(super().order(names), key=lambda name: name != "O")
+
+    def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
+        """The tags; says how they are read."""
+        tags = super().outputs(used, notes)
+        scheme = scheme_of(tags)
+        notes.append(f"Tags are read as {scheme.name}; entities: {shorten(scheme.types, 10)}.")
+        if scheme.name in ("IOBES", "BILOU"):
+            notes.append(f"`pipeline` joins words by B- and I- alone, `hf-ft predict` by {scheme.name}.")
+        notes.append("Sentences longer than the model takes are cut at word borders; every word keeps its tag.")
+        return tags
+
+    def column(self) -> Dataset:
+        """The numbers of each row's tags."""
+        import pyarrow as pa
+        from datasets import Features, List, Value
+
+        from hf_ft.sources import store
+
+        offsets = np.append(0, np.bincount(self.rows, minlength=len(self.counts)).cumsum()).astype(np.int32)
+        tags = pa.ListArray.from_arrays(offsets, self.codes)
+        return store([pa.table({"labels": tags})], Features({"labels": List(Value("int64"))}))
+
+
+# --- From words to batches ------------------------------------------------------------------------------------------
+
+
+def prepare(processor: Any) -> Any:
+    """A tokenizer that can be given words: byte-level ones must see the space before each word, as in running text.
+
+    Raises:
+        UserError: a slow tokenizer, which does not tell the words of its tokens.
+    """
+    if not processor.is_fast:
+        raise UserError(
+            f"token_classification needs a fast tokenizer, and {type(processor).__name__} does not say which word a "
+            "token belongs to. Choose a model with a tokenizer.json."
+        )
+
+    def keeps_spaces(tokenizer: Any) -> bool:
+        words = ["to", "be"]
+        return bool(tokenizer(words, is_split_into_words=True)["input_ids"] == tokenizer(" ".join(words))["input_ids"])
+
+    if keeps_spaces(processor):
+        return processor
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        spaced = type(processor).from_pretrained(folder, add_prefix_space=True)
+    spaced.name_or_path = processor.name_or_path
+    return spaced if keeps_spaces(spaced) else processor
+
+
+def pack(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """First word and the word after the last of each window, for words of `lengths` tokens and windows of `room`."""
+    borders, filled = [0], 0
+    for i, length in enumerate(lengths):
+        if filled and filled + length > room:
+            borders.append(i)
+            filled = 0
+        filled += length
+    return list(pairwise([*borders, len(lengths)]))
+
+
+def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
+    """Tokenise windows of whole words; `labels` on first sub-tokens, `example` says whose window it is.
+
+    Without tags every word's label is 0, since labels also say where the words are: see `reduce`.
+    """
+    limit = min(config.max_length or LONGEST, processor.model_max_length)
+    room = limit - processor.num_special_tokens_to_add(pair=False)
+    if room < 1:
+        raise UserError(f"max_length {limit} leaves no room for a word beside the special tokens. Raise it.")
+    # A word that the tokenizer drops (an empty one, control characters) stands as unknown, so that it has a tag.
+    unknown = processor.unk_token or "?"
+
+    def tokens_of(sentences: list[list[str]]) -> list[list[int]]:
+        found = processor(sentences, is_split_into_words=True, add_special_tokens=False, verbose=False)
+        words = [[word for word in found.word_ids(i) if word is not None] for i in range(len(sentences))]
+        counts = (np.bincount(ids, minlength=len(s)) for ids, s in zip(words, sentences, strict=True))
+        return [count.tolist() for count in counts]
+
+    def windows(batch: dict[str, list[Any]], examples: list[int]) -> dict[str, Any]:
+        sentences = [[word or "" for word in words] for words in batch["tokens"]]
+        counted = tokens_of(sentences)
+        pieces, labels, owners = [], [], []
+        tags = batch.get("labels") or [[0] * len(words) for words in sentences]
+        for words, counts, own, example in zip(sentences, counted, tags, examples, strict=True):
+            for a, b in pack([max(1, count) for count in counts], room):
+                pieces.append([w if n else unknown for w, n in zip(words[a:b], counts[a:b], strict=True)])
+                labels.append(own[a:b])
+                owners.append(example)
+        encoded = processor(pieces, is_split_into_words=True, truncation=True, max_length=limit)
+        placed = [_on_first(encoded.word_ids(i), own) for i, own in enumerate(labels)]
+        return {**encoded, "labels": placed, "example": owners}
+
+    return dataset.map(windows, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenising")
+
+
+def _on_first(words: Sequence[int | None], labels: Sequence[int]) -> list[int]:
+    """The label of each word on its first sub-token."""
+    before: list[int | None] = [None, *words[:-1]]
+    placed = [
+        labels[word] if word is not None and word != last else IGNORED for word, last in zip(words, before, strict=True)
+    ]
+    assert sum(label != IGNORED for label in placed) == len(labels)
+    return placed
+
+
+class Collator:
+    """Pad a batch, labels with -100, and leave out what the model does not take."""
+
+    def __init__(self, processor: Any) -> None:
+        from transformers import DataCollatorForTokenClassification
+
+        self.pad = DataCollatorForTokenClassification(processor, label_pad_token_id=IGNORED)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        return self.pad([{name: value for name, value in row.items() if name != "example"} for row in rows])
+
+
+def reduce(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The likeliest tag and its probability `(windows, tokens, 2)`, and -100 for both where no word begins.
+
+    Logits of all windows at once would not fit into memory.
+    """
+    import torch
+
+    scores = (logits[0] if isinstance(logits, tuple) else logits).float().softmax(-1).max(-1)
+    both = torch.stack([scores.indices.float(), scores.values], -1)
+    return both.masked_fill((labels == IGNORED).unsqueeze(-1), float(IGNORED))
+
+
+def gather(encoded: Dataset, outputs: Floats) -> list[Floats]:
+    """Tag numbers and probabilities `(words, 2)` of each sentence, its windows put together again."""
+    sentences: dict[int, list[Floats]] = defaultdict(list)
+    for example, window in zip(encoded["example"], outputs, strict=True):
+        sentences[example].append(window[window[:, 0] >= 0])
+    return [np.concatenate(sentences[example]) for example in sorted(sentences)]
+
+
+def from_text(rows: list[dict[str, Any]], processor: Any) -> dict[str, list[Any]]:
+    """Words of raw texts with the characters where they start and end; given words are joined by blanks.
+
+    The words of a text are those of the model's own tokenizer before it cuts them into pieces: most split off
+    punctuation, as tagged data do; tokenizers of SentencePiece's kind cut at blanks alone.
+    """
+    columns: dict[str, list[Any]] = {"input": [], "tokens": [], "starts": [], "ends": []}
+    for row in rows:
+        if words := row.get("tokens"):
+            ends = np.cumsum([len(word) + 1 for word in words]) - 1
+            borders = [(int(end) - len(word), int(end)) for word, end in zip(words, ends, strict=True)]
+            text = " ".join(words)
+        else:
+            text = row["text"]
+            borders = word_borders(text, processor)
+        columns["input"].append(text)
+        columns["tokens"].append([text[start:end] for start, end in borders])
+        columns["starts"].append([start for start, _ in borders])
+        columns["ends"].append([end for _, end in borders])
+    return columns
+
+
+def word_borders(text: str, processor: Any) -> list[tuple[int, int]]:
+    """Where the words of a text start and end, by the model's tokenizer; the whole text if it finds none."""
+    encoded = processor(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    pieces: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for word, offsets in zip(encoded.word_ids(), encoded["offset_mapping"], strict=True):
+        if word is not None:
+            pieces[word].append(offsets)
+    borders = [(min(a for a, _ in offsets), max(b for _, b in offsets)) for offsets in pieces.values()]
+    stripped = ((a + len(text[a:b]) - len(text[a:b].lstrip()), a + len(text[a:b].rstrip())) for a, b in borders)
+    return [(a, b) for a, b in stripped if a < b] or [(0, len(text))]
+
+
+# --- The task -------------------------------------------------------------------------------------------------------
+
+
+class Tag(Target):
+    """One tag per word."""
+
+    name = "token_classification"
+    problem_type = None  # the configuration has no word for it
+    metrics: Mapping[str, bool] = MappingProxyType(
+        dict.fromkeys(("f1", "precision", "recall", "f1_macro", "accuracy"), True)
+    )
+    default_metric = "f1"
+    baseline_name = "lookup"
+    baseline_note = "`lookup` gives each word its commonest tag in the training data, new words the commonest of all"
+    refused: Mapping[str, str] = {
+        **dict.fromkeys(
+            ("examples_per_class", "val_examples_per_class"),
+            "examples_per_class and val_examples_per_class need one label an example, and a sentence has many tags. "
+            "Use --max_train_examples and --max_eval_examples.",
+        ),
+        "label_separator": "label_separator splits text, and token_classification reads lists of tags. Leave it out.",
+    }
+
+    def read(self, rows: Dataset, column: str, config: Config) -> TagLabels:
+        """Read lists of names, whole numbers or `ClassLabel`s."""
+        from hf_ft.features import holds_labels, is_list, spoken_type
+        from hf_ft.labels import declared_names, name_of, read_names
+
+        feature = rows.features[column]
+        if not (is_list(feature) and holds_labels(feature)):
+            raise UserError(
+                f"Column '{column}' holds {spoken_type(feature)}, not lists of tags, one for each word. Choose another "
+                "with --label_column, or write the lists as JSON lines."
+            )
+        name = name_of(feature)
+
+        def names(cell: list[Any]) -> list[str] | None:
+            found = [name(value) for value in cell]
+            return None if None in found else [one for one in found if one is not None]
+
+        return TagLabels(*read_names(rows, column, names), declared_names(feature))
+
+    def counts(self, split: Dataset, labels: Sequence[str]) -> list[int]:
+        """How many words carry each tag."""
+        import pyarrow.compute as pc
+
+        from hf_ft.sources import batches
+
+        lists = (batch["labels"] for batch in batches(split.select_columns(["labels"])))
+        codes = np.concatenate([pc.list_flatten(column).to_numpy() for column in lists])
+        return [int(count) for count in np.bincount(codes, minlength=len(labels))]
+
+    def learning(
+        self, model: PreTrainedModel, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
+    ) -> Learning:
+        """Scores of windows in evaluations; the loss, in which every word counts alike however batches fall."""
+        from torch.nn.functional import cross_entropy
+
+        from hf_ft.classes import balanced_weights, summed
+
+        def metrics(prediction: EvalPrediction) -> dict[str, float]:
+            outputs, references = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+            kept = references != IGNORED
+            predicted = [window[mask, 0].astype(int) for window, mask in zip(outputs, kept, strict=True)]
+            found = values(predicted, [row[mask] for row, mask in zip(references, kept, strict=True)], labels)
+            return {name: found[name] for name in self.metrics}
+
+        balanced = balanced_weights(self.counts(train, labels)) if config.class_weights == "balanced" else None
+        smoothing = args.label_smoothing_factor
+
+        def total(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+            weights = None if balanced is None else balanced.to(logits)
+            options: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": smoothing}
+            return cross_entropy(logits.flatten(0, 1), tags.flatten(), weights, **options)
+
+        return Learning(metrics, summed(total))
+
+    def score(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> dict[str, Score]:
+        """All metrics over all words, with intervals over sentences."""
+        predicted = [sentence[:, 0].astype(int).tolist() for sentence in outputs]
+        formulas = statistics(predicted, references, labels)
+        n = len(references)
+        return intervals(_at_once(formulas, n), resample(formulas, n), n)
+
+    def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
+        """Each word's most frequent tag."""
+        seen: dict[str, Counter[int]] = defaultdict(Counter)
+        for words, tags in zip(train["tokens"], train["labels"], strict=True):
+            for word, tag in zip(words, tags, strict=True):
+                seen[word][tag] += 1
+        commonest = sum(seen.values(), Counter()).most_common(1)[0][0]
+        known = {word: tags.most_common(1)[0][0] for word, tags in seen.items()}
+        predicted = [[known.get(word, commonest) for word in words] for words in split["tokens"]]
+        return values(predicted, split["labels"][:], labels)
+
+    def spoken(self, labels: Sequence[str]) -> str:
+        """How many tags there are."""
+        return f"{len(labels)} tags"
+
+    def usage(self, example: str, threshold: float | None) -> str:
+        """Words joined to entities."""
+        return f'classify({example}, aggregation_strategy="simple")'
+
+    def columns(self, labels: Sequence[str]) -> list[str]:
+        """The input, and one entity of it."""
+        return ["input", "label", "text", "start", "end", "score"]
+
+    def predictions(
+        self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[dict[str, Any]]:
+        """One row per entity: its type, text, first character and the one after the last, and mean probability."""
+        scheme = scheme_of(labels)
+        for row, found in zip(rows, outputs, strict=True):
+            for kind, first, last in entities([scheme.parts[int(code)] for code in found[:, 0]]):
+                start, end = row["starts"][first], row["ends"][last - 1]
+                score = round(float(found[first:last, 1].mean()), 6)
+                text = row["input"][start:end]
+                yield {"input": row["input"], "label": kind, "text": text, "start": start, "end": end, "score": score}
+
+
+TAG = Tag()
+
+TASK = Task(
+    name="token_classification",
+    summary="one tag per word, for entities or parts of speech",
+    modality="text",
+    auto_class="AutoModelForTokenClassification",
+    pipeline="token-classification",
+    inputs={"tokens": ("tokens", "words")},
+    training={"train_sampling_strategy": "group_by_length"},  # batches of like length waste little on padding
+    encode=encode,
+    collator=Collator,
+    label_names=("ner_tags", "tags", "labels", "ner", "pos_tags", "pos", "upos", "chunk_tags", "label"),
+    targets=lambda: (TAG,),
+    find_target=lambda rows, column, config: TAG,
+    reduce=reduce,
+    gather=gather,
+    prepare=prepare,
+    from_text=from_text,
+)
