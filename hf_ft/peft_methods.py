@@ -80,9 +80,9 @@ PRESETS: dict[str, Preset] = {
 }
 """Method -> where it starts; a method that is not here starts from `Preset()`.
 
-Tried on 500 sentences of SST-2 (MiniLM, seed 0, 90 steps of 16): adalora, fourierft, ia3, loha, lokr, oft and vera reach
-a test accuracy of 0.69 to 0.77, where 0.5 is chance. The other rates, and all those for images but LoRA's, are estimates
-from the scale of the parameters, not measured.
+Tried on 500 sentences of SST-2 (MiniLM, seed 0, 90 steps of 16): adalora, fourierft, ia3, loha, lokr, oft and vera
+reach a test accuracy of 0.69 to 0.77, where 0.5 is chance. The other rates, and all those for images but LoRA's, are
+estimates from the scale of the parameters, not measured.
 """
 
 HEAD_RATES = {"text": 5e-3, "image": 1e-2}
