@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,23 +94,32 @@ def methods(argv: Sequence[str]) -> None:
 def _method_list() -> str:
     from hf_ft.plan import METHODS
 
-    return "\n".join(
-        f"{method.spelled:13} trains {method.trains}\n{'':13} {method.when}\n{'':13} {method.paper}"
-        for method in METHODS.values()
-    )
+    lines = []
+    for method in METHODS.values():
+        lines += _hanging(f"{method.spelled:13} ", f"trains {method.trains}")
+        lines += _hanging(" " * 14, method.when)
+        lines.append(" " * 14 + method.paper)
+    return "\n".join([*lines, "", "Stages of your own: --plan FILE.yaml. Methods of PEFT: hf-ft methods --peft."])
 
 
 def _peft_list() -> str:
-    import textwrap
-
     from hf_ft.peft_methods import REFUSED, mergeable, preset
 
-    lines = ["Merge into plain weights, with the learning rate that they start from:", ""]
-    lines += [f"peft:{name:20} {preset(name).text:8g} texts {preset(name).image:8g} images" for name in mergeable()]
-    lines += ["", "Refused:", ""]
+    lines = [
+        "Merge into plain weights; learning rates that they start from:",
+        "",
+        f"{'':20} {'texts':>8} {'images':>8}",
+    ]
+    lines += [f"peft:{name:15} {preset(name).text:8g} {preset(name).image:8g}" for name in mergeable()]
+    lines += ["", "Refused, since they do not merge:", ""]
     for name, reason in REFUSED.items():
-        lines += textwrap.wrap(f"peft:{name:24} {reason}", 79, subsequent_indent=" " * 30)
+        lines += _hanging(f"peft:{name:24} ", reason)
     return "\n".join(lines)
+
+
+def _hanging(name: str, text: str) -> list[str]:
+    """A name and its text, wrapped at 80 columns beside it."""
+    return textwrap.wrap(text, 79, initial_indent=name, subsequent_indent=" " * len(name))
 
 
 def inspect(argv: Sequence[str]) -> None:

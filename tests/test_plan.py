@@ -13,6 +13,7 @@ import pytest
 
 from hf_ft.config import config_fields, training_fields
 from hf_ft.lookup import UserError
+from hf_ft.peft_methods import REFUSED, mergeable, preset
 from hf_ft.plan import (
     METHODS,
     UNFREEZINGS,
@@ -363,12 +364,28 @@ def test_methods_are_listed_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY [] 0"
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    words = " ".join(done.stdout.split())
     for method in METHODS.values():
-        assert re.search(
-            rf"^{re.escape(method.spelled)} +trains {re.escape(method.trains)}$", done.stdout, re.MULTILINE
-        )
-        assert method.when in done.stdout
-        assert method.paper in done.stdout
+        assert re.search(rf"^{re.escape(method.spelled)} +trains ", done.stdout, re.MULTILINE)
+        assert f"{method.spelled} trains {method.trains} {method.when} {method.paper}" in words
+
+
+def test_methods_of_peft_are_listed_without_peft() -> None:
+    """In a fresh process: each that merges with its rates, each other one with the reason, at 80 columns."""
+    script = (
+        "import sys; from hf_ft.cli import main; code = main(['methods', '--peft'])\n"
+        "print('HEAVY', sorted({'torch', 'peft', 'transformers'} & set(sys.modules)), code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY [] 0"
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    words = " ".join(done.stdout.split())
+    for name in mergeable():
+        assert f"peft:{name} {preset(name).text:g} {preset(name).image:g}" in words
+    for name, reason in REFUSED.items():
+        assert f"peft:{name} {reason}" in words
+    assert len(mergeable()) + len(REFUSED) == len(re.findall(r"^peft:", done.stdout, re.MULTILINE)) == 45
 
 
 # --- Parts of groups --------------------------------------------------------------------------------------------------

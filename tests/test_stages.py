@@ -102,6 +102,18 @@ def test_best_of_all_stages_may_be_one_with_adapters(
     assert same_logits(tmp_path / "other", text_model)
 
 
+def test_ranks_that_are_settled_in_training_survive_evaluations(
+    text_model: str, text_data: str, tmp_path: Path
+) -> None:
+    """Trap: AdaLoRA's earlier checkpoints have other ranks and do not load; its last state is kept and competes."""
+    stages = [{"name": "adalora", "trains": "all", "peft": "adalora", "peft_options": {"target_r": 2}}]
+    strategy = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4, "max_steps": 12}
+    record = run(text_model, text_data, tmp_path / "out", stages, metric_for_best_model="loss", **strategy)
+    (stage,) = record["stages"]
+    assert stage["best_metric"] == [entry["eval_loss"] for entry in stage["history"] if "eval_loss" in entry][-1]
+    assert same_logits(tmp_path / "out", text_model)
+
+
 class Recorder(TrainerCallback):
     """What a tracker sees: the step and epoch of the state at each log."""
 
