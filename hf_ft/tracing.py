@@ -178,6 +178,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        model.train()  # lets go of what some models (LeViT) keep of a pass in evaluation mode
         for module, mode in modes:
             module.training = mode
 

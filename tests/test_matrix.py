@@ -156,6 +156,9 @@ def stated_depth(model: PreTrainedModel) -> int | None:
         return None
     config = model.config.get_text_config() if "input_ids" in batch(model) else model.config
     config = getattr(config, "vision_config", config)
+    if model.config.is_encoder_decoder and hasattr(model.config, "encoder"):
+        sides = (model.config.encoder.get_text_config(), model.config.decoder)
+        return sum(side.num_hidden_layers for side in sides)
     parts = [getattr(config, name, None) for name in ("encoder_layers", "decoder_layers")]
     if model.config.is_encoder_decoder and all(parts):
         return sum(parts)

@@ -223,6 +223,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "local_attn_chunk_length": 8,
         "lsh_attn_chunk_length": 8,
         "num_buckets": 2,
+        "hash_seed": 0,
         "is_decoder": False,
         "num_attention_heads": 2,
     },
@@ -391,6 +392,8 @@ def enliven(model: nn.Module) -> None:
                     continue
                 if isinstance(module, nn.Embedding):
                     value.normal_()
+                    if module.padding_idx is not None:
+                        value[module.padding_idx] = 0  # as it is initialised, and by some models at every loading
                 elif "norm" in type(module).__name__.lower() and name == "weight" and value.ndim == 1:
                     value.normal_(1, 0.1)
                 elif value.ndim >= 2 and name.endswith("weight"):
