@@ -28,10 +28,11 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
 from hf_ft.depth_groups import DepthGroup
+from hf_ft.freezing import ensure_gradients
 from hf_ft.lookup import UserError
 from hf_ft.peft_methods import check_name, configuration, mergeable, preset
 from hf_ft.plan import Setting
-from hf_ft.tracing import evaluating, example_inputs
+from hf_ft.tracing import example_inputs
 
 MERGE_TOLERANCE = 1e-3
 """Largest difference of an adapted layer's output after merging, relative to its scale, that counts as rounding."""
@@ -64,14 +65,7 @@ def attach(
         # stay, because they come back when the adapter is loaded; with the frozen module in place of its copy.
         if isinstance(part, ModulesToSaveWrapper) and full not in trained:
             part.modules_to_save["default"] = part.original_module.requires_grad_(False)
-    try:
-        with torch.no_grad(), evaluating(adapted):
-            adapted(**inputs)
-    except AttributeError as error:  # the model's own code asks a layer for what PEFT's wrapper does not pass on
-        raise UserError(
-            f"peft:{name} does not work inside {type(model).__name__}, whose code needs more of its layers than PEFT's "
-            f"wrappers give ({error}). Use another method, for example last_n:2 or full."
-        ) from error
+    ensure_gradients(adapted, groups, settings, inputs)
     return adapted
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
 from hf_ft.lookup import UserError, shorten
 from hf_ft.plan import Setting, plan_method
+from hf_ft.tracing import evaluating, example_inputs
 
 
 class FreezeViolation(RuntimeError):
@@ -59,7 +60,59 @@ def freeze(model: PreTrainedModel, method: str = "head", groups: Anatomy | None 
         raise UserError(f"freeze() attaches no adapters, which method '{method}' has. Use hf_ft.train or PEFT itself.")
     settings = stage.settings
     set_trainable(model, groups, settings)
+    ensure_gradients(model, groups, settings, example_inputs(model))
     return FrozenMode(model, quiet_modules(model, groups, settings))
+
+
+def ensure_gradients(
+    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting], inputs: Mapping[str, torch.Tensor]
+) -> None:
+    """Try that every group that trains gets a gradient, with one example; works on PEFT models too.
+
+    Reversible layers (Reformer) pass none on when nothing below them trains; then the embeddings' output is made to
+    require one, as PEFT does for activation checkpointing.
+
+    Raises:
+        UserError: a group that should train would stay as it is, or the model's own code refuses.
+    """
+    if all(setting.whole for group, setting in zip(groups, settings, strict=True) if group.role != "unused"):
+        return
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    starved: list[str] = []
+    try:
+        for attempt in (lambda: None, base.enable_input_require_grads):
+            attempt()
+            starved = _without_gradient(model, groups, settings, inputs)
+            if not starved:
+                return
+    except (AssertionError, AttributeError, RuntimeError) as error:  # as model code raises them
+        starved, reason = [], f" ({' '.join(str(error).split())[:160]})"
+    else:
+        reason = f": nothing in {shorten(starved)} gets a gradient"
+    raise UserError(
+        f"{type(base).__name__} cannot be trained in part, with some of it frozen or adapted{reason}. "
+        "Use another method, for example `full`."
+    )
+
+
+def _without_gradient(
+    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting], inputs: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """The names of the groups of which parameters train, but none is reached by a backward pass."""
+    with torch.enable_grad(), evaluating(model):
+        model(**inputs).logits.float().sum().backward()
+    trained: dict[str, list[bool]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            trained.setdefault(plain_name(name), []).append(parameter.grad is not None)
+            parameter.grad = None
+    starved = []
+    for group, setting in zip(groups, settings, strict=True):
+        modules = tuple(f"{module}." for module in group.modules)
+        found = [any(got) for name, got in trained.items() if name in group.parameters or name.startswith(modules)]
+        if setting.mode != "frozen" and group.role != "unused" and found and not any(found):
+            starved.append(group.name)
+    return starved
 
 
 def set_trainable(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> None:

@@ -33,13 +33,14 @@ from hf_ft import adapters, publishing, report
 from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
-from hf_ft.freezing import FrozenMode, audit, frozen_tensors, quiet_modules, set_trainable, snapshot
+from hf_ft.freezing import FrozenMode, audit, ensure_gradients, frozen_tensors, quiet_modules, set_trainable, snapshot
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
 from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
 from hf_ft.record import describe
 from hf_ft.target import Learning
 from hf_ft.tasks import Task, get_task
+from hf_ft.tracing import example_inputs
 
 EVALUATIONS = 20
 """Most evaluations (and checkpoints) in a run whose epochs are so short that one each would be too many."""
@@ -218,6 +219,7 @@ def _prepare(run: Run, stage: PlannedStage, steps: int) -> PreTrainedModel | Pef
         options, seed = stage.peft_options, run.args.seed
         return adapters.attach(run.model, run.groups, stage.settings, stage.peft, options, steps, seed)
     set_trainable(run.model, run.groups, stage.settings)
+    ensure_gradients(run.model, run.groups, stage.settings, example_inputs(run.model))
     return run.model
 
 

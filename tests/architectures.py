@@ -44,8 +44,7 @@ def remarks(fact: Mapping[str, Any]) -> str:
         said.append(f"configuration states {fact['stated']}")
     if fact.get("padding"):
         said.append("logits depend on padding")
-    if fact.get("lora"):
-        said.append("no LoRA")
+    said += [f"refuses `{method}`" for method in ("last_n", "lora") if fact.get(method)]
     if fact.get("shared"):
         said.append("shared weights")
     if fact.get("unused"):

@@ -18,13 +18,14 @@ from transformers import PreTrainedModel, TrainingArguments, default_data_collat
 
 from hf_ft import adapters
 from hf_ft.depth_groups import Anatomy
-from hf_ft.freezing import FrozenMode, plain_name, quiet_modules, set_trainable
+from hf_ft.freezing import FrozenMode, ensure_gradients, plain_name, quiet_modules, set_trainable
 from hf_ft.optim import rated_groups
 from hf_ft.plan import Setting, plan_method
+from hf_ft.tracing import example_inputs
 from hf_ft.training import StageTrainer
 
 STEPS, RATE, EXAMPLES = 2, 1e-3, 4
-SAME = 3e-4
+SAME = 1e-3
 """Largest difference of logits that is rounding, relative to their scale."""
 
 
@@ -85,6 +86,7 @@ def train(
         trained = adapters.attach(model, groups, stage.settings)
     else:
         set_trainable(model, groups, stage.settings)
+        ensure_gradients(model, groups, stage.settings, example_inputs(model))
     frozen = FrozenMode(trained, quiet)
     before = tensors(trained)
     arguments = TrainingArguments(
