@@ -87,13 +87,16 @@ class Classes(Target):
     def learning(
         self, model: PreTrainedModel, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
-        """The metrics of these labels, and the loss where classes are weighted."""
-        weights = self.counts(train, labels) if config.class_weights == "balanced" else None
-        loss = None if weights is None else self.weighted_loss(weights, len(train), args.label_smoothing_factor)
-        return Learning(metrics.compute_metrics(self.name), loss)
+        """The metrics of these labels, and their loss.
 
-    def weighted_loss(self, counts: list[int], examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
-        """The loss in which all classes count alike, for `Trainer(compute_loss_func=...)`."""
+        The loss is ours even where classes are not weighted: many models' own (BERT's) ignores `num_items_in_batch`,
+        which `Trainer` takes for granted, so that accumulated gradients would be too large.
+        """
+        counts = self.counts(train, labels) if config.class_weights == "balanced" else None
+        return Learning(metrics.compute_metrics(self.name), self.loss(counts, len(train), args.label_smoothing_factor))
+
+    def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
+        """The loss for `Trainer(compute_loss_func=...)`; with `counts` of the classes, all of them weigh alike."""
         raise NotImplementedError
 
     def score(
@@ -158,14 +161,18 @@ class OneOfSeveral(Classes):
         numbers = [batch["labels"].to_numpy() for batch in batches(split.select_columns(["labels"]))]
         return [int(count) for count in np.bincount(np.concatenate(numbers), minlength=len(labels))]
 
-    def weighted_loss(self, counts: list[int], examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
-        """Cross entropy with weights inversely proportional to class frequency, one on average over the examples."""
+    def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
+        """Cross entropy; weights are inversely proportional to class frequency, one on average over the examples."""
         from torch.nn.functional import cross_entropy
 
-        weights = balanced_weights(counts)
+        weights = None if counts is None else balanced_weights(counts)
         return summed(
             lambda logits, labels: cross_entropy(
-                logits, labels, weights.to(logits), reduction="sum", label_smoothing=smoothing
+                logits,
+                labels,
+                None if weights is None else weights.to(logits),
+                reduction="sum",
+                label_smoothing=smoothing,
             )
         )
 
@@ -210,16 +217,16 @@ class AnyOfSeveral(Classes):
             total += pc.list_flatten(batch["labels"]).to_numpy().reshape(-1, len(labels)).sum(axis=0)
         return [int(count) for count in total]
 
-    def weighted_loss(self, counts: list[int], examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
-        """Binary cross entropy in which each positive weighs negatives / positives."""
+    def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
+        """Binary cross entropy; with `counts` each positive weighs negatives / positives."""
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        each = torch.tensor(counts).clamp(min=1)
+        each = torch.tensor(counts or []).clamp(min=1)
         positive = (examples - each).clamp(min=1) / each
         return summed(
             lambda logits, labels: binary_cross_entropy_with_logits(
-                logits, labels, pos_weight=positive.to(logits), reduction="sum"
+                logits, labels, pos_weight=None if counts is None else positive.to(logits), reduction="sum"
             )
         )
 

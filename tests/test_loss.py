@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 
+from hf_ft import finetune
 from hf_ft.classes import MULTI, SINGLE, Classes
 
 
@@ -20,9 +23,42 @@ def loss_of(
     return target.learning(None, Dataset.from_dict({"labels": labels}), names, config, args).loss
 
 
-def test_no_weights_leave_the_loss_to_the_model() -> None:
-    """The default is the model's own loss."""
-    assert loss_of(SINGLE, [0, 1], ("a", "b"), "none") is None
+def test_without_weights_it_is_the_plain_mean() -> None:
+    """The default is cross entropy, over classes or for each label."""
+    torch.manual_seed(0)
+    logits = torch.randn(4, 2)
+    outputs, single, several = SimpleNamespace(logits=logits), torch.tensor([0, 1, 1, 1]), torch.eye(2).repeat(2, 1)
+    one = loss_of(SINGLE, [0, 1, 1, 1], ("a", "b"), "none")(outputs, single, torch.tensor(4))
+    assert torch.allclose(one, torch.nn.functional.cross_entropy(logits, single))
+    many = loss_of(MULTI, several.tolist(), ("a", "b"), "none")(outputs, several, torch.tensor(8))
+    assert torch.allclose(many, torch.nn.functional.binary_cross_entropy_with_logits(logits, several))
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(text_model: str, text_data: str, tmp_path: Path) -> None:
+    """One step of 8 examples, at once or in four parts, gives the same head: BERT's own loss would give four times."""
+    heads = []
+    for parts in (1, 4):
+        out = tmp_path / str(parts)
+        finetune(
+            task="text_classification",
+            model=text_model,
+            dataset=text_data,
+            method="head",
+            output_dir=str(out),
+            max_steps=1,
+            per_device_train_batch_size=8 // parts,
+            gradient_accumulation_steps=parts,
+            optim="sgd",
+            learning_rate=1.0,
+            warmup_steps=0,
+            max_grad_norm=0.0,
+            train_sampling_strategy="random",
+            eval_strategy="no",
+            save_strategy="no",
+            load_back_proof=False,
+        )
+        heads.append(load_file(out / "model.safetensors")["classifier.weight"])
+    torch.testing.assert_close(heads[0], heads[1], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
