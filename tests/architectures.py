@@ -44,7 +44,7 @@ def remarks(fact: Mapping[str, Any]) -> str:
         said.append(f"configuration states {fact['stated']}")
     if fact.get("padding"):
         said.append("logits depend on padding")
-    said += [f"refuses `{method}`" for method in ("last_n", "lora") if fact.get(method)]
+    said += [f"refuses `{method}`" for method in ("last_n", "first_n", "bitfit", "norms", "lora") if fact.get(method)]
     if fact.get("shared"):
         said.append("shared weights")
     if fact.get("unused"):

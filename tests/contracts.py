@@ -20,7 +20,7 @@ from hf_ft import adapters
 from hf_ft.depth_groups import Anatomy
 from hf_ft.freezing import FrozenMode, ensure_gradients, plain_name, quiet_modules, set_trainable
 from hf_ft.optim import rated_groups
-from hf_ft.plan import Setting, plan_method
+from hf_ft.plan import PlannedStage, Setting, plan_method
 from hf_ft.tracing import example_inputs
 from hf_ft.training import StageTrainer
 
@@ -56,6 +56,17 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
+def stages(method: str, groups: Anatomy) -> tuple[PlannedStage, ...]:
+    """The stages of a method at the rate of these tests."""
+    return plan_method(method, groups, 1, RATE).stages
+
+
+def trainable(groups: Anatomy, settings: Sequence[Setting]) -> set[str]:
+    """The parameters that the settings train themselves, not by an adapter."""
+    pairs = zip(groups, settings, strict=True)
+    return {name for group, setting in pairs for name in group.parameters if setting.trains(name)}
+
+
 @dataclass
 class Trained:
     """A model after a few steps: what moved, what the optimizer held, and what was allowed to train."""
@@ -72,18 +83,17 @@ class Trained:
 def train(
     model: PreTrainedModel,
     groups: Anatomy,
-    method: str,
+    stage: PlannedStage,
     inputs: Mapping[str, torch.Tensor],
     labels: torch.Tensor,
     folder: Path,
 ) -> Trained:
-    """Two steps of a method by the real trainer on a copy of the model."""
+    """Two steps of a stage by the real trainer on a copy of the model."""
     model = copy.deepcopy(model)
-    stage = plan_method(method, groups, 1, RATE).stages[0]
     quiet = quiet_modules(model, groups, stage.settings)
     trained: Any = model
-    if any(setting.mode == "adapt" for setting in stage.settings):
-        trained = adapters.attach(model, groups, stage.settings)
+    if stage.peft:
+        trained = adapters.attach(model, groups, stage.settings, stage.peft)
     else:
         set_trainable(model, groups, stage.settings)
         ensure_gradients(model, groups, stage.settings, example_inputs(model))

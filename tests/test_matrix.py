@@ -11,6 +11,7 @@ import copy
 import functools
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from contracts import (
     reloaded,
     same_bits,
     same_logits,
+    stages,
     tensors,
     train,
+    trainable,
     with_gradient,
 )
 from tiny_models import LABELS, CannotBuild, Subject, batch, build, subjects
@@ -36,7 +39,9 @@ from transformers import PreTrainedModel
 from hf_ft import UserError, adapters
 from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
+from hf_ft.freezing import set_trainable
 from hf_ft.model import load_weights, quiet_loading
+from hf_ft.optim import rated_groups
 from hf_ft.tracing import padding_matters
 
 KINDS = ("image", "sequence", "token", "timm")
@@ -205,28 +210,22 @@ def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: s
     model, groups, inputs, labels = tiny
     method = last(groups) if method == "last_n:1" else method
     try:
-        result = train(model, groups, method, inputs, labels, tmp_path / "run")
+        (stage,) = stages(method, groups)
+        result = train(model, groups, stage, inputs, labels, tmp_path / "run")
     except UserError as error:
-        assert method in ("lora", "last_n:1")
         record(subject, **{method.partition(":")[0]: str(error)})
+        if method not in ("lora", "last_n:1"):
+            raise
         pytest.skip(f"{subject.id} refuses {method}: {error}")
     reference = with_gradient(model, inputs, labels)
-    trained = {
-        name
-        for group, setting in zip(groups, result.settings, strict=True)
-        if setting.mode == "train"
-        for name in group.parameters
-    }
+    trained = trainable(groups, result.settings)
     adapters_only = {name for name in result.trainable if "lora_" in name}
     assert result.trainable == trained | adapters_only
     assert result.optimized == result.trainable
     assert trained & reference <= result.moved
     assert trained & reference
     buffers = {
-        name
-        for group, setting in zip(groups, result.settings, strict=True)
-        if setting.mode == "train"
-        for name in group.buffers
+        name for group, setting in zip(groups, result.settings, strict=True) if setting.whole for name in group.buffers
     }
     assert result.moved <= trained | adapters_only | buffers
     if method == "full":
@@ -241,6 +240,102 @@ def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: s
     assert same_logits(logits(adapter_reloaded(result.model, model, tmp_path / "adapter"), inputs), answers)
     merged = adapters.merge(result.model)
     assert same_logits(logits(reloaded(merged, tmp_path / "out"), inputs), answers)
+
+
+PARTS = ("first_n:1", "lp_ft", "gradual", "bitfit", "norms", "train:*weight")
+ADAPTERS = ("peft:fourierft", "peft:hra", "peft:ia3", "peft:loha", "peft:oft", "peft:vera")
+
+
+def expected_parts(method: str, model: PreTrainedModel, groups: Anatomy) -> list[set[str]]:
+    """What trains in each stage, said without the code of the methods."""
+    head = set(groups.of_role("head")[0].parameters)
+    used = {name for group in groups if group.role != "unused" for name in group.parameters}
+    below = {name for group in groups if group.role in ("stem", "neck", "block") for name in group.parameters}
+    if method == "first_n:1":
+        blocks, neck = groups.of_role("block"), groups.of_role("neck")
+        return [head | {name for group in (*blocks[1:], *neck) for name in group.parameters}]
+    if method == "lp_ft":
+        return [head, used]
+    if method == "bitfit":
+        return [head | {name for name in below if name.endswith("bias")}]
+    if method == "norms":
+        named = [(name, part) for name, part in model.named_modules() if "norm" in type(part).__name__.lower()]
+        return [head | (below & {f"{name}.{key}" for name, part in named for key, _ in part.named_parameters()})]
+    return [head | {name for name in below if name.endswith("weight")}]
+
+
+@pytest.mark.parametrize("method", PARTS)
+def test_parts_that_train_are_those_and_the_optimizer_holds_them(subject: Subject, method: str, tiny: Any) -> None:
+    """For each stage of the methods that are not trained above: what trains, and the groups of the optimizer."""
+    model, groups, _, _ = tiny
+    model = copy.deepcopy(model)
+    try:
+        planned = stages(method, groups)
+    except UserError as error:
+        record(subject, **{method.partition(":")[0]: str(error)})
+        if method not in ("first_n:1", "bitfit", "norms"):
+            raise
+        return
+    sets = []
+    for stage in planned:
+        set_trainable(model, groups, stage.settings)
+        found = {name for name, p in model.named_parameters() if p.requires_grad}
+        names = {id(p): name for name, p in model.named_parameters()}
+        rated = rated_groups(model, groups, stage.settings, 0.01)
+        held = [names[id(p)] for group in rated for p in group["params"]]
+        assert len(held) == len(set(held))
+        assert set(held) == found
+        rates = {names[id(p)]: group["lr"] for group in rated for p in group["params"]}
+        assert all(rates[name] > 0 for name in found)
+        sets.append(found)
+    if method == "gradual":
+        assert all(before < after for before, after in pairwise(sets))
+        assert sets[-1] == {name for group in groups if group.role != "unused" for name in group.parameters}
+        assert sets[0] == {name for role in ("neck", "head") for g in groups.of_role(role) for name in g.parameters}
+    else:
+        assert sets == expected_parts(method, model, groups)
+
+
+@pytest.mark.parametrize("method", [*PARTS, *ADAPTERS])
+def test_other_methods_train_what_they_say(subject: Subject, method: str, tiny: Any, tmp_path: Path) -> None:
+    """On the named subjects, each stage of each other method: what trains moves, all else keeps its bits."""
+    if subject.id not in SAMPLE:
+        pytest.skip("trained on the sample alone")
+    model, groups, inputs, labels = tiny
+    if method in REFUSALS.get(subject.id, []):
+        with pytest.raises(UserError):
+            train(model, groups, stages(method, groups)[-1], inputs, labels, tmp_path)
+        return
+    reference = with_gradient(model, inputs, labels)
+    planned = stages(method, groups)
+    for stage in planned if method == "gradual" else planned[-1:]:
+        result = train(model, groups, stage, inputs, labels, tmp_path / stage.name)
+        trained = trainable(groups, stage.settings)
+        whole = [group for group, setting in zip(groups, stage.settings, strict=True) if setting.whole]
+        buffers = {name for group in whole for name in group.buffers}
+        added = result.trainable - {name for name, _ in model.named_parameters()}
+        assert result.optimized == result.trainable == trained | added
+        assert bool(added) == bool(stage.peft)
+        assert trained & reference <= result.moved
+        assert result.moved & set(tensors(model)) <= trained | buffers
+        if stage.peft:
+            assert added & result.moved
+            answers = logits(result.model, inputs)
+            merged = adapters.merge(result.model)
+            assert same_logits(logits(reloaded(merged, tmp_path / "out"), inputs), answers)
+
+
+REFUSALS = {
+    "image-mobilevit": ["peft:fourierft"],
+    "image-resnet": ["peft:fourierft", "peft:vera"],
+    "sequence-albert": ["first_n:1"],
+    "sequence-gpt2": ["peft:hra", "peft:loha", "peft:oft"],
+    "sequence-mixtral": ["bitfit"],
+    "token-modernbert": ["bitfit"],
+    "timm-test_efficientnet": ["peft:fourierft", "peft:vera"],
+}
+"""Which of the named subjects refuse which of these methods: PEFT takes no convolutions or no Conv1D there or wants
+larger layers than these tiny ones, there are no biases, or no block above the first (ALBERT)."""
 
 
 def test_checkpointing_gives_the_same_gradients(subject: Subject, tiny: Any) -> None:
