@@ -243,7 +243,7 @@ def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: s
 
 
 PARTS = ("first_n:1", "lp_ft", "gradual", "bitfit", "norms", "train:*weight")
-ADAPTERS = ("peft:fourierft", "peft:hra", "peft:ia3", "peft:loha", "peft:oft", "peft:vera")
+ADAPTERS = ("peft:hra", "peft:ia3", "peft:loha", "peft:lokr", "peft:oft", "peft:vera")
 
 
 def expected_parts(method: str, model: PreTrainedModel, groups: Anatomy) -> list[set[str]]:
@@ -326,13 +326,12 @@ def test_other_methods_train_what_they_say(subject: Subject, method: str, tiny: 
 
 
 REFUSALS = {
-    "image-mobilevit": ["peft:fourierft"],
-    "image-resnet": ["peft:fourierft", "peft:vera"],
+    "image-resnet": ["peft:vera"],
     "sequence-albert": ["first_n:1"],
-    "sequence-gpt2": ["peft:hra", "peft:loha", "peft:oft"],
+    "sequence-gpt2": ["peft:hra", "peft:loha", "peft:lokr", "peft:oft"],
     "sequence-mixtral": ["bitfit"],
     "token-modernbert": ["bitfit"],
-    "timm-test_efficientnet": ["peft:fourierft", "peft:vera"],
+    "timm-test_efficientnet": ["peft:vera"],
 }
 """Which of the named subjects refuse which of these methods: PEFT takes no convolutions or no Conv1D there or wants
 larger layers than these tiny ones, there are no biases, or no block above the first (ALBERT)."""
