@@ -130,6 +130,7 @@ def inspect(argv: Sequence[str]) -> None:
     parser.add_argument("--method", default="head", help="method whose settings are shown")
     parser.add_argument("--plan", metavar="FILE.yaml", help="stages of your own to show instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--picture", metavar="FILE", help="draw the groups there: .png or .svg")
     options = parser.parse_args(argv)
     from hf_ft.config import check_path
     from hf_ft.plan import parse_method
@@ -139,9 +140,14 @@ def inspect(argv: Sequence[str]) -> None:
     plan = read_yaml(options.plan, "plan", "`stages:` and a list") if options.plan else None
     if not options.model.startswith(("builtin", "timm:")):
         check_path(options.model, "model")
+    picture = Path(options.picture).expanduser() if options.picture else None
+    if picture is not None:
+        if picture.suffix not in (".png", ".svg"):
+            raise UserError(f"--picture {picture}: draw to a file that ends in .png or .svg.")
+        check_path(str(picture.absolute().parent), "folder for the picture")
     from hf_ft.inspection import inspect_model
 
-    print(inspect_model(options.model, options.task, options.method, options.json, plan))
+    print(inspect_model(options.model, options.task, options.method, options.json, plan, picture))
 
 
 def evaluate(argv: Sequence[str]) -> None:

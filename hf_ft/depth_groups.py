@@ -45,7 +45,7 @@ class DepthGroup:
 class Anatomy(Sequence[DepthGroup]):
     """The depth groups of a model from input to output; every parameter and buffer is in exactly one.
 
-    `head_reads` is the shape, without the batch, of what enters the head. `shared` says, a sentence each, which
+    `head_reads` is the shape, without batch and tokens, of what enters the head. `shared` says, a sentence each, which
     weights serve in several places: they belong to the first group that uses them, and train or freeze with it.
     """
 
@@ -93,11 +93,15 @@ def anatomy(model: PreTrainedModel, new: Iterable[str] = (), inputs: dict[str, t
             f"{type(model).__name__} has no parameters whose size is the number of labels, so it has no head to "
             "train. Load the model with AutoModelForImageClassification or AutoModelForSequenceClassification."
         )
-    trace = trace_forward(model, inputs if inputs is not None else example_inputs(model))
+    inputs = inputs if inputs is not None else example_inputs(model)
+    trace = trace_forward(model, inputs)
     blocks = _find_blocks(model, trace, label_sized)
     heads = _head_modules(model, label_sized, blocks)
     owners = _assign_parameters(model, trace, blocks, heads, set(new))
-    return _table(model, trace, owners, heads, len(blocks))
+    found = _table(model, trace, owners, heads, len(blocks))
+    tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
+    # Heads of token classifiers and of decoders read every token of the example.
+    return replace(found, head_reads=found.head_reads[1:]) if found.head_reads[:1] == (tokens,) else found
 
 
 def label_sized_parameters(model: PreTrainedModel) -> set[str]:

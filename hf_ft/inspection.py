@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,42 +16,67 @@ from hf_ft.lookup import UserError, choose
 from hf_ft.model import find_settings, fits, quiet_loading
 from hf_ft.plan import plan_method, plan_stages
 from hf_ft.plan_file import read_stages
-from hf_ft.report import text_table
+from hf_ft.report import draw_groups, text_table
 from hf_ft.tasks import get_task, task_names
 
 
-def inspect_model(name: str, task: str | None, method: str, as_json: bool, plan: dict[str, Any] | None = None) -> str:
+def inspect_model(
+    name: str,
+    task: str | None,
+    method: str,
+    as_json: bool,
+    plan: dict[str, Any] | None = None,
+    picture: Path | None = None,
+) -> str:
     """The table of depth groups of a model with the settings of a method or a plan, as text or JSON.
+
+    With `picture` it is also drawn there (PNG or SVG), as the last stage leaves it.
 
     Raises:
         UserError: no such model, or a method that it cannot take.
     """
-    model = _load_bare(name, task)
+    found = _describe(_load_bare(name, task), method, plan)
+    stages = list(found["groups"][0]["stages"])
+    if picture is not None:
+        title = f"{found['class']}, {found['parameters']:,} parameters, {found['method']}: {stages[-1]}"
+        draw_groups(title, found["groups"], stages[-1], picture)
+    if as_json:
+        return json.dumps(found, indent=1)
+    header = ["depth group", "modules", "parameters", *(f"{found['method']}: {stage}" for stage in stages)]
+    table = [
+        [group["name"], _modules(group["modules"]), f"{group['parameters']:,}", *group["stages"].values()]
+        for group in found["groups"]
+    ]
+    shape = " x ".join(str(size) for size in found["head_reads"])
+    lines = [f"{found['class']}: {found['parameters']:,} parameters; the head reads {shape}", ""]
+    return "\n".join([*lines, text_table(header, table), *found["shared"]])
+
+
+def _describe(model: PreTrainedModel, method: str, plan: dict[str, Any] | None) -> dict[str, Any]:
+    """What `inspect` says, as plain values."""
     groups = anatomy(model)
     if plan is None:
         stages = plan_method(method, groups, 1, 1.0).stages
     else:
         method, stages = "plan", plan_stages("plan", read_stages(plan, "text"), groups, 1, 1.0).stages
-    if as_json:
-        rows = [
-            {
-                "name": group.name,
-                "role": group.role,
-                "parameters": group.size,
-                "modules": list(group.modules),
-                "stages": {stage.name: stage.settings[i].describe(group) for stage in stages},
-            }
-            for i, group in enumerate(groups)
-        ]
-        return json.dumps({"class": type(model).__name__, "head_reads": groups.head_reads, "groups": rows}, indent=1)
-    header = ["depth group", "modules", "parameters", *(f"{method}: {stage.name}" for stage in stages)]
-    table = [
-        [group.name, _modules(group.modules), f"{group.size:,}", *(s.settings[i].describe(group) for s in stages)]
+    rows = [
+        {
+            "name": group.name,
+            "role": group.role,
+            "parameters": group.size,
+            "modules": list(group.modules),
+            "stages": {stage.name: stage.settings[i].describe(group) for stage in stages},
+        }
         for i, group in enumerate(groups)
     ]
-    total = sum(group.size for group in groups)
-    shape = " x ".join(str(size) for size in groups.head_reads)
-    return f"{type(model).__name__}: {total:,} parameters; the head reads {shape}\n\n{text_table(header, table)}"
+    return {
+        "class": type(model).__name__,
+        "parameters": sum(group.size for group in groups),
+        "head_reads": groups.head_reads,
+        "method": method,
+        "shared": list(groups.shared),
+        "groups": rows,
+    }
 
 
 def _load_bare(name: str, task: str | None) -> PreTrainedModel:
@@ -67,5 +94,5 @@ def _load_bare(name: str, task: str | None) -> PreTrainedModel:
     return model
 
 
-def _modules(modules: tuple[str, ...]) -> str:
+def _modules(modules: Sequence[str]) -> str:
     return (modules[0] if modules else "") + (f" +{len(modules) - 1}" if len(modules) > 1 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from PIL import Image
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--matrix`: every architecture, not a sample of them."""
     parser.addoption("--matrix", action="store_true", help="test every architecture, not a sample")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what importing made out of the garbage collections that `accelerate` asks for with every training."""
+    gc.collect()
+    gc.freeze()
 
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 180, 60), "red": (210, 40, 40)}
