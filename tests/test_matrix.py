@@ -73,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         all_of_them = metafunc.config.getoption("--matrix") and metafunc.function is not test_other_methods
         chosen = [subject for subject in everything if all_of_them or subject.id in SAMPLE]
         params = [pytest.param(s, id=s.id, marks=pytest.mark.xdist_group(s.id)) for s in chosen]
-        metafunc.parametrize("subject", params)
+        metafunc.parametrize("subject", params, scope="module")  # runs the tests of a subject one after another
 
 
 def test_sample_is_there() -> None:
