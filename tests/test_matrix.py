@@ -261,7 +261,10 @@ def expected_parts(method: str, model: PreTrainedModel, groups: Anatomy) -> list
         return [head | {name for name in below if name.endswith("bias")}]
     if method == "norms":
         named = [(name, part) for name, part in model.named_modules() if "norm" in type(part).__name__.lower()]
-        return [head | (below & {f"{name}.{key}" for name, part in named for key, _ in part.named_parameters()})]
+        return [
+            head
+            | (below & {f"{name}.{key}" for name, part in named for key, _ in part.named_parameters(recurse=False)})
+        ]
     return [head | {name for name in below if name.endswith("weight")}]
 
 
