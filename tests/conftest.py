@@ -25,6 +25,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the end of the process collect them after all, or extension modules complain of leaks."""
+    gc.unfreeze()
+
+
 COLOURS = {"blue": (30, 60, 220), "green": (40, 180, 60), "red": (210, 40, 40)}
 WORDS = {"negative": ["awful", "boring", "bad", "dull"], "positive": ["great", "lovely", "good", "bright"]}
 
