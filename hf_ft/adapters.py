@@ -170,6 +170,8 @@ def _try(part: nn.Module, name: str, options: Mapping[str, Any]) -> str:
         return " ".join(str(error).split())[:160] or type(error).__name__
     if not trained:
         return "nothing in it would train"
+    if not isinstance(expected, torch.Tensor):
+        return "it gives more than one tensor"
     largest = float((merged - expected).abs().max())
     scale = float(expected.abs().max())
     return "" if largest <= MERGE_TOLERANCE * max(scale, 1e-3) else "PEFT merges it wrongly"
