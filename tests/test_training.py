@@ -16,20 +16,18 @@ from hf_ft.tasks import task_names
 
 ARGUMENTS = {"last_n": "last_n:1", "first_n": "first_n:1", "peft": "peft:loha", "train": "train:*layer*.1.*"}
 KINDS = {
-    "image": ("image_classification", "image_model"),
-    "text": ("text_classification", "text_model"),
-    "multi_label": ("text_classification", "text_model"),
-    "regression": ("text_regression", "text_model"),
-    "token": ("token_classification", "text_model"),
+    "image": ("image_classification", "image_model", 18),
+    "text": ("text_classification", "text_model", 16),
+    "multi_label": ("text_classification", "text_model", 20),
+    "regression": ("text_regression", "text_model", 16),
+    "token": ("token_classification", "text_model", 16),
 }
-"""Kind of data (a fixture `<kind>_data`) -> task and fixture of the model."""
-TESTED = {"image": 18, "text": 16, "multi_label": 20, "regression": 16, "token": 16}
-"""Examples in the test split of each kind."""
+"""Kind of data (a fixture `<kind>_data`) -> task, fixture of the model, and examples in the test split."""
 
 
 def settings_for(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     """Task, model and data of a kind; few steps, so that all of them run in seconds."""
-    task, model = KINDS[kind]
+    task, model, _ = KINDS[kind]
     return {
         "task": task,
         "model": request.getfixturevalue(model),
@@ -96,21 +94,27 @@ def test_method_trains_what_it_says_and_nothing_else(
         # Merged weights of linear and convolution layers differ; every BatchNorm and LayerNorm is as it was.
         assert changed
         assert all(name.endswith("weight") and "norm" not in name.lower() for name in changed)
-    elif method != "scratch":
+    elif method in ("full", "lp_ft", "gradual"):
         weights = {name for name in pairs if name.endswith(".weight")}
         assert len(weights & changed) >= len(weights) * 0.9
+    elif method == "scratch":
+        # Random weights replace those of the source model; some begin alike everywhere, such as norms at one.
+        weights = {name for name in pairs if name.endswith(".weight") and "norm" not in name.lower()}
+        assert weights <= changed
+    else:
+        raise AssertionError(f"say what {method} may change")
     assert len(blocks) == (4 if kind == "image" else 3)
     assert all(stage["history"] for stage in record["stages"])
-    assert {score["n"] for score in record["metrics"]["test"].values()} == {TESTED[kind]}
+    assert {score["n"] for score in record["metrics"]["test"].values()} == {KINDS[kind][2]}
     if proof:
         assert record["proofs"]["load_back"]["largest_difference"] < 1e-4
 
 
 def test_methods_and_kinds_are_counted() -> None:
-    """The matrix above covers what there is: a new method joins it by being in METHODS."""
-    assert len(METHODS) == 12
-    assert len(KINDS) == len(TESTED) == 5
-    assert {task for task, _ in KINDS.values()} == set(task_names())
+    """The matrix above covers what there is: a new method joins it by being in METHODS, a new task needs a kind."""
+    assert len(METHODS) >= 12
+    assert {task for task, *_ in KINDS.values()} == set(task_names())
+    assert len(KINDS) >= len(task_names()) >= 4
 
 
 def test_result_folder_is_a_plain_model(request: pytest.FixtureRequest, tmp_path: Path) -> None:
