@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from test_training import KINDS
 
 from hf_ft.tasks import task_names
 
@@ -29,9 +30,9 @@ def arguments(recipe: str, request: pytest.FixtureRequest) -> list[str]:
     """What a user would add to the recipe's own settings to run it here."""
     if recipe == "quickstart":
         return TINY
-    kind = {"text_classification": "text", "text_regression": "regression", "token_classification": "token"}.get(recipe)
-    data = ["--dataset", request.getfixturevalue(f"{kind or 'image'}_data")]
-    model = "text_model" if kind else "image_model"
+    task = "image_classification" if recipe == "pretrain_source" else recipe
+    kind, model = next((kind, model) for kind, (name, model, _) in KINDS.items() if name == task)
+    data = ["--dataset", request.getfixturevalue(f"{kind}_data")]
     own = [] if recipe == "pretrain_source" else ["--model", request.getfixturevalue(model)]
     return [*data, *own, *TINY]
 
