@@ -20,9 +20,16 @@ import pytest
 from hf_ft import finetune
 from hf_ft.cli import main
 from hf_ft.cli import run as run_command
-from hf_ft.tasks import task_names
+from hf_ft.plan import METHODS
+from hf_ft.tasks import get_task, task_names
 
 Rows = Sequence[Sequence[str]]
+
+TASKS, KNOWN_METHODS = ", ".join(task_names()), ", ".join(METHODS)
+OF_IMAGES, OF_TEXTS = (
+    "|".join(name for name in task_names() if get_task(name).modality == modality) for modality in ("image", "text")
+)
+"""What messages list, so that a new task or method is in them: all names, and patterns for a task of one modality."""
 
 OPINIONS: Rows = [(f"a {'good' if i % 2 else 'bad'} film, number {i}", "pos" if i % 2 else "neg") for i in range(20)]
 
@@ -209,12 +216,12 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "unknown task": (
         lambda w: w.train(task="text_clasification"),
-        r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: image_classification, "
-        r"text_classification, text_regression, token_classification\. .*--task\.",
+        r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: "
+        rf"{TASKS}\. .*--task\.",
     ),
     "unknown method": (
         lambda w: w.train(method="lpft"),
-        r"Unknown method 'lpft'\. Did you mean 'lp_ft'\? There is: scratch, head, .*, norms, train\.",
+        rf"Unknown method 'lpft'\. Did you mean 'lp_ft'\? There is: {KNOWN_METHODS}\.",
     ),
     "unknown metric": (
         lambda w: w.train(metric_for_best_model="accurracy"),
@@ -374,12 +381,12 @@ MODELS: dict[str, Mistake] = {
     "text model for an image task": (
         lambda w: w.train("image", model=w.models["text"]),
         r"'.*/tiny-bert' is a model of type bert, which does not do image_classification\. It can do: "
-        r"text_classification, text_regression, token_classification\. Choose a model that AutoModelForImageClass.*",
+        rf"({OF_TEXTS})(, ({OF_TEXTS}))*\. Choose a model that AutoModelForImageClassification knows\.",
     ),
     "image model for a text task": (
         lambda w: w.train("text", model=w.models["image"]),
         r"'.*/tiny-resnet' is a model of type resnet, which does not do text_classification\. It can do: "
-        r"image_classification\. Choose a model that AutoModelForSequenceClassification knows\.",
+        rf"({OF_IMAGES})(, ({OF_IMAGES}))*\. Choose a model that AutoModelForSequenceClassification knows\.",
     ),
     "image_size that does not fit the weights": (
         lambda w: w.train("image", model=w.copy("vit", image_size=48)),
@@ -603,11 +610,11 @@ OTHERS: dict[str, Mistake] = {
     ),
     "inspect: unknown method": (
         lambda w: ["inspect", w.models["text"], "--method", "hed"],
-        r"Unknown method 'hed'\. Did you mean 'head'\? There is: scratch, .*",
+        rf"Unknown method 'hed'\. Did you mean 'head'\? There is: {KNOWN_METHODS}\.",
     ),
     "inspect: unknown task": (
         lambda w: ["inspect", w.models["text"], "--task", "text_clasification"],
-        r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: .*",
+        rf"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: {TASKS}\.",
     ),
     "inspect: last_n larger than the model": (
         lambda w: ["inspect", w.models["text"], "--method", "last_n:4"],
