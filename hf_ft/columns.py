@@ -87,8 +87,7 @@ def find_columns(rows: Dataset, split: str, config: Config, notes: list[str]) ->
 
 def _target(task: Task, rows: Dataset, label: str, config: Config) -> Target:
     if config.problem_type:
-        known = [target.name for target in task.targets()]
-        choose(config.problem_type, known, f"kind of labels for {task.name}:", "Leave out --problem_type.")
+        task.target(config.problem_type, "Leave out --problem_type.")
     target = task.find_target(rows, label, config)
     target.check_options(config)
     return target

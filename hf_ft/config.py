@@ -42,7 +42,7 @@ class Config:
     opposed to defaults.
     """
 
-    task: str = _option("what to learn; see `hf-ft methods` and the files in hf_ft/tasks", "", group="what")
+    task: str = _option("what to learn: " + ", ".join(task_names()), "", group="what")
     model: str = _option(
         "Hub id, folder, `builtin` (the source model that ships here), or `timm:ARCHITECTURE` (random weights)",
         "",
@@ -68,9 +68,7 @@ class Config:
     )
     label_separator: str | None = _option("splits a text cell into several labels, for example `|`", group="data")
     problem_type: str | None = _option(
-        "kind of labels (default: found from the label column)",
-        choices=("single_label_classification", "multi_label_classification"),
-        group="data",
+        "kind of labels, such as multi_label_classification (default: found from the label column)", group="data"
     )
     train_split: str | None = _option("name of the training split", group="data")
     validation_split: str | None = _option("name of the validation split", group="data")

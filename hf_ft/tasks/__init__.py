@@ -79,21 +79,23 @@ class Task:
     prepare: Callable[[Any], Any] | None = None
     from_text: Callable[[list[dict[str, Any]], Any], dict[str, list[Any]]] | None = None
 
-    def target(self, name: str) -> Target:
+    def target(self, name: str, remedy: str = "") -> Target:
         """The target of that name.
 
         Raises:
-            UserError: the task has none of that name.
+            UserError: the task has none of that name; ends with `remedy`.
         """
         known = {target.name: target for target in self.targets()}
-        return known[choose(name, known, f"kind of labels for {self.name}:")]
+        return known[choose(name, known, f"kind of labels for {self.name}:", remedy)]
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse what none of the task's targets has: a metric, or an option that makes no sense for its labels.
+        """Refuse a kind of labels or a metric that no target of the task has, and options that none can use.
 
         Raises:
-            UserError: names the metric and the nearest, or the option and the reason.
+            UserError: names the kind of labels or the metric and the nearest, or the option and the reason.
         """
+        if settings.get("problem_type"):
+            self.target(settings["problem_type"], "Leave out --problem_type.")
         metric = settings.get("metric_for_best_model")
         if metric:
             known = dict.fromkeys(name for target in self.targets() for name in target.metrics)
