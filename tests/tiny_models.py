@@ -287,7 +287,8 @@ def build(subject: Subject) -> PreTrainedModel:
     except CannotBuild:
         raise
     except Exception as error:  # whatever an architecture's own code raises is the reason why it is left out
-        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+        reason = lines[0 if isinstance(error, ImportError) else -1]  # a missing library is named first
         raise CannotBuild(f"{type(error).__name__}: {reason}") from error
     if logits is None or logits.shape[-1] != LABELS:
         raise CannotBuild("its answer has no logits, one for each label, and it takes no labels for a loss")
