@@ -91,7 +91,7 @@ def built(subject: Subject) -> tuple[PreTrainedModel, Anatomy, dict[str, torch.T
         model = build(subject)
     except CannotBuild as error:
         return str(error)
-    inputs = batch(model)
+    inputs = batch(model, 2 if subject.kind == "timm" else 4)  # timm's are larger, since they take few sizes
     return model, anatomy(model), inputs, labels_for(model, inputs)
 
 
