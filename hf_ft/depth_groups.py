@@ -370,13 +370,22 @@ def _shared(model: nn.Module, trace: Trace, owners: Mapping[str, str]) -> tuple[
         inside = {owners[full] for full in owners if full.startswith(f"{name}.")}
         if call.times > 1 and len(inside) == 1 and _weighted_leaves(model.get_submodule(name)) > 1:
             said.append(f"{name} ({inside.pop()}) runs {call.times} times in one pass.")
+    said += [f"{first} ({owners[first]}) is also {shorten(others, 3)}." for first, *others in _same_tensors(model)]
+    return tuple(said)
+
+
+def _same_tensors(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    for first, *others in names.values():
-        if others:
-            said.append(f"{first} ({owners[first]}) is also {shorten(others, 3)}.")
-    return tuple(said)
+    return [several for several in names.values() if len(several) > 1]
+
+
+def undeclared_sharing(model: PreTrainedModel) -> list[str]:
+    """Names of weights that serve in several places without the model saying so, which `save_pretrained` refuses."""
+    declared = set(model.all_tied_weights_keys or ())
+    return [name for names in _same_tensors(model) if not declared & set(names) for name in names]
 
 
 def _normalisation(model: nn.Module) -> set[str]:

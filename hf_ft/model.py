@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_ft.config import Config
-from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
+from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters, undeclared_sharing
 from hf_ft.lookup import UserError, choose, shorten, split_argument
 from hf_ft.tasks import Task, get_task, task_names
 from hf_ft.tracing import padding_matters
@@ -74,6 +74,11 @@ def load_model(
         auto = getattr(transformers, task.auto_class)
         model, loaded = auto.from_config(settings, trust_remote_code=config.trust_remote_code), 0
         new, groups = {name for name, _ in model.named_parameters()}, anatomy(model)
+    if shared := undeclared_sharing(model):
+        raise UserError(
+            f"'{config.model}' uses weights in several places without declaring it ({shorten(shared, 3)}), and so "
+            "`save_pretrained` refuses it: the result could not be saved. Choose another model."
+        )
     _limit_length(processor, model, config.max_length)
     if padding_matters(model):
         notes.append(

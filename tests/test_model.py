@@ -16,6 +16,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    FNetConfig,
+    FNetForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     RobertaConfig,
@@ -172,3 +174,20 @@ def test_a_model_of_another_kind_is_told_before_the_data_are_read(image_model: s
     settings = {"model": image_model, "dataset": str(tmp_path / "train.csv"), "output_dir": str(tmp_path / "out")}
     with pytest.raises(UserError, match="is a model of type resnet, which does not do text_classification"):
         finetune(task="text_classification", **settings)
+
+
+def test_weights_shared_without_a_word_are_refused() -> None:
+    """CoaT of timm uses one convolution in several blocks, and `save_pretrained` would refuse the result."""
+    with pytest.raises(UserError, match="could not be saved"):
+        load_model(config_for("timm:coat_tiny", "image_classification", method="scratch"), ("a", "b"), SINGLE)
+
+
+def test_dependence_on_padding_is_noted(tmp_path: Path, minilm: str) -> None:
+    """FNet takes no attention mask, which is found by trying; BERT's kind is not accused of it."""
+    config = FNetConfig(hidden_size=32, num_hidden_layers=2, intermediate_size=48, vocab_size=30522)
+    FNetForSequenceClassification(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(minilm).save_pretrained(tmp_path)
+    _, _, report = load_model(config_for(tmp_path), ("a", "b"), SINGLE)
+    assert any("padded" in note for note in report.notes)
+    _, _, report = load_model(config_for(minilm), ("a", "b"), SINGLE)
+    assert not any("padded" in note for note in report.notes)

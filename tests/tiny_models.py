@@ -279,6 +279,8 @@ def build(subject: Subject) -> PreTrainedModel:
     Raises:
         CannotBuild: with the reason.
     """
+    from hf_ft.depth_groups import undeclared_sharing
+
     torch.manual_seed(zlib.crc32(subject.id.encode()))
     try:
         model = _build_timm(subject) if subject.kind == "timm" else _build(subject)
@@ -292,18 +294,9 @@ def build(subject: Subject) -> PreTrainedModel:
         raise CannotBuild(f"{type(error).__name__}: {reason}") from error
     if logits is None or logits.shape[-1] != LABELS:
         raise CannotBuild("its answer has no logits, one for each label, and it takes no labels for a loss")
-    shared = [names for names in _same_tensors(model) if not set(names) & set(model.all_tied_weights_keys or ())]
-    if shared:
-        raise CannotBuild(f"save_pretrained refuses shared weights that the model does not declare: {shared[0][:2]}")
+    if shared := undeclared_sharing(model):
+        raise CannotBuild(f"save_pretrained refuses shared weights that the model does not declare: {shared[:2]}")
     return model
-
-
-def _same_tensors(model: nn.Module) -> list[list[str]]:
-    """The names of parameters that have several."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [several for several in names.values() if len(several) > 1]
 
 
 def _build(subject: Subject) -> PreTrainedModel:
