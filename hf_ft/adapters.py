@@ -82,6 +82,11 @@ def find_targets(
         UserError: it fits none, and the methods that do; or it does not merge.
     """
     check_name(name)
+    if taken := [full for full, part in model.named_modules() if hasattr(part, "base_layer")]:
+        raise UserError(
+            f"PEFT cannot merge adapters into {type(model).__name__}: it takes the `base_layer` of {taken[0]} for its "
+            "own. Use another method, for example last_n:2 or full."
+        )
     targets, reason = fitting(_candidates(model, groups, settings, name), name, options)
     if targets:
         return targets

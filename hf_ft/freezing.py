@@ -8,6 +8,7 @@ evaluation mode at the start of every forward pass, whoever called `train()` bef
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -161,8 +162,9 @@ def _settings_below(name: str, groups: Sequence[DepthGroup], settings: Sequence[
 
 def plain_name(name: str) -> str:
     """The name that a tensor of a PEFT-wrapped model has in the plain model (names of adapters stay odd)."""
-    name = name.removeprefix("base_model.model.")
-    return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+    # `base_layer` just before the tensor is PEFT's; some models (DLA) have a module of that name themselves.
+    name = re.sub(r"\.base_layer\.(\w+)$", r".\1", name.removeprefix("base_model.model."))
+    return name.replace(".modules_to_save.default.", ".")
 
 
 def frozen_tensors(groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> set[str]:

@@ -113,7 +113,7 @@ def _gradual(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]
     ULMFiT divides the rate by 2.6 with every layer it thaws, and has four of them. Here that factor belongs to each
     thawing, so that the lowest blocks of a deep model still learn.
     """
-    frozen = 1 + sum(group.role == "block" for group in groups)  # the stem thaws last
+    frozen = sum(group.role in ("stem", "block") for group in groups)  # a stem, where there is one, thaws last
     each = -(-frozen // UNFREEZINGS)
     decay = 2.6 ** (-1 / each)
     stages = [Stage("head", "top", scale=10.0)]
