@@ -144,13 +144,16 @@ def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Tr
 
     with _all_require_grad(model), torch.enable_grad():
         named = {name: module for name, module in model.named_modules() if name}
+        own = {name: vars(module)["forward"] for name, module in named.items() if "forward" in vars(module)}
         for name, module in named.items():
             module.forward = wrap(name, module.forward)
         try:
             output = model(**inputs)
         finally:
-            for module in named.values():
+            for name, module in named.items():
                 del module.forward
+                if name in own:  # some modules (FasterNet's) choose their forward when they are made
+                    module.forward = own[name]
     if getattr(output, "logits", None) is None:
         raise UserError(
             f"{type(model).__name__} gives no `logits` ({type(output).__name__} instead), so no loss can be computed "
