@@ -99,6 +99,24 @@ class Config:
     peft_options: dict[str, Any] | None = _option(
         "options of peft:NAME or lora as JSON, such as '{\"use_dora\": true}'", group="training"
     )
+    head_solver: str = _option(
+        "how method `head` fits a linear head: to convergence on cached features, or by steps (default: exact where "
+        "that can be and nothing of the steps is set)",
+        "auto",
+        choices=("auto", "exact", "sgd"),
+        group="training",
+    )
+    cache: str = _option(
+        "run frozen layers once per example and keep what they give (default: where that saves time)",
+        "auto",
+        choices=("auto", "on", "off"),
+        group="cache",
+    )
+    cache_dir: str | None = _option("folder of the cache (default: hf_ft/features in HF_HOME)", group="cache")
+    cache_max_gb: float = _option("most that the cache may hold; what was used longest ago goes", 20.0, group="cache")
+    cache_dtype: str = _option(
+        "precision in which features are kept", "float32", choices=("float32", "float16", "bfloat16"), group="cache"
+    )
     early_stopping_patience: int | None = _option("stop after so many evaluations without a gain", group="training")
     overwrite_output_dir: bool = _option("replace a run that stands in the output folder", False, group="training")
     load_back_proof: bool = _option("load the result in a fresh process and compare", True, group="training")
@@ -238,6 +256,7 @@ POSITIVE = (
     "max_eval_examples",
     "examples_per_class",
     "val_examples_per_class",
+    "cache_max_gb",
 )
 """Settings that must be greater than 0."""
 
@@ -285,6 +304,8 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
         kinds |= {"bool"}  # `Trainer` takes true as well: go on from the last checkpoint
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if isinstance(value, bool) and "on" in _choices(name):  # as YAML reads `on` and `off`
+        value = "on" if value else "off"
     if isinstance(value, float) and value.is_integer() and kinds <= {"int", "None"}:
         value = int(value)
     if not isinstance(value, str):

@@ -142,7 +142,7 @@ def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Tr
 
         return recorded
 
-    with _all_require_grad(model), torch.enable_grad():
+    with all_require_grad(model), torch.enable_grad():
         named = {name: module for name, module in model.named_modules() if name}
         own = {name: vars(module)["forward"] for name, module in named.items() if "forward" in vars(module)}
         for name, module in named.items():
@@ -163,7 +163,7 @@ def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Tr
 
 
 @contextmanager
-def _all_require_grad(model: nn.Module) -> Iterator[None]:
+def all_require_grad(model: nn.Module) -> Iterator[None]:
     """Let every floating parameter require a gradient, in evaluation mode, and put everything back after."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _ in flags:

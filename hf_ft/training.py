@@ -9,14 +9,17 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch.utils.data import RandomSampler, SequentialSampler
 from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
@@ -27,12 +30,15 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
 
 from hf_ft import adapters, publishing, report
+from hf_ft.cache import Cached, CachedRows, Live, Use, as_it_is, open_cache, row_lengths, tell
 from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
+from hf_ft.exact import fit_exact, linear_head_of
 from hf_ft.freezing import FrozenMode, audit, ensure_gradients, frozen_tensors, quiet_modules, set_trainable, snapshot
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
@@ -52,7 +58,9 @@ class StageResult:
 
     Steps and epochs in `history` are counted over all stages. `checkpoint` is the folder of the stage's weights,
     relative to the output folder; those of adapters are merged. `peak_memory` is in bytes: of the GPU where there is
-    one, else the process's resident memory so far.
+    one, else the process's resident memory so far. `seconds` are those of computing features, training and its
+    evaluations. `cache` says what frozen layers gave once instead of in every epoch, None for a stage that ran live;
+    `solver` how a linear head was fitted to convergence, None where steps trained.
     """
 
     name: str
@@ -67,6 +75,8 @@ class StageResult:
     checkpoint: str | None
     history: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cache: dict[str, Any] | None = None
+    solver: dict[str, Any] | None = None
 
 
 @dataclass
@@ -186,31 +196,110 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     names = frozen_tensors(run.groups, stage.settings)
     untouched = snapshot(run.model, names) if stage.peft else {}
     model = _prepare(run, stage, _steps(args, stage, len(train_set)))
-    frozen = FrozenMode(model, quiet)
     before = snapshot(model, names)
     rewritten = {name for name, digest in untouched.items() if before.get(name) != digest}
     initial = adapters.adapter_state(model) if rewritten and isinstance(model, PeftModel) else None
     if adapters.allocates(model):  # an earlier checkpoint has other ranks, and its importance scores are lost
         args.load_best_model_at_end = False
-    trainer = _trainer(run, model, stage, args, train_set, validation_set)
     started = time.perf_counter()
     _reset_peak_memory()
-    with without_bars():
-        trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
+    opened = _open_cache(run, stage, args, train_set, validation_set)
+    cached = opened if isinstance(opened, Cached) else None
+    trained = cached.upper if cached else model
+    sets = (cached.train, cached.validation) if cached else (train_set, validation_set)
+    frozen = FrozenMode(trained, quiet)
+    trainer = _trainer(run, trained, stage, args, *sets)
+    fit = _exact(run, stage, cached)
+    with without_bars(), cached.cut.installed() if cached else nullcontext():
+        if fit is None:
+            trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
+        else:
+            trainer.log({"loss": fit["objective"]})
+            trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
     seconds = time.perf_counter() - started
     frozen.remove()
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
-    extract_model_from_parallel(model, keep_fp32_wrapper=False)
+    extract_model_from_parallel(trained, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
-    run.stages.append(_result(run, trainer, model, stage, seconds, checked))
+    run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, fit))
     if isinstance(model, PeftModel):
         if not args.load_best_model_at_end:  # it is the last state that is merged and has to compete
             scores = [entry.get(f"eval_{run.metric}") for entry in run.stages[-1].history]
             run.stages[-1].best_metric = next((score for score in reversed(scores) if score is not None), None)
         _merge(run, number, model, folder, initial)
+    elif cached:
+        _save_whole(run, folder / "whole")
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
+
+
+def _open_cache(
+    run: Run, stage: PlannedStage, args: TrainingArguments, train_set: Any, validation_set: Any
+) -> Cached | str:
+    """The stage cut at its first group that trains, with the features of its examples; or why it runs live."""
+    passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / _steps_per_epoch(args, len(train_set))
+    use = Use(passes, _evaluations(args, stage, len(train_set)))
+    parts, collator = (train_set, validation_set), run.task.collator(run.processor)
+    try:
+        return open_cache(run.model, run.groups, stage, parts, run.processor, collator, run.config, args, use)
+    except Live as reason:
+        if str(reason):
+            tell(f"cache    not used in stage '{stage.name}': {reason}", args)
+        return str(reason)
+
+
+def _evaluations(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> float:
+    """How often a stage evaluates."""
+    if args.eval_strategy == "no":
+        return 0
+    return stage.epochs if args.eval_strategy == "epoch" else _steps(args, stage, train_examples) / (args.eval_steps or 1)
+
+
+OF_STEPS = {
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "lr_scheduler_type",
+    "optim",
+    "head_lr_multiplier",
+    "early_stopping_patience",
+}
+"""Settings that say how steps are to be made: who sets one wants steps."""
+
+
+def _exact(run: Run, stage: PlannedStage, cached: Cached | None) -> dict[str, Any] | None:
+    """Fit a linear head to convergence where that is asked for, or can be and nothing speaks for steps.
+
+    Raises:
+        UserError: it is asked for and cannot be.
+    """
+    solver = run.config.head_solver
+    if solver == "sgd" or (solver == "auto" and (run.config.method != "head" or OF_STEPS & run.config.given)):
+        return None
+    layer = linear_head_of(cached.cut) if cached else None
+    if cached is None or layer is None or run.learning.loss is None:
+        if solver == "auto":
+            return None
+        why = "the stage runs without the cache" if cached is None else "the head is not linear"
+        raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
+    fit = fit_exact(*layer, cached.train, cached.validation, run.learning.loss)
+    about = {name: value for name, value in vars(fit).items() if name not in ("weight", "bias")}
+    best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
+    tell(
+        f"solver   head fitted to convergence: {len(fit.path)} penalties tried, {fit.penalty:g} chosen by validation "
+        f"loss {best['validation']:.4f}, {fit.iterations} iterations",
+        run.args,
+    )
+    return about
+
+
+def _save_whole(run: Run, folder: Path) -> None:
+    """Keep the whole model at the end of a stage whose checkpoints hold the upper part alone."""
+    run.stages[-1].checkpoint = str(folder.relative_to(run.output_dir))
+    if run.args.should_save:
+        with without_bars():
+            run.model.save_pretrained(folder, save_original_format=False)
 
 
 def _prepare(run: Run, stage: PlannedStage, steps: int) -> PreTrainedModel | PeftModel:
@@ -301,6 +390,21 @@ class StageTrainer(Trainer):
         finally:
             del model.save_pretrained
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Batches of like length, as `Trainer` makes them, from lengths that are known without reading every row."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        lengths = row_lengths(rows) if self.args.train_sampling_strategy == "group_by_length" else None
+        if lengths is None:
+            return RandomSampler(rows) if isinstance(rows, CachedRows) else super()._get_train_sampler(train_dataset)
+        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """From the longest to the shortest, so that little is padded; texts only."""
+        lengths = row_lengths(eval_dataset)
+        if lengths is None or self.args.world_size > 1:
+            return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+        return np.argsort(-np.asarray(lengths), kind="stable").tolist()
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Let `Trainer` build whichever optimizer `args.optim` names, then regroup its parameters by rate."""
         fresh = self.optimizer is None
@@ -333,7 +437,7 @@ def _trainer(
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=run.task.collator(run.processor),
+        data_collator=as_it_is if isinstance(train_set, CachedRows) else run.task.collator(run.processor),
         processing_class=run.processor,
         compute_metrics=run.learning.metrics,
         compute_loss_func=run.learning.loss,
@@ -427,14 +531,23 @@ class Lines(TrainerCallback):
         self.loss = logs.get("loss", self.loss)
         value = logs.get(f"eval_{self.metric}")
         if state.is_world_process_zero and value is not None:
+            # A head that is fitted to convergence makes no steps.
+            where = f"epoch {state.epoch:5.2f}/{self.epochs:g}" if state.global_step else "converged"
             tqdm.write(
-                f"{self.stage.name:8} epoch {state.epoch:5.2f}/{self.epochs:g}  loss {self.loss:.4f}  "
+                f"{self.stage.name:8} {where}  loss {self.loss:.4f}  "
                 f"validation loss {logs.get('eval_loss', math.nan):.4f}  {self.metric} {value:.4f}"
             )
 
 
 def _result(
-    run: Run, trainer: StageTrainer, model: Any, stage: PlannedStage, seconds: float, checked: int
+    run: Run,
+    trainer: StageTrainer,
+    model: Any,
+    stage: PlannedStage,
+    seconds: float,
+    checked: int,
+    opened: Cached | str,
+    fit: dict[str, Any] | None,
 ) -> StageResult:
     best = trainer.state.best_model_checkpoint
     parameters = list(model.parameters())
@@ -450,6 +563,9 @@ def _result(
         best_metric=trainer.state.best_metric,
         checkpoint=str(Path(best).relative_to(run.output_dir)) if best else None,
         history=[{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history],
+        notes=[f"without the cache: {opened}"] if isinstance(opened, str) and opened else [],
+        cache=opened.facts if isinstance(opened, Cached) else None,
+        solver=fit,
     )
 
 

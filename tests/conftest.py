@@ -36,10 +36,11 @@ WORDS = {"negative": ["awful", "boring", "bad", "dull"], "positive": ["great", "
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what `datasets` caches out of the user's home."""
+    """Keep what `datasets` and `hf_ft` cache out of the user's home."""
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    os.environ["HF_FT_CACHE"] = str(tmp_path_factory.mktemp("features"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ Nothing here knows an architecture either. The reference for what may move is a 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,3 +179,35 @@ def padded(inputs: Mapping[str, torch.Tensor], by: int, pad: int) -> dict[str, t
         name: torch.cat([value, torch.full((len(value), by), filled[name], dtype=value.dtype)], dim=1)
         for name, value in inputs.items()
     }
+
+
+def rows_of(inputs: Mapping[str, torch.Tensor], lengths: tuple[int, ...] = (16, 13, 11, 7)) -> list[dict[str, Any]]:
+    """The examples of a batch one by one; texts become shorter ones, which end as they did."""
+    rows = []
+    for i in range(len(next(iter(inputs.values())))):
+        row = {name: value[i] for name, value in inputs.items()}
+        if "attention_mask" in row:
+            length = lengths[i % len(lengths)]
+            row = {name: torch.cat([value[: length - 1], value[-1:]]) for name, value in row.items()}
+        rows.append(row)
+    return rows
+
+
+def collator(pad: int, left: bool = False) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    """Make batches of such rows: texts padded to the longest, on the right or on the left."""
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row.get("attention_mask", ())) for row in rows)
+        batch = {}
+        for name in rows[0]:
+            values = [row[name] for row in rows]
+            if "attention_mask" in rows[0]:
+                fill = pad if name == "input_ids" else -100 if name == "labels" else 0
+                if values[0].ndim:
+                    filled = [torch.full((longest - len(value),), fill, dtype=value.dtype) for value in values]
+                    pairs = zip(filled, values, strict=True) if left else zip(values, filled, strict=True)
+                    values = [torch.cat(pair) for pair in pairs]
+            batch[name] = torch.stack(values)
+        return batch
+
+    return collate

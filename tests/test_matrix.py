@@ -20,11 +20,13 @@ import torch
 import transformers
 from contracts import (
     adapter_reloaded,
+    collator,
     gradients,
     labels_for,
     logits,
     padded,
     reloaded,
+    rows_of,
     same_bits,
     same_logits,
     stages,
@@ -38,11 +40,12 @@ from transformers import PreTrainedModel
 
 from hf_ft import UserError, adapters
 from hf_ft.config import Config
+from hf_ft.cutting import CannotCut, Upper, cut_at
 from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
 from hf_ft.freezing import set_trainable
 from hf_ft.model import load_weights, quiet_loading
 from hf_ft.optim import rated_groups
-from hf_ft.tracing import padding_matters
+from hf_ft.tracing import evaluating, padding_matters
 
 KINDS = ("image", "sequence", "token", "timm")
 SAMPLE = (
@@ -240,6 +243,73 @@ def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: s
     assert same_logits(logits(adapter_reloaded(result.model, model, tmp_path / "adapter"), inputs), answers)
     merged = adapters.merge(result.model)
     assert same_logits(logits(reloaded(merged, tmp_path / "out"), inputs), answers)
+
+
+LEFT = ("xlnet",)
+"""Read the last token of the batch, and so are padded on the left, as their tokenizers do."""
+
+
+def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
+    """At each boundary the cut model gives the logits of the whole one, examples re-ordered, re-batched, re-padded.
+
+    A boundary that cannot be cut says why; how many can is counted by `tests/architectures.py`. With everything
+    frozen below the head, and at the middle, a cut is found at this boundary or the nearest below.
+    """
+    model, groups, inputs, _ = tiny
+    rows = rows_of(inputs) if subject.kind in ("sequence", "token") else rows_of(inputs, (16,))
+    collate = collator(0, subject.name in LEFT)
+    used = [group for group in groups if group.role != "unused"]
+    before = tensors(model)
+    refused = {}
+    for height in range(1, len(used)):
+        if used[height - 1].role == "stem" and used[height].role == "block":
+            continue  # nothing but embeddings below
+        try:
+            cut = cut_at(model, used, height, rows, collate)
+        except CannotCut as error:
+            refused[used[height].name] = str(error)
+            continue
+        upper = Upper(cut)
+        below = {name for group in used[:height] for name in (*group.parameters, *group.buffers)}
+        assert not below & set(tensors(upper))
+        held = dict(upper.named_parameters())
+        above = {name for group in used[height:] for name in group.parameters}
+        assert above <= set(held)
+        lower = {id(model.get_parameter(name)) for group in used[:height] for name in group.parameters}
+        assert all(id(held[name]) in lower for name in set(held) - above)  # weights that both use
+        whole, other = collate(rows), collate(rows[::-1])
+        kept = [torch.cat(parts) for parts in zip(*reversed(cut.split(cut.capture(other), other)), strict=True)]
+        live = slopes(model, whole, sorted(above))
+        with cut.installed():
+            cached = slopes(upper, {"features": kept, **whole}, sorted(above))
+        scale = max(float(slope.abs().max()) for slope in live if slope.numel())
+        assert scale > 0
+        assert all(float((one - two).abs().max()) <= SLOPES * scale for one, two in zip(cached, live, strict=True))
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert all(same_bits(before[name], value) for name, value in tensors(model).items())
+    blocks = [group.name for group in groups.of_role("block")]
+    middle = used[[group.name for group in used].index(blocks[max(1, len(blocks) // 2) - 1]) + 1].name if blocks else ""
+    record(
+        subject,
+        boundaries=len([g for g in used[1:] if g.name != "block 0" or used[0].role != "stem"]),
+        refused=refused,
+        middle=middle,
+    )
+
+
+SLOPES = 1e-3
+"""Largest difference between gradients, relative to the largest of all."""
+
+
+def slopes(model: torch.nn.Module, inputs: dict[str, Any], names: list[str]) -> list[torch.Tensor]:
+    """The gradients of named parameters for one weighting of the logits, in evaluation mode; padding has none."""
+    parameters = dict(model.named_parameters())
+    with evaluating(model):
+        logits = model(**inputs).logits
+        logits = logits[inputs["attention_mask"].bool()] if logits.ndim == 3 else logits
+        total = (logits * torch.linspace(-1, 1, logits.shape[-1])).sum()
+        found = torch.autograd.grad(total, [parameters[name] for name in names], allow_unused=True)
+    return [torch.zeros(1) if slope is None else slope for slope in found]
 
 
 PARTS = ("first_n:1", "lp_ft", "gradual", "bitfit", "norms", "train:*weight")
