@@ -448,8 +448,7 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
 
 
 def _to_numpy(tensor: torch.Tensor, layout: Layout) -> npt.NDArray[Any]:
-    bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return bits.view(layout.stored).reshape(tensor.shape)
+    return tensor.detach().cpu().view(getattr(torch, layout.stored.name)).numpy()
 
 
 def _to_torch(array: npt.NDArray[Any], layout: Layout) -> torch.Tensor:
