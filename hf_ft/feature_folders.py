@@ -183,9 +183,10 @@ def _size(folder: Path) -> int:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # another process may be removing it
-            yield path.lstat().st_size if path.is_file() else 0
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # another process may be removing it
+                yield os.lstat(os.path.join(inside, name)).st_size
 
 
 def spoken_size(size: int) -> str:

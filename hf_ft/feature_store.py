@@ -90,7 +90,8 @@ class FeatureStore:
 
     `key` holds JSON values; its `describe`, else its `model` and `cut`, is what `hf-ft cache list` calls it. `notes`
     says in a sentence each what was found damaged. Every file of a shard is read through and compared with its
-    SHA-256 once by each store object; a damaged shard is removed, and its examples are missing again.
+    SHA-256 once by each store object that did not write it; a damaged shard is removed, and its examples are missing
+    again. What one object has opened it can read even after another process has removed it.
     """
 
     def __init__(self, root: Path, key: Mapping[str, Any]) -> None:
@@ -135,13 +136,13 @@ class FeatureStore:
             with _using(self.folder, purpose):
                 self._mark_used()
                 remove_leftovers(self.folder)
-                begun.mkdir()
+                begun.mkdir(parents=True)
                 _check_room(begun, needed)
                 writer = Writer(begun, wanted, layouts, lengths)
             yield writer
             with _using(self.folder, purpose):
                 writer.finish(self._digest)
-                _place(begun, self.folder / _digest_of(wanted))
+                self._place(begun, self.folder / _digest_of(wanted), layouts)
         finally:
             shutil.rmtree(begun, ignore_errors=True)  # it has another name when all went well
 
@@ -182,6 +183,22 @@ class FeatureStore:
                 new = (found >= 0) & (which[part] < 0)
                 which[part][new], rows[part][new] = number, found[new]
         return which, rows
+
+    def _place(self, begun: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
+        """Give a finished shard its name, unless another process has been quicker.
+
+        It is opened before, so that nobody who clears the cache can take it away from this process.
+        """
+        shard = _Shard(begun, layouts)
+        try:
+            begun.replace(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            return
+        shard.folder = target
+        self._sound[target.name] = shard
+        _sync(self.folder)
 
     def _mark_used(self) -> None:
         """Let the time of `key.json` be now, and its text the key."""
@@ -453,16 +470,6 @@ def _to_numpy(tensor: torch.Tensor, layout: Layout) -> npt.NDArray[Any]:
 
 def _to_torch(array: npt.NDArray[Any], layout: Layout) -> torch.Tensor:
     return torch.from_numpy(array).view(layout.torch_dtype)
-
-
-def _place(begun: Path, target: Path) -> None:
-    """Give a finished shard its name, unless another process has been quicker."""
-    try:
-        begun.replace(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-    _sync(target.parent)
 
 
 def _sync(path: Path) -> None:

@@ -517,6 +517,9 @@ def test_what_another_process_removed_can_still_be_read(two_shards: FeatureStore
     again = FeatureStore(two_shards.folder.parent, KEY)
     assert len(again.missing(prints(range(10)))) == 10
     assert again.notes == []
+    fill(again, range(3), [FIXED, RAGGED])
+    clear(again.folder.parent)
+    assert same(again.read(prints([2, 0])).take([0, 1]), batch([2, 0], [FIXED, RAGGED]))
 
 
 # --- Full disks -----------------------------------------------------------------------------------------------------
@@ -527,8 +530,10 @@ REMEDY = r"in {folder}: {reason}\. Give another folder with --cache_dir, .* or t
 def test_too_little_room_is_said_before_writing(tmp_path: Path) -> None:
     """More than any disk has: the folder, the bytes, the remedies; nothing is left."""
     store = FeatureStore(tmp_path, KEY)
-    expected = r"cannot be written \(4096\.0 GiB\) " + REMEDY.format(folder=store.folder, reason="No space left.*")
-    with pytest.raises(UserError, match=expected), store.build(prints([1]), [Layout("uint8", (2**42,))]):
+    expected = r"cannot be written \(4294967296\.0 GiB\) " + REMEDY.format(
+        folder=store.folder, reason="No space left.*"
+    )
+    with pytest.raises(UserError, match=expected), store.build(prints([1]), [Layout("uint8", (2**62,))]):
         raise AssertionError("the block was entered")
     assert names(store.folder) == ["key.json"]
 
