@@ -1,4 +1,4 @@
-"""The command `hf-ft`: train, inspect, methods, evaluate, predict, push, env.
+"""The command `hf-ft`: train, inspect, methods, evaluate, predict, push, cache, env.
 
 Nothing heavy is imported before the options have been checked, so help and mistakes answer at once.
 """
@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,50 @@ def push(argv: Sequence[str]) -> None:
     print("\n".join(publish(Path(options.folder), options.repo_id, options.private, options.dry_run)))
 
 
+def cache(argv: Sequence[str]) -> None:
+    """List or clear what frozen layers gave and was kept for later runs."""
+    parser = _parser("cache", cache)
+    parser.add_argument("action", metavar="ACTION", nargs="?", help="list, or clear")
+    parser.add_argument(
+        "--cache_dir", metavar="FOLDER", help="folder of the cache (default: HF_FT_CACHE, else HF_HOME)"
+    )
+    parser.add_argument("--older_than", metavar="DAYS", type=float, help="clear only what was not used for so long")
+    options = parser.parse_args(argv)
+    if options.action is None:
+        raise UserError("Say what to do with the cache: list or clear. See hf-ft cache --help.")
+    choose(options.action, ("list", "clear"), "action", "See hf-ft cache --help.")
+    if options.older_than is not None and options.action == "list":
+        raise UserError("--older_than belongs to hf-ft cache clear.")
+    if options.older_than is not None and not options.older_than >= 0:
+        raise UserError(f"--older_than must be at least 0 days, not {options.older_than:g}.")
+    from hf_ft.config import check_path
+    from hf_ft.feature_folders import clear, default_root, spoken_size
+
+    root = Path(options.cache_dir).expanduser().absolute() if options.cache_dir else default_root()
+    if options.cache_dir:
+        check_path(str(root), "cache folder")
+    if root.is_file():
+        raise UserError(f"{root} is a file. Give the folder of a feature cache.")
+    if options.action == "list":
+        print(_cache_list(root))
+    else:
+        print(f"Freed {spoken_size(clear(root, 86400 * (options.older_than or 0)))} in {root}")
+
+
+def _cache_list(root: Path) -> str:
+    from hf_ft.feature_folders import entries, spoken_size
+
+    found = entries(root)
+    lines = [f"{'what':37} {'examples':>12} {'size':>11} {'last used':>16}"] if found else []
+    for entry in reversed(found):
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        first, *rest = textwrap.wrap(entry.what, 37, subsequent_indent="  ")
+        lines += [f"{first:37} {entry.examples:12,} {spoken_size(entry.size):>11} {used}", *rest]
+    total, unfinished = sum(entry.size for entry in found), sum(entry.unfinished for entry in found)
+    begun = f", {spoken_size(unfinished)} of it unfinished" if unfinished else ""
+    return "\n".join([*lines, f"{spoken_size(total)} in {root}{begun}"])
+
+
 def env(argv: Sequence[str]) -> None:
     """Print what a bug report needs: versions, machine, devices."""
     _parser("env", env).parse_args(argv)
@@ -215,6 +260,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "push": push,
+    "cache": cache,
     "env": env,
 }
 

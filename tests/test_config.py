@@ -646,6 +646,7 @@ QUICK = [
     (["evaluate", "--help"], 0),
     (["predict", "--help"], 0),
     (["push", "--help"], 0),
+    (["cache", "--help"], 0),
     (["trian"], 2),
     (["train"], 2),
     (["train", "--lerning_rate", "1"], 2),
@@ -672,12 +673,14 @@ QUICK = [
     (["predict", "/nowhere/out", "text"], 2),
     (["push", "/nowhere/out", "--repo_id", "me/name"], 2),
     (["methods", "stray"], 2),
+    (["cache"], 2),
+    (["cache", "lsit"], 2),
 ]
 
 
 def test_quick_commands_are_counted() -> None:
     """The table of commands has as many rows as were written."""
-    assert len(QUICK) == 37
+    assert len(QUICK) == 40
 
 
 def imported_by(script: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
