@@ -1,0 +1,270 @@
+"""A linear head on features that stay as they are, fitted to convergence: the exact solution instead of many epochs.
+
+With everything below it frozen, a linear head is a convex problem with one answer. `fit_linear` finds it for any loss
+of a target (softmax, one-vs-rest, squared error, tags with gaps, weighted or smoothed), since it asks nothing of the
+loss but its gradient by the logits. All sums are in float64: in float32 the line search fails before the gradient is
+small, and features are read from memory or disk either way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.linalg import cholesky, solve_triangular
+
+from hf_ft.lookup import UserError, shorten
+
+Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Features `(..., d)` and labels as the loss takes them, a chunk at a time; can be iterated again and again.
+
+Logits get the leading shape of the features, so that tags want `(sentences, tokens, d)`; one "sentence" of all tokens
+will do. Chunks of a thousand rows or more are quickest.
+"""
+
+PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
+"""From what 50 examples of 4,096 features need to what 50,000 examples of 64 do not notice."""
+
+IN_MEMORY = 256 * 2**20
+"""Bytes of float64 up to which features are kept instead of being read in every iteration."""
+
+IGNORED = -100
+LONGEST_WALK = 1000
+"""Iterations at one penalty."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted head for raw features: `weight` `(outputs, d)` and `bias` `(outputs,)`, float32.
+
+    `penalty` is the chosen one, and `objective`, `iterations` and `converged` are of its fit. `path` has an entry for
+    each penalty tried, strongest first: penalty, objective, validation, iterations, converged.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    penalty: float
+    objective: float
+    iterations: int
+    converged: bool
+    path: list[dict[str, Any]]
+
+
+def fit_linear(
+    train: Chunks,
+    outputs: int,
+    loss: Callable[..., Tensor],
+    validate: Callable[[Tensor, Tensor | None], float],
+    bias: bool = True,
+    penalties: Sequence[float] = PENALTIES,
+    tolerance: float = 1e-7,
+) -> Fit:
+    """Fit a linear head at each penalty and return the one with the lowest validation loss.
+
+    The objective is the mean of `loss` (that of `hf_ft.target.Learning`) over all labels that are not -100, plus
+    `penalty / 2` times the squared weights on standardised features. The bias is not penalised. A fit has converged
+    when no entry of the preconditioned gradient exceeds `tolerance` times the largest one at zero weights.
+
+    Penalties are walked from the strongest, each fit starting at the one before. The walk ends once validation has got
+    worse twice in a row: along it validation falls, then rises, and weak penalties take longest; a single rise may be
+    the noise of a small validation split. `validate` gets weight and bias as they will stand in `Fit`.
+
+    Raises:
+        UserError: features or validation losses that are not finite, no labelled row, penalties that are not positive.
+    """
+    if not penalties or min(penalties) <= 0:
+        raise UserError(f"Penalties must be positive numbers, at least one; given: {shorten(penalties, 20) or 'none'}.")
+    problem = _problem(train, outputs, loss, bias)
+    weights = torch.zeros(outputs, len(problem.scale), dtype=torch.float64)
+    path: list[dict[str, Any]] = []
+    best, lowest, previous, rises = None, math.inf, math.inf, 0
+    for penalty in sorted(penalties, reverse=True):
+        weights, fit = _fitted(problem, weights, penalty, tolerance)
+        validation = validate(fit.weight, fit.bias)
+        if not math.isfinite(validation):
+            raise UserError(
+                f"The validation loss is {validation} with the head fitted at penalty {penalty:g}. Look for features of "
+                "validation that are not finite."
+            )
+        about = {"objective": fit.objective, "validation": validation, "iterations": fit.iterations}
+        path.append({"penalty": penalty, **about, "converged": fit.converged})
+        if validation < lowest:
+            best, lowest = fit, validation
+        rises = rises + 1 if validation > previous else 0
+        if rises == 2:
+            break
+        previous = validation
+    assert best is not None
+    return dataclasses.replace(best, path=path)
+
+
+# --- The problem ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is fitted: a matrix `(outputs, columns)`, whose last column is the bias if there is one.
+
+    `chunks` are features about `centre`. `scale`, `penalised` (0 for the bias, else 1) and `hessian`, which is that of
+    the loss at zero on standardised features as if all rows and outputs were curved alike, are by column.
+    """
+
+    chunks: Chunks
+    loss: Callable[..., Tensor]
+    items: int
+    centre: Tensor
+    scale: Tensor
+    penalised: Tensor
+    hessian: Tensor
+    slope: Tensor
+    """The gradient at zero."""
+
+    def loss_and_slope(self, weights: Tensor) -> tuple[float, Tensor]:
+        """The mean loss and its gradient `(outputs, columns)`."""
+        width = len(self.centre)
+        total, slope, drift = 0.0, torch.zeros_like(weights[:, :width]), torch.zeros_like(weights[:, :1])
+        for rows, labels in self.chunks():
+            # There is one column behind the features or none: its sum is the bias, or zero.
+            logits = (rows @ weights[:, :width].T + weights[:, width:].sum(1)).requires_grad_()
+            value, gradient = _by_logits(self.loss, logits, labels, self.items)
+            total += value
+            slope += gradient.T @ rows.flatten(0, -2)
+            drift += gradient.sum(0)[:, None]
+        return total, torch.cat([slope, drift], 1)[:, : weights.shape[1]]
+
+
+def _by_logits(loss: Callable[..., Tensor], logits: Tensor, labels: Tensor, items: int) -> tuple[float, Tensor]:
+    """The loss of a chunk, and its gradient by the logits, `(rows, outputs)`."""
+    with torch.enable_grad():
+        value = loss(SimpleNamespace(logits=logits), labels, items)
+        (gradient,) = torch.autograd.grad(value, logits)
+    return value.item(), gradient.flatten(0, -2)
+
+
+def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: bool) -> _Problem:
+    """Read the features once for their moments, and once more if they are to stay in memory."""
+    rows, items, mean, scatter = _moments(train)
+    scale = (scatter.diagonal() / rows).sqrt()
+    # Less than float32 can tell apart is a constant column, which must not be blown up.
+    scale = torch.where(scale > torch.finfo(torch.float32).eps * mean.abs(), scale, 1.0)
+    centre = mean if bias else torch.zeros_like(mean)
+    if not bias:
+        scatter = scatter + rows * torch.outer(mean, mean)
+
+    def centred() -> Iterable[tuple[Tensor, Tensor]]:
+        return ((features - centre, labels) for features, labels in train())
+
+    kept = list(centred()) if rows * len(mean) * 8 <= IN_MEMORY else None
+    chunks = centred if kept is None else lambda: kept
+    correlation = scatter / rows / torch.outer(scale, scale)
+    one = torch.ones(int(bias), dtype=torch.float64)
+    problem = _Problem(
+        chunks,
+        loss,
+        items,
+        centre,
+        torch.cat([scale, one]),
+        torch.cat([torch.ones_like(scale), 0 * one]),
+        _curvature(chunks, outputs, loss, items) * torch.block_diag(correlation, *one[:, None, None]),
+        torch.empty(0),
+    )
+    at_zero = torch.zeros(outputs, len(problem.scale), dtype=torch.float64)
+    return dataclasses.replace(problem, slope=problem.loss_and_slope(at_zero)[1])
+
+
+def _moments(train: Chunks) -> tuple[int, int, Tensor, Tensor]:
+    """How many rows and labels count, the mean of those rows, and their products `(d, d)` summed about the mean.
+
+    Merges chunks by Chan, Golub and LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115, which loses no digits
+    where means are large.
+
+    Raises:
+        UserError: features are not finite, or no row has a label.
+    """
+    seen = rows = items = broken = 0
+    mean: Tensor = torch.zeros((), dtype=torch.float64)
+    scatter: Tensor = torch.zeros((), dtype=torch.float64)
+    for features, labels in train():
+        labelled = labels != IGNORED
+        every = features.flatten(0, -2).double()
+        seen, broken = seen + len(every), broken + int((~every.isfinite().all(1)).sum())
+        found = every[labelled.reshape(len(every), -1).any(1)]
+        if not len(found):
+            continue
+        items += int(labelled.sum())
+        middle = found.mean(0)
+        apart, about = middle - mean, found - middle
+        total = rows + len(found)
+        scatter = scatter + about.T @ about + torch.outer(apart, apart) * (rows * len(found) / total)
+        mean = mean + apart * (len(found) / total)
+        rows = total
+    if broken:
+        raise UserError(
+            f"{broken:,} of {seen:,} rows of features hold values that are not finite (NaN or infinite): the model "
+            "overflows on these inputs. Compute the features in float32, or take these examples out."
+        )
+    if not rows:
+        raise UserError(f"None of {seen:,} rows of features has a label. Give labelled examples.")
+    return rows, items, mean, scatter
+
+
+def _curvature(chunks: Chunks, outputs: int, loss: Callable[..., Tensor], items: int) -> float:
+    """The second derivative of the objective when one output of all rows moves, at zero, on average over outputs.
+
+    Estimated with random signs (Hutchinson 1990, https://doi.org/10.1080/03610919008812866); it only sets how many
+    iterations are needed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    total = 0.0
+    for rows, labels in chunks():
+        logits = torch.zeros(*rows.shape[:-1], outputs, dtype=torch.float64, requires_grad=True)
+        signs = torch.randint(2, logits.shape, generator=generator) * 2.0 - 1.0
+        with torch.enable_grad():
+            value = loss(SimpleNamespace(logits=logits), labels, items)
+            (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+            (bent,) = torch.autograd.grad((gradient * signs).sum(), logits)
+        total += (bent * signs).sum().item()
+    return total / outputs
+
+
+# --- One penalty ----------------------------------------------------------------------------------------------------
+
+
+def _fitted(problem: _Problem, start: Tensor, penalty: float, tolerance: float) -> tuple[Tensor, Fit]:
+    """Minimise the objective by L-BFGS from `start`; the weights on centred features, and the head that they make.
+
+    Features of one network are much alike, and plain L-BFGS then needs hundreds of iterations. So it works on weights
+    times the root of the Hessian that the problem would have if the loss were quadratic: for squared error it is.
+    """
+    ridge = penalty * problem.penalised * problem.scale**2
+    root = problem.scale[:, None] * cholesky(problem.hessian + torch.diag(penalty * problem.penalised))
+
+    def preconditioned(slope: Tensor) -> NDArray[np.float64]:
+        return solve_triangular(root.T, slope, upper=True, left=False).numpy().ravel()
+
+    def plain(flat: NDArray[np.float64]) -> Tensor:
+        return solve_triangular(root, torch.from_numpy(flat).view_as(start), upper=False, left=False)
+
+    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights = plain(flat)
+        value, slope = problem.loss_and_slope(weights)
+        return value + 0.5 * (ridge * weights**2).sum().item(), preconditioned(slope + ridge * weights)
+
+    limit = tolerance * float(np.abs(preconditioned(problem.slope)).max())
+    options = {"gtol": limit, "ftol": 0.0, "maxiter": LONGEST_WALK}
+    found = minimize(objective, (start @ root).numpy().ravel(), jac=True, method="L-BFGS-B", options=options)
+    weights, width = plain(found.x), len(problem.centre)
+    weight = weights[:, :width]
+    offset = (weights[:, width:] - (weight @ problem.centre)[:, None]).flatten()
+    head = weight.float(), offset.float() if weights.shape[1] > width else None
+    converged = bool(np.abs(found.jac).max() <= limit)
+    return weights, Fit(*head, penalty, float(found.fun), int(found.nit), converged, [])
