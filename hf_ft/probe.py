@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -27,8 +27,8 @@ from hf_ft.lookup import UserError, shorten
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Features `(..., d)` and labels as the loss takes them, a chunk at a time; can be iterated again and again.
 
-Logits get the leading shape of the features, so that tags want `(sentences, tokens, d)`; one "sentence" of all tokens
-will do. Chunks of a thousand rows or more are quickest.
+Float32, on the CPU, all finite, even where the label is -100. Logits get the leading shape of the features, so that
+tags want `(sentences, tokens, d)`; one "sentence" of all tokens will do. Chunks of a thousand rows or more are quickest.
 """
 
 PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
@@ -38,6 +38,7 @@ IN_MEMORY = 256 * 2**20
 """Bytes of float64 up to which features are kept instead of being read in every iteration."""
 
 IGNORED = -100
+EPSILON = torch.finfo(torch.float64).eps
 LONGEST_WALK = 1000
 """Iterations at one penalty."""
 
@@ -81,7 +82,7 @@ def fit_linear(
     Raises:
         UserError: features or validation losses that are not finite, no labelled row, penalties that are not positive.
     """
-    if not penalties or min(penalties) <= 0:
+    if not penalties or not all(0 < penalty < math.inf for penalty in penalties):
         raise UserError(f"Penalties must be positive numbers, at least one; given: {shorten(penalties, 20) or 'none'}.")
     problem = _problem(train, outputs, loss, bias)
     weights = torch.zeros(outputs, len(problem.scale), dtype=torch.float64)
@@ -92,8 +93,8 @@ def fit_linear(
         validation = validate(fit.weight, fit.bias)
         if not math.isfinite(validation):
             raise UserError(
-                f"The validation loss is {validation} with the head fitted at penalty {penalty:g}. Look for features of "
-                "validation that are not finite."
+                f"The validation loss is {validation} with the head fitted at penalty {penalty:g}. Look for features "
+                "or labels of validation that are not finite."
             )
         about = {"objective": fit.objective, "validation": validation, "iterations": fit.iterations}
         path.append({"penalty": penalty, **about, "converged": fit.converged})
@@ -114,8 +115,8 @@ def fit_linear(
 class _Problem:
     """What is fitted: a matrix `(outputs, columns)`, whose last column is the bias if there is one.
 
-    `chunks` are features about `centre`. `scale`, `penalised` (0 for the bias, else 1) and `hessian`, which is that of
-    the loss at zero on standardised features as if all rows and outputs were curved alike, are by column.
+    `chunks` are features about `centre`. `scale`, `penalised` (0 for the bias, else 1) and `correlation`, the mean
+    products of standardised features, are by column.
     """
 
     chunks: Chunks
@@ -124,35 +125,49 @@ class _Problem:
     centre: Tensor
     scale: Tensor
     penalised: Tensor
-    hessian: Tensor
+    correlation: Tensor
     slope: Tensor
     """The gradient at zero."""
 
     def loss_and_slope(self, weights: Tensor) -> tuple[float, Tensor]:
         """The mean loss and its gradient `(outputs, columns)`."""
+        total, slope, width = 0.0, torch.zeros_like(weights), len(self.centre)
+        for rows, _, value, gradient in self._by_logits(weights):
+            flat = gradient.flatten(0, -2)
+            total += value.item()
+            slope[:, :width] += flat.T @ rows.flatten(0, -2)
+            slope[:, width:] += flat.sum(0)[:, None]
+        return total, slope
+
+    def curvature(self, weights: Tensor) -> float:
+        """The second derivative of the mean loss by one output of all rows.
+
+        It is taken where outputs move up and down in turn, since a softmax does not notice when all move alike.
+        """
+        signs = 1.0 - 2.0 * (torch.arange(len(weights), dtype=torch.float64) % 2)
+        total = 0.0
+        for _, logits, _, gradient in self._by_logits(weights, again=True):
+            with torch.enable_grad():
+                (bent,) = torch.autograd.grad((gradient * signs).sum(), logits)
+            total += (bent * signs).sum().item()
+        return total / len(weights)
+
+    def _by_logits(self, weights: Tensor, again: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each chunk its rows, its logits, its loss and the gradient by the logits; `again` to derive once more."""
         width = len(self.centre)
-        total, slope, drift = 0.0, torch.zeros_like(weights[:, :width]), torch.zeros_like(weights[:, :1])
         for rows, labels in self.chunks():
             # There is one column behind the features or none: its sum is the bias, or zero.
-            logits = (rows @ weights[:, :width].T + weights[:, width:].sum(1)).requires_grad_()
-            value, gradient = _by_logits(self.loss, logits, labels, self.items)
-            total += value
-            slope += gradient.T @ rows.flatten(0, -2)
-            drift += gradient.sum(0)[:, None]
-        return total, torch.cat([slope, drift], 1)[:, : weights.shape[1]]
-
-
-def _by_logits(loss: Callable[..., Tensor], logits: Tensor, labels: Tensor, items: int) -> tuple[float, Tensor]:
-    """The loss of a chunk, and its gradient by the logits, `(rows, outputs)`."""
-    with torch.enable_grad():
-        value = loss(SimpleNamespace(logits=logits), labels, items)
-        (gradient,) = torch.autograd.grad(value, logits)
-    return value.item(), gradient.flatten(0, -2)
+            products = (weights[:, :width] @ rows.flatten(0, -2).T).T + weights[:, width:].sum(1)
+            logits = products.view(*rows.shape[:-1], -1).requires_grad_()
+            with torch.enable_grad():
+                value = self.loss(SimpleNamespace(logits=logits), labels, self.items)
+                (gradient,) = torch.autograd.grad(value, logits, create_graph=again)
+            yield rows, logits, value, gradient
 
 
 def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: bool) -> _Problem:
     """Read the features once for their moments, and once more if they are to stay in memory."""
-    rows, items, mean, scatter = _moments(train)
+    seen, rows, items, mean, scatter = _moments(train)
     scale = (scatter.diagonal() / rows).sqrt()
     # Less than float32 can tell apart is a constant column, which must not be blown up.
     scale = torch.where(scale > torch.finfo(torch.float32).eps * mean.abs(), scale, 1.0)
@@ -161,11 +176,14 @@ def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: boo
         scatter = scatter + rows * torch.outer(mean, mean)
 
     def centred() -> Iterable[tuple[Tensor, Tensor]]:
-        return ((features - centre, labels) for features, labels in train())
+        # Binary cross entropy answers in the precision of the labels.
+        return (
+            (features - centre, labels.double() if labels.is_floating_point() else labels)
+            for features, labels in train()
+        )
 
-    kept = list(centred()) if rows * len(mean) * 8 <= IN_MEMORY else None
+    kept = list(centred()) if seen * len(mean) * 8 <= IN_MEMORY else None
     chunks = centred if kept is None else lambda: kept
-    correlation = scatter / rows / torch.outer(scale, scale)
     one = torch.ones(int(bias), dtype=torch.float64)
     problem = _Problem(
         chunks,
@@ -174,15 +192,15 @@ def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: boo
         centre,
         torch.cat([scale, one]),
         torch.cat([torch.ones_like(scale), 0 * one]),
-        _curvature(chunks, outputs, loss, items) * torch.block_diag(correlation, *one[:, None, None]),
+        torch.block_diag(scatter / rows / torch.outer(scale, scale), *one[:, None, None]),
         torch.empty(0),
     )
     at_zero = torch.zeros(outputs, len(problem.scale), dtype=torch.float64)
     return dataclasses.replace(problem, slope=problem.loss_and_slope(at_zero)[1])
 
 
-def _moments(train: Chunks) -> tuple[int, int, Tensor, Tensor]:
-    """How many rows and labels count, the mean of those rows, and their products `(d, d)` summed about the mean.
+def _moments(train: Chunks) -> tuple[int, int, int, Tensor, Tensor]:
+    """How many rows, labelled rows and labels there are; mean and sum of products `(d, d)` about it of labelled rows.
 
     Merges chunks by Chan, Golub and LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115, which loses no digits
     where means are large.
@@ -214,26 +232,7 @@ def _moments(train: Chunks) -> tuple[int, int, Tensor, Tensor]:
         )
     if not rows:
         raise UserError(f"None of {seen:,} rows of features has a label. Give labelled examples.")
-    return rows, items, mean, scatter
-
-
-def _curvature(chunks: Chunks, outputs: int, loss: Callable[..., Tensor], items: int) -> float:
-    """The second derivative of the objective when one output of all rows moves, at zero, on average over outputs.
-
-    Estimated with random signs (Hutchinson 1990, https://doi.org/10.1080/03610919008812866); it only sets how many
-    iterations are needed.
-    """
-    generator = torch.Generator().manual_seed(0)
-    total = 0.0
-    for rows, labels in chunks():
-        logits = torch.zeros(*rows.shape[:-1], outputs, dtype=torch.float64, requires_grad=True)
-        signs = torch.randint(2, logits.shape, generator=generator) * 2.0 - 1.0
-        with torch.enable_grad():
-            value = loss(SimpleNamespace(logits=logits), labels, items)
-            (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
-            (bent,) = torch.autograd.grad((gradient * signs).sum(), logits)
-        total += (bent * signs).sum().item()
-    return total / outputs
+    return seen, rows, items, mean, scatter
 
 
 # --- One penalty ----------------------------------------------------------------------------------------------------
@@ -246,7 +245,10 @@ def _fitted(problem: _Problem, start: Tensor, penalty: float, tolerance: float) 
     times the root of the Hessian that the problem would have if the loss were quadratic: for squared error it is.
     """
     ridge = penalty * problem.penalised * problem.scale**2
-    root = problem.scale[:, None] * cholesky(problem.hessian + torch.diag(penalty * problem.penalised))
+    hessian = problem.curvature(start) * problem.correlation + torch.diag(penalty * problem.penalised)
+    # Rounding, or outputs that are certain everywhere, must not make it indefinite; the minimum stays where it is.
+    hessian += torch.eye(len(hessian)) * max(len(hessian) * EPSILON * hessian.trace().item(), EPSILON)
+    root = problem.scale[:, None] * cholesky(hessian)
 
     def preconditioned(slope: Tensor) -> NDArray[np.float64]:
         return solve_triangular(root.T, slope, upper=True, left=False).numpy().ravel()

@@ -34,7 +34,7 @@ LAYERS = {
         "images",
     ),
     "inputs": ("features", "sources", "columns", "drawing", "data", "labels", "classes"),
-    "model": ("tracing", "depth_groups", "freezing", "optim", "adapters", "model"),
+    "model": ("tracing", "depth_groups", "freezing", "optim", "adapters", "model", "probe"),
     "leaf": ("report", "publishing", "fresh_process"),
     "run": ("record", "training", "evaluation", "hub"),
     "product": ("inspection", "inference", "run", "cli", "__main__"),
