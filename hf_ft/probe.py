@@ -2,8 +2,8 @@
 
 With everything below it frozen, a linear head is a convex problem with one answer. `fit_linear` finds it for any loss
 of a target (softmax, one-vs-rest, squared error, tags with gaps, weighted or smoothed), since it asks nothing of the
-loss but its gradient by the logits. All sums are in float64: in float32 the line search fails before the gradient is
-small, and features are read from memory or disk either way.
+loss but its gradient by the logits. All sums are in float64: with losses rounded to float32 the line search gives up
+before the gradient is small.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Features `(..., d)` and labels as the loss takes them, a chunk at a time; can be iterated again and again.
 
 Float32, on the CPU, all finite, even where the label is -100. Logits get the leading shape of the features, so that
-tags want `(sentences, tokens, d)`; one "sentence" of all tokens will do. Chunks of a thousand rows or more are quickest.
+tags want `(sentences, tokens, d)`; one "sentence" of all tokens will do. Chunks of 1,000 rows or more are quickest.
 """
 
 PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
@@ -128,15 +128,22 @@ class _Problem:
     correlation: Tensor
     slope: Tensor
     """The gradient at zero."""
+    lift: Tensor | None = None
+    """What columns without the bias are made of, `(columns, d)`, where they are not the features themselves."""
+
+    @property
+    def width(self) -> int:
+        """The columns without the bias."""
+        return int(self.penalised.sum())
 
     def loss_and_slope(self, weights: Tensor) -> tuple[float, Tensor]:
         """The mean loss and its gradient `(outputs, columns)`."""
-        total, slope, width = 0.0, torch.zeros_like(weights), len(self.centre)
+        total, slope = 0.0, torch.zeros_like(weights)
         for rows, _, value, gradient in self._by_logits(weights):
             flat = gradient.flatten(0, -2)
             total += value.item()
-            slope[:, :width] += flat.T @ rows.flatten(0, -2)
-            slope[:, width:] += flat.sum(0)[:, None]
+            slope[:, : self.width] += flat.T @ rows.flatten(0, -2)
+            slope[:, self.width :] += flat.sum(0)[:, None]
         return total, slope
 
     def curvature(self, weights: Tensor) -> float:
@@ -154,7 +161,7 @@ class _Problem:
 
     def _by_logits(self, weights: Tensor, again: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Of each chunk its rows, its logits, its loss and the gradient by the logits; `again` to derive once more."""
-        width = len(self.centre)
+        width = self.width
         for rows, labels in self.chunks():
             # There is one column behind the features or none: its sum is the bias, or zero.
             products = (weights[:, :width] @ rows.flatten(0, -2).T).T + weights[:, width:].sum(1)
@@ -182,11 +189,11 @@ def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: boo
             for features, labels in train()
         )
 
-    kept = list(centred()) if seen * len(mean) * 8 <= IN_MEMORY else None
-    chunks = centred if kept is None else lambda: kept
+    in_memory = seen * len(mean) * 8 <= IN_MEMORY
+    kept = list(centred()) if in_memory else []
     one = torch.ones(int(bias), dtype=torch.float64)
     problem = _Problem(
-        chunks,
+        (lambda: kept) if in_memory else centred,
         loss,
         items,
         centre,
@@ -195,8 +202,30 @@ def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: boo
         torch.block_diag(scatter / rows / torch.outer(scale, scale), *one[:, None, None]),
         torch.empty(0),
     )
+    if in_memory and seen < len(mean):
+        problem = _within_span(problem)
     at_zero = torch.zeros(outputs, len(problem.scale), dtype=torch.float64)
     return dataclasses.replace(problem, slope=problem.loss_and_slope(at_zero)[1])
+
+
+def _within_span(problem: _Problem) -> _Problem:
+    """The same problem in coordinates of the span of all rows, as many as there are rows; the minimum lies in it.
+
+    Weights across it change no logit and are penalised. Few examples of many features so take no longer than of few.
+    """
+    scale = problem.scale[: problem.width]
+    basis = torch.linalg.qr(torch.cat([rows.flatten(0, -2) for rows, _ in problem.chunks()]).div(scale).T).Q
+    kept = [(rows / scale @ basis, labels) for rows, labels in problem.chunks()]
+    turn = torch.block_diag(basis, torch.eye(len(problem.scale) - problem.width, dtype=torch.float64))
+    correlation = turn.T @ problem.correlation @ turn
+    return dataclasses.replace(
+        problem,
+        chunks=lambda: kept,
+        correlation=correlation,
+        scale=torch.ones(len(correlation), dtype=torch.float64),
+        penalised=problem.penalised[-len(correlation) :],
+        lift=basis.T / scale,
+    )
 
 
 def _moments(train: Chunks) -> tuple[int, int, int, Tensor, Tensor]:
@@ -264,8 +293,8 @@ def _fitted(problem: _Problem, start: Tensor, penalty: float, tolerance: float) 
     limit = tolerance * float(np.abs(preconditioned(problem.slope)).max())
     options = {"gtol": limit, "ftol": 0.0, "maxiter": LONGEST_WALK}
     found = minimize(objective, (start @ root).numpy().ravel(), jac=True, method="L-BFGS-B", options=options)
-    weights, width = plain(found.x), len(problem.centre)
-    weight = weights[:, :width]
+    weights, width = plain(found.x), problem.width
+    weight = weights[:, :width] if problem.lift is None else weights[:, :width] @ problem.lift
     offset = (weights[:, width:] - (weight @ problem.centre)[:, None]).flatten()
     head = weight.float(), offset.float() if weights.shape[1] > width else None
     converged = bool(np.abs(found.jac).max() <= limit)

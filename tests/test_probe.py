@@ -348,6 +348,19 @@ def test_fewer_rows_than_features() -> None:
     torch.testing.assert_close(on_standardised(fit, features)[0], torch.tensor(theirs.coef_), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_span_of_few_rows_holds_the_minimum(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    """In memory few rows are fitted in coordinates of their span; read again and again, in all features."""
+    features, labels = blobs(40, 100, 3)
+    tokens, tags = features.view(4, 10, 100), labels.view(4, 10)
+    short = fitted(tokens, tags, 3, TAGS, bias=bias)
+    monkeypatch.setattr(probe, "IN_MEMORY", 0)
+    whole = fitted(tokens, tags, 3, TAGS, bias=bias)
+    assert short.converged
+    assert short.objective == pytest.approx(whole.objective, rel=1e-9)
+    torch.testing.assert_close(short.weight, whole.weight, rtol=1e-3, atol=1e-6)
+
+
 def test_a_class_without_examples_is_never_predicted() -> None:
     """Its bias alone could fall for ever; it falls until the gradient is small. The others are as without it."""
     features, labels = blobs(200, 6, 2)
