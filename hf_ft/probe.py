@@ -2,7 +2,7 @@
 
 With everything below it frozen, a linear head is a convex problem with one answer. `fit_linear` finds it for any loss
 of a target (softmax, one-vs-rest, squared error, tags with gaps, weighted or smoothed), since it asks nothing of the
-loss but its gradient by the logits. All sums are in float64: with losses rounded to float32 the line search gives up
+loss but its derivatives by the logits. All sums are in float64: with losses rounded to float32 the line search gives up
 before the gradient is small.
 """
 
