@@ -12,9 +12,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments, default_data_collator
 
 from hf_ft.config import Config
-from hf_ft.cutting import CannotCut, Collate, Cut, Upper, find_cut, frozen_depth
+from hf_ft.cutting import CannotCut, Cut, Upper, find_cut, frozen_depth
 from hf_ft.depth_groups import Anatomy
 from hf_ft.feature_folders import default_root, make_room, spoken_size
 from hf_ft.feature_store import Features, FeatureStore, Layout, size_of
@@ -39,7 +38,15 @@ from hf_ft.sources import batches
 
 PACKAGES = ("torch", "transformers", "timm")
 """Another version of these may compute other features."""
-OF_LABELS = ("id2label", "label2id", "num_labels", "problem_type", "_name_or_path", "architectures", "transformers_version")
+OF_LABELS = (
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "_name_or_path",
+    "architectures",
+    "transformers_version",
+)
 """What a configuration says of labels and places, which frozen layers do not depend on."""
 SAMPLE = 8
 """Examples on which a cut is tried."""
@@ -67,14 +74,43 @@ class CachedRows(torch.utils.data.Dataset[Any]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        columns = self.rows[list(indices)]
-        batch = dict(self.collate([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]))
-        return batch | {"features": self.features.take(indices)}
+        batch = self.collate(_records(self.rows[list(indices)]))
+        return dict(batch) | {"features": self.features.take(indices)}
 
 
 def as_it_is(batch: Any) -> Any:
     """The collator for `CachedRows`, which make whole batches."""
     return batch
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage that may be cached: its model and data, and how often it reads them.
+
+    `parts` are the encoded train and validation split, `collator` the task's; `passes` counts epochs, also broken
+    ones, and `evaluations` passes over validation.
+    """
+
+    model: PreTrainedModel
+    groups: Anatomy
+    stage: PlannedStage
+    parts: Sequence[Dataset]
+    processor: Any
+    collator: Callable[[list[dict[str, Any]]], Any]
+    config: Config
+    args: TrainingArguments
+    passes: float
+    evaluations: float
+
+    @property
+    def root(self) -> Path:
+        """The folder of the cache."""
+        return Path(self.config.cache_dir).expanduser() if self.config.cache_dir else default_root()
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A batch without labels, where the model is."""
+        batch = self.collator(rows)
+        return {name: value.to(self.args.device) for name, value in batch.items() if name != "labels"}
 
 
 @dataclass
@@ -85,112 +121,81 @@ class Cached:
     upper: Upper
     train: CachedRows
     validation: CachedRows
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Use:
-    """How often a stage reads its data: passes over train, and evaluations."""
-
-    passes: float
-    evaluations: float
-
-
-def open_cache(
-    model: PreTrainedModel,
-    groups: Anatomy,
-    stage: PlannedStage,
-    parts: Sequence[Dataset],
-    processor: Any,
-    collator: Callable[[list[dict[str, Any]]], Any],
-    config: Config,
-    args: TrainingArguments,
-    use: Use,
-) -> Cached:
-    """Cut the model at the first group that trains and compute what is missing in the cache.
-
-    Args:
-        parts: the encoded train and validation split.
-        collator: the task's, which makes batches of encoded rows.
+def open_cache(job: Job) -> Cached:
+    """Cut the model at the first group that trains, and compute what the cache lacks.
 
     Raises:
-        Live: the stage has to run without a cache, or does better so.
+        Live: the stage has to run without the cache, or does better so.
         UserError: `cache` is `on` and cannot be.
     """
     try:
-        return _opened(model, groups, stage, parts, processor, collator, config, args, use)
+        return _opened(job)
     except Live as reason:
-        if config.cache == "on" and str(reason):
-            raise UserError(f"--cache on: stage '{stage.name}' cannot use the cache, since {reason}.") from reason
+        if job.config.cache == "on" and str(reason):
+            raise UserError(
+                f"--cache on: stage '{job.stage.name}' cannot use the cache: {reason}. Leave out --cache on."
+            ) from reason
         raise
 
 
-def _opened(
-    model: PreTrainedModel,
-    groups: Anatomy,
-    stage: PlannedStage,
-    parts: Sequence[Dataset],
-    processor: Any,
-    collator: Callable[[list[dict[str, Any]]], Any],
-    config: Config,
-    args: TrainingArguments,
-    use: Use,
-) -> Cached:
-    depth = frozen_depth(groups, stage.settings)
-    _refuse(depth, stage, parts[0], config, args)
-    model.to(args.device)
-    collate = _on_device(collator, args.device)
-    lengths = [row_lengths(part) for part in parts]
-    rows = _sample(parts[0], lengths[0])
+def _opened(job: Job) -> Cached:
+    depth = frozen_depth(job.groups, job.stage.settings)
+    _refuse(job, depth)
+    job.model.to(device=job.args.device)
+    parts = [Part.of(rows) for rows in job.parts]
+    sample = parts[0].sample()
     try:
-        cut = find_cut(model, groups, depth, rows, collate)
+        cut = find_cut(job.model, job.groups, depth, sample, job.collate)
     except CannotCut as error:
         raise Live(str(error)) from error
-    layouts = [_stored(layout, config.cache_dtype) for layout in cut.layouts]
-    store = FeatureStore(_root(config), _key(cut, processor, layouts, args))
-    names = [fingerprints(part) for part in parts]
-    with args.main_process_first(desc="computing features"):
-        missing = [store.missing(each) for each in names]
-        forecast = _Forecast.of(cut, store, layouts, missing, lengths, names, rows, collate, use)
-        forecast.decide(config)
-        make_room(_root(config), forecast.bytes, int(config.cache_max_gb * 1e9), store.folder)
-        tell(forecast.line(), args)
+    layouts = [Layout(job.config.cache_dtype, layout.shape, layout.ragged) for layout in cut.layouts]
+    store = FeatureStore(job.root, _key(job, cut, layouts))
+    with job.args.main_process_first(desc="computing features"):
+        missing = [store.missing(part.names) for part in parts]
+        forecast = _forecast(job, cut, store.folder, layouts, parts, missing, sample)
+        _decide(job, forecast)
+        tell(forecast.line(), job.args)
         started = time.perf_counter()
-        for part, positions, every, length in zip(parts, missing, names, lengths, strict=True):
-            still = np.intersect1d(positions, store.missing(every))  # an example may stand in both splits
-            if len(still):
-                _compute(cut, store, layouts, part, still, every, length, collate, args)
+        for part in parts:
+            left = store.missing(part.names)  # an example may stand in both splits
+            if len(left):
+                _compute(job, cut, store, layouts, part, left)
+        seconds = time.perf_counter() - started
     for note in store.notes:
-        tell(note, args)
+        tell(f"cache    {note}", job.args)
     facts = {
         "cut": cut.name,
-        "examples": sum(map(len, names)),
-        "computed": int(sum(map(len, missing))),
+        "examples": forecast.examples,
+        "computed": forecast.computed,
         "bytes": forecast.bytes,
-        "seconds": round(time.perf_counter() - started, 3) if forecast.computed else 0.0,
-        "dtype": layouts[0].dtype,
+        "seconds": round(seconds, 3),
+        "dtype": job.config.cache_dtype,
         "difference": cut.difference,
         "notes": [*cut.notes, *store.notes],
     }
-    sets = [
-        _rows(cut, store.read(each), part, collator, length)
-        for each, part, length in zip(names, parts, lengths, strict=True)
-    ]
-    return Cached(cut, Upper(cut), sets[0], sets[1], facts)
+    train, validation = (_rows(job, cut, store.read(part.names), part) for part in parts)
+    return Cached(cut, Upper(cut), train, validation, facts)
 
 
-def _refuse(depth: int, stage: PlannedStage, train: Dataset, config: Config, args: TrainingArguments) -> None:
+def _refuse(job: Job, depth: int) -> None:
     """Raise `Live` for what is known before the model is looked at; without a reason where nothing is frozen."""
-    if depth == 0 or config.cache == "off":
+    if depth == 0 or job.config.cache == "off":
         raise Live
-    if stage.peft:
+    if job.stage.peft:
         raise Live("its adapters change what the layers below the head give")
-    if "pixel_values" not in train.column_names and config.augment not in (None, "none") and _is_image(train):
-        raise Live(f"augmentation '{config.augment}' gives other images in each epoch (--augment none would allow it)")
-    if args.n_gpu > 1:
-        raise Live("several GPUs are driven by one process (start one for each with `accelerate launch`)")
-    if args.deepspeed or args.fsdp:
-        raise Live("FSDP and DeepSpeed divide the model in their own way")
+    augment = job.config.augment
+    if _is_image(job.parts[0]) and augment not in (None, "none"):
+        raise Live(
+            f"augmentation '{augment}' makes other images in each epoch, so what is frozen runs {job.passes:.3g} times "
+            "(--augment none lets it run once)"
+        )
+    if job.args.n_gpu > 1:
+        raise Live("one process drives several GPUs (start one process for each with `accelerate launch`)")
+    if job.args.deepspeed or job.args.fsdp:
+        raise Live("FSDP and DeepSpeed divide the model in ways of their own")
 
 
 def _is_image(rows: Dataset) -> bool:
@@ -198,136 +203,48 @@ def _is_image(rows: Dataset) -> bool:
 
 
 def tell(line: str, args: TrainingArguments) -> None:
-    """Print a line on the main process."""
-    if line and args.should_save:
+    """Print a line on the main process, past progress bars."""
+    if args.should_save:
         tqdm.write(line)
 
 
-# --- Decision ---------------------------------------------------------------------------------------------------------
+# --- Examples ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Forecast:
-    """What a cache will cost and save; seconds are extrapolated from a few examples."""
+class Part:
+    """An encoded split: its rows, the fingerprint of each `(rows, 16)`, and their lengths in tokens (None: images)."""
 
-    cut: str
-    folder: Path
-    examples: int
-    computed: int
-    bytes: int
-    free: int
-    passes: float
-    seconds: float
+    rows: Dataset
+    names: NDArray[np.uint8]
+    lengths: NDArray[np.int64] | None
 
     @classmethod
-    def of(
-        cls,
-        cut: Cut,
-        store: FeatureStore,
-        layouts: Sequence[Layout],
-        missing: Sequence[NDArray[np.int64]],
-        lengths: Sequence[Any],
-        names: Sequence[NDArray[Any]],
-        rows: list[dict[str, Any]],
-        collate: Collate,
-        use: Use,
-    ) -> _Forecast:
-        started = time.perf_counter()
-        cut.capture(collate(rows))
-        each = (time.perf_counter() - started) / len(rows)
-        needed = sum(
-            size_of(layouts, len(rows), 0 if length is None else int(length[rows].sum()))
-            for rows, length in zip(missing, lengths, strict=True)
-            if len(rows)
-        )
-        counts, computed = [len(part) for part in names], sum(map(len, missing))
-        live = counts[0] * use.passes + counts[1] * use.evaluations
-        there = next(folder for folder in (store.folder, *store.folder.parents) if folder.exists())
-        return cls(
-            cut.name,
-            store.folder.parent,
-            sum(counts),
-            computed,
-            needed,
-            shutil.disk_usage(there).free,
-            live / sum(counts),
-            each * (live - computed),
-        )
+    def of(cls, rows: Dataset) -> Part:
+        """Fingerprint and measure the rows of a split."""
+        return cls(rows, fingerprints(rows), row_lengths(rows))
 
-    def decide(self, config: Config) -> None:
-        """Raise `Live` where the cache saves nothing or does not fit."""
-        if self.seconds <= 0 and config.cache != "on":
-            raise Live("each example is read once or less")
-        if self.bytes > config.cache_max_gb * 1e9:
-            raise Live(f"{spoken_size(self.bytes)} are needed, and --cache_max_gb allows {config.cache_max_gb:g} GB")
-        if self.bytes > 0.95 * self.free:
-            raise Live(
-                f"{spoken_size(self.bytes)} are needed, and {self.folder} has {spoken_size(self.free)} free (another "
-                "folder: --cache_dir)"
-            )
+    def fetch(self, indices: Iterable[int]) -> list[dict[str, Any]]:
+        """Some rows, as the collator takes them."""
+        return _records(self.rows[[int(index) for index in indices]])
 
-    def line(self) -> str:
-        """Bytes, disk and saving in one line."""
-        if not self.computed:
-            return f"cache    {self.cut}: all {self.examples:,} examples are there; the frozen part does not run"
-        return (
-            f"cache    {self.cut}: {self.computed:,} examples run through the frozen part once, not "
-            f"{self.passes:.3g} times; needs {spoken_size(self.bytes)} of {spoken_size(self.free)} free, saves about "
-            f"{_spoken_time(self.seconds)}"
-        )
+    def sample(self) -> list[dict[str, Any]]:
+        """A few rows, the longest first, of lengths as different as there are but for the longest tenth."""
+        if self.lengths is None:
+            return self.fetch(range(min(SAMPLE // 2, len(self.rows))))
+        last = len(self.rows) - 1
+        places = np.linspace(0.1 * last, last, min(SAMPLE, len(self.rows))).astype(int)
+        return self.fetch(np.argsort(-self.lengths, kind="stable")[places])
 
 
-def _spoken_time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _root(config: Config) -> Path:
-    return Path(config.cache_dir).expanduser() if config.cache_dir else default_root()
-
-
-def _stored(layout: Layout, dtype: str) -> Layout:
-    """The layout on disk: floating tensors in the dtype that the user chose."""
-    return Layout(dtype, layout.shape, layout.ragged)
-
-
-# --- Key --------------------------------------------------------------------------------------------------------------
-
-
-def _key(cut: Cut, processor: Any, layouts: Sequence[Layout], args: TrainingArguments) -> dict[str, Any]:
-    """All that features depend on besides the example itself."""
-    names = {name for group in cut.below for name in (*group.parameters, *group.buffers)}
-    weights = json.dumps(snapshot(cut.model, names), sort_keys=True)
-    settings = {name: value for name, value in cut.model.config.to_dict().items() if name not in OF_LABELS}
-    prepared = processor.to_dict() if hasattr(processor, "image_mean") else {}
-    return {
-        "model": getattr(cut.model.config, "architecture", cut.model.config.model_type),
-        "cut": cut.name,
-        "kept": [str(part) for part in cut.described()],
-        "weights": hashlib.sha256(weights.encode()).hexdigest(),
-        "config": hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
-        "attention": str(cut.model.config._attn_implementation),
-        "processor": hashlib.sha256(json.dumps(prepared, sort_keys=True, default=str).encode()).hexdigest(),
-        "precision": _precision(args),
-        "dtype": [layout.dtype for layout in layouts],
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-
-
-def _precision(args: TrainingArguments) -> str:
-    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
-
-
-def _autocast(args: TrainingArguments) -> AbstractContextManager[Any]:
-    """The precision in which the stage itself would run the frozen part."""
-    kind = _precision(args)
-    return nullcontext() if kind == "float32" else torch.autocast(args.device.type, getattr(torch, kind))
+def _records(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def fingerprints(rows: Dataset) -> NDArray[np.uint8]:
     """16 bytes for each encoded row `(rows, 16)`: a hash of all that the model is given, or of the encoded image."""
     found = np.empty((len(rows), 16), dtype=np.uint8)
-    contents = _images(rows) if _is_image(rows) else _inputs(rows)
-    for place, content in enumerate(contents):
+    for place, content in enumerate(_images(rows) if _is_image(rows) else _inputs(rows)):
         found[place] = np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), dtype=np.uint8)
     return found
 
@@ -345,10 +262,11 @@ def _inputs(rows: Dataset) -> Iterator[bytes]:
         columns = []
         for name in names:
             lists = batch[name].combine_chunks()
-            values, ends = pc.list_flatten(lists).to_numpy(zero_copy_only=False), np.cumsum(pc.list_value_length(lists).to_numpy())
-            columns.append((name.encode(), values, ends))
+            values = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
+            ends = np.append(0, np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False)))
+            columns.append((f"{name} {values.dtype} ".encode(), values, ends))
         for i in range(len(batch)):
-            yield b"".join(name + values[ends[i - 1] if i else 0 : ends[i]].tobytes() for name, values, ends in columns)
+            yield b"".join(name + values[ends[i] : ends[i + 1]].tobytes() for name, values, ends in columns)
 
 
 def row_lengths(rows: Dataset | CachedRows) -> NDArray[np.int64] | None:
@@ -357,60 +275,141 @@ def row_lengths(rows: Dataset | CachedRows) -> NDArray[np.int64] | None:
         return rows.lengths
     if "input_ids" not in rows.column_names:
         return None
-    return np.concatenate(
-        [pc.list_value_length(batch["input_ids"]).to_numpy() for batch in batches(rows.select_columns(["input_ids"]))]
-    ).astype(np.int64)
+    columns = (batch["input_ids"] for batch in batches(rows.select_columns(["input_ids"])))
+    return np.concatenate([pc.list_value_length(column).to_numpy() for column in columns]).astype(np.int64)
+
+
+# --- Decision ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """What a cache costs and saves: examples in all and those to compute, bytes needed and free, seconds saved.
+
+    `passes` is how often an example is read. Seconds are extrapolated from a few examples.
+    """
+
+    cut: str
+    folder: Path
+    examples: int
+    computed: int
+    bytes: int
+    free: int
+    passes: float
+    seconds: float
+
+    def line(self) -> str:
+        """Bytes, disk and saving in one line."""
+        if not self.computed:
+            return f"cache    {self.cut}: all {self.examples:,} examples are there; what is frozen does not run"
+        return (
+            f"cache    {self.cut}: {self.computed:,} of {self.examples:,} examples run through what is frozen, once "
+            f"instead of {self.passes:.3g} times\n         needs {spoken_size(self.bytes)} of "
+            f"{spoken_size(self.free)} free; saves about {_spoken_time(self.seconds)}"
+        )
+
+
+def _forecast(
+    job: Job,
+    cut: Cut,
+    folder: Path,
+    layouts: Sequence[Layout],
+    parts: Sequence[Part],
+    missing: Sequence[NDArray[np.int64]],
+    sample: list[dict[str, Any]],
+) -> _Forecast:
+    started = time.perf_counter()
+    cut.capture(job.collate(sample))
+    each = (time.perf_counter() - started) / len(sample)
+    needed = sum(
+        size_of(layouts, len(rows), 0 if part.lengths is None else int(part.lengths[rows].sum()))
+        for rows, part in zip(missing, parts, strict=True)
+        if len(rows)
+    )
+    examples, computed = sum(len(part.rows) for part in parts), sum(map(len, missing))
+    reads = len(parts[0].rows) * job.passes + len(parts[1].rows) * job.evaluations
+    there = next(parent for parent in folder.parents if parent.exists())
+    free, saved = shutil.disk_usage(there).free, each * (reads - computed)
+    return _Forecast(cut.name, folder, examples, computed, needed, free, reads / examples, saved)
+
+
+def _decide(job: Job, forecast: _Forecast) -> None:
+    """Make room for the features; raise `Live` where they save nothing or do not fit."""
+    needed, limit = forecast.bytes, job.config.cache_max_gb
+    if forecast.seconds <= 0 and job.config.cache != "on":
+        raise Live("it reads each example once, so nothing would be saved")
+    if needed > limit * 1e9:
+        raise Live(f"it needs {spoken_size(needed)}, and --cache_max_gb is {limit:g}")
+    if needed > 0.95 * forecast.free:
+        raise Live(
+            f"it needs {spoken_size(needed)}, and {job.root} has {spoken_size(forecast.free)} free (--cache_dir names "
+            "another folder)"
+        )
+    for entry in make_room(job.root, needed, int(limit * 1e9), forecast.folder) if needed else []:
+        tell(f"cache    removed {entry.what}, {spoken_size(entry.size)}: --cache_max_gb is {limit:g}", job.args)
+
+
+def _spoken_time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+# --- Key --------------------------------------------------------------------------------------------------------------
+
+
+def _key(job: Job, cut: Cut, layouts: Sequence[Layout]) -> dict[str, Any]:
+    """All that features depend on besides the example itself."""
+    config: Any = cut.model.config
+    names = {name for group in cut.below for name in (*group.parameters, *group.buffers)}
+    settings = {name: value for name, value in config.to_dict().items() if name not in OF_LABELS}
+    # What a tokenizer makes of a text is part of the example's fingerprint; of an image it is not.
+    prepared = job.processor.to_dict() if _is_image(job.parts[0]) else {}
+    return {
+        "model": getattr(config, "architecture", config.model_type),
+        "cut": cut.name,
+        "kept": cut.described(),
+        "weights": _hash(snapshot(cut.model, names)),
+        "config": _hash(settings),
+        "attention": str(config._attn_implementation),
+        "processor": _hash(prepared),
+        "precision": _precision(job.args),
+        "dtype": [layout.dtype for layout in layouts],
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _precision(args: TrainingArguments) -> str:
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 
 # --- Computing --------------------------------------------------------------------------------------------------------
 
 
-def _on_device(collator: Callable[[list[dict[str, Any]]], Any], device: torch.device) -> Collate:
-    """Batches without labels, on the model's device."""
-
-    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return {name: value.to(device) for name, value in collator(rows).items() if name != "labels"}
-
-    return collate
-
-
-def _fetch(rows: Dataset, indices: Sequence[int]) -> list[dict[str, Any]]:
-    columns = rows[[int(index) for index in indices]]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _sample(rows: Dataset, lengths: NDArray[np.int64] | None) -> list[dict[str, Any]]:
-    """A few rows, the longest first, of lengths as different as there are but for the longest tenth."""
-    count = min(SAMPLE, len(rows))
-    if lengths is None:
-        return _fetch(rows, range(min(count, 4)))
-    order = np.argsort(-lengths, kind="stable")
-    return _fetch(rows, order[np.linspace(0.1 * (len(rows) - 1), len(rows) - 1, count).astype(int)])
-
-
 def _compute(
-    cut: Cut,
-    store: FeatureStore,
-    layouts: Sequence[Layout],
-    rows: Dataset,
-    positions: NDArray[np.int64],
-    names: NDArray[np.uint8],
-    lengths: NDArray[np.int64] | None,
-    collate: Collate,
-    args: TrainingArguments,
+    job: Job, cut: Cut, store: FeatureStore, layouts: Sequence[Layout], part: Part, rows: NDArray[np.int64]
 ) -> None:
-    """Run what is below the cut on the rows at `positions`, the longest first, and keep what it gives."""
-    own = None if lengths is None else lengths[positions]
-    ragged = own if any(layout.ragged for layout in layouts) else None
-    bar = tqdm(desc="Features", total=len(positions), unit="example", disable=True if args.disable_tqdm else None, leave=False)
-    with bar, store.build(names[positions], layouts, ragged) as writer, _autocast(args):
-        for part in _batches(len(positions), own):
-            tensors = cut.capture(collate(_fetch(rows, positions[part])))
-            writer.put(part, [tensor.cpu().to(layout.torch_dtype) for tensor, layout in zip(tensors, layouts, strict=True)])
-            bar.update(len(part))
+    """Run what is below the cut on some rows, the longest first, and keep what it gives."""
+    lengths = None if part.lengths is None else part.lengths[rows]
+    ragged = lengths if any(layout.ragged for layout in layouts) else None
+    hidden = True if job.args.disable_tqdm else None  # None shows the bar on a terminal only
+    bar = tqdm(desc="Features", total=len(rows), unit="example", disable=hidden, leave=False)
+    precision = _precision(job.args)
+    autocast = torch.autocast(job.args.device.type, getattr(torch, precision), enabled=precision != "float32")
+    with bar, autocast, store.build(part.names[rows], layouts, ragged) as writer:
+        for places in _batches(len(rows), lengths):
+            tensors = cut.capture(job.collate(part.fetch(rows[places])))
+            pairs = zip(tensors, layouts, strict=True)
+            writer.put(places, [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs])
+            bar.update(len(places))
 
 
 def _batches(count: int, lengths: NDArray[np.int64] | None) -> Iterator[NDArray[np.int64]]:
+    """Places by batch; texts from the longest to the shortest, as many as have so many tokens together."""
     if lengths is None:
         yield from np.array_split(np.arange(count), math.ceil(count / EXAMPLES))
         return
@@ -422,11 +421,9 @@ def _batches(count: int, lengths: NDArray[np.int64] | None) -> Iterator[NDArray[
         begin += size
 
 
-def _rows(
-    cut: Cut, features: Features, rows: Dataset, collator: Callable[..., Any], lengths: NDArray[np.int64] | None
-) -> CachedRows:
+def _rows(job: Job, cut: Cut, features: Features, part: Part) -> CachedRows:
     """The rows that training reads: features, labels, and the inputs that the upper part runs on."""
-    plain = rows.with_format(None)
+    plain = part.rows.with_format(None)
     if cut.inputs:
-        return CachedRows(features, plain, collator, lengths)
+        return CachedRows(features, plain, job.collator, part.lengths)
     return CachedRows(features, plain.select_columns(["labels"]), default_data_collator, None)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from hf_ft.depth_groups import Anatomy, DepthGroup
 from hf_ft.feature_store import Layout
@@ -94,7 +94,15 @@ def cut_at(
             verify(cut, rows, collate)
         except CannotCut as error:
             reason = str(error)
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             # The model's own code met something that it does not expect: as many kinds of error as there are authors.
             reason = f"{type(error).__name__} in the model's own code above {used[height - 1].name}"
         else:
@@ -128,7 +136,11 @@ def verify(cut: Cut, rows: list[dict[str, Any]], collate: Collate) -> None:
     mask = whole["attention_mask"].bool() if expected.ndim == 3 and "attention_mask" in whole else None
     real = expected if mask is None else expected[mask]
     scale = max(float(real.abs().max()), 1e-6)
-    alone = {i: row for part, logits, batch in zip(parts, apart, batches, strict=True) for i, row in zip(part, _rows(logits, batch, mask is not None), strict=True)}
+    alone = {
+        i: row
+        for part, logits, batch in zip(parts, apart, batches, strict=True)
+        for i, row in zip(part, _rows(logits, batch, mask is not None), strict=True)
+    }
     noise = float((torch.cat([alone[i] for i in range(len(rows))]) - real).abs().max()) / scale
     if noise > REBATCHING:
         raise CannotCut("the model's answer depends on how far a text is padded")
@@ -142,7 +154,11 @@ def verify(cut: Cut, rows: list[dict[str, Any]], collate: Collate) -> None:
 
 def _rows(logits: torch.Tensor, batch: Batch, tokens: bool) -> list[torch.Tensor]:
     """The logits example by example; those of tokens without padding."""
-    return list(logits[batch["attention_mask"].bool()].split(batch["attention_mask"].sum(1).tolist()) if tokens else logits.split(1))
+    return list(
+        logits[batch["attention_mask"].bool()].split(batch["attention_mask"].sum(1).tolist())
+        if tokens
+        else logits.split(1)
+    )
 
 
 @dataclass(frozen=True)
@@ -221,7 +237,7 @@ class Upper(nn.Module):
 
     def __init__(self, cut: Cut) -> None:
         super().__init__()
-        object.__setattr__(self, "cut", cut)  # not registered: the whole model is no part of this one
+        self.cut = cut
         parameters, buffers = dict(cut.model.named_parameters()), dict(cut.model.named_buffers())
         persistent = set(cut.model.state_dict())
         for group in cut.above:
@@ -381,9 +397,16 @@ class HeadCut(Cut):
             found.append(value.detach().requires_grad_())
             return forward(found[-1], *args, **kwargs)
 
-        with evaluating(self.model), _no_gradients(self.model), torch.enable_grad(), _replaced(self.model, {self.chain[0]: leaf}):
+        with (
+            evaluating(self.model),
+            _no_gradients(self.model),
+            torch.enable_grad(),
+            _replaced(self.model, {self.chain[0]: leaf}),
+        ):
             logits = self.model(**batch).logits
-            (gradient,) = torch.autograd.grad((logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum(), found[0])
+            (gradient,) = torch.autograd.grad(
+                (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum(), found[0]
+            )
         return found[0].detach(), gradient.abs().amax(-1) > 0
 
     def capture(self, batch: Batch) -> list[torch.Tensor]:
@@ -417,7 +440,9 @@ class HeadCut(Cut):
             value = _padded(value, batch["attention_mask"])
         for name in self.chain:
             value = self.model.get_submodule(name)(value)
-        return value.reshape(value.shape[0], *((-1, self.shape[-1]) if self.layouts[0].ragged and len(self.shape) == 2 else self.shape))
+        return value.reshape(
+            value.shape[0], *((-1, self.shape[-1]) if self.layouts[0].ragged and len(self.shape) == 2 else self.shape)
+        )
 
 
 def _matters(module: nn.Module) -> bool:

@@ -34,12 +34,13 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
 
 from hf_ft import adapters, publishing, report
-from hf_ft.cache import Cached, CachedRows, Live, Use, as_it_is, open_cache, row_lengths, tell
+from hf_ft.cache import Cached, CachedRows, Job, Live, as_it_is, open_cache, row_lengths, tell
 from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
 from hf_ft.exact import fit_exact, linear_head_of
 from hf_ft.freezing import FrozenMode, audit, ensure_gradients, frozen_tensors, quiet_modules, set_trainable, snapshot
+from hf_ft.lookup import UserError
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
 from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
@@ -238,11 +239,11 @@ def _open_cache(
     run: Run, stage: PlannedStage, args: TrainingArguments, train_set: Any, validation_set: Any
 ) -> Cached | str:
     """The stage cut at its first group that trains, with the features of its examples; or why it runs live."""
-    passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / _steps_per_epoch(args, len(train_set))
-    use = Use(passes, _evaluations(args, stage, len(train_set)))
-    parts, collator = (train_set, validation_set), run.task.collator(run.processor)
+    examples, collator = len(train_set), run.task.collator(run.processor)
+    passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / _steps_per_epoch(args, examples)
+    parts, reads = (train_set, validation_set), (passes, _evaluations(args, stage, examples))
     try:
-        return open_cache(run.model, run.groups, stage, parts, run.processor, collator, run.config, args, use)
+        return open_cache(Job(run.model, run.groups, stage, parts, run.processor, collator, run.config, args, *reads))
     except Live as reason:
         if str(reason):
             tell(f"cache    not used in stage '{stage.name}': {reason}", args)
@@ -253,7 +254,9 @@ def _evaluations(args: TrainingArguments, stage: PlannedStage, train_examples: i
     """How often a stage evaluates."""
     if args.eval_strategy == "no":
         return 0
-    return stage.epochs if args.eval_strategy == "epoch" else _steps(args, stage, train_examples) / (args.eval_steps or 1)
+    return (
+        stage.epochs if args.eval_strategy == "epoch" else _steps(args, stage, train_examples) / (args.eval_steps or 1)
+    )
 
 
 OF_STEPS = {
@@ -396,14 +399,16 @@ class StageTrainer(Trainer):
         lengths = row_lengths(rows) if self.args.train_sampling_strategy == "group_by_length" else None
         if lengths is None:
             return RandomSampler(rows) if isinstance(rows, CachedRows) else super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
+        return LengthGroupedSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths.tolist()
+        )
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """From the longest to the shortest, so that little is padded; texts only."""
         lengths = row_lengths(eval_dataset)
         if lengths is None or self.args.world_size > 1:
             return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
-        return np.argsort(-np.asarray(lengths), kind="stable").tolist()
+        return np.argsort(-lengths, kind="stable").tolist()
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Let `Trainer` build whichever optimizer `args.optim` names, then regroup its parameters by rate."""
