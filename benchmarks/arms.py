@@ -2,7 +2,7 @@
 
 Every arm answers one JSON object on its last line. `seconds` run from encoded data in memory to the trained model:
 `trainer.train()`, and with hf_ft its stages and the building of the feature cache. All else is told `apart`. The plain
-arm imports nothing of hf_ft, so that time and memory are those of the script of a tutorial; what it needs to know
+arm uses nothing of hf_ft, so that time and memory are those of the script of a tutorial; what it needs to know
 (the same examples, the same frozen parameters, the same rate) `prepare` has written down for it.
 """
 
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from hf_ft.lookup import UserError
 
 Request = Mapping[str, Any]
 
@@ -46,7 +49,12 @@ class Clock:
 def answer(request: Request) -> None:
     """Do what a request asks for and print the result as the last line."""
     kinds = {"prepare": prepare, "plain": plain, "hf_ft": with_hf_ft, "forward": forward, "random_vit": random_vit}
-    print("\n" + json.dumps(kinds[request["kind"]](request)), flush=True)
+    try:
+        found = kinds[request["kind"]](request)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print("\n" + json.dumps(found), flush=True)
 
 
 def training_settings(request: Request) -> dict[str, Any]:
@@ -101,7 +109,7 @@ def prepare(request: Request) -> dict[str, Any]:
     config, args = hf_ft.parse(hf_ft_settings(request, "head"), training, [])
     splits = hf_ft.load_splits(config, args.seed)
     if splits.problem_type != "single_label_classification":
-        raise SystemExit(f"The comparisons are of one label an example, and the data are {splits.problem_type}.")
+        raise UserError(f"The comparisons are of one label an example, and the data are {splits.problem_type}.")
     splits.train.save_to_disk(str(Path(request["data"], "train")))
     scored = splits.validation if splits.test is None else splits.test
     scored.save_to_disk(str(Path(request["data"], "scored")))
@@ -235,7 +243,7 @@ def plain(request: Request) -> dict[str, Any]:
         trainable = set(request["plan"]["trainable"])
         parameters = dict(model.named_parameters())
         if trainable - parameters.keys():
-            raise SystemExit(f"The plain model lacks parameters: {sorted(trainable - parameters.keys())[:3]}")
+            raise RuntimeError(f"The plain model lacks parameters: {sorted(trainable - parameters.keys())[:3]}")
         for name, parameter in parameters.items():
             parameter.requires_grad = name in trainable
     settings = training_settings(request) | request["settings"].get("arguments", {})

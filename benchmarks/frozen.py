@@ -10,15 +10,15 @@ from side_by_side import Arm, Bench
 from hf_ft.lookup import UserError, choose
 
 PLAIN = Arm("plain Trainer", "plain")
-HEAD = (
-    Arm("hf_ft, cache, SGD", "hf_ft", {"cache": "on", "head_solver": "sgd"}),
+SGD = Arm("hf_ft, cache, SGD", "hf_ft", {"cache": "on", "head_solver": "sgd"})
+PASS = Arm("one forward pass", "forward")
+LINEAR = (
     Arm("hf_ft, cache, exact", "hf_ft", {"cache": "on", "head_solver": "exact"}),
-    Arm("one forward pass", "forward"),
-)
-LOGISTIC = (
     Arm("logistic regression, raw", "forward", {"fit": "raw"}),
     Arm("logistic regression, standardised", "forward", {"fit": "standardised"}),
 )
+"""What there is for a head of one linear layer only."""
+
 BLOCKS = (
     Arm("hf_ft, live", "hf_ft", {"cache": "off"}),
     Arm("hf_ft, cached", "hf_ft", {"cache": "on"}),
@@ -37,7 +37,7 @@ def compare(bench: Bench, frozen: Sequence[str] | None) -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     for word in words:
-        heads = (*HEAD, *(LOGISTIC if prepared["head"] else ()))
+        heads = (SGD, PASS, *(LINEAR if prepared["head"] else ()))
         arms = [PLAIN, *(heads if word == "head" else BLOCKS)]
         title = "everything but the head" if word == "head" else f"{word} of {prepared['blocks']} blocks"
         bench.compare(f"{title} frozen", arms, word, {arm.name: (PLAIN.name, arm.name) for arm in arms[1:]})

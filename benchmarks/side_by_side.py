@@ -54,7 +54,11 @@ class Arm:
 
 
 class ArmFailure(RuntimeError):
-    """The process of an arm ended with an error."""
+    """The process of an arm ended with an error: its exit code, 2 for a mistake of the user's, and what it said."""
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(said)
+        self.code = code
 
 
 # --- Processes ------------------------------------------------------------------------------------------------------
@@ -102,7 +106,7 @@ def run_arm(script: Path, request: Mapping[str, Any], environment: Mapping[str, 
     """Run an arm as a process of its own: what it answers, with `peaks`, its peak of RssAnon in bytes by phase.
 
     Raises:
-        ArmFailure: with what it wrote last.
+        ArmFailure: it ended with an error.
     """
     command = [sys.executable, str(script), "--arm", json.dumps(request)]
     with (
@@ -113,7 +117,7 @@ def run_arm(script: Path, request: Mapping[str, Any], environment: Mapping[str, 
         code = watch.until_it_ends()
         if code:
             errors.seek(0)
-            raise ArmFailure(f"exit code {code}\n{errors.read()[-3000:].strip()}")
+            raise ArmFailure(code, errors.read()[-3000:].strip())
     answer: dict[str, Any] = json.loads(watch.lines[-1])
     return answer | {"peaks": watch.peaks}
 
@@ -205,7 +209,7 @@ class Bench:
         shutil.rmtree(self.folder)
 
     def ask(self, kind: str, **settings: Any) -> dict[str, Any]:
-        """Let an arm do something in a process of its own; returns its answer."""
+        """Let an arm do something in a process of its own; returns its answer. Its failure ends the bench."""
         names = ("model", "dataset", "max_train_examples", "max_eval_examples", "num_train_epochs", "device")
         request = {name: getattr(self.options, name) for name in (*names, "per_device_train_batch_size")}
         threads = str(self.options.threads)
@@ -214,7 +218,11 @@ class Bench:
         environment["HF_DATASETS_CACHE"] = str(self.folder / "datasets")
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             request |= {"task": self.task, "kind": kind, "scratch": scratch, **self.extra, **settings}
-            return run_arm(self.script, request, environment)
+            try:
+                return run_arm(self.script, request, environment)
+            except ArmFailure as failure:
+                print(f"\n{failure}", file=sys.stderr)
+                sys.exit(2 if failure.code == 2 else 1)
 
     def prepare(self, seed: int) -> dict[str, Any]:
         """The data of a seed as files for the plain arms, and what trains and how fast, by what is frozen."""
@@ -232,10 +240,7 @@ class Bench:
     def run(self, comparison: str, arm: Arm, seed: int, repetition: int, **settings: Any) -> dict[str, Any]:
         """Run one arm once and keep what it took."""
         print(f"{comparison}, seed {seed}, repetition {repetition}: {arm.name}", file=sys.stderr, end=" ", flush=True)
-        try:
-            answer = self.ask(arm.kind, seed=seed, settings=dict(arm.settings), **settings)
-        except ArmFailure as failure:
-            sys.exit(f"failed with {failure}")
+        answer = self.ask(arm.kind, seed=seed, settings=dict(arm.settings), **settings)
         print(f"{answer['seconds']:.2f} s", file=sys.stderr, flush=True)
         peak = answer["gpu_peak"] if self.options.device == "cuda" else answer["peaks"]["train"]
         found = {"comparison": comparison, "arm": arm.name, "seed": seed, "repetition": repetition}
