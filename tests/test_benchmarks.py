@@ -1,0 +1,250 @@
+"""The comparisons beside a plain Trainer: ratios and tables of made-up numbers, real but short processes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("arms", "frozen", "side_by_side"))
+COMPARISONS = [path for path in SCRIPTS if path.stem != "methods"]
+MIB = 2**20
+
+
+@pytest.fixture
+def side_by_side(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module as the scripts import it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("side_by_side")
+
+
+def start(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start a script as a user does."""
+    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
+
+
+def made_up(arm: str, seed: int, seconds: float, **more: Any) -> dict[str, Any]:
+    """A run as a bench keeps it."""
+    apart = {"imports": 5.0, "loading": 1.0, "besides": 0.25}
+    shared = {"repetition": 0, "accuracy": 0.75, "peak": 500 * MIB, "apart": apart}
+    return {"arm": arm, "seed": seed, "seconds": seconds, **shared, **more}
+
+
+RUNS = [
+    made_up("plain", 0, 12.0, accuracy=0.7),
+    made_up("ours", 0, 3.0, peak=400 * MIB),
+    made_up("plain", 1, 30.0, accuracy=0.9),
+    made_up("ours", 1, 5.0, peak=600 * MIB),
+    made_up("plain", 2, 10.0, accuracy=0.8),
+    made_up("ours", 2, 5.0, peak=500 * MIB),
+    made_up("pass", 2, 1.0, accuracy=None),
+]
+
+
+# --- Scripts --------------------------------------------------------------------------------------------------------
+
+
+def test_scripts_are_found() -> None:
+    """Those that the README names, and no others."""
+    assert [path.stem for path in SCRIPTS] == ["frozen_images", "frozen_text", "full", "memory", "methods", "warm"]
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in SCRIPTS if f"`{path.name}`" not in readme] == []
+    commands = [path.name for path in COMPARISONS if f"python benchmarks/{path.name}" in readme]
+    assert commands == [path.name for path in COMPARISONS]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_answers(script: Path) -> None:
+    """`--help` ends well and says what the script measures; the option of its own processes is not shown."""
+    done = start(script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--model" in done.stdout
+    assert "--arm" not in done.stdout
+    if script in COMPARISONS:
+        assert f"python benchmarks/{script.name}" in done.stdout
+        assert all(option in done.stdout for option in ("--quick", "--seeds", "--threads", "--device", "--output"))
+
+
+def test_without_data_there_is_one_error() -> None:
+    """No data set: exit code 2 and the remedy, before anything is loaded."""
+    done = start(FOLDER / "frozen_text.py", "--quick")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "frozen_text.py: error: give --dataset, a Hub id or a folder"
+
+
+def test_quick_gives_way_to_what_is_given(side_by_side: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--quick` replaces defaults, not what stands on the command line."""
+    quick = {"num_train_epochs": 1, "seeds": [7]}
+    monkeypatch.setattr(sys, "argv", ["x.py", "--dataset", "d", "--quick", "--num_train_epochs", "4"])
+    options = side_by_side.parse(side_by_side.parser("x"), quick)
+    assert (options.num_train_epochs, options.seeds) == (4, [7])
+    monkeypatch.setattr(sys, "argv", ["x.py", "--dataset", "d"])
+    options = side_by_side.parse(side_by_side.parser("x"), quick)
+    assert (options.num_train_epochs, options.seeds) == (10, [0, 1, 2])
+
+
+# --- Numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_ratios_are_of_the_same_repetition(side_by_side: ModuleType) -> None:
+    """12/3, 30/5 and 10/5, whatever order the runs stand in; the median of ratios is not the ratio of medians."""
+    assert side_by_side.ratios(RUNS, "plain", "ours") == [4.0, 6.0, 2.0]
+    assert sorted(side_by_side.ratios(RUNS[::-1], "plain", "ours")) == [2.0, 4.0, 6.0]
+    assert side_by_side.ratios(RUNS, "ours", "plain") == [0.25, 1 / 6, 0.5]
+    assert side_by_side.spread(side_by_side.ratios(RUNS, "plain", "ours"), 2) == "4.00 (2.00 to 6.00)"
+
+
+def test_ratios_tell_repetitions_of_a_seed_apart(side_by_side: ModuleType) -> None:
+    """Two repetitions of one seed are two ratios."""
+    runs = [
+        made_up(arm, 0, seconds) | {"repetition": repetition}
+        for repetition, arm, seconds in [(0, "plain", 8.0), (0, "ours", 2.0), (1, "plain", 9.0), (1, "ours", 3.0)]
+    ]
+    assert side_by_side.ratios(runs, "plain", "ours") == [4.0, 3.0]
+
+
+@pytest.mark.parametrize("names", [("plain", "pass"), ("pass", "plain"), ("plain", "nobody"), ("nobody", "nothing")])
+def test_ratios_need_both(side_by_side: ModuleType, names: tuple[str, str]) -> None:
+    """A repetition with one of the two arms only is no ratio."""
+    with pytest.raises(ValueError, match=f"'{names[0]}' and '{names[1]}' were not run in the same repetitions"):
+        side_by_side.ratios(RUNS, *names)
+
+
+def test_spread(side_by_side: ModuleType) -> None:
+    """Median and range; one value stands alone, none is empty."""
+    assert side_by_side.spread([3.0, 1.0, 10.0], 1) == "3.0 (1.0 to 10.0)"
+    assert side_by_side.spread([1.0, 2.0], 1) == "1.5 (1.0 to 2.0)"
+    assert side_by_side.spread([1234.4], 0) == "1,234"
+    assert side_by_side.spread([], 1) == side_by_side.middle([]) == ""
+    assert side_by_side.middle([4.0, 1.0, 2.0]) == "2.0"
+
+
+def test_table(side_by_side: ModuleType) -> None:
+    """A row for each arm in the order asked for, cells empty where an arm has no such number."""
+    lines = side_by_side.table(
+        RUNS[:6] + [made_up("pass", seed, 1.0, accuracy=None) for seed in range(3)],
+        ["plain", "ours", "pass"],
+        {"ours": ("plain", "ours"), "pass": ("plain", "pass")},
+        "test",
+        "cpu",
+    ).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in cells}) == 1
+    assert cells[0][:5] == ["arm", "training s", "plain / hf_ft", "test accuracy", "peak MiB"]
+    assert cells[2][:5] == ["plain", "12.00 (10.00 to 30.00)", "", "0.800 (0.700 to 0.900)", "500 (500 to 500)"]
+    assert cells[3][:5] == ["ours", "5.00 (3.00 to 5.00)", "4.00 (2.00 to 6.00)", *cells[3][3:5]]
+    assert cells[3][4] == "500 (400 to 600)"
+    assert cells[4][1:4] == ["1.00 (1.00 to 1.00)", "12.00 (10.00 to 30.00)", ""]
+    assert dict(zip(cells[0], cells[2], strict=True))["imports s"] == "5.0"
+    assert dict(zip(cells[0], cells[2], strict=True))["evaluation s"] == ""
+    on_gpu = side_by_side.table(RUNS[:1], ["plain"], {}, "validation", "cuda")
+    assert "peak GPU MiB" in on_gpu
+    assert "validation accuracy" in on_gpu
+
+
+def test_turns(side_by_side: ModuleType) -> None:
+    """Repetitions within seeds."""
+    assert side_by_side.turns([3, 5], 2) == [(3, 0), (3, 1), (5, 0), (5, 1)]
+
+
+# --- Processes ------------------------------------------------------------------------------------------------------
+
+CHILD = """
+import json, sys, time
+request = json.loads(sys.argv[2])
+print("phase: before", flush=True)
+time.sleep(0.2)
+print("phase: train", flush=True)
+if request.get("fails"):
+    print("no such thing", file=sys.stderr)
+    sys.exit(2)
+held = bytearray(b"x") * (request["mib"] << 20)
+time.sleep(0.3)
+del held
+print("phase: after", flush=True)
+time.sleep(0.2)
+print(json.dumps({"seconds": 1.5, "asked": request}))
+"""
+
+
+def test_an_arm_is_a_process_with_peaks_by_phase(side_by_side: ModuleType, tmp_path: Path) -> None:
+    """What a process answers last comes back, and its memory is told of the phase that held it and of no other."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    answer = side_by_side.run_arm(script, {"mib": 200}, os.environ)
+    assert answer["seconds"] == 1.5
+    assert answer["asked"] == {"mib": 200}
+    peaks = answer["peaks"]
+    assert list(peaks) == ["start", "before", "train", "after"]
+    assert 0 < peaks["before"] < 100 * MIB
+    assert 200 * MIB < peaks["train"] < 300 * MIB
+    assert peaks["after"] < 100 * MIB
+
+
+def test_an_arm_that_fails(side_by_side: ModuleType, tmp_path: Path) -> None:
+    """Its exit code and what it wrote come back; nothing is taken for an answer."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    with pytest.raises(side_by_side.ArmFailure, match="no such thing") as failure:
+        side_by_side.run_arm(script, {"fails": True}, os.environ)
+    assert (failure.value.code, str(failure.value)) == (2, "no such thing")
+
+
+def test_mapped_files_are_not_counted(side_by_side: ModuleType, tmp_path: Path) -> None:
+    """The pages of a mapped file make the process no larger, while memory of its own does."""
+    (tmp_path / "large").write_bytes(b"x" * (100 * MIB))
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import json, mmap, sys, time\nprint('phase: train', flush=True)\nrequest = json.loads(sys.argv[2])\n"
+        "with open(request['file'], 'rb') as file:\n    pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+        "touched = sum(pages[i] for i in range(0, len(pages), 4096))\ntime.sleep(0.3)\n"
+        "print(json.dumps({'sum': touched}))"
+    )
+    answer = side_by_side.run_arm(script, {"file": str(tmp_path / "large")}, os.environ)
+    assert answer["sum"] == ord("x") * 100 * MIB // 4096
+    assert 0 < answer["peaks"]["train"] < 50 * MIB
+
+
+def test_sentences_are_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The synthetic data of `memory.py`: as many as asked for, half of each label, the same with the same seed."""
+    import csv
+    import random
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    memory = importlib.import_module("memory")
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        memory.write_sentences(tmp_path / name, 50, random.Random(seed))
+    texts = {name: (tmp_path / name).read_text() for name in "abc"}
+    assert texts["a"] == texts["b"] != texts["c"]
+    rows = list(csv.DictReader((tmp_path / "a").open(encoding="utf-8")))
+    assert len(rows) == 50
+    assert sum(row["label"] == "good" for row in rows) == 25
+    assert all(6 <= len(row["text"].split()) <= 30 for row in rows)
+    assert len({row["text"] for row in rows}) == 50
+
+
+def test_runs_are_written_without_paths(side_by_side: ModuleType, tmp_path: Path) -> None:
+    """`--output` holds every run and the options, folders by their last part."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "some_model" / "model").mkdir(parents=True)
+    arguments = ["--model", str(tmp_path / "some_model" / "model"), "--dataset", str(tmp_path / "data")]
+    options = side_by_side.parser("x").parse_args([*arguments, "--output", str(tmp_path / "out.json")])
+    with side_by_side.Bench(__file__, options, "text_classification") as bench:
+        assert bench.folder.is_dir()
+        bench.runs.append(made_up("plain", 0, 1.0))
+        bench.write()
+    assert not bench.folder.exists()
+    text = (tmp_path / "out.json").read_text()
+    assert str(tmp_path) not in text
+    record = json.loads(text)
+    assert (record["options"]["model"], record["options"]["dataset"]) == ("some_model", "data")
+    assert record["runs"] == [made_up("plain", 0, 1.0)]
+    assert "torch" in record["machine"]
