@@ -173,11 +173,10 @@ def with_hf_ft(request: Request) -> dict[str, Any]:
 def training_seconds(stage: Any) -> float:
     """The seconds of a stage, the building of its cache included, without what evaluating took.
 
-    Features of the validation split count where the exact solver fitted the head: it needs them to choose its penalty.
+    The exact solver reads features of validation as well, to choose its penalty; they count.
     """
     evaluations = sum(entry.get("eval_runtime", 0.0) for entry in stage.history)
-    unused = stage.cache["validation_seconds"] if stage.cache and not stage.solver else 0.0
-    return float(stage.seconds - evaluations - unused)
+    return float(stage.seconds - evaluations)
 
 
 # --- Plain ----------------------------------------------------------------------------------------------------------

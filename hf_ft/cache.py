@@ -31,6 +31,7 @@ from hf_ft.cutting import CannotCut, Cut, Upper, find_cut, frozen_depth
 from hf_ft.depth_groups import Anatomy
 from hf_ft.feature_folders import default_root, make_room, spoken_size
 from hf_ft.feature_store import Features, FeatureStore, Layout, size_of
+from hf_ft.features import is_list
 from hf_ft.freezing import snapshot
 from hf_ft.lookup import UserError
 from hf_ft.plan import PlannedStage
@@ -87,8 +88,8 @@ def as_it_is(batch: Any) -> Any:
 class Job:
     """A stage that may be cached: its model and data, and how often it reads them.
 
-    `parts` are the encoded train and validation split, `collator` the task's; `passes` counts epochs, also broken
-    ones, and `evaluations` passes over validation.
+    `parts` are the encoded train split and, where it is read, validation; `collator` is the task's; `passes` counts
+    epochs, also broken ones, and `evaluations` passes over validation.
     """
 
     model: PreTrainedModel
@@ -115,12 +116,12 @@ class Job:
 
 @dataclass
 class Cached:
-    """A stage's upper part and its data; `facts` say what the cache did, for `run.json`."""
+    """A stage's upper part and its data (no validation where the stage has none); `facts` go into `run.json`."""
 
     cut: Cut
     upper: Upper
     train: CachedRows
-    validation: CachedRows
+    validation: CachedRows | None
     facts: dict[str, Any]
 
 
@@ -144,7 +145,7 @@ def open_cache(job: Job) -> Cached:
 def _opened(job: Job) -> Cached:
     depth = frozen_depth(job.groups, job.stage.settings)
     _refuse(job, depth)
-    job.model.to(device=job.args.device)
+    job.model.to(job.args.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
     parts = [Part.of(rows) for rows in job.parts]
     sample = parts[0].sample()
     try:
@@ -176,14 +177,17 @@ def _opened(job: Job) -> Cached:
         "difference": cut.difference,
         "notes": [*cut.notes, *store.notes],
     }
-    train, validation = (_rows(job, cut, store.read(part.names), part) for part in parts)
-    return Cached(cut, Upper(cut), train, validation, facts)
+    sets = [_rows(job, cut, store.read(part.names), part) for part in parts]
+    return Cached(cut, Upper(cut), sets[0], sets[1] if len(sets) > 1 else None, facts)
 
 
 def _refuse(job: Job, depth: int) -> None:
     """Raise `Live` for what is known before the model is looked at; without a reason where nothing is frozen."""
     if depth == 0 or job.config.cache == "off":
         raise Live
+    top = [group.role for group in job.groups if group.role != "unused"][depth - 1 : depth + 1]
+    if top == ["stem", "block"]:
+        raise Live  # nothing but embeddings
     if job.stage.peft:
         raise Live("its adapters change what the layers below the head give")
     augment = job.config.augment
@@ -261,10 +265,11 @@ def _inputs(rows: Dataset) -> Iterator[bytes]:
     for batch in batches(rows.select_columns(names)):
         columns = []
         for name in names:
-            lists = batch[name].combine_chunks()
-            values = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
-            ends = np.append(0, np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False)))
-            columns.append((f"{name} {values.dtype} ".encode(), values, ends))
+            cells = batch[name].combine_chunks()
+            nested = is_list(rows.features[name])
+            values = (pc.list_flatten(cells) if nested else cells).to_numpy(zero_copy_only=False)
+            lengths = pc.list_value_length(cells).to_numpy() if nested else np.ones(len(cells), dtype=int)
+            columns.append((f"{name} {values.dtype} ".encode(), values, np.append(0, np.cumsum(lengths))))
         for i in range(len(batch)):
             yield b"".join(name + values[ends[i] : ends[i + 1]].tobytes() for name, values, ends in columns)
 
@@ -327,7 +332,7 @@ def _forecast(
         if len(rows)
     )
     examples, computed = sum(len(part.rows) for part in parts), sum(map(len, missing))
-    reads = len(parts[0].rows) * job.passes + len(parts[1].rows) * job.evaluations
+    reads = len(parts[0].rows) * job.passes + sum(len(part.rows) for part in parts[1:]) * job.evaluations
     there = next(parent for parent in folder.parents if parent.exists())
     free, saved = shutil.disk_usage(there).free, each * (reads - computed)
     return _Forecast(cut.name, folder, examples, computed, needed, free, reads / examples, saved)

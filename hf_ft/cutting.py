@@ -10,7 +10,7 @@ believed: each is tried on real examples in another order, in other batches and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -422,11 +422,8 @@ class HeadCut(Cut):
             found.append(value)
             raise _Enough
 
-        with torch.no_grad(), evaluating(self.model), _replaced(self.model, {self.chain[0]: keep}):
-            try:
-                self.model(**batch)
-            except _Enough:
-                pass
+        with torch.no_grad(), evaluating(self.model), _replaced(self.model, {self.chain[0]: keep}), suppress(_Enough):
+            self.model(**batch)
         if not self.layouts[0].ragged:
             return found
         return [found[0][batch["attention_mask"].bool()]]
@@ -598,11 +595,9 @@ class ForwardCut(Cut):
 
             return watched
 
-        with torch.no_grad(), evaluating(self.model), _replaced(self.model, {name: wrap(name) for name in self.times}):
-            try:
-                self.model(**batch)
-            except _Enough:
-                pass
+        watching = {name: wrap(name) for name in self.times}
+        with torch.no_grad(), evaluating(self.model), _replaced(self.model, watching), suppress(_Enough):
+            self.model(**batch)
         tensors = [kept.take(found[kept], mask) for kept in self.kept]
         if any(tuple(tensor.shape[1:]) != layout.shape for tensor, layout in zip(tensors, self.layouts, strict=True)):
             raise CannotCut(f"{self.name}: what is kept has another size for other inputs")

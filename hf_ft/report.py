@@ -80,10 +80,15 @@ def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
 def group_rows(record: Record) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of depth groups; neighbouring blocks that are treated alike share a row."""
     stages = record["plan"]["stages"]
-    header = ["depth group", "parameters", *(f"{stage['name']}, {_length(stage)}" for stage in stages)]
+    # How the head was fitted is known when the run is over.
+    fitted = [bool(stage["solver"]) for stage in record["stages"]] if "stages" in record else [False] * len(stages)
+    lengths = ["to convergence" if exact else _length(stage) for exact, stage in zip(fitted, stages, strict=True)]
+    header = ["depth group", "parameters"]
+    header += [f"{stage['name']}, {length}" for stage, length in zip(stages, lengths, strict=True)]
     rows: list[list[Any]] = []
     for i, group in enumerate(record["plan"]["groups"]):
-        cells = [_setting(*stage["settings"][i]) for stage in stages]
+        settings = [stage["settings"][i] for stage in stages]
+        cells = [mode if exact else _setting(mode, rate) for exact, (mode, rate) in zip(fitted, settings, strict=True)]
         if rows and group["role"] == "block" and rows[-1][0].startswith("block") and rows[-1][2:] == cells:
             first = rows[-1][0].split()[1].split("-")[0]
             rows[-1][:2] = [f"blocks {first}-{group['name'].split()[1]}", rows[-1][1] + group["parameters"]]
@@ -127,7 +132,9 @@ def after_training(record: Record, folder: Path) -> str:
     notes = "".join(f"Note: {note}.\n" for stage in record["stages"] for note in stage["notes"])
     return (
         f"{text_table(header, rows)}\n\nProved:\n{proofs}\n"
-        f"Training took {seconds:.0f} s; {trained} of {record['model']['parameters']:,} parameters trained.\n{notes}"
+        f"Training took {seconds:.0f} s; {trained} of {record['model']['parameters']:,} parameters trained.\n"
+        + "".join(f"{line}\n" for line in cache_lines(record))
+        + f"{notes}"
         f"The model is in {folder}"
     )
 
@@ -168,7 +175,11 @@ def proof_lines(record: Record) -> list[str]:
 def draw_figures(record: Record, folder: Path) -> list[Path]:
     """Draw the learning curves and the confusion matrix as PNG; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = [draw_curves(record, folder / "learning_curves.png")]
+    drawn = []
+    if not all(stage["solver"] for stage in record["stages"]):
+        drawn.append(draw_curves(record, folder / "learning_curves.png"))
+    solved = [stage["solver"] for stage in record["stages"] if stage["solver"]]
+    drawn += [draw_penalties(solver, folder / "penalties.png") for solver in solved[-1:]]
     if record["confusion"]:
         drawn.append(draw_confusion(record, list(record["confusion"])[-1], folder / "confusion_matrix.png"))
     return drawn
@@ -231,6 +242,25 @@ def draw_curves(record: Record, path: Path) -> Path:
                 xytext=(3, -2),
                 textcoords="offset points",
             )
+    return _write(figure, path)
+
+
+def draw_penalties(solver: Mapping[str, Any], path: Path) -> Path:
+    """Loss on train and validation of a head fitted to convergence, over the penalties tried; the chosen one dashed."""
+    figure, axis = _figure(1, 6.0, 3.6)
+    steps = solver["path"]
+    penalties = [step["penalty"] for step in steps]
+    for name, label, colour in (("objective", "train, with penalty", ORANGE), ("validation", "validation", BLUE)):
+        values = [step[name] for step in steps]
+        axis.plot(penalties, values, color=colour, linewidth=2, marker="o", markersize=3.5)
+        axis.annotate(f" {label}", (penalties[-1], values[-1]), color=colour, fontsize=10, va="center")
+    axis.axvline(solver["penalty"], color=INK, linewidth=0.8, linestyle="--")
+    axis.set_xscale("log")
+    axis.invert_xaxis()  # from the strongest on, as they were tried
+    axis.set_title("loss of the head, fitted to convergence", fontsize=11, color=INK, loc="left")
+    axis.set_xlabel("penalty (weaker to the right)", color=INK)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axis.margins(x=0.25)
     return _write(figure, path)
 
 
@@ -322,8 +352,7 @@ def card(record: Record) -> str:
             f"It is {_base(record)}, trained with {_method(record)}.",
             "## Use\n\n" + _usage(record),
             "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),
-            "![Learning curves](figures/learning_curves.png)"
-            + ("\n\n![Confusion matrix](figures/confusion_matrix.png)" if record["confusion"] else ""),
+            "\n\n".join(_pictures(record)),
             "## Training\n\n" + markdown_table(*group_rows(record)) + "\n\n" + _training_note(record),
             "## Data\n\n" + _data_note(record),
             "## Proofs\n\n" + "\n".join(f"- {line}" for line in proof_lines(record)),
@@ -399,6 +428,29 @@ def _results_note(record: Record) -> str:
     return note
 
 
+def _pictures(record: Record) -> list[str]:
+    """The pictures that `draw_figures` drew, for the card."""
+    solved = [bool(stage["solver"]) for stage in record["stages"]]
+    drawn = {
+        "Learning curves": not all(solved),
+        "Penalties": any(solved),
+        "Confusion matrix": bool(record["confusion"]),
+    }
+    return [f"![{name}](figures/{name.lower().replace(' ', '_')}.png)" for name, there in drawn.items() if there]
+
+
+def cache_lines(record: Record) -> list[str]:
+    """One sentence for each stage whose frozen layers ran once per example, or might have."""
+    lines = []
+    for stage in record["stages"]:
+        if cache := stage["cache"]:
+            made = f"{cache['computed']:,} of {cache['examples']:,} examples" if cache["computed"] else "no example"
+            lines.append(f"Stage {stage['name']}: cut {cache['cut']}; {made} ran through what is frozen, once.")
+        elif stage["live"]:
+            lines.append(f"Stage {stage['name']}: what is frozen ran in every epoch, since {stage['live']}.")
+    return lines
+
+
 def _training_note(record: Record) -> str:
     machine, settings = record["machine"], record["settings"]
     seconds = sum(stage["seconds"] for stage in record["stages"])
@@ -408,7 +460,8 @@ def _training_note(record: Record) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return (
-        f"Numbers behind `train` and `adapt` are learning rates. Settings: {named}, weight_decay "
+        " ".join([*cache_lines(record), ""]) + f"Numbers behind `train` and `adapt` are learning rates. Settings: "
+        f"{named}, weight_decay "
         f"{settings['weight_decay']}. Training took {seconds:.0f} s and at most {memory / 2**30:.1f} GiB on "
         f"{machine['device']} ({machine['cores']} cores). Versions: {versions}."
     )

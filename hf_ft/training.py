@@ -60,7 +60,7 @@ class StageResult:
     Steps and epochs in `history` are counted over all stages. `checkpoint` is the folder of the stage's weights,
     relative to the output folder; those of adapters are merged. `peak_memory` is in bytes: of the GPU where there is
     one, else the process's resident memory so far. `seconds` are those of computing features, training and its
-    evaluations. `cache` says what frozen layers gave once instead of in every epoch, None for a stage that ran live;
+    evaluations. `cache` says what frozen layers gave once instead of in every epoch, `live` why they ran in every one;
     `solver` how a linear head was fitted to convergence, None where steps trained.
     """
 
@@ -77,6 +77,7 @@ class StageResult:
     history: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cache: dict[str, Any] | None = None
+    live: str = ""
     solver: dict[str, Any] | None = None
 
 
@@ -210,7 +211,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     sets = (cached.train, cached.validation) if cached else (train_set, validation_set)
     frozen = FrozenMode(trained, quiet)
     trainer = _trainer(run, trained, stage, args, *sets)
-    fit = _exact(run, stage, cached)
+    fit = _exact(run, cached) if _wants_exact(run, stage) else None
     with without_bars(), cached.cut.installed() if cached else nullcontext():
         if fit is None:
             trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
@@ -241,7 +242,8 @@ def _open_cache(
     """The stage cut at its first group that trains, with the features of its examples; or why it runs live."""
     examples, collator = len(train_set), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / _steps_per_epoch(args, examples)
-    parts, reads = (train_set, validation_set), (passes, _evaluations(args, stage, examples))
+    reads = passes, _evaluations(args, stage, examples)
+    parts = (train_set, validation_set) if reads[1] or _wants_exact(run, stage) else (train_set,)
     try:
         return open_cache(Job(run.model, run.groups, stage, parts, run.processor, collator, run.config, args, *reads))
     except Live as reason:
@@ -271,30 +273,34 @@ OF_STEPS = {
 """Settings that say how steps are to be made: who sets one wants steps."""
 
 
-def _exact(run: Run, stage: PlannedStage, cached: Cached | None) -> dict[str, Any] | None:
-    """Fit a linear head to convergence where that is asked for, or can be and nothing speaks for steps.
+def _wants_exact(run: Run, stage: PlannedStage) -> bool:
+    """Whether the head of a stage is to be fitted to convergence, if it is linear and its features are cached."""
+    trains = {group.role for group, setting in zip(run.groups, stage.settings, strict=True) if setting.mode != "frozen"}
+    if run.config.head_solver == "auto":
+        return run.config.method == "head" and not OF_STEPS & run.config.given
+    return run.config.head_solver == "exact" and trains == {"head"}
+
+
+def _exact(run: Run, cached: Cached | None) -> dict[str, Any] | None:
+    """Fit a linear head to convergence; None where it has to be trained by steps.
 
     Raises:
-        UserError: it is asked for and cannot be.
+        UserError: `head_solver` is `exact` and cannot be.
     """
-    solver = run.config.head_solver
-    if solver == "sgd" or (solver == "auto" and (run.config.method != "head" or OF_STEPS & run.config.given)):
-        return None
     layer = linear_head_of(cached.cut) if cached else None
-    if cached is None or layer is None or run.learning.loss is None:
-        if solver == "auto":
+    if cached is None or layer is None or cached.validation is None or run.learning.loss is None:
+        if run.config.head_solver == "auto":
             return None
         why = "the stage runs without the cache" if cached is None else "the head is not linear"
         raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
     fit = fit_exact(*layer, cached.train, cached.validation, run.learning.loss)
-    about = {name: value for name, value in vars(fit).items() if name not in ("weight", "bias")}
     best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
     tell(
-        f"solver   head fitted to convergence: {len(fit.path)} penalties tried, {fit.penalty:g} chosen by validation "
-        f"loss {best['validation']:.4f}, {fit.iterations} iterations",
+        f"solver   the head is fitted to convergence, not by steps: {len(fit.path)} penalties tried, {fit.penalty:g} "
+        f"chosen by validation loss {best['validation']:.4f}",
         run.args,
     )
-    return about
+    return {name: value for name, value in vars(fit).items() if name not in ("weight", "bias")}
 
 
 def _save_whole(run: Run, folder: Path) -> None:
@@ -568,8 +574,8 @@ def _result(
         best_metric=trainer.state.best_metric,
         checkpoint=str(Path(best).relative_to(run.output_dir)) if best else None,
         history=[{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history],
-        notes=[f"without the cache: {opened}"] if isinstance(opened, str) and opened else [],
         cache=opened.facts if isinstance(opened, Cached) else None,
+        live="" if isinstance(opened, Cached) else opened,
         solver=fit,
     )
 
