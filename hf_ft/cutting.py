@@ -31,6 +31,8 @@ Sizes = tuple[dict[str, int], dict[str, int]]
 
 TOLERANCE = 1e-5
 """Largest difference between the logits of a cut model and of the whole one, relative to their scale."""
+SLOPES = 1e-3
+"""Largest difference between gradients, relative to the largest of all."""
 REBATCHING = 1e-4
 """Largest difference of the whole model's logits between batches that is rounding: more is a dependence on padding."""
 
@@ -111,54 +113,66 @@ def cut_at(
 
 
 def verify(cut: Cut, rows: list[dict[str, Any]], collate: Collate) -> None:
-    """Compare the logits of the cut model with those of the whole one, in another order, batching and padding.
+    """Hold the cut model to the whole one: the same logits in other batches, and the same gradients above the cut.
 
-    What the whole model itself changes under re-batching, being rounding, is allowed to the cut one too.
+    Examples are in another order, batching and padding than when kept. What the whole model itself changes under
+    re-batching, being rounding, is allowed to the cut one too. Logits alone would not show a cut that jumps over a
+    part that trains: such a part would have no gradient.
 
     Raises:
         CannotCut: they differ by more, or the whole model's own logits depend on the padding.
     """
     order = list(reversed(range(len(rows))))
-    half = (len(rows) + 1) // 2
-    parts = [part for part in (order[:half], order[half:]) if part]
+    parts = [part for part in (order[: (len(rows) + 1) // 2], order[(len(rows) + 1) // 2 :]) if part]
     batches = [collate([rows[i] for i in part]) for part in parts]
     whole = collate(rows)
-    with torch.no_grad(), evaluating(cut.model):
-        expected = cut.model(**whole).logits.float()
-        apart = [cut.model(**batch).logits.float() for batch in batches]
     kept: dict[int, list[torch.Tensor]] = {}
+    alone: dict[int, torch.Tensor] = {}
     for part, batch in zip(parts, batches, strict=True):
-        kept |= dict(zip(part, cut.split(cut.capture(batch), batch), strict=True))
+        kept |= zip(part, cut.split(cut.capture(batch), batch), strict=True)
+        with torch.no_grad(), evaluating(cut.model):
+            alone |= zip(part, _by_example(cut.model(**batch).logits, batch), strict=True)
     features = [torch.cat(values) for values in zip(*(kept[i] for i in range(len(rows))), strict=True)]
-    upper = Upper(cut).eval()
-    with torch.no_grad(), evaluating(cut.model), cut.installed():
-        found = upper(features=features, **whole).logits.float()
-    mask = whole["attention_mask"].bool() if expected.ndim == 3 and "attention_mask" in whole else None
-    real = expected if mask is None else expected[mask]
-    scale = max(float(real.abs().max()), 1e-6)
-    alone = {
-        i: row
-        for part, logits, batch in zip(parts, apart, batches, strict=True)
-        for i, row in zip(part, _rows(logits, batch, mask is not None), strict=True)
-    }
-    noise = float((torch.cat([alone[i] for i in range(len(rows))]) - real).abs().max()) / scale
+    parameters = [cut.model.get_parameter(name) for group in cut.above for name in group.parameters]
+    upper = Upper(cut)
+    with all_require_grad(cut.model, parameters), torch.enable_grad():
+        expected, slopes = _answer(cut.model, whole, parameters)
+        with cut.installed():
+            found, own = _answer(upper, {"features": features, **whole}, parameters)
+    scale = max(float(expected.abs().max()), 1e-6)
+    noise = float((torch.cat([alone[i] for i in range(len(rows))]) - expected).abs().max()) / scale
     if noise > REBATCHING:
-        raise CannotCut("the model's answer depends on how far a text is padded")
+        on = "how far a text is padded" if "attention_mask" in whole else "what else is in the batch"
+        raise CannotCut(f"the model's answer depends on {on}")
     if found.shape != expected.shape:
         raise CannotCut(f"{cut.name}: logits have another shape")
-    difference = float(((found if mask is None else found[mask]) - real).abs().max()) / scale
-    if not difference <= max(TOLERANCE, 2 * noise):
-        raise CannotCut(f"{cut.name}: the logits differ by {difference:.1g} of their scale")
-    cut.difference = difference
+    cut.difference = float((found - expected).abs().max()) / scale
+    if not cut.difference <= max(TOLERANCE, 2 * noise):
+        raise CannotCut(f"{cut.name}: the logits differ by {cut.difference:.1g} of their scale")
+    steepest = max((float(slope.abs().max()) for slope in slopes if slope.numel()), default=0.0)
+    if any(
+        float((one - two).abs().max()) > SLOPES * steepest for one, two in zip(own, slopes, strict=True) if one.numel()
+    ):
+        raise CannotCut(f"{cut.name}: what trains would get other gradients")
 
 
-def _rows(logits: torch.Tensor, batch: Batch, tokens: bool) -> list[torch.Tensor]:
+def _answer(
+    model: nn.Module, inputs: Mapping[str, Any], parameters: list[nn.Parameter]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The logits without padding, and the gradients of one weighting of them."""
+    with evaluating(model):
+        logits = torch.cat(_by_example(model(**inputs).logits, inputs))
+        total = (logits * torch.linspace(-1, 1, logits.shape[-1]).to(logits)).sum()
+        slopes = torch.autograd.grad(total, [value for value in parameters if value.requires_grad], allow_unused=True)
+    return logits.detach(), [torch.zeros(1) if slope is None else slope.cpu() for slope in slopes]
+
+
+def _by_example(logits: torch.Tensor, batch: Mapping[str, Any]) -> list[torch.Tensor]:
     """The logits example by example; those of tokens without padding."""
-    return list(
-        logits[batch["attention_mask"].bool()].split(batch["attention_mask"].sum(1).tolist())
-        if tokens
-        else logits.split(1)
-    )
+    if logits.ndim < 3 or "attention_mask" not in batch:
+        return list(logits.float().split(1))
+    mask = batch["attention_mask"]
+    return list(logits.float()[mask.bool()].split(mask.sum(1).tolist()))
 
 
 @dataclass(frozen=True)
@@ -282,12 +296,13 @@ def _container(root: nn.Module, path: str) -> nn.Module:
 
 @dataclass
 class Seen:
-    """What the last call of a module in one pass took and gave, flattened; `order` is when it ended."""
+    """What the last call of a module in one pass took and gave, flattened; when that ended and the first one did."""
 
     order: int
     taken: list[Any]
     given: list[Any]
     structure: Any
+    first: int
     times: int = 1
 
 
@@ -320,8 +335,9 @@ def _watch(model: PreTrainedModel, names: Iterable[str], batch: Batch) -> tuple[
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
             given, structure = pytree.tree_flatten(output)
-            times = seen[name].times + 1 if name in seen else 1
-            seen[name] = Seen(next(counter), pytree.tree_flatten((args, kwargs))[0], given, structure, times)
+            order, before = next(counter), seen.get(name)
+            first, times = (before.first, before.times + 1) if before else (order, 1)
+            seen[name] = Seen(order, pytree.tree_flatten((args, kwargs))[0], given, structure, first, times)
             return output
 
         return watched
@@ -398,8 +414,7 @@ class HeadCut(Cut):
             return forward(found[-1], *args, **kwargs)
 
         with (
-            evaluating(self.model),
-            _no_gradients(self.model),
+            all_require_grad(self.model, ()),
             torch.enable_grad(),
             _replaced(self.model, {self.chain[0]: leaf}),
         ):
@@ -437,9 +452,7 @@ class HeadCut(Cut):
             value = _padded(value, batch["attention_mask"])
         for name in self.chain:
             value = self.model.get_submodule(name)(value)
-        return value.reshape(
-            value.shape[0], *((-1, self.shape[-1]) if self.layouts[0].ragged and len(self.shape) == 2 else self.shape)
-        )
+        return value.reshape(len(value), *((-1, self.shape[-1]) if len(self.shape) == 2 else self.shape))
 
 
 def _matters(module: nn.Module) -> bool:
@@ -447,19 +460,6 @@ def _matters(module: nn.Module) -> bool:
     if any(True for _ in module.parameters()):
         return True
     return any(getattr(part, "p", 0) or getattr(part, "drop_prob", 0) for part in module.modules())
-
-
-@contextmanager
-def _no_gradients(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient while it lasts, so that none is tracked below the head."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def _padded(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -513,20 +513,20 @@ class ForwardCut(Cut):
         self.images = {name: value[:1] for name, value in whole.items() if not self.text}
         # Embeddings are cheap, and some models read them again higher up; the stem of an image model is not.
         below = [group for group in self.below if not (self.text and group.role == "stem")]
-        names = _callable(model, [name for group in below for name in group.modules])
+        names = _weighted(model, [name for group in below for name in group.modules])
+        higher = _weighted(model, [name for group in self.above for name in group.modules])
         heads = _callable(model, self.above[0].modules) if at_head else []
-        seen, logits = _watch(model, [*names, *heads], whole)
-        other, _ = _watch(model, [*names, *heads], few)
+        watched = dict.fromkeys([*names, *higher, *heads])
+        (seen, logits), (other, _) = _watch(model, watched, whole), _watch(model, watched, few)
+        # A module that runs above as well, such as a block that is shared, stays alive.
+        begins = min((seen[name].first for name in higher if name in seen), default=len(seen))
+        names = [name for name in names if name in seen and name in other and seen[name].order < begins]
         sizes = (_size(whole), _size(few))
         self.kept: list[Kept] = []
         if at_head:
             self._enter(seen, other, heads, sizes)
-        needed = set() if at_head else _needed({name: seen[name] for name in names if name in seen}, logits)
-        self.stubs = {
-            name: self._stub(name, seen[name], other[name], needed, sizes)
-            for name in names
-            if name in seen and name in other
-        }
+        needed = set() if at_head else _needed({name: seen[name] for name in names}, logits)
+        self.stubs = {name: self._stub(name, seen[name], other[name], needed, sizes) for name in names}
         if not self.kept:
             raise CannotCut(f"{self.name}: nothing to keep was found")
         self.layouts = tuple(kept.layout for kept in self.kept)
@@ -588,9 +588,11 @@ class ForwardCut(Cut):
                 left[name] -= 1
                 output = None if wanted[0].entering and not any(left.values()) else forward(*args, **kwargs)
                 values = pytree.tree_flatten((args, kwargs) if wanted[0].entering else output)[0]
-                found.update((kept, values[kept.place]) for kept in wanted)
                 if not any(left.values()):
+                    found.update((kept, values[kept.place]) for kept in wanted)
                     raise _Enough
+                # The rest of the pass may write into what it was given.
+                found.update((kept, values[kept.place].clone()) for kept in wanted)
                 return output
 
             return watched
@@ -647,7 +649,7 @@ class ForwardCut(Cut):
         if kind == "kept":
             return self.kept[recipe[1]].give(self._features[recipe[1]], self._mask)
         shape = [size if isinstance(size, int) else size[0] * self._sizes[size[1]] for size in recipe[1]]
-        return torch.zeros((), dtype=recipe[2], device=self.model.device).expand(shape)
+        return torch.zeros(shape, dtype=recipe[2], device=self.model.device)
 
     def replay(self, features: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
         """The model's own forward, within `installed`."""
@@ -673,6 +675,11 @@ def _callable(model: nn.Module, names: Iterable[str]) -> list[str]:
     return found
 
 
+def _weighted(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Modules that are called and hold weights: what has none, such as one dropout for all depths, may run anywhere."""
+    return [name for name in _callable(model, names) if any(True for _ in model.get_submodule(name).parameters())]
+
+
 def _other_sizes(rows: list[dict[str, Any]], collate: Collate) -> Batch:
     """A smaller batch, whose numbers of examples and of tokens are in another proportion where that can be."""
     whole = _size(collate(rows))
@@ -696,9 +703,11 @@ def _needed(seen: Mapping[str, Seen], logits: torch.Tensor) -> set[tuple[str, in
     stop: frozenset[Any] = frozenset()
     for name in sorted(seen, key=lambda name: -seen[name].order):
         reached = upstream(logits.grad_fn, set(), stop)
+        taken = {id(value) for value in seen[name].taken}
         for place, value in enumerate(seen[name].given):
             node = getattr(value, "grad_fn", None)
-            if node is not None and node in reached and node not in stop:
+            # What is handed through (position biases) belongs to the module that made it.
+            if node is not None and node in reached and node not in stop and id(value) not in taken:
                 found.add((name, place))
                 stop |= {node}
     return found

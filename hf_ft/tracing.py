@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -163,11 +163,12 @@ def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Tr
 
 
 @contextmanager
-def all_require_grad(model: nn.Module) -> Iterator[None]:
-    """Let every floating parameter require a gradient, in evaluation mode, and put everything back after."""
+def all_require_grad(model: nn.Module, only: Sequence[nn.Parameter] | None = None) -> Iterator[None]:
+    """Let every floating parameter, or `only` these, require a gradient, in evaluation mode; put all back after."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    chosen = {id(parameter) for parameter in (model.parameters() if only is None else only)}
     for parameter, _ in flags:
-        parameter.requires_grad_(parameter.is_floating_point())
+        parameter.requires_grad_(id(parameter) in chosen and parameter.is_floating_point())
     try:
         with evaluating(model):
             yield
