@@ -156,6 +156,7 @@ def train(
     metric = (args.metric_for_best_model or splits.target.default_metric).removeprefix("eval_")
     splits.target.higher_is_better(metric)
     splits.target.check_options(config, args)
+    _check_solver(config, plan, loaded.groups)
     learning = splits.target.learning(model, splits.train, splits.labels, config, args)
     encoded = [
         task.encode(learning.prepare(part), processor, config, training)
@@ -273,12 +274,25 @@ OF_STEPS = {
 """Settings that say how steps are to be made: who sets one wants steps."""
 
 
+def _check_solver(config: Config, plan: Plan, groups: Anatomy) -> None:
+    """Raise unless an exact head that was asked for has a stage that it can stand for."""
+    if config.head_solver == "exact" and not any(_head_alone(groups, stage) for stage in plan.stages):
+        raise UserError(
+            f"--head_solver exact: no stage of method '{config.method}' trains the head alone. Use --method head or "
+            "lp_ft, or leave out --head_solver."
+        )
+
+
+def _head_alone(groups: Anatomy, stage: PlannedStage) -> bool:
+    pairs = zip(groups, stage.settings, strict=True)
+    return {group.role for group, setting in pairs if setting.mode != "frozen"} == {"head"}
+
+
 def _wants_exact(run: Run, stage: PlannedStage) -> bool:
     """Whether the head of a stage is to be fitted to convergence, if it is linear and its features are cached."""
-    trains = {group.role for group, setting in zip(run.groups, stage.settings, strict=True) if setting.mode != "frozen"}
     if run.config.head_solver == "auto":
         return run.config.method == "head" and not OF_STEPS & run.config.given
-    return run.config.head_solver == "exact" and trains == {"head"}
+    return run.config.head_solver == "exact" and _head_alone(run.groups, stage)
 
 
 def _exact(run: Run, cached: Cached | None) -> dict[str, Any] | None:
