@@ -103,7 +103,13 @@ def test_dropout_above_the_cut_stays_alive(text_model: str, many_texts: str, tmp
     model.save_pretrained(quiet)
     losses = []
     for folder in (text_model, str(quiet)):
-        config, args = settings_of(folder, many_texts, tmp_path / f"out-{Path(folder).name}", learning_rate=1e-9)
+        config, args = settings_of(
+            folder,
+            many_texts,
+            tmp_path / f"out-{Path(folder).name}",
+            learning_rate=1e-9,
+            per_device_train_batch_size=30,
+        )
         trained = run(config, args)
         losses.append([entry["loss"] for entry in trained.stages[0].history if "loss" in entry])
     noisy, still = losses
