@@ -61,17 +61,43 @@ def find_cut(model: PreTrainedModel, groups: Anatomy, depth: int, rows: list[dic
     """
     used = [group for group in groups if group.role != "unused"]
     reasons = []
-    for height in range(min(depth, len(used) - 1), 0, -1):
-        if used[height - 1].role == "stem" and len(used) > 2:
-            break  # nothing but embeddings below
-        try:
-            cut = cut_at(model, used, height, rows, collate)
-        except CannotCut as error:
-            reasons.append(str(error))
-        else:
-            cut.notes += [f"not cut higher: {reasons[0]}"] if reasons else []
-            return cut
+    with _telling_head(model, used[-1], collate(rows)):
+        for height in range(min(depth, len(used) - 1), 0, -1):
+            if used[height - 1].role == "stem" and len(used) > 2:
+                break  # nothing but embeddings below
+            try:
+                cut = cut_at(model, used, height, rows, collate)
+            except CannotCut as error:
+                reasons.append(str(error))
+            else:
+                cut.notes += [f"not cut higher: {reasons[0]}"] if reasons else []
+                return cut
     raise CannotCut(reasons[0] if reasons else "no block is frozen")
+
+
+@contextmanager
+def _telling_head(model: PreTrainedModel, head: DepthGroup, batch: Batch) -> Iterator[None]:
+    """While it lasts, a head that gives all examples the same logits (weights of zero) has random weights instead.
+
+    From such logits nothing could be told: any cut would seem right.
+    """
+    with torch.no_grad(), evaluating(model):
+        logits = torch.stack(
+            [row.flatten()[: model.config.num_labels] for row in _by_example(model(**batch).logits, batch)]
+        )
+    if float((logits - logits[:1]).abs().max()) > TOLERANCE * float(logits.abs().max()):
+        yield
+        return
+    before = {name: model.get_parameter(name).detach().clone() for name in head.parameters}
+    with torch.no_grad(), torch.random.fork_rng():
+        for name in before:
+            model.get_parameter(name).normal_(std=0.1)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                model.get_parameter(name).copy_(value)
 
 
 def cut_at(
@@ -137,9 +163,9 @@ def verify(cut: Cut, rows: list[dict[str, Any]], collate: Collate) -> None:
     parameters = [cut.model.get_parameter(name) for group in cut.above for name in group.parameters]
     upper = Upper(cut)
     with all_require_grad(cut.model, parameters), torch.enable_grad():
-        expected, slopes = _answer(cut.model, whole, parameters)
-        with cut.installed():
+        with cut.installed():  # first, so that nothing is found that a whole pass left behind
             found, own = _answer(upper, {"features": features, **whole}, parameters)
+        expected, slopes = _answer(cut.model, whole, parameters)
     scale = max(float(expected.abs().max()), 1e-6)
     noise = float((torch.cat([alone[i] for i in range(len(rows))]) - expected).abs().max()) / scale
     if noise > REBATCHING:
