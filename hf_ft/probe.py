@@ -34,7 +34,7 @@ tags want `(sentences, tokens, d)`; one "sentence" of all tokens will do. Chunks
 PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
 """From what 50 examples of 4,096 features need to what 50,000 examples of 64 do not notice."""
 
-IN_MEMORY = 256 * 2**20
+IN_MEMORY = 32 * 2**20
 """Bytes of float64 up to which features are kept instead of being read in every iteration."""
 
 IGNORED = -100
