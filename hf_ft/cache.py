@@ -51,7 +51,7 @@ OF_LABELS = (
 """What a configuration says of labels and places, which frozen layers do not depend on."""
 SAMPLE = 8
 """Examples on which a cut is tried."""
-TOKENS, EXAMPLES = 8192, 32
+TOKENS, EXAMPLES = 2048, 32
 """Most tokens, and most images, of a batch that runs through the frozen part; texts of a batch are alike in length."""
 
 
