@@ -52,7 +52,11 @@ OF_LABELS = (
 SAMPLE = 8
 """Examples on which a cut is tried."""
 TOKENS, EXAMPLES = 2048, 32
-"""Most tokens, and most images, of a batch that runs through the frozen part; texts of a batch are alike in length."""
+"""Most tokens, and most images, of a batch that runs through the frozen part; texts of a batch are alike in length.
+
+Measured on a CPU (docs/performance.md), whose caches like small batches; other devices take `WIDER` times as many.
+"""
+WIDER = 8
 
 
 class Live(Exception):
@@ -198,6 +202,10 @@ def _refuse(job: Job, depth: int) -> None:
         )
     if job.args.n_gpu > 1:
         raise Live("one process drives several GPUs (start one process for each with `accelerate launch`)")
+    if job.args.neftune_noise_alpha:
+        raise Live("neftune_noise_alpha adds other noise to the embeddings in each step")
+    if job.args.torch_compile:
+        raise Live("torch_compile compiles the whole model (--torch_compile false allows the cache)")
     if job.args.deepspeed or job.args.fsdp:
         raise Live("FSDP and DeepSpeed divide the model in ways of their own")
 
@@ -406,22 +414,23 @@ def _compute(
     precision = _precision(job.args)
     autocast = torch.autocast(job.args.device.type, getattr(torch, precision), enabled=precision != "float32")
     with bar, autocast, store.build(part.names[rows], layouts, ragged) as writer:
-        for places in _batches(len(rows), lengths):
+        for places in _batches(len(rows), lengths, job.args.device.type):
             tensors = cut.capture(job.collate(part.fetch(rows[places])))
             pairs = zip(tensors, layouts, strict=True)
             writer.put(places, [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs])
             bar.update(len(places))
 
 
-def _batches(count: int, lengths: NDArray[np.int64] | None) -> Iterator[NDArray[np.int64]]:
+def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iterator[NDArray[np.int64]]:
     """Places by batch; texts from the longest to the shortest, as many as have so many tokens together."""
+    tokens, examples = (most * (1 if device == "cpu" else WIDER) for most in (TOKENS, EXAMPLES))
     if lengths is None:
-        yield from np.array_split(np.arange(count), math.ceil(count / EXAMPLES))
+        yield from np.array_split(np.arange(count), math.ceil(count / examples))
         return
     order = np.argsort(-lengths, kind="stable")
     begin = 0
     while begin < count:
-        size = max(1, TOKENS // max(1, int(lengths[order[begin]])))
+        size = max(1, tokens // max(1, int(lengths[order[begin]])))
         yield order[begin : begin + size]
         begin += size
 

@@ -298,6 +298,19 @@ class Upper(nn.Module):
                 else:
                     home.register_buffer(last, buffers[name], persistent=name in persistent)
 
+    @property
+    def config(self) -> Any:
+        """The model's configuration, which `Trainer` looks at."""
+        return self.cut.model.config
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Compute activations anew in the backward pass, in those blocks of the model that train."""
+        self.cut.model.activation_checkpointing_enable(*args, **kwargs)
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """The same by its older name."""
+        self.cut.model.gradient_checkpointing_enable(*args, **kwargs)
+
     def train(self, mode: bool = True) -> Upper:
         """Training mode; the model's own flag, which functional dropout around the head reads, goes with it."""
         super().train(mode)

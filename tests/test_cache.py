@@ -253,6 +253,8 @@ def test_half_precision_takes_half_the_room(still_model: str, many_texts: str, t
 LIVE: dict[str, tuple[dict[str, Any], str]] = {
     "adapters": ({"plan": {"stages": [{"name": "top", "trains": "last_n:1", "peft": "lora"}]}}, "adapters change"),
     "one pass": ({"num_train_epochs": 1, "eval_strategy": "no"}, "reads each example once"),
+    "noise": ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha adds"),
+    "compiled": ({"torch_compile": True}, "torch_compile compiles"),
     "too large": ({"cache_max_gb": 1e-6}, "--cache_max_gb is 1e-06"),
 }
 
@@ -274,6 +276,52 @@ def test_runs_live_and_says_why(
     if case != "one pass":  # which is a loss of time, not of correctness
         with pytest.raises(UserError, match=reason):
             train(text_model, many_texts, tmp_path / "on", cache="on", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"label_smoothing_factor": 0.1},
+        {"gradient_checkpointing": True},
+        {"gradient_accumulation_steps": 2},
+        {"class_weights": "balanced"},
+        {"max_grad_norm": 0.1, "weight_decay": 0.5, "optim": "sgd"},
+    ],
+)
+def test_other_settings_do_the_same(
+    settings: dict[str, Any], still_model: str, many_texts: str, tmp_path: Path
+) -> None:
+    """What `Trainer` does beside plain steps is the same on the upper part as on the whole model."""
+    common = {"method": "last_n:1", "learning_rate": 1e-3, **settings}
+    cached = train(still_model, many_texts, tmp_path / "cached", **common)
+    train(still_model, many_texts, tmp_path / "live", cache="off", **common)
+    assert saved(cached)[0] is not None
+    assert alike(weights(tmp_path / "cached"), weights(tmp_path / "live"))
+
+
+def test_resumed_in_a_cached_stage(text_model: str, many_texts: str, tmp_path: Path) -> None:
+    """Interrupted in its second epoch, a cached stage goes on and ends as if nothing had happened."""
+    settings = {"method": "last_n:1", "cache_dir": str(tmp_path / "cache")}
+    train(text_model, many_texts, tmp_path / "whole", **settings)
+    config, args = settings_of(text_model, many_texts, tmp_path / "torn", seed=1, save_total_limit=None, **settings)
+    args.per_device_train_batch_size, args.train_sampling_strategy = 16, "random"
+
+    def stop(model: nn.Module) -> None:
+        steps = iter(range(10**6))
+        forward = model.classifier.forward
+
+        def limited(*inputs: Any) -> Any:
+            if next(steps) > 45:
+                raise KeyboardInterrupt
+            return forward(*inputs)
+
+        model.classifier.forward = limited
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, args, stop)
+    assert list((tmp_path / "torn/checkpoints").rglob("checkpoint-*/model.safetensors"))
+    train(text_model, many_texts, tmp_path / "torn", resume_from_checkpoint=True, **settings)
+    assert alike(weights(tmp_path / "whole"), weights(tmp_path / "torn"), 1e-6)
 
 
 def test_random_images_run_live(image_model: str, image_data: str, tmp_path: Path) -> None:
