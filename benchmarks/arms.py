@@ -42,7 +42,7 @@ class Clock:
     def answer(self, seconds: float, accuracy: float | None, gpu_peak: int, **more: Any) -> dict[str, Any]:
         """The answer of an arm whose training took `seconds`; what else its part `train` holds is told apart."""
         apart = {name: took for name, took in self.seconds.items() if name != "train"}
-        apart["besides"] = self.seconds["train"] - seconds
+        apart["besides"] = self.seconds["train"] - seconds - self.seconds.get("validation", 0.0)
         return {"seconds": seconds, "accuracy": accuracy, "gpu_peak": gpu_peak, "apart": apart, **more}
 
 
@@ -161,6 +161,7 @@ def with_hf_ft(request: Request) -> dict[str, Any]:
     peak = max([gpu_peak(), *(stage.peak_memory for stage in trained.stages if request["device"] == "cuda")])
     with clock.part("evaluation"):
         results = hf_ft.score(trained)
+    clock.seconds["validation"] = sum(map(validation_seconds, trained.stages))
     with clock.part("saving"):
         hf_ft.save(trained, results)
     caches = [stage.cache for stage in trained.stages if stage.cache]
@@ -173,10 +174,16 @@ def with_hf_ft(request: Request) -> dict[str, Any]:
 def training_seconds(stage: Any) -> float:
     """The seconds of a stage, the building of its cache included, without what evaluating took.
 
-    The exact solver reads features of validation as well, to choose its penalty; they count.
+    Features of validation are of evaluation too, for which a plain `Trainer` makes its pass over validation. They are
+    told apart, since the exact solver chooses its penalty by them.
     """
     evaluations = sum(entry.get("eval_runtime", 0.0) for entry in stage.history)
-    return float(stage.seconds - evaluations)
+    return float(stage.seconds - evaluations - validation_seconds(stage))
+
+
+def validation_seconds(stage: Any) -> float:
+    """The seconds that features of validation took."""
+    return float(stage.cache["validation_seconds"]) if stage.cache else 0.0
 
 
 # --- Plain ----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ SAMPLING = 0.05
 APART = {
     "imports": "imports s",
     "loading": "loading s",
+    "validation": "features of validation s",
     "besides": "encoding, audits s",
     "evaluation": "evaluation s",
     "saving": "saving, load-back s",

@@ -77,7 +77,8 @@ def fit_linear(
 
     Penalties are walked from the strongest, each fit starting at the one before. The walk ends once validation has got
     worse twice in a row: along it validation falls, then rises, and weak penalties take longest; a single rise may be
-    the noise of a small validation split. `validate` gets weight and bias as they will stand in `Fit`.
+    the noise of a small validation split. Then the penalties half-way to the neighbours of the best one are tried.
+    `validate` gets weight and bias as they will stand in `Fit`.
 
     Raises:
         UserError: features or validation losses that are not finite, no labelled row, penalties that are not positive.
@@ -87,25 +88,47 @@ def fit_linear(
     problem = _problem(train, outputs, loss, bias)
     weights = torch.zeros(outputs, len(problem.scale), dtype=torch.float64)
     path: list[dict[str, Any]] = []
-    best, lowest, previous, rises = None, math.inf, math.inf, 0
+    best, start, lowest, previous, rises = None, weights, math.inf, math.inf, 0
     for penalty in sorted(penalties, reverse=True):
         weights, fit = _fitted(problem, weights, penalty, tolerance)
-        validation = validate(fit.weight, fit.bias)
-        if not math.isfinite(validation):
-            raise UserError(
-                f"The validation loss is {validation} with the head fitted at penalty {penalty:g}. Look for features "
-                "or labels of validation that are not finite."
-            )
-        about = {"objective": fit.objective, "validation": validation, "iterations": fit.iterations}
-        path.append({"penalty": penalty, **about, "converged": fit.converged})
+        validation = _validated(fit, validate, path)
         if validation < lowest:
-            best, lowest = fit, validation
+            best, start, lowest = fit, weights, validation
         rises = rises + 1 if validation > previous else 0
         if rises == 2:
             break
         previous = validation
     assert best is not None
-    return dataclasses.replace(best, path=path)
+    for penalty in halfway(best.penalty, penalties):
+        _, fit = _fitted(problem, start, penalty, tolerance)
+        validation = _validated(fit, validate, path)
+        if validation < lowest:
+            best, lowest = fit, validation
+    return dataclasses.replace(best, path=sorted(path, key=lambda entry: -entry["penalty"]))
+
+
+def halfway(best: float, penalties: Sequence[float]) -> list[float]:
+    """The penalties between the best one and its neighbours in the grid, on a scale of logarithms."""
+    above = min((penalty for penalty in penalties if penalty > best), default=None)
+    below = max((penalty for penalty in penalties if penalty < best), default=None)
+    return [math.sqrt(best * neighbour) for neighbour in (above, below) if neighbour is not None]
+
+
+def _validated(fit: Fit, validate: Callable[[Tensor, Tensor | None], float], path: list[dict[str, Any]]) -> float:
+    """The validation loss of a fit, noted in the path.
+
+    Raises:
+        UserError: it is not finite.
+    """
+    validation = validate(fit.weight, fit.bias)
+    if not math.isfinite(validation):
+        raise UserError(
+            f"The validation loss is {validation} with the head fitted at penalty {fit.penalty:g}. Look for features "
+            "or labels of validation that are not finite."
+        )
+    about = {"objective": fit.objective, "validation": validation, "iterations": fit.iterations}
+    path.append({"penalty": fit.penalty, **about, "converged": fit.converged})
+    return validation
 
 
 # --- The problem ----------------------------------------------------------------------------------------------------
