@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     frozen = FrozenMode(trained, quiet)
     trainer = _trainer(run, trained, stage, args, *sets)
     fit = _exact(run, cached) if _wants_exact(run, stage) else None
-    with without_bars(), cached.cut.installed() if cached else nullcontext():
+    with without_bars(), settled_heap(), cached.cut.installed() if cached else nullcontext():
         if fit is None:
             trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
         else:
@@ -235,6 +236,21 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
+
+
+@contextmanager
+def settled_heap() -> Iterator[None]:
+    """While it lasts, the garbage collector leaves alone what importing and loading made.
+
+    These are some hundred thousand objects, which `Trainer` has searched when it begins, and Python now and then.
+    """
+    before = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not before:
+            gc.unfreeze()
 
 
 def _open_cache(
