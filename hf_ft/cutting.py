@@ -9,6 +9,7 @@ believed: each is tried on real examples in another order, in other batches and 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -281,6 +282,7 @@ class Upper(nn.Module):
     def __init__(self, cut: Cut) -> None:
         super().__init__()
         self.cut = cut
+        self.config = copy.deepcopy(cut.model.config)  # `Trainer` reads it and writes into it
         parameters, buffers = dict(cut.model.named_parameters()), dict(cut.model.named_buffers())
         persistent = set(cut.model.state_dict())
         for group in cut.above:
@@ -297,11 +299,6 @@ class Upper(nn.Module):
                     home.register_parameter(last, parameters[name])
                 else:
                     home.register_buffer(last, buffers[name], persistent=name in persistent)
-
-    @property
-    def config(self) -> Any:
-        """The model's configuration, which `Trainer` looks at."""
-        return self.cut.model.config
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Compute activations anew in the backward pass, in those blocks of the model that train."""
