@@ -142,7 +142,7 @@ def parser(description: str, data: bool = True, **defaults: Any) -> argparse.Arg
     add("--per_device_train_batch_size", type=int, default=32, help="(default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     add("--repetitions", type=int, default=1, help="of each seed (default: %(default)s)")
-    add("--arms", nargs="+", metavar="WORD", help="run only arms with one of these words in their name")
+    add("--only", nargs="+", metavar="WORD", help="run only arms with one of these words in their name")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each arm (default: all cores)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="cpu in float32, cuda in bfloat16")
     add("--quick", action="store_true", help="small sizes, one repetition: about 5 minutes on 2 cores")
@@ -252,7 +252,7 @@ class Bench:
 
     def compare(self, comparison: str, arms: Sequence[Arm], frozen: str, pairs: Mapping[str, tuple[str, str]]) -> None:
         """Run all arms in turn, for every repetition of every seed, and print their table; see `table` for `pairs`."""
-        words = self.options.arms
+        words = self.options.only
         arms = [arm for arm in arms if words is None or any(word in arm.name for word in words)]
         names = [arm.name for arm in arms]
         pairs = {below: pair for below, pair in pairs.items() if set(pair) <= set(names)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import math
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -285,11 +286,25 @@ def test_validation_chooses_the_penalty() -> None:
 def test_the_walk_ends_after_two_rises(losses: Sequence[float], steps: int, best: int) -> None:
     """From the strongest penalty on, in whatever order they are given."""
     features, labels = blobs(80, 4, 2)
-    answers = iter(losses)
+    worse = [99.0, 98.0]  # of the two half-way to the best one's neighbours
+    answers = iter([*losses[:steps], *worse])
     fit = fit_linear(Reader(features, labels), 2, PLAIN, lambda *head: next(answers), penalties=PENALTIES[::-1])
-    assert [step["penalty"] for step in fit.path] == list(PENALTIES[:steps])
-    assert [step["validation"] for step in fit.path] == list(losses[:steps])
+    walked = [step for step in fit.path if step["validation"] not in worse]
+    assert [step["penalty"] for step in walked] == list(PENALTIES[:steps])
+    assert [step["validation"] for step in walked] == list(losses[:steps])
     assert fit.penalty == PENALTIES[best]
+    between = [step["penalty"] for step in fit.path if step["validation"] in worse]
+    neighbours = [PENALTIES[place] for place in (best - 1, best + 1) if 0 <= place < len(PENALTIES)]
+    assert between == pytest.approx([math.sqrt(PENALTIES[best] * other) for other in neighbours])
+
+
+def test_a_penalty_between_two_may_be_the_best() -> None:
+    """Half-way between the best of the walk and a neighbour, validation may be lower still."""
+    features, labels = blobs(80, 4, 2)
+    answers = iter([3.0, 1.0, 2.0, 2.5, 1.5, 0.5])
+    fit = fit_linear(Reader(features, labels), 2, PLAIN, lambda *head: next(answers), penalties=[10, 1, 0.1, 0.01])
+    assert fit.penalty == pytest.approx(math.sqrt(0.1))
+    assert [step["penalty"] for step in fit.path] == pytest.approx([10, math.sqrt(10), 1, math.sqrt(0.1), 0.1, 0.01])
 
 
 def test_a_warm_start_changes_nothing() -> None:
@@ -298,8 +313,8 @@ def test_a_warm_start_changes_nothing() -> None:
     alone = fitted(features, labels, 3, penalty=PENALTIES[-1])
     falling = iter(range(0, -100, -1))
     last = fit_linear(Reader(features, labels), 3, PLAIN, lambda *head: next(falling))
-    assert last.penalty == alone.penalty
-    assert last.objective == pytest.approx(alone.objective, rel=1e-6)
+    found = next(step for step in last.path if step["penalty"] == alone.penalty)
+    assert found["objective"] == pytest.approx(alone.objective, rel=1e-6)
 
 
 # --- Data that are not nice -----------------------------------------------------------------------------------------
@@ -311,7 +326,7 @@ def test_separable_data_converge() -> None:
     features = torch.randn(100, 3, generator=torch.Generator().manual_seed(0)) + 50.0 * labels[:, None]
     falling = iter(range(0, -100, -1))
     fit = fit_linear(Reader(features, labels), 2, PLAIN, lambda *head: next(falling))
-    assert len(fit.path) == len(PENALTIES)
+    assert len(fit.path) == len(PENALTIES) + 1
     assert all(step["converged"] for step in fit.path)
     assert all(after["objective"] < before["objective"] for before, after in zip(fit.path, fit.path[1:], strict=False))
     assert fit.weight.isfinite().all()
