@@ -245,6 +245,8 @@ def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: s
     assert same_logits(logits(reloaded(merged, tmp_path / "out"), inputs), answers)
 
 
+DEPTHS = 12
+"""About how many depths of a model are tried at most."""
 LEFT = ("xlnet",)
 """Read the last token of the batch, and so are padded on the left, as their tokenizers do."""
 
@@ -261,9 +263,12 @@ def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
     used = [group for group in groups if group.role != "unused"]
     before, own = tensors(model), [vars(module).get("forward") for module in model.modules()]
     refused, cuts = {}, {}
-    for height in range(1, len(used)):
-        if used[height - 1].role == "stem" and used[height].role == "block":
-            continue  # nothing but embeddings below
+    names, blocks = [group.name for group in used], groups.of_role("block")
+    middle = names[names.index(blocks[max(1, len(blocks) // 2) - 1].name) + 1] if blocks else ""
+    heights = [place for place in range(1, len(used)) if (used[place - 1].role, used[place].role) != ("stem", "block")]
+    step = -(-len(heights) // DEPTHS)  # of deep models some depths, the middle and the head among them
+    heights = [place for place in heights if (len(used) - 1 - place) % step == 0 or names[place] == middle]
+    for height in heights:
         try:
             cut = cut_at(model, used, height, rows, collate)
         except CannotCut as error:
@@ -280,8 +285,6 @@ def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
         cuts[used[height].name] = cut, upper
     assert own == [vars(module).get("forward") for module in model.modules()]
     assert all(same_bits(before[name], value) for name, value in tensors(model).items())
-    names, blocks = [group.name for group in used], groups.of_role("block")
-    middle = names[names.index(blocks[max(1, len(blocks) // 2) - 1].name) + 1] if blocks else ""
     for place in {middle, "head"} & set(cuts):
         whole, other = collate(rows), collate(rows[::-1])
         cut, upper = cuts[place]
@@ -296,7 +299,7 @@ def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
         assert all(bool(a.any()) == bool(b.any()) for a, b in zip(cached, live, strict=True))
     record(
         subject,
-        boundaries=len([g for g in used[1:] if g.name != "block 0" or used[0].role != "stem"]),
+        boundaries=len(heights),
         refused=refused,
         middle=middle,
     )
