@@ -116,7 +116,7 @@ def main() -> int:
         "activation checkpointing gives the same gradients; texts do not depend on their batch; at each depth counted",
         "under cuts (about twelve of deeper models), the two parts give the logits and gradients of the whole. Blocks",
         "are those of the tiny model. `last_n` refuses a model without blocks. Weights that serve in several places",
-        "belong to the first group that uses them. Tensors without gradient are experts that no token reached, and such.",
+        "belong to the first group that uses them. Tensors without gradient are experts that no token reached.",
         "",
         f"Versions: {versions}.",
         "",
