@@ -138,12 +138,12 @@ def open_cache(job: Job) -> Cached:
     """
     try:
         return _opened(job)
-    except Live as reason:
+    except (Live, CannotCut) as reason:  # a cut may fail on a later example, such as the first that is very long
         if job.config.cache == "on" and str(reason):
             raise UserError(
                 f"--cache on: stage '{job.stage.name}' cannot use the cache: {reason}. Leave out --cache on."
             ) from reason
-        raise
+        raise Live(str(reason)) from reason
 
 
 def _opened(job: Job) -> Cached:
@@ -152,10 +152,7 @@ def _opened(job: Job) -> Cached:
     job.model.to(job.args.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
     parts = [Part.of(rows) for rows in job.parts]
     sample = parts[0].sample()
-    try:
-        cut = find_cut(job.model, job.groups, depth, sample, job.collate)
-    except CannotCut as error:
-        raise Live(str(error)) from error
+    cut = find_cut(job.model, job.groups, depth, sample, job.collate)
     layouts = [Layout(job.config.cache_dtype, layout.shape, layout.ragged) for layout in cut.layouts]
     store = FeatureStore(job.root, _key(job, cut, layouts))
     with job.args.main_process_first(desc="computing features"):

@@ -16,7 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    LongformerConfig,
+    LongformerModel,
+)
 
 import hf_ft
 from hf_ft import UserError, finetune
@@ -322,6 +329,28 @@ def test_resumed_in_a_cached_stage(text_model: str, many_texts: str, tmp_path: P
     assert list((tmp_path / "torn/checkpoints").rglob("checkpoint-*/model.safetensors"))
     train(text_model, many_texts, tmp_path / "torn", resume_from_checkpoint=True, **settings)
     assert alike(weights(tmp_path / "whole"), weights(tmp_path / "torn"), 1e-6)
+
+
+def test_an_example_that_cannot_be_kept(text_model: str, tmp_path: Path) -> None:
+    """Longformer pads texts to whole windows, so one longer than those tried has other sizes: it runs live."""
+    folder, data = tmp_path / "longformer", tmp_path / "data"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
+    LongformerModel(
+        LongformerConfig(**sizes, vocab_size=30522, attention_window=16, max_position_embeddings=128, pad_token_id=0)
+    ).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(text_model).save_pretrained(folder)
+    data.mkdir()
+    for split in ("train", "validation", "test"):
+        lengths = [3] * 60 + [30]
+        texts = [f"{'very ' * n}{('bad', 'good')[i % 2]} film {split}" for i, n in enumerate(lengths)]
+        lines = [f"{text},{('negative', 'positive')[i % 2]}" for i, text in enumerate(texts)]
+        (data / f"{split}.csv").write_text("\n".join(["text,label", *lines]))
+    settings = {"method": "last_n:1", "cache_dir": str(tmp_path / "cache")}
+    record = train(str(folder), str(data), tmp_path / "out", **settings)
+    assert saved(record) == [None]
+    assert "another size for other inputs" in record["stages"][0]["live"]
+    assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
 def test_random_images_run_live(image_model: str, image_data: str, tmp_path: Path) -> None:
