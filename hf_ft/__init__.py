@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_ft.comparison import compare
     from hf_ft.config import Config, parse
     from hf_ft.data import Splits, load_splits
     from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
@@ -29,6 +30,7 @@ __all__ = [
     "Splits",
     "UserError",
     "anatomy",
+    "compare",
     "finetune",
     "freeze",
     "load_model",
@@ -48,6 +50,7 @@ _HOME = {
     "Splits": "data",
     "UserError": "lookup",
     "anatomy": "depth_groups",
+    "compare": "comparison",
     "finetune": "run",
     "freeze": "freezing",
     "load_model": "model",

@@ -18,7 +18,7 @@ from hf_ft import metrics
 from hf_ft.config import Config
 from hf_ft.lookup import UserError, shorten
 from hf_ft.metrics import MULTI_LABEL, SINGLE_LABEL, default_metric
-from hf_ft.resampling import Score
+from hf_ft.resampling import Floats, Score
 from hf_ft.target import INTEGER, Learning, Target
 
 if TYPE_CHECKING:
@@ -104,6 +104,13 @@ class Classes(Target):
     ) -> dict[str, Score]:
         """All metrics of `metrics.METRICS`."""
         return metrics.score(outputs, references, self.name, 0.5 if threshold is None else threshold)
+
+    def bootstrap(
+        self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
+    ) -> Floats:
+        """One metric of `metrics.METRICS` on resamples of the examples."""
+        at = 0.5 if threshold is None else threshold
+        return metrics.bootstrap(outputs, references, self.name, at, names=[metric])[metric]
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
         """The majority class."""

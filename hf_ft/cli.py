@@ -1,4 +1,4 @@
-"""The command `hf-ft`: train, inspect, methods, evaluate, predict, push, cache, env.
+"""The command `hf-ft`: train, compare, inspect, methods, evaluate, predict, push, cache, env.
 
 Nothing heavy is imported before the options have been checked, so help and mistakes answer at once.
 """
@@ -82,6 +82,35 @@ def train(argv: Sequence[str]) -> None:
     from hf_ft.run import execute
 
     execute(build(*command_line(argv, train.__doc__ or "", "hf-ft train")))
+
+
+def compare(argv: Sequence[str]) -> None:
+    """Train several methods on one model and data set, and say which is best, how sure that is, and what it costs."""
+    from hf_ft.config import Command, command_line
+
+    options = {
+        "methods": ("A,B,...", "methods to compare (default: scratch,head,last_n,lora,lp_ft,full)"),
+        "seeds": ("N", "how many seeds, or which: `0,7` (default: 3)"),
+        "examples_per_class": ("N,M,...", "sizes of the training set, such as 10,30,100 (default: all examples)"),
+        "redraw": ("OUT", "only draw table and pictures of a finished comparison again"),
+    }
+    usage = "--task T --model M --dataset D --output_dir OUT [options]\n       %(prog)s --redraw OUT"
+    command = Command(options, without=("method", "plan", "keep_head"), usage=usage)
+    layers = command_line(argv, compare.__doc__ or "", "hf-ft compare", command)
+    folder = layers[-1][1].pop("redraw", None)
+    if folder is not None:
+        from hf_ft.comparison import redraw
+
+        if layers[-1][1]:
+            raise UserError("--redraw takes no other option: what is drawn stands in compare.json.")
+        print("\n".join(str(path) for path in redraw(Path(folder).expanduser())))
+        return
+    from hf_ft.grid import read_grid
+
+    grid = read_grid(layers)
+    from hf_ft.comparison import run_comparison
+
+    run_comparison(grid)
 
 
 def methods(argv: Sequence[str]) -> None:
@@ -255,6 +284,7 @@ def env(argv: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
+    "compare": compare,
     "inspect": inspect,
     "methods": methods,
     "evaluate": evaluate,

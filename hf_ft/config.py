@@ -531,20 +531,39 @@ def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
     )
 
 
-def parser(prog: str | None = None, description: str = "") -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Command:
+    """What a command has besides settings: how its options are called in help, and text for it.
+
+    `options` maps names to `(metavar, help)`; one with the name of a setting replaces it. `without` are settings that
+    it does not take. `usage` shows what it needs.
+    """
+
+    options: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    without: Sequence[str] = ()
+    usage: str = "--model M --dataset D --method K --output_dir OUT [options]"
+
+
+def parser(prog: str | None = None, description: str = "", command: Command | None = None) -> argparse.ArgumentParser:
     """The parser of all settings: our options with their help, `TrainingArguments` fields by name."""
+    command = command or Command()
     fields = training_fields()
     epilog = (
         "Any field of transformers.TrainingArguments is an option too, for example --learning_rate, "
         "--num_train_epochs, --per_device_train_batch_size, --seed, --bf16, --gradient_checkpointing, "
         "--torch_compile, --report_to. --help_training lists them all."
     )
-    usage = f"{prog or '%(prog)s'} --model M --dataset D --method K --output_dir OUT [options]"
+    usage = f"{prog or '%(prog)s'} {command.usage}"
     result = argparse.ArgumentParser(prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False)
     result.add_argument("--config", metavar="FILE.yaml", help="settings as `option: value`; the command line wins")
     result.add_argument("--output_dir", metavar="OUT", default=argparse.SUPPRESS, help="folder for the result")
     groups: dict[str, Any] = {}
+    for name, (metavar, text) in command.options.items():
+        group = groups.setdefault("", result.add_argument_group(prog or "command"))
+        group.add_argument(f"--{name}", metavar=metavar, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
     for name, item in config_fields().items():
+        if name in command.options or name in command.without:
+            continue
         group = groups.setdefault(item.metadata["group"], result.add_argument_group(item.metadata["group"]))
         _add(group, name, str(item.type), _with_default(item))
     hidden = result.add_argument_group("training arguments")
@@ -589,13 +608,17 @@ class _ListTraining(argparse.Action):
         parser.exit(0)
 
 
-def command_line(argv: Sequence[str] | None, description: str = "", prog: str | None = None) -> list[tuple[str, Any]]:
+def command_line(
+    argv: Sequence[str] | None, description: str = "", prog: str | None = None, command: Command | None = None
+) -> list[tuple[str, Any]]:
     """Turn a command line into layers for `build`: the YAML file, if any, then the options themselves.
+
+    Options of a `command` are among them; whoever gave it takes them out.
 
     Raises:
         UserError: unknown options (with the nearest), or words that belong to no option.
     """
-    arguments = parser(prog, description)
+    arguments = parser(prog, description, command)
     arguments.exit_on_error = False
     try:
         known, rest = arguments.parse_known_args(argv)

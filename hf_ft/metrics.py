@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -526,8 +526,9 @@ def bootstrap(
     threshold: float = 0.5,
     resamples: int = 1000,
     seed: int = 0,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Floats]:
-    """Compute every metric on each of `resamples` draws of the examples, with replacement.
+    """Compute every metric, or those named, on each of `resamples` draws of the examples, with replacement.
 
     Returns values of the shape `(resamples,)` by name; `score` makes intervals of them.
     The draws depend on the number of examples and the seed alone: two models scored on the same split may be
@@ -537,11 +538,14 @@ def bootstrap(
         UserError: for NaN or infinite logits, an unknown problem type or numbers out of range.
         ValueError: for shapes or references that do not fit.
     """
-    return _bootstrap(_split(logits, references, problem_type, threshold), problem_type, resamples, seed)
+    return _bootstrap(_split(logits, references, problem_type, threshold), problem_type, resamples, seed, names)
 
 
-def _bootstrap(split: _Split, problem_type: str, resamples: int, seed: int) -> dict[str, Floats]:
-    statistics = {name: spec.resample(split) for name, spec in METRICS[problem_type].items()}
+def _bootstrap(
+    split: _Split, problem_type: str, resamples: int, seed: int, names: Sequence[str] | None = None
+) -> dict[str, Floats]:
+    specs = METRICS[problem_type]
+    statistics = {name: specs[name].resample(split) for name in names or specs}
     return resample(statistics, len(split.logits), resamples, seed)
 
 

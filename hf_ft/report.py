@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Record = Mapping[str, Any]
+from hf_ft.figures import BLUE, GRID, INK, ORANGE, new_figure, write_figure
 
-INK, GRID = "#444444", "#dddddd"
-BLUE, ORANGE = "#0072B2", "#D55E00"
-"""Two colours of Okabe and Ito's set, which people with colour blindness can tell apart."""
+Record = Mapping[str, Any]
 
 TITLES = {
     "accuracy": "accuracy",
@@ -185,21 +183,6 @@ def draw_figures(record: Record, folder: Path) -> list[Path]:
     return drawn
 
 
-def _figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained", dpi=120)
-    figure.patch.set_facecolor("white")  # legible on a dark page too
-    for axis in [axes] if columns == 1 else axes:
-        axis.tick_params(colors=INK, labelsize=10)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    return figure, axes
-
-
 def curves(record: Record) -> tuple[dict[str, list[tuple[float, float]]], list[tuple[float, str]]]:
     """Points (epoch, value) of each logged quantity through all stages, and where each stage begins."""
     points: dict[str, list[tuple[float, float]]] = {}
@@ -216,7 +199,7 @@ def curves(record: Record) -> tuple[dict[str, list[tuple[float, float]]], list[t
 def draw_curves(record: Record, path: Path) -> Path:
     """Loss on train and validation, and the chosen metric on validation, over epochs; stage borders dashed."""
     points, begins = curves(record)
-    figure, (left, right) = _figure(2, 9.0, 3.6)
+    figure, (left, right) = new_figure(2, 9.0, 3.6)
     series = [(left, "loss", "train", ORANGE), (left, "eval_loss", "validation", BLUE)]
     series.append((right, f"eval_{record['metric']}", "validation", BLUE))
     for axis, name, label, colour in series:
@@ -242,12 +225,12 @@ def draw_curves(record: Record, path: Path) -> Path:
                 xytext=(3, -2),
                 textcoords="offset points",
             )
-    return _write(figure, path)
+    return write_figure(figure, path)[0]
 
 
 def draw_penalties(solver: Mapping[str, Any], path: Path) -> Path:
     """Loss on train and validation of a head fitted to convergence, over the penalties tried; the chosen one dashed."""
-    figure, axis = _figure(1, 6.0, 3.6)
+    figure, axis = new_figure(1, 6.0, 3.6)
     steps = solver["path"]
     penalties = [step["penalty"] for step in steps]
     for name, label, colour in (("objective", "train, with penalty", ORANGE), ("validation", "validation", BLUE)):
@@ -261,7 +244,7 @@ def draw_penalties(solver: Mapping[str, Any], path: Path) -> Path:
     axis.set_xlabel("penalty (weaker to the right)", color=INK)
     axis.grid(axis="y", color=GRID, linewidth=0.8)
     axis.margins(x=0.25)
-    return _write(figure, path)
+    return write_figure(figure, path)[0]
 
 
 def draw_confusion(record: Record, split: str, path: Path) -> Path:
@@ -270,7 +253,7 @@ def draw_confusion(record: Record, split: str, path: Path) -> Path:
     many = len(labels)
     shares = [[cell / max(1, sum(row)) for cell in row] for row in cells]
     size = min(9.0, 3.4 + 0.32 * many)
-    figure, axis = _figure(1, size + 0.8, size)
+    figure, axis = new_figure(1, size + 0.8, size)
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if many <= 40:
         axis.set_xticks(range(many), [_clip(label) for label in labels], rotation=90 if many > 4 else 0)
@@ -285,12 +268,12 @@ def draw_confusion(record: Record, split: str, path: Path) -> Path:
     axis.set_ylabel("true", color=INK)
     axis.set_title(f"{split}, n = {sum(map(sum, cells)):,}", fontsize=11, color=INK, loc="left")
     figure.colorbar(image, ax=axis, label="share of the true class", shrink=0.8)
-    return _write(figure, path)
+    return write_figure(figure, path)[0]
 
 
 def comparison_figure(scores: Mapping[str, Mapping[str, float]], path: Path) -> Path:
     """Draw named accuracies (`value`, `low`, `high`) as horizontal bars with their intervals; returns the file."""
-    figure, axis = _figure(1, 7.2, 1.1 + 0.55 * len(scores))
+    figure, axis = new_figure(1, 7.2, 1.1 + 0.55 * len(scores))
     for i, (name, score) in enumerate(reversed(list(scores.items()))):
         first = i == len(scores) - 1
         axis.barh(i, score["value"], color=BLUE if first else "#9fb8c8", height=0.62)
@@ -302,8 +285,7 @@ def comparison_figure(scores: Mapping[str, Mapping[str, float]], path: Path) -> 
     axis.set_yticks([])
     axis.set_xlim(0, 1.08)
     axis.set_title("test accuracy, with 95 % interval", fontsize=11, color=INK, loc="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _write(figure, path)
+    return write_figure(figure, path)[0]
 
 
 def draw_groups(title: str, groups: Sequence[Mapping[str, Any]], stage: str, path: Path) -> Path:
@@ -312,7 +294,7 @@ def draw_groups(title: str, groups: Sequence[Mapping[str, Any]], stage: str, pat
     Each of `groups` has `name`, `parameters`, `modules` and `stages`: what each stage does to it. Stage by stage is
     told by the table of `hf-ft inspect`; the picture shows the one called `stage`.
     """
-    figure, axis = _figure(1, 7.2, 1.2 + 0.26 * len(groups))
+    figure, axis = new_figure(1, 7.2, 1.2 + 0.26 * len(groups))
     largest = max(group["parameters"] for group in groups)
     for i, group in enumerate(groups):
         what = group["stages"][stage]
@@ -326,19 +308,11 @@ def draw_groups(title: str, groups: Sequence[Mapping[str, Any]], stage: str, pat
     axis.set_xticks([])
     axis.spines["bottom"].set_visible(False)
     axis.set_title(title, fontsize=11, color=INK, loc="left")
-    return _write(figure, path)
+    return write_figure(figure, path)[0]
 
 
 def _clip(label: str) -> str:
     return label if len(label) <= 18 else label[:17] + "…"
-
-
-def _write(figure: Any, path: Path) -> Path:
-    from matplotlib import pyplot
-
-    figure.savefig(path, metadata={"Software": None})
-    pyplot.close(figure)
-    return path
 
 
 def card(record: Record) -> str:

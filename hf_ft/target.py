@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
     from hf_ft.config import Config
-    from hf_ft.resampling import Score
+    from hf_ft.resampling import Floats, Score
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
@@ -226,6 +226,15 @@ class Target(ABC):
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
         """Each metric with its 95 % bootstrap interval over examples."""
+
+    @abstractmethod
+    def bootstrap(
+        self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
+    ) -> Floats:
+        """One metric on 1,000 resamples of the examples `(resamples,)`, from which `score` has its interval.
+
+        The draws depend on the number of examples alone, so those of two models can be subtracted one by one.
+        """
 
     @abstractmethod
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:

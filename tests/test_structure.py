@@ -21,6 +21,7 @@ LAYERS = {
         "__init__",
         "lookup",
         "resampling",
+        "paired",
         "metrics",
         "target",
         "tasks",
@@ -31,6 +32,7 @@ LAYERS = {
         "plan",
         "plan_file",
         "config",
+        "grid",
         "images",
         "feature_folders",
     ),
@@ -48,9 +50,9 @@ LAYERS = {
         "probe",
         "exact",
     ),
-    "leaf": ("report", "publishing", "fresh_process"),
-    "run": ("record", "training", "evaluation", "hub"),
-    "product": ("inspection", "inference", "run", "cli", "__main__"),
+    "leaf": ("figures", "report", "publishing", "fresh_process"),
+    "run": ("record", "training", "evaluation", "hub", "arms"),
+    "product": ("inspection", "inference", "run", "comparison", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""
 

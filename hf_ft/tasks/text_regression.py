@@ -303,6 +303,13 @@ class Number(Target):
         drawn = resample(resampled(predicted, actual), len(actual))
         return intervals(values(predicted, actual), drawn, len(actual))
 
+    def bootstrap(
+        self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
+    ) -> Floats:
+        """One metric on resamples of the examples."""
+        statistics = resampled(_flat(outputs), _flat(references))
+        return resample({metric: statistics[metric]}, len(references))[metric]
+
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
         """The mean of the training examples; a constant has no correlation with anything."""
         actual = _flat(split["labels"][:])

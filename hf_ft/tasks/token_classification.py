@@ -148,6 +148,11 @@ def values(
     return _at_once(statistics(predicted, actual, tags), len(actual))
 
 
+def _tags(outputs: Any) -> list[list[int]]:
+    """The tag of each word from what `gather` gave."""
+    return [sentence[:, 0].astype(int).tolist() for sentence in outputs]
+
+
 def _at_once(formulas: Mapping[str, Statistic], n: int) -> dict[str, float]:
     return {name: float(formula(np.ones((n, 1)))[0]) for name, formula in formulas.items()}
 
@@ -430,10 +435,15 @@ class Tag(Target):
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
         """All metrics over all words, with intervals over sentences."""
-        predicted = [sentence[:, 0].astype(int).tolist() for sentence in outputs]
-        formulas = statistics(predicted, references, labels)
-        n = len(references)
+        formulas, n = statistics(_tags(outputs), references, labels), len(references)
         return intervals(_at_once(formulas, n), resample(formulas, n), n)
+
+    def bootstrap(
+        self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
+    ) -> Floats:
+        """One metric over all words, on resamples of the sentences."""
+        formulas = statistics(_tags(outputs), references, labels)
+        return resample({metric: formulas[metric]}, len(references))[metric]
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
         """Each word's most frequent tag."""

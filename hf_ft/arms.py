@@ -1,0 +1,369 @@
+"""Arms: the trainings of one comparison, one after another in one process, on the same data, each kept when it is done.
+
+All arms share validation and test; arms of one size and seed share their training examples. What frozen layers give is
+shared through the feature cache: in training, and here for validation and test as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import gc
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import Trainer
+
+from hf_ft import adapters
+from hf_ft.cache import Cached, Job, Live, as_it_is, open_cache
+from hf_ft.config import Settings, build
+from hf_ft.data import Splits, load_splits
+from hf_ft.depth_groups import Anatomy
+from hf_ft.drawing import draw
+from hf_ft.evaluation import predict_outputs
+from hf_ft.grid import Layer
+from hf_ft.lookup import UserError, shorten
+from hf_ft.model import check_kind, find_settings, load_model
+from hf_ft.plan import Plan, PlannedStage, Setting
+from hf_ft.record import describe, machine, versions
+from hf_ft.report import title
+from hf_ft.resampling import Floats
+from hf_ft.tasks import get_task
+from hf_ft.training import Run, make_plan, train
+
+UNIMPORTANT = {"method", "model", "dataset", "output_dir", "overwrite_output_dir", "cache_dir", "cache_max_gb"}
+"""Settings that say where things are; model and data are known by their content."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: a method, a seed, a number of examples of each class (None: all), and settings of its own."""
+
+    method: str
+    seed: int
+    size: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        own = "".join(f"-{name}_{value}" for name, value in sorted(self.settings.items()))
+        size = "all" if self.size is None else f"n{self.size}"
+        return re.sub(r"[^\w.-]+", "_", f"{self.method}-{size}{own}-seed{self.seed}")
+
+
+@dataclass
+class Outcome:
+    """What an arm gave. A failed one has `error` and nothing else.
+
+    `seconds` are those of training, with the features that it computed; `feature_seconds` are the part of them that
+    went into features, `features` how many of how many examples that were by cut. `wall` counts everything, from
+    loading the model to scores on test. `frozen` counts blocks that never trained, None with adapters. `metrics` are
+    those of `run.json`, by split and name.
+    """
+
+    method: str
+    seed: int
+    size: int | None
+    examples: int = 0
+    seconds: float = 0.0
+    feature_seconds: float = 0.0
+    features: dict[str, list[int]] = field(default_factory=dict)
+    wall: float = 0.0
+    blocks: int = 0
+    frozen: int | None = None
+    trainable: int = 0
+    epochs: float = 0.0
+    peak_memory: int = 0
+    live: list[str] = field(default_factory=list)
+    metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    error: str = ""
+
+    def score(self, split: str, metric: str) -> float:
+        """The value of a metric on a split."""
+        return self.metrics[split][metric]["value"]
+
+
+class Bench:
+    """What the arms of a comparison share: settings, data, and the folder in which each leaves its files.
+
+    `layers` are those of `config.build`, without a method. Data are read once; arms draw their training examples from
+    the train split by their seed, smaller sizes from larger ones.
+
+    Raises:
+        UserError: wrong settings or data, or several processes.
+    """
+
+    def __init__(self, layers: Sequence[Layer], folder: Path) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
+        self.layers, self.folder = list(layers), folder / "arms"
+        settings = build(*self.layers, ("the comparison", {"method": "head", "output_dir": str(self.folder / "data")}))
+        config, args = settings.config, settings.arguments()
+        self.task = get_task(config.task)
+        found = find_settings(config.model, config.model_revision, config.trust_remote_code)
+        check_kind(found, self.task, config.model)
+        self.splits = load_splits(config, args.seed)
+        self.metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        if self.metric == "loss":
+            self.metric = self.splits.target.default_metric
+        self.higher_is_better = self.splits.target.higher_is_better(self.metric)
+        self.split = "validation" if self.splits.test is None else "test"
+        self.model, _, self.loaded = load_model(config, self.splits.labels, self.splits.problem_type, args.seed)
+        self.about = self._about(settings)
+
+    @property
+    def groups(self) -> Anatomy:
+        """The depth groups of the model."""
+        return self.loaded.groups
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the model has."""
+        return sum(group.role == "block" for group in self.groups)
+
+    def _settings(self, arm: Arm) -> Settings:
+        own = {"method": arm.method, "seed": arm.seed, "output_dir": str(self.folder / arm.name), **arm.settings}
+        return build(*self.layers, ("the comparison", own))
+
+    def _about(self, settings: Settings) -> dict[str, Any]:
+        """What must be equal for two arms to be compared, and what tells a reader where they were run."""
+        config, args = settings.config, settings.arguments()
+        plan = make_plan(config, args, self.groups, len(self.splits.train))
+        known = describe(config, self.splits, self.model, self.loaded, plan)
+        values = {**vars(config), **settings.training}
+        named = sorted(name for name in config.given - UNIMPORTANT if not name.startswith("hub_"))
+        return {
+            "task": known["task"],
+            "model": known["model"],
+            "data": known["data"],
+            "settings": {name: values[name] for name in named},
+            "metric": self.metric,
+            "metric_title": title(self.metric),
+            "higher_is_better": self.higher_is_better,
+            "split": self.split,
+            "machine": machine(),
+            "versions": versions(),
+        }
+
+    def check(self, arms: Sequence[Arm]) -> None:
+        """Raise for what no arm could do, before any of them starts.
+
+        Raises:
+            UserError: a method that the model lacks, or more examples of a class than there are.
+        """
+        sizes = {arm.size for arm in arms if arm.size is not None}
+        self._check_sizes(sizes)
+        for arm in {arm.method: arm for arm in arms}.values():
+            settings = self._settings(arm)
+            plan = make_plan(settings.config, settings.arguments(), self.groups, len(self.splits.train))
+            for stage in plan.stages:
+                if stage.peft:
+                    adapters.find_targets(self.model, self.groups, stage.settings, stage.peft, stage.peft_options)
+
+    def _check_sizes(self, sizes: set[int]) -> None:
+        if not sizes:
+            return
+        counts = self.splits.target.counts(self.splits.train, self.splits.labels)
+        if counts is None or self.splits.target.refused.get("examples_per_class"):
+            raise UserError("--examples_per_class needs data with one class an example. Leave it out.")
+        few = {
+            name: count for name, count in zip(self.splits.labels, counts, strict=True) if count < max(sizes)
+        }
+        if few:
+            listed = shorten((f"{name} has {count:,}" for name, count in few.items()), 10)
+            raise UserError(
+                f"--examples_per_class {max(sizes):,} is more than train has: {listed}. Set at most {min(few.values())}, "
+                "or give more examples of these classes."
+            )
+
+    def part(self, arm: Arm) -> Splits:
+        """The splits of an arm: all of train, or some examples of each class, drawn by its seed."""
+        if arm.size is None:
+            return self.splits
+        labels = np.asarray(self.splits.train["labels"][:])
+        sizes = np.full(len(self.splits.labels), arm.size, dtype=np.int64)
+        rows = self.splits.train.select(draw(labels, sizes, arm.seed))
+        return dataclasses.replace(self.splits, train=rows)
+
+    # Running.
+
+    def outcome(self, arm: Arm) -> Outcome | None:
+        """What an arm gave in this run or an earlier one; None while it is missing, or after it failed."""
+        path = self.folder / f"{arm.name}.json"
+        if not path.exists() or not self._drawn(arm).exists():
+            return None
+        found = Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        return None if found.error else found
+
+    def draws(self, arm: Arm) -> Floats:
+        """The metric on resamples of the test split `(resamples,)`, the same draws for all arms."""
+        found: Floats = np.load(self._drawn(arm), allow_pickle=False)
+        return found
+
+    def _drawn(self, arm: Arm) -> Path:
+        return self.folder / f"{arm.name}.npy"
+
+    def run(self, arm: Arm, others: int = 0) -> Outcome:
+        """Train and score an arm, unless it has been done. What it prints goes into a log beside its result.
+
+        `others` is how many arms are still to come, which may read the features that this one computes. A failure is
+        told by the outcome; other arms can go on.
+        """
+        done = self.outcome(arm)
+        if done is not None:
+            return done
+        scratch = self.folder / arm.name
+        shutil.rmtree(scratch, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{arm.name}.log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            try:
+                outcome, draws = self._train(arm, others)
+            except Exception as error:  # whatever it is, it must not take the other arms with it
+                traceback.print_exc(file=log)
+                text = " ".join(str(error).split()) or type(error).__name__
+                outcome, draws = Outcome(arm.method, arm.seed, arm.size, error=text), None
+        shutil.rmtree(scratch, ignore_errors=True)
+        if draws is not None:
+            with _replacing(self._drawn(arm)) as path, path.open("wb") as file:
+                np.save(file, draws)
+        with _replacing(self.folder / f"{arm.name}.json") as path:
+            path.write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
+        gc.collect()
+        return outcome
+
+    def _train(self, arm: Arm, others: int) -> tuple[Outcome, Floats]:
+        started = time.perf_counter()
+        settings = self._settings(arm)
+        config, args = settings.config, settings.arguments()
+        args.disable_tqdm = True  # the comparison has a bar of its own
+        splits = self.part(arm)
+        model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
+        plan = make_plan(config, args, loaded.groups, len(splits.train))
+        run = train(model, processor, splits, plan, config, args, loaded)
+        outcome = _described(arm, run)
+        draws = self._score(run, outcome, others)
+        outcome.wall = round(time.perf_counter() - started, 3)
+        return outcome, draws
+
+    def _score(self, run: Run, outcome: Outcome, others: int) -> Floats:
+        """Write scores on validation and test into an outcome; returns the metric on resamples of the last of them."""
+        target, labels, threshold = self.splits.target, self.splits.labels, None
+        for name, split in (("validation", self.splits.validation), ("test", self.splits.test)):
+            if split is None:
+                continue
+            outputs, references = outputs_of(run, split, others), split["labels"][:]
+            if name == "validation":
+                threshold = target.fit(outputs, references)
+            scores = target.score(outputs, references, labels, threshold)
+            outcome.metrics[name] = {metric: asdict(score) for metric, score in scores.items()}
+        return target.bootstrap(outputs, references, labels, self.metric, threshold)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file that takes the place of `path` when it is written, so that nobody ever reads half of it."""
+    begun = path.with_name(f".{path.name}.part")
+    yield begun
+    begun.replace(path)
+
+
+def _described(arm: Arm, run: Run) -> Outcome:
+    stages = run.stages
+    cached = [stage.cache for stage in stages if stage.cache]
+    never = frozen_throughout(run.plan)
+    blocks = [setting for group, setting in zip(run.groups, never, strict=True) if group.role == "block"]
+    adapted = any(stage.peft for stage in run.plan.stages)
+    return Outcome(
+        arm.method,
+        arm.seed,
+        arm.size,
+        examples=len(run.splits.train),
+        seconds=round(sum(stage.seconds for stage in stages), 3),
+        feature_seconds=round(sum(facts["seconds"] for facts in cached), 3),
+        features={facts["cut"]: [facts["computed"], facts["examples"]] for facts in cached},
+        blocks=len(blocks),
+        frozen=None if adapted else sum(setting.mode == "frozen" for setting in blocks),
+        trainable=max(stage.trainable for stage in stages),
+        epochs=sum(stage.epochs for stage in stages),
+        peak_memory=max(stage.peak_memory for stage in stages),
+        live=[stage.live for stage in stages if stage.live],
+    )
+
+
+def frozen_throughout(plan: Plan) -> tuple[Setting, ...]:
+    """One setting for each depth group: frozen where no stage trains or adapts it."""
+    columns = zip(*(stage.settings for stage in plan.stages), strict=True)
+    return tuple(next((one for one in column if one.mode != "frozen"), column[0]) for column in columns)
+
+
+def outputs_of(run: Run, split: Dataset, others: int = 0) -> Any:
+    """What a trained model says of a split, like `evaluation.predict_outputs`, through the cache where it can be.
+
+    `others` is how many other models with the same frozen part will be asked for the same split.
+    """
+    config = dataclasses.replace(run.config, augment="none")
+    encoded = run.task.encode(split, run.processor, config, False)
+    collator = run.task.collator(run.processor)
+    stage = PlannedStage("scores", others + 1, 0.0, frozen_throughout(run.plan))
+    try:
+        job = Job(run.model, run.groups, stage, (encoded,), run.processor, collator, config, run.args, others + 1, 0)
+        cached = open_cache(job)
+    except Live:
+        return predict_outputs(run.model, run.processor, run.task, split, config, run.args)
+    return _from_features(run, cached, encoded)
+
+
+def _from_features(run: Run, cached: Cached, encoded: Dataset) -> Any:
+    def unlabelled(batch: Any) -> Any:
+        return {name: value for name, value in as_it_is(batch).items() if name != "labels"}
+
+    with tempfile.TemporaryDirectory() as folder, cached.cut.installed():
+        args = copy.copy(run.args)
+        args.output_dir, args.remove_unused_columns, args.eval_strategy = folder, False, "no"
+        trainer = Trainer(
+            model=cached.upper,
+            args=args,
+            data_collator=unlabelled,
+            preprocess_logits_for_metrics=run.task.reduce,
+        )
+        trainer.accelerator.native_amp = False  # as in `predict_outputs`
+        output = trainer.predict(cached.train)
+    outputs = np.asarray(output.predictions, dtype=np.float32)
+    return outputs if run.task.gather is None else run.task.gather(encoded, outputs)
+
+
+def alone(outcomes: Sequence[Outcome]) -> list[float]:
+    """The training seconds of each arm as if it had been the only one, with all of its features to compute.
+
+    What an arm took from the cache is charged at the seconds an example that computing for the same cut took in the
+    arms that did it. Where no arm computed any (the cache was warm from an earlier run), nothing is charged.
+    """
+    spent: dict[str, float] = {}
+    made: dict[str, int] = {}
+    for outcome in outcomes:
+        computed = sum(counts[0] for counts in outcome.features.values())
+        for cut, (count, _) in outcome.features.items():
+            made[cut] = made.get(cut, 0) + count
+            spent[cut] = spent.get(cut, 0.0) + outcome.feature_seconds * (count / computed if computed else 0)
+    seconds = []
+    for outcome in outcomes:
+        whole = sum(
+            examples * spent[cut] / made[cut] for cut, (_, examples) in outcome.features.items() if made[cut]
+        )
+        seconds.append(round(outcome.seconds - outcome.feature_seconds + whole, 3))
+    return seconds
+

@@ -1,0 +1,200 @@
+"""Pictures of comparisons, drawn from their record alone and the same to the byte each time; and the canvas of all.
+
+Readable at 600 pixels, on a light and on a dark page; colours that people with colour blindness can tell apart
+(Okabe and Ito, https://jfly.uni-koeln.de/color/), markers that differ as well, and names beside what they name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Record = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+INK, GRID = "#444444", "#dddddd"
+BLUE, ORANGE = "#0072B2", "#D55E00"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#9A7500", "#3A9BD0", "#000000", "#7A5195")
+"""Okabe and Ito's, the two lightest of them darker so that text in them can be read on white."""
+MARKERS = "osD^vPX*"
+
+
+def new_figure(columns: int, width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
+    """A white figure of so many inches, and its axis or axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained", dpi=120, sharex=rows > 1)
+    figure.patch.set_facecolor("white")  # legible on a dark page too
+    for axis in [axes] if rows * columns == 1 else axes:
+        axis.tick_params(colors=INK, labelsize=10)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    return figure, axes
+
+
+def write_figure(figure: Any, *paths: Path) -> list[Path]:
+    """Write a figure to PNG or SVG files, the same bytes for the same figure; returns the files."""
+    from matplotlib import pyplot, rc_context
+
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
+        with rc_context({"svg.hashsalt": path.stem}):  # else the names in it are random
+            figure.savefig(path, metadata=metadata)
+    pyplot.close(figure)
+    return list(paths)
+
+
+def draw_comparison(record: Record, folder: Path) -> list[Path]:
+    """Draw a comparison: score against seconds, against examples, and against frozen blocks, as far as it has them."""
+    sizes = list(dict.fromkeys(row["size"] for row in record["rows"]))
+    last = [row for row in record["rows"] if row["size"] == sizes[-1]]
+    style = {
+        method: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+        for i, method in enumerate(dict.fromkeys(row["method"] for row in record["rows"]))
+    }
+    drawn = []
+    if len(last) > 1:
+        drawn += _draw_pareto(record, last, style, folder)
+    if len(sizes) > 1:
+        drawn += _draw_examples(record, record["rows"], style, folder)
+    if len({row["frozen"] for row in _by_depth(last)}) > 1:
+        drawn += _draw_frozen(record, _by_depth(last), folder)
+    return drawn
+
+
+def _both(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.png", folder / f"{name}.svg"
+
+
+def _spread(row: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """How far the seeds reach below and above the mean, as `errorbar` wants it."""
+    return [row["mean"] - min(row["values"])], [max(row["values"]) - row["mean"]]
+
+
+def _titled(axis: Any, record: Record, rows: Rows, below: str) -> None:
+    seeds = len(rows[0]["seeds"])
+    size = "" if rows[0]["size"] is None else f", {rows[0]['size']} examples of each class"
+    n = record["data"]["sizes"][record["split"]]
+    axis.set_title(
+        f"{record['metric_title']}, {record['split']} (n = {n:,}){size}\nmean and range of {seeds} seed"
+        + ("s" if seeds > 1 else ""),
+        fontsize=11,
+        color=INK,
+        loc="left",
+    )
+    axis.set_xlabel(below, color=INK)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+
+
+# --- Score against seconds --------------------------------------------------------------------------------------------
+
+
+def _draw_pareto(record: Record, rows: Rows, style: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Score against seconds of training, with the front of what nothing beats in both."""
+    figure, axis = new_figure(1, 6.0, 4.2)
+    axis.set_xscale("log")
+    for row in rows:
+        colour, marker = style[row["method"]]
+        axis.errorbar(
+            row["seconds"], row["mean"], yerr=_spread(row), color=colour, marker=marker, markersize=8, capsize=3
+        )
+    front = _front(rows, record["higher_is_better"])
+    axis.plot(*zip(*front, strict=True), color=INK, linewidth=1, linestyle="--", zorder=0)
+    _titled(axis, record, rows, "seconds of training (log scale); dashed: nothing is both quicker and better")
+    axis.margins(x=0.2, y=0.12)
+    _plain_ticks(axis.xaxis)
+    _name_points(figure, axis, [(row["seconds"], row["mean"], row["method"], style[row["method"]][0]) for row in rows])
+    return write_figure(figure, *_both(folder, "score_and_seconds"))
+
+
+def _front(rows: Rows, higher: bool) -> list[tuple[float, float]]:
+    """The points that no other beats in both time and score, from the quickest on."""
+    found: list[tuple[float, float]] = []
+    for row in sorted(rows, key=lambda row: (row["seconds"], -row["mean"] if higher else row["mean"])):
+        if not found or (row["mean"] > found[-1][1]) == higher and row["mean"] != found[-1][1]:
+            found.append((row["seconds"], row["mean"]))
+    return found
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Numbers as people write them on a logarithmic axis, which has few of them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _name_points(figure: Any, axis: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write the name beside each point, moved up or down where names would lie on each other."""
+    figure.canvas.draw()
+    placed: list[tuple[float, float, float]] = []
+    for x, y, name, colour in sorted(points, key=lambda point: point[1]):
+        left, at = axis.transData.transform((x, y))
+        width, height = 8.0 * len(name) * figure.dpi / 100, 15.0 * figure.dpi / 100
+        target = at
+        for other_left, other_at, other_width in sorted(placed, key=lambda place: place[1]):
+            if left < other_left + other_width and other_left < left + width and abs(target - other_at) < height:
+                target = other_at + height
+        placed.append((left, target, width))
+        shift = (target - at) * 72 / figure.dpi
+        axis.annotate(
+            name, (x, y), xytext=(9, shift), textcoords="offset points", va="center", color=colour, fontsize=11
+        )
+
+
+# --- Score against examples -------------------------------------------------------------------------------------------
+
+
+def _draw_examples(record: Record, rows: Rows, style: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Score against training examples of each class, a line for each method."""
+    figure, axis = new_figure(1, 6.0, 4.2)
+    axis.set_xscale("log")
+    ends = []
+    for method, (colour, marker) in style.items():
+        mine = [row for row in rows if row["method"] == method]
+        x, y = [row["size"] for row in mine], [row["mean"] for row in mine]
+        errors = [[_spread(row)[side][0] for row in mine] for side in (0, 1)]
+        axis.errorbar(x, y, yerr=errors, color=colour, marker=marker, markersize=7, linewidth=2, capsize=3)
+        ends.append((x[-1], y[-1], method, colour))
+    sizes = sorted({row["size"] for row in rows})
+    _titled(axis, record, [{**rows[0], "size": None}], "training examples of each class")
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axis.minorticks_off()
+    axis.set_xlim(sizes[0] / (sizes[-1] / sizes[0]) ** 0.06, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.3)
+    _name_points(figure, axis, ends)
+    return write_figure(figure, *_both(folder, "score_and_examples"))
+
+
+# --- Score against frozen blocks --------------------------------------------------------------------------------------
+
+
+def _by_depth(rows: Rows) -> list[Mapping[str, Any]]:
+    """The rows that start from the source model, by how many of its blocks they froze to the end."""
+    found = [row for row in rows if row["frozen"] is not None and row["method"] != "scratch"]
+    return sorted(found, key=lambda row: (row["frozen"], row["method"]))
+
+
+def _draw_frozen(record: Record, rows: Rows, folder: Path) -> list[Path]:
+    """Score against the number of frozen blocks, and seconds below it."""
+    figure, (top, below) = new_figure(1, 6.0, 5.4, rows=2)
+    for axis, colour, marker, key in ((top, BLUE, "o", "mean"), (below, ORANGE, "s", "seconds")):
+        for row in rows:
+            error = _spread(row) if key == "mean" else ([row[key] - min(row["seconds_of"])], [max(row["seconds_of"]) - row[key]])
+            axis.errorbar(row["frozen"], row[key], yerr=error, color=colour, marker=marker, markersize=7, capsize=3)
+        line = {row["frozen"]: row[key] for row in rows}
+        axis.plot(list(line), list(line.values()), color=colour, linewidth=1.5, alpha=0.5, zorder=0)
+    _titled(top, record, rows, "")
+    below.set_title("seconds of training", fontsize=11, color=INK, loc="left")
+    below.set_ylim(bottom=0)
+    below.set_xlabel(f"frozen blocks, of {rows[0]['blocks']}", color=INK)
+    below.grid(axis="y", color=GRID, linewidth=0.8)
+    below.set_xticks(range(rows[0]["blocks"] + 1))
+    top.margins(x=0.14, y=0.16)
+    _name_points(figure, top, [(row["frozen"], row["mean"], row["method"], BLUE) for row in rows])
+    return write_figure(figure, *_both(folder, "score_and_frozen_blocks"))
