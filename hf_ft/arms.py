@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
+from torch.utils.data import Subset
 from transformers import Trainer
 
 from hf_ft import adapters
@@ -180,14 +180,12 @@ class Bench:
         counts = self.splits.target.counts(self.splits.train, self.splits.labels)
         if counts is None or self.splits.target.refused.get("examples_per_class"):
             raise UserError("--examples_per_class needs data with one class an example. Leave it out.")
-        few = {
-            name: count for name, count in zip(self.splits.labels, counts, strict=True) if count < max(sizes)
-        }
+        few = {name: count for name, count in zip(self.splits.labels, counts, strict=True) if count < max(sizes)}
         if few:
             listed = shorten((f"{name} has {count:,}" for name, count in few.items()), 10)
             raise UserError(
-                f"--examples_per_class {max(sizes):,} is more than train has: {listed}. Set at most {min(few.values())}, "
-                "or give more examples of these classes."
+                f"--examples_per_class {max(sizes):,} is more than train has: {listed}. Set at most "
+                f"{min(few.values())}, or give more examples of these classes."
             )
 
     def part(self, arm: Arm) -> Splits:
@@ -328,21 +326,22 @@ def outputs_of(run: Run, split: Dataset, others: int = 0) -> Any:
 
 
 def _from_features(run: Run, cached: Cached, encoded: Dataset) -> Any:
-    def unlabelled(batch: Any) -> Any:
-        return {name: value for name, value in as_it_is(batch).items() if name != "labels"}
-
     with tempfile.TemporaryDirectory() as folder, cached.cut.installed():
         args = copy.copy(run.args)
         args.output_dir, args.remove_unused_columns, args.eval_strategy = folder, False, "no"
+        args.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
         trainer = Trainer(
             model=cached.upper,
             args=args,
-            data_collator=unlabelled,
+            data_collator=as_it_is,
+            compute_loss_func=lambda outputs, labels, **_: outputs.logits.new_zeros(()),  # `Trainer` wants one
             preprocess_logits_for_metrics=run.task.reduce,
         )
         trainer.accelerator.native_amp = False  # as in `predict_outputs`
-        output = trainer.predict(cached.train)
-    outputs = np.asarray(output.predictions, dtype=np.float32)
+        lengths = cached.train.lengths  # the longest first, so that batches hold little padding
+        order = np.arange(len(encoded)) if lengths is None else np.argsort(-lengths, kind="stable")
+        output = trainer.predict(Subset(cached.train, order.tolist()))
+    outputs = np.asarray(output.predictions, dtype=np.float32)[np.argsort(order)]
     return outputs if run.task.gather is None else run.task.gather(encoded, outputs)
 
 
@@ -361,9 +360,6 @@ def alone(outcomes: Sequence[Outcome]) -> list[float]:
             spent[cut] = spent.get(cut, 0.0) + outcome.feature_seconds * (count / computed if computed else 0)
     seconds = []
     for outcome in outcomes:
-        whole = sum(
-            examples * spent[cut] / made[cut] for cut, (_, examples) in outcome.features.items() if made[cut]
-        )
+        whole = sum(examples * spent[cut] / made[cut] for cut, (_, examples) in outcome.features.items() if made[cut])
         seconds.append(round(outcome.seconds - outcome.feature_seconds + whole, 3))
     return seconds
-

@@ -49,6 +49,7 @@ LAYERS = {
         "cache",
         "probe",
         "exact",
+        "heap",
     ),
     "leaf": ("figures", "report", "publishing", "fresh_process"),
     "run": ("record", "training", "evaluation", "hub", "arms"),
@@ -160,6 +161,7 @@ def test_values_and_leaves_import_nothing_heavy() -> None:
     assert {module: names for module, names in seen.items() if names} == {
         "images": {"PIL"},
         "metrics": {"numpy"},
+        "paired": {"numpy"},
         "resampling": {"numpy"},
         "target": {"numpy"},
     }
