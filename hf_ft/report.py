@@ -306,6 +306,56 @@ def comparison_figure(scores: Mapping[str, Mapping[str, float]], path: Path) -> 
     return _write(figure, path)
 
 
+def draw_ranking(
+    points: Mapping[str, tuple[float, Mapping[str, float]]], titles: Mapping[str, str], paths: Sequence[Path]
+) -> None:
+    """Draw each score against milliseconds per example, with the models' names at the points.
+
+    `points` has time and scores by model, `titles` the heading of each score; `paths` end in .png or .svg.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    figure, axes = _figure(len(titles), 4.4 * len(titles), 1.6 + max(2.4, 0.3 * len(points)))
+    for axis, (score, title) in zip(axes, titles.items(), strict=True):
+        x = [time for time, _ in points.values()]
+        y = [scores[score] for _, scores in points.values()]
+        axis.scatter(x, y, color=BLUE, s=36, zorder=2)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.margins(x=0.4, y=0.12)
+        for name, at, height in zip(points, zip(x, y, strict=True), _apart(y, 0.07), strict=True):
+            to_left = at[0] > max(x) ** 0.5 * min(x) ** 0.5
+            place = (-8 if to_left else 8, 0)
+            axis.annotate(
+                _clip(name),
+                (at[0], height),
+                xytext=place,
+                textcoords="offset points",
+                fontsize=9,
+                color=INK,
+                va="center",
+                ha="right" if to_left else "left",
+            )
+        axis.set_title(title, fontsize=11, color=INK, loc="left")
+        axis.set_xlabel("milliseconds per example", color=INK)
+        axis.grid(axis="y", color=GRID, linewidth=0.8)
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(figure, path)
+        figure.set_layout_engine("none")  # found once, it holds for every file
+
+
+def _apart(heights: Sequence[float], share: float) -> list[float]:
+    """Heights for labels, near their own and at least a share of the whole range apart."""
+    least = share * ((max(heights) - min(heights)) or 1.0)
+    placed: dict[int, float] = {}
+    for i in sorted(range(len(heights)), key=lambda i: heights[i]):
+        placed[i] = max(heights[i], max(placed.values(), default=heights[i] - least) + least)
+    return [placed[i] for i in range(len(heights))]
+
+
 def draw_groups(title: str, groups: Sequence[Mapping[str, Any]], stage: str, path: Path) -> Path:
     """Draw the depth groups from input (bottom) to head (top), as long as they have parameters; returns the file.
 
@@ -336,7 +386,7 @@ def _clip(label: str) -> str:
 def _write(figure: Any, path: Path) -> Path:
     from matplotlib import pyplot
 
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, metadata={"Date" if path.suffix == ".svg" else "Software": None})
     pyplot.close(figure)
     return path
 

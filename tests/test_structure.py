@@ -33,6 +33,7 @@ LAYERS = {
         "config",
         "images",
         "feature_folders",
+        "catalog",
     ),
     "inputs": ("features", "sources", "columns", "drawing", "data", "labels", "classes"),
     "model": (
@@ -47,10 +48,12 @@ LAYERS = {
         "cache",
         "probe",
         "exact",
+        "transferability",
+        "candidates",
     ),
-    "leaf": ("report", "publishing", "fresh_process"),
+    "leaf": ("report", "ranking_report", "publishing", "fresh_process"),
     "run": ("record", "training", "evaluation", "hub"),
-    "product": ("inspection", "inference", "run", "cli", "__main__"),
+    "product": ("inspection", "inference", "run", "ranking", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""
 
