@@ -269,7 +269,7 @@ def _scored(
     rows: list[Record] = []
     for number, (model, name) in enumerate(names.items(), start=1):
         identity = _identity(model)
-        row = finished.get(identity) or _row(model, config, args, splits)
+        row = finished.get(identity) or _row(model, name, config, args, splits)
         row = {**row, "name": name, "identity": identity}
         rows.append(row)
         kept[identity] = row
@@ -284,8 +284,8 @@ def _scored(
     return rows
 
 
-def _row(model: str, config: Config, args: Any, splits: Splits) -> Record:
-    """What is found out about a candidate, or the reason why nothing is."""
+def _row(model: str, name: str, config: Config, args: Any, splits: Splits) -> Record:
+    """What is found out about a candidate, or the reason why nothing is, with its short name in place of a path."""
     from hf_ft.candidates import score_candidate
 
     try:
@@ -293,7 +293,7 @@ def _row(model: str, config: Config, args: Any, splits: Splits) -> Record:
         with redirect_stdout(io.StringIO()):  # what a cache saves is said of training, which this is not
             return score_candidate(dataclasses.replace(config, model=model), args, splits)
     except (UserError, RuntimeError) as error:  # a model that does not fit into memory is a RuntimeError of torch
-        return {"reason": " ".join(str(error).split())}
+        return {"reason": " ".join(str(error).split()).replace(model, name)}
 
 
 def _identity(model: str) -> str:
@@ -384,6 +384,6 @@ def _trained(model: str, name: str, layers: Layers, out: Path) -> Record:
             print(f"\nFine-tuning {name}\n", flush=True)
             run = execute(_settings(layers, model, folder))
     except UserError as error:
-        return {"reason": " ".join(str(error).split())}
+        return {"reason": " ".join(str(error).split()).replace(model, name)}
     seconds = round(sum(stage["seconds"] for stage in run["stages"]), 1)
     return {"metric": run["metric"], **run["metrics"]["validation"][run["metric"]], "seconds": seconds}

@@ -178,9 +178,9 @@ def test_measures() -> None:
 
 # --- Rankings ---------------------------------------------------------------------------------------------------------
 
-# What fine-tuning gave for GoogleNet, Inception V3, ResNet50, 101, 152, DenseNet121, 169, 201, MobileNet V2, MNasNet, how
-# each score rates them, and the weighted tau of the two, by data set. From the README of examples/model_selection in
-# https://github.com/thuml/Transfer-Learning-Library.
+# What fine-tuning gave for GoogleNet, Inception V3, ResNet50, 101, 152, DenseNet121, 169, 201, MobileNet V2, MNasNet,
+# how each score rates them, and the weighted tau of the two, by data set. From the README of examples/model_selection
+# in https://github.com/thuml/Transfer-Learning-Library.
 ACCURACY = {
     "Aircraft": (82.7, 88.8, 86.6, 85.6, 85.3, 85.4, 84.5, 84.6, 82.8, 72.8),
     "Caltech101": (91.7, 94.3, 91.8, 93.1, 93.2, 91.9, 92.5, 93.4, 89.1, 91.5),
