@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, TypeAlias
 
@@ -24,7 +25,7 @@ Predict: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
 FOLDS, NEIGHBOURS = 5, 10
 PENALTIES = tuple(10.0**power for power in range(-2, 7))
 """Of the linear probe, on standardised features: from many examples of few features to few of many."""
-ITERATIONS = 1000
+GRID, ITERATIONS = 100, 1000
 EXACT_FIT = 1e-12
 """Squared residual, as a share of the squared labels, below which a fit counts as exact: log evidence has no limit."""
 
@@ -52,49 +53,66 @@ def logme(features: NDArray[Any], labels: NDArray[Any]) -> float:
 
     The evidence of a column y is p(y | F, alpha, beta) = N(y; 0, I / beta + F F^T / alpha), maximised over alpha and
     beta: You et al. 2021, https://proceedings.mlr.press/v139/you21b.html, by the fixed point over the singular values
-    of You et al. 2022, https://arxiv.org/abs/2110.10545. It does not change when features are scaled. There
-    is no intercept, as there is none in the papers.
+    of You et al. 2022, https://arxiv.org/abs/2110.10545. That alone may stop at a lesser maximum where features hardly
+    differ from their mean, so it starts at the best of a grid. Scaling all features changes nothing. There is no
+    intercept, as there is none in the papers.
     """
     columns = columns_of(labels)
     left, singular, _ = svd(np.asarray(features, dtype=np.float64), full_matrices=False)
-    strengths = singular[singular > singular.max() * 1e-12][:, None] ** 2
+    # What is less is rounding, since features are float32.
+    strengths = singular[singular > singular.max() * np.finfo(np.float32).eps] ** 2
     along = (left[:, : len(strengths)].T @ columns) ** 2
     across = np.maximum((columns**2).sum(0) - along.sum(0), 0.0)
-    return float(_evidence(strengths, along, across, len(columns)).mean())
+    return float(_Evidence(strengths[:, None], along, across, len(columns)).largest().mean())
 
 
-def _evidence(strengths: Floats, along: Floats, across: Floats, n: int) -> Floats:
-    """The maximum log evidence by example of each column.
+@dataclass(frozen=True)
+class _Evidence:
+    """The log evidence by example of each label column, as a function of the ratio alpha / beta.
 
-    Args:
-        strengths: squared singular values of the features `(k, 1)`.
-        along: squared labels along each left singular vector `(k, columns)`.
-        across: squared labels outside their span `(columns,)`.
+    `strengths` are the squared singular values of the features `(k, 1)`, `along` the squared labels along each left
+    singular vector `(k, columns)` and `across` those outside their span `(columns,)`; `n` is the number of examples.
     """
-    floor = EXACT_FIT * (along.sum(0) + across)
-    ratio = np.full(along.shape[1], float(strengths.mean()))  # alpha / beta
-    lowest, highest = float(strengths.min()) * 1e-6, float(strengths.max()) * 1e9
-    for _ in range(ITERATIONS):
-        shrunk = strengths / (strengths + ratio)
-        effective = shrunk.sum(0)
-        weights = (shrunk**2 * along / strengths).sum(0)
-        residual = _residual(strengths, along, across, ratio)
-        better = effective * np.maximum(residual, floor) / np.maximum(weights * (n - effective), np.finfo(float).tiny)
-        better = np.clip(better, lowest, highest)
-        moved = np.abs(np.log(better / ratio)).max()
-        ratio = better
-        if moved < 1e-6:
-            break
-    # At a given ratio the best beta is n over the residual and its penalty together.
-    loss = np.maximum((along * (1 - strengths / (strengths + ratio))).sum(0) + across, floor)
-    occam = np.log(ratio / (strengths + ratio)).sum(0)
-    evidence: Floats = 0.5 * (n * np.log(n / loss) - n * math.log(2 * math.pi) - n + occam) / n
-    return evidence
 
+    strengths: Floats
+    along: Floats
+    across: Floats
+    n: int
 
-def _residual(strengths: Floats, along: Floats, across: Floats, ratio: Floats) -> Floats:
-    residual: Floats = ((ratio / (strengths + ratio)) ** 2 * along).sum(0) + across
-    return residual
+    def at(self, ratio: Floats) -> Floats:
+        """The evidence at a ratio for each column `(columns,)`, with the beta that is best there."""
+        shrunk = ratio / (self.strengths + ratio)
+        loss = np.maximum((self.along * shrunk).sum(0) + self.across, self._least)
+        found: Floats = 0.5 * (np.log(self.n / loss) - math.log(2 * math.pi) - 1 + np.log(shrunk).sum(0) / self.n)
+        return found
+
+    def largest(self) -> Floats:
+        """The largest evidence of each column."""
+        grid = np.geomspace(self.strengths.min() * 1e-3, self.strengths.max() * 1e3, GRID)
+        tried = np.stack([self.at(np.full(len(self.across), ratio)) for ratio in grid])
+        ratio = grid[tried.argmax(0)]
+        for _ in range(ITERATIONS):
+            better = np.clip(self._better(ratio), grid[0], grid[-1])
+            moved = np.abs(np.log(better / ratio)).max()
+            ratio = better
+            if moved < 1e-6:
+                break
+        return np.maximum(tried.max(0), self.at(ratio))
+
+    def _better(self, ratio: Floats) -> Floats:
+        """One step of the fixed point: alpha and beta for the weights that are likeliest at a ratio."""
+        kept = self.strengths / (self.strengths + ratio)
+        effective = kept.sum(0)
+        weights = (kept**2 * self.along / self.strengths).sum(0)
+        residual = np.maximum(((1 - kept) ** 2 * self.along).sum(0) + self.across, self._least)
+        better: Floats = effective * residual / np.maximum(weights * (self.n - effective), np.finfo(float).tiny)
+        return better
+
+    @property
+    def _least(self) -> Floats:
+        """The squared residual below which a fit counts as exact."""
+        least: Floats = EXACT_FIT * (self.along.sum(0) + self.across)
+        return least
 
 
 # --- Scores out of fold -----------------------------------------------------------------------------------------------

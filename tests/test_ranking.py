@@ -21,8 +21,6 @@ from hf_ft.ranking import short_names
 from hf_ft.report import _apart
 from hf_ft.tasks import task_names
 
-pytestmark = pytest.mark.xdist_group("ranking")  # one worker, so that what they share is made once
-
 NOUNS = {
     "animal": "cat dog horse lion tiger wolf rabbit mouse eagle shark whale goat sheep bear monkey snake frog duck",
     "vehicle": "car truck bicycle train airplane boat ship van taxi tractor motorcycle helicopter tram canoe jeep "
