@@ -285,15 +285,21 @@ def _scored(
 
 
 def _row(model: str, name: str, config: Config, args: Any, splits: Splits) -> Record:
-    """What is found out about a candidate, or the reason why nothing is, with its short name in place of a path."""
+    """What is found out about a candidate, or the reason why nothing is."""
     from hf_ft.candidates import score_candidate
 
     try:
         check_path(model, "model")
         with redirect_stdout(io.StringIO()):  # what a cache saves is said of training, which this is not
             return score_candidate(dataclasses.replace(config, model=model), args, splits)
-    except (UserError, RuntimeError) as error:  # a model that does not fit into memory is a RuntimeError of torch
-        return {"reason": " ".join(str(error).split()).replace(model, name)}
+    except Exception as error:  # as many kinds as there are authors of models; one that fails must not end the others
+        return {"reason": _reason(error, model, name)}
+
+
+def _reason(error: Exception, model: str, name: str) -> str:
+    """What went wrong on one line, with the short name of a model in place of its path."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split()).replace(model, name)
 
 
 def _identity(model: str) -> str:
@@ -384,6 +390,6 @@ def _trained(model: str, name: str, layers: Layers, out: Path) -> Record:
             print(f"\nFine-tuning {name}\n", flush=True)
             run = execute(_settings(layers, model, folder))
     except UserError as error:
-        return {"reason": " ".join(str(error).split()).replace(model, name)}
+        return {"reason": _reason(error, model, name)}
     seconds = round(sum(stage["seconds"] for stage in run["stages"]), 1)
     return {"metric": run["metric"], **run["metrics"]["validation"][run["metric"]], "seconds": seconds}

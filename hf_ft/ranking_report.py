@@ -92,16 +92,22 @@ def verdict(record: Record) -> str:
     """Which candidate each score puts first, and whether they agree; of equal ones the first in the table."""
     scored = _scored(record)
     first: dict[str, list[str]] = {}
+    mute = []
     for name, title in NAMES.items():
-        best = max(scored, key=lambda row: row["scores"][name])
-        first.setdefault(best["name"], []).append(title)
-    if len(first) == 1:
-        return f"All scores put {next(iter(first))} first."
+        values = [row["scores"][name] for row in scored]
+        if len(set(values)) == 1:
+            mute.append(title)
+        else:
+            first.setdefault(scored[values.index(max(values))]["name"], []).append(title)
     told = "; ".join(f"{' and '.join(titles)}: {name}" for name, titles in first.items())
+    same = f" The same for all: {' and '.join(mute)}." if mute else ""
+    if len(first) < 2:
+        agreed = f"All scores put {next(iter(first))} first." if not mute else f"First: {told}." if first else ""
+        return (agreed + same).strip()
     confirmed = [row for row in scored if "value" in row.get("confirmed", {})]
     down_to = max(place for place, row in enumerate(scored, start=1) if row["name"] in first)
     advice = "" if len(confirmed) > 1 else f" Let fine-tuning decide: --confirm {down_to}."
-    return f"The scores disagree on the first ({told}).{advice}"
+    return f"The scores disagree on the first ({told}).{same}{advice}"
 
 
 def write(record: Record, out: Path) -> None:

@@ -18,6 +18,7 @@ import hf_ft
 from hf_ft import UserError
 from hf_ft.cli import main
 from hf_ft.ranking import short_names
+from hf_ft.ranking_report import verdict
 from hf_ft.report import _apart
 from hf_ft.tasks import task_names
 
@@ -72,13 +73,16 @@ def ranked(
     image_model: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, dict[str, Any]]:
-    """The folder and record of a ranking of three models that can be scored and two that cannot."""
+    """The folder and record of a ranking of three models that can be scored and three that cannot."""
     folder = tmp_path_factory.mktemp("ranking")
     bare = folder / "no-weights"
     shutil.copytree(text_model, bare)
     (bare / "model.safetensors").unlink()
+    torn = folder / "torn"
+    shutil.copytree(text_model, torn)
+    (torn / "tokenizer.json").write_text("{}")
     out = folder / "out"
-    models = [random_model, image_model, minilm, str(bare), text_model]
+    models = [random_model, image_model, minilm, str(bare), str(torn), text_model]
     return out, hf_ft.rank(models, task="text_classification", dataset=nouns, output_dir=str(out))
 
 
@@ -123,10 +127,11 @@ def test_candidates_that_cannot_be_scored_are_named(ranked: tuple[Path, dict[str
     """They stand last with the reason; the others went on."""
     out, record = ranked
     rows = by_name(record)
-    assert [row["name"] for row in record["candidates"] if "reason" in row] == ["tiny-resnet", "no-weights"]
+    assert [row["name"] for row in record["candidates"] if "reason" in row] == ["tiny-resnet", "no-weights", "torn"]
     assert re.search("model of type resnet, which does not do text_classification", rows["tiny-resnet"]["reason"])
     assert re.search("Cannot load weights of 'no-weights'.*safetensors", rows["no-weights"]["reason"])
-    assert "tiny-resnet" in (out / "rank.md").read_text()
+    assert rows["torn"]["reason"]  # whatever the library raises
+    assert all(f"Not scored: {name}: " in (out / "rank.md").read_text() for name in ("tiny-resnet", "torn"))
 
 
 def test_agreement_is_that_of_the_scores(ranked: tuple[Path, dict[str, Any]]) -> None:
@@ -173,9 +178,13 @@ def test_files_and_table(
 def test_what_is_finished_is_not_computed_again(
     nouns: str, text_model: str, random_model: str, other_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A third candidate joins; the first two keep what they have to the last digit, times included."""
+    """What ended early goes on, and a third candidate joins; the others keep what they have, times included."""
     out = tmp_path / "out"
+    assert main(words(text_model, str(tmp_path / "nowhere"), data=nouns, out=out)) == 2
+    assert not (out / "rank.md").exists()
+    capsys.readouterr()
     assert main(words(text_model, random_model, data=nouns, out=out)) == 0
+    assert "tiny-bert: as before" in capsys.readouterr().out
     first = by_name(json.loads((out / "rank.json").read_text()))
     capsys.readouterr()
     listed = tmp_path / "models.txt"
@@ -237,6 +246,11 @@ def test_confirm_fine_tunes_the_first(
         assert {key: by_name(record)[name]["confirmed"][key] for key in score} == score
     assert set(record["agreement_with_confirmed"]) == {"logme", "knn", "probe"}
     assert "tuned" in capsys.readouterr().out
+    ended_early = out / "confirm" / confirmed[1] / "run.json"
+    lost = json.loads(ended_early.read_text())["metrics"]
+    ended_early.unlink()
+    assert main(words(text_model, random_model, other_model, data=nouns, out=out, **settings)) == 0
+    assert json.loads(ended_early.read_text())["metrics"] == lost
     times = {path: path.stat().st_mtime_ns for path in out.glob("confirm/*/run.json")}
     assert len(times) == 2
     assert main(words(text_model, random_model, other_model, data=nouns, out=out, **settings)) == 0
@@ -354,6 +368,24 @@ def test_short_names_tell_models_apart(tmp_path: Path) -> None:
     assert list(short_names([folders[0], str(tmp_path / "a/../a/model/")])) == [folders[0]]
     assert short_names(["org/one", "org/two"]) == {"org/one": "one", "org/two": "two"}
     assert short_names([]) == {}
+
+
+def test_verdict_says_what_the_scores_say() -> None:
+    """They agree, they disagree and how far down that reaches, or some tell nothing apart."""
+
+    def told(*rows: tuple[str, float, float, float]) -> str:
+        names = ("logme", "knn", "probe")
+        return verdict(
+            {"candidates": [{"name": row[0], "scores": dict(zip(names, row[1:], strict=True))} for row in rows]}
+        )
+
+    assert told(("a", 3, 3, 3), ("b", 2, 2, 3), ("c", 1, 1, 1)) == "All scores put a first."
+    disagree = told(("a", 3, 3, 3), ("b", 2, 2, 2), ("c", 1, 4, 1), ("d", 0, 0, 0))
+    assert disagree == (
+        "The scores disagree on the first (LogME and probe: a; k-NN: c). Let fine-tuning decide: --confirm 3."
+    )
+    assert told(("a", 3, 1, 1), ("b", 2, 1, 1)) == "First: LogME: a. The same for all: k-NN and probe."
+    assert told(("a", 1, 1, 1), ("b", 1, 1, 1)) == "The same for all: LogME and k-NN and probe."
 
 
 def test_labels_of_the_picture_stay_apart() -> None:
