@@ -35,6 +35,7 @@ LAYERS = {
         "grid",
         "images",
         "feature_folders",
+        "catalog",
     ),
     "inputs": ("features", "sources", "columns", "drawing", "data", "labels", "classes"),
     "model": (
@@ -50,10 +51,12 @@ LAYERS = {
         "probe",
         "exact",
         "heap",
+        "transferability",
+        "candidates",
     ),
-    "leaf": ("figures", "report", "publishing", "fresh_process"),
+    "leaf": ("figures", "report", "ranking_report", "publishing", "fresh_process"),
     "run": ("record", "training", "evaluation", "hub", "arms"),
-    "product": ("inspection", "inference", "run", "comparison", "cli", "__main__"),
+    "product": ("inspection", "inference", "run", "comparison", "ranking", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""
 
