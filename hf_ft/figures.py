@@ -268,3 +268,31 @@ def _apart(heights: Sequence[float], share: float) -> list[float]:
     for i in sorted(range(len(heights)), key=lambda i: heights[i]):
         placed[i] = max(heights[i], max(placed.values(), default=heights[i] - least) + least)
     return [placed[i] for i in range(len(heights))]
+
+
+# --- Learning curves side by side ------------------------------------------------------------------------------------
+
+
+def draw_learning(records: Mapping[str, Record], *paths: Path) -> list[Path]:
+    """Draw the score on validation over epochs of several runs, each with its name; returns the files.
+
+    `records` are those of `run.json`, by what each run is to be called.
+    """
+    figure, axis = new_figure(1, 6.0, 4.0)
+    ends = []
+    for i, (name, record) in enumerate(records.items()):
+        points = [
+            (entry["epoch"], entry[f"eval_{record['metric']}"])
+            for stage in record["stages"]
+            for entry in stage["history"]
+            if f"eval_{record['metric']}" in entry
+        ]
+        x, y = zip(*points, strict=True)
+        axis.plot(x, y, color=COLOURS[i], marker=MARKERS[i], markersize=4, linewidth=2)
+        ends.append((x[-1], y[-1], name, COLOURS[i]))
+    axis.set_title(f"{record['metric'].replace('_', ' ')} on validation", fontsize=11, color=INK, loc="left")
+    axis.set_xlabel("epoch", color=INK)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axis.set_xlim(0, max(end[0] for end in ends) * 1.6)
+    _name_points(figure, axis, ends)
+    return write_figure(figure, *paths)

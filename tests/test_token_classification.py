@@ -73,7 +73,6 @@ def test_entities_by_hand(case: str) -> None:
     assert read(line) == expected
 
 
-@pytest.mark.skipif(importlib.util.find_spec("seqeval") is None, reason="seqeval is not installed")
 def test_entities_as_seqeval_reads_them() -> None:
     """Random sequences, malformed ones among them; seqeval knows no L and U, and its ends are inclusive."""
     get_entities = importlib.import_module("seqeval.metrics.sequence_labeling").get_entities

@@ -1,0 +1,77 @@
+"""A whole comparison of methods with the feature cache beside the same one without it, each in one process.
+
+    python benchmarks/compare.py --task T --model M --dataset D [--methods A,B] [--examples_per_class N,M] [options]
+
+Every other option goes to `hf-ft compare`. The table has the seconds of training of each method, all seeds and sizes
+together, and the limit that arithmetic sets: what would be left if methods with a frozen prefix took no time at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_ft.report import markdown_table
+
+SIDES = {"off": "without", "auto": "with"}
+
+
+def run(options: Sequence[str], cache: str, folder: Path) -> dict[str, Any]:
+    """One comparison in a process of its own, with an empty cache; its `compare.json`."""
+    own = ["--cache", cache, "--cache_dir", str(folder / "cache"), "--output_dir", str(folder / cache)]
+    subprocess.run([sys.executable, "-m", "hf_ft", "compare", *options, *own], check=True)
+    found: dict[str, Any] = json.loads((folder / cache / "compare.json").read_text(encoding="utf-8"))
+    return found
+
+
+def seconds(record: Mapping[str, Any], method: str) -> float:
+    """Training seconds of all runs of a method."""
+    return float(sum(run["seconds"] for run in record["runs"] if run["method"] == method))
+
+
+def scores(record: Mapping[str, Any], method: str) -> str:
+    """Mean score of a method at each size."""
+    return ", ".join(f"{row['mean']:.3f}" for row in record["rows"] if row["method"] == method)
+
+
+def table(live: Mapping[str, Any], cached: Mapping[str, Any]) -> str:
+    """A row for each method, then those with a frozen prefix together, then all."""
+    methods = list(dict.fromkeys(run["method"] for run in live["runs"]))
+    shared = {run["method"] for run in cached["runs"] if run["features"] and not run["live"]}
+    rows = []
+    for method in methods:
+        one, other = seconds(live, method), seconds(cached, method)
+        both = scores(live, method), scores(cached, method)
+        rows.append([method, f"{one:.1f}", f"{other:.1f}", f"{other / one:.2f}", *both])
+    whole = sum(seconds(live, method) for method in methods)
+    for name, of in (("with a frozen prefix", [m for m in methods if m in shared]), ("all methods", methods)):
+        one, other = (sum(seconds(record, method) for method in of) for record in (live, cached))
+        rows.append([f"**{name}**", f"{one:.1f}", f"{other:.1f}", f"{other / one:.2f}" if one else "", "", ""])
+    limit = sum(seconds(live, method) for method in methods if method not in shared) / whole
+    header = ["method", "without cache s", "with cache s", "ratio", "score without", "score with"]
+    return f"{markdown_table(header, rows)}\n\nLimit by arithmetic for all methods: {limit:.2f}"
+
+
+def main() -> None:
+    """Run both sides and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--output", metavar="FOLDER", help="keep both comparisons there")
+    options, rest = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(options.output or scratch)
+        live, cached = (run(rest, cache, folder) for cache in SIDES)
+    machine, versions = live["machine"], live["versions"]
+    print(
+        f"\n{machine['device']}, {machine['cores']} cores; torch {versions['torch']}, transformers "
+        f"{versions['transformers']}; {live['date']}\n\n{table(live, cached)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
