@@ -1,4 +1,4 @@
-"""The command `hf-ft`: train, compare, inspect, methods, evaluate, predict, push, cache, env.
+"""The command `hf-ft`: train, compare, depth, inspect, methods, evaluate, predict, push, cache, env.
 
 Nothing heavy is imported before the options have been checked, so help and mistakes answer at once.
 """
@@ -111,6 +111,34 @@ def compare(argv: Sequence[str]) -> None:
     from hf_ft.comparison import run_comparison
 
     run_comparison(grid)
+
+
+def depth(argv: Sequence[str]) -> None:
+    """Find how many blocks to freeze: short trainings at all depths, longer ones of the best."""
+    from hf_ft.config import Command, command_line
+
+    options = {
+        "depths": ("N,M,...", "numbers of frozen blocks to try: 0 is full, all of them head (default: up to 9, spread)"),
+        "seeds": ("N", "how many seeds, or which: `0,7` (default: 1)"),
+        "redraw": ("OUT", "only write page and picture of a finished search again"),
+    }
+    usage = "--task T --model M --dataset D --output_dir OUT [options]\n       %(prog)s --redraw OUT"
+    command = Command(options, without=("method", "plan"), usage=usage)
+    layers = command_line(argv, depth.__doc__ or "", "hf-ft depth", command)
+    folder = layers[-1][1].pop("redraw", None)
+    if folder is not None:
+        from hf_ft.depth_search import redraw
+
+        if layers[-1][1]:
+            raise UserError("--redraw takes no other option: what is drawn stands in depth.json.")
+        print("\n".join(str(path) for path in redraw(Path(folder).expanduser())))
+        return
+    from hf_ft.depths import read_search
+
+    asked = read_search(layers)
+    from hf_ft.depth_search import search
+
+    search(asked)
 
 
 def methods(argv: Sequence[str]) -> None:
@@ -285,6 +313,7 @@ def env(argv: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "compare": compare,
+    "depth": depth,
     "inspect": inspect,
     "methods": methods,
     "evaluate": evaluate,

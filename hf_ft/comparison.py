@@ -156,12 +156,12 @@ def _line(arm: Arm, outcome: Outcome, split: str, metric: str) -> str:
     return f"{what}  {title(metric)} {outcome.score(split, metric):.4f}  {outcome.seconds:.1f} s"
 
 
-def write(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `compare.json`, whole or not at all."""
+def write(folder: Path, record: Mapping[str, Any], name: str = "compare.json") -> None:
+    """Write `compare.json`, or a file of another name, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    begun = folder / ".compare.json.part"
+    begun = folder / f".{name}.part"
     begun.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    begun.replace(folder / "compare.json")
+    begun.replace(folder / name)
 
 
 # --- Summary ----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ LAYERS = {
         "plan_file",
         "config",
         "grid",
+        "depths",
         "images",
         "feature_folders",
     ),
@@ -46,13 +47,14 @@ LAYERS = {
         "model",
         "feature_store",
         "cutting",
+        "boundaries",
         "cache",
         "probe",
         "exact",
     ),
-    "leaf": ("figures", "report", "publishing", "fresh_process"),
-    "run": ("record", "training", "evaluation", "hub", "arms"),
-    "product": ("inspection", "inference", "run", "comparison", "cli", "__main__"),
+    "leaf": ("figures", "depth_picture", "report", "publishing", "fresh_process"),
+    "run": ("record", "training", "evaluation", "hub", "arms", "evidence"),
+    "product": ("inspection", "inference", "run", "comparison", "depth_search", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""
 

@@ -1,0 +1,74 @@
+"""The picture of a search for a depth: scores against frozen blocks by rung, the probes behind them, seconds below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_ft.figures import BLUE, GRID, INK, ORANGE, new_figure, write_figure
+
+PALE = ("#9ecae1", "#4292c6", BLUE)
+"""Colours of the rungs, the shortest palest."""
+
+
+def draw_depths(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw a finished search to `depth.png` and `depth.svg`, from its record alone; returns the files."""
+    figure, (top, below) = new_figure(1, 6.4, 5.6, rows=2)
+    _draw_scores(top, record)
+    spent: dict[int, float] = {}
+    for row in (row for rung in record["rungs"] for row in rung["rows"]):
+        spent[row["frozen"]] = spent.get(row["frozen"], 0.0) + row["seconds"]
+    chosen = record["choice"]["frozen"]
+    colours = [ORANGE if frozen == chosen else PALE[1] for frozen in spent]
+    below.bar(list(spent), list(spent.values()), color=colours, width=0.6)
+    below.set_title("seconds of training, all rungs and seeds", fontsize=11, color=INK, loc="left")
+    blocks = record["blocks"]
+    below.set_xlabel(f"frozen blocks: 0 is `full`, {blocks} is `head`", color=INK)
+    below.set_xticks(sorted(one["frozen"] for one in record["candidates"]))
+    below.grid(axis="y", color=GRID, linewidth=0.8)
+    below.set_axisbelow(True)
+    return write_figure(figure, folder / "depth.png", folder / "depth.svg")
+
+
+def _draw_scores(axis: Any, record: Mapping[str, Any]) -> None:
+    if probe := record["evidence"]["probe"]:
+        axis.plot(range(len(probe)), probe, color="#a0a0a0", linestyle=":", marker=".", label="linear probe (evidence)")
+    shares = sorted({rung["share"] for rung in record["rungs"] if rung["rows"]})
+    for share, colour, marker in zip(shares, PALE[-len(shares) :], "sDo"[-len(shares) :], strict=True):
+        rungs = [rung for rung in record["rungs"] if rung["share"] == share and rung["rows"]]
+        rows = sorted((row for rung in rungs for row in rung["rows"]), key=lambda row: row["frozen"])
+        error = [[row["mean"] - row["low"] for row in rows], [row["high"] - row["mean"] for row in rows]]
+        axis.errorbar(
+            [row["frozen"] for row in rows],
+            [row["mean"] for row in rows],
+            yerr=error,
+            color=colour,
+            marker=marker,
+            markersize=7,
+            capsize=3,
+            linewidth=1.5,
+            label="own length" if share == 1 else rungs[0]["length"],
+        )
+    choice = record["choice"]
+    axis.plot(choice["frozen"], choice["mean"], marker="o", markersize=15, color="none", markeredgecolor=ORANGE, mew=2)
+    axis.annotate(
+        f"chosen: {choice['method']}",
+        (choice["frozen"], choice["mean"]),
+        xytext=(0, 14),
+        textcoords="offset points",
+        ha="left" if 2 * choice["frozen"] <= record["blocks"] else "right",
+        color=ORANGE,
+        fontsize=11,
+    )
+    n, seeds = record["data"]["sizes"]["validation"], len(record["seeds"])
+    over = "examples" if seeds == 1 else f"examples and {seeds} seeds"
+    axis.set_title(
+        f"{record['metric_title']}, validation (n = {n:,})\nwith 95 % interval over {over}",
+        fontsize=11,
+        color=INK,
+        loc="left",
+    )
+    axis.margins(x=0.08, y=0.16)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK)
