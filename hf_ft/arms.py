@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
+from torch.utils.data import Subset
 from transformers import Trainer
 
 from hf_ft import adapters
@@ -71,8 +71,8 @@ class Outcome:
 
     `seconds` are those of training, with the features that it computed; `loop` are the part of them that went into
     steps and their evaluations, `feature_seconds` into features, `features` how many of how many examples that were by
-    cut. `wall` counts everything, from loading the model to scores on test. `frozen` counts blocks that never trained, None with adapters. `metrics` are
-    those of `run.json`, by split and name.
+    cut. `wall` counts everything, from loading the model to scores on test. `frozen` counts blocks that never trained,
+    None with adapters. `metrics` are those of `run.json`, by split and name.
     """
 
     method: str
@@ -197,8 +197,8 @@ class Bench:
         if few:
             listed = shorten((f"{name} has {count:,}" for name, count in few.items()), 10)
             raise UserError(
-                f"--examples_per_class {max(sizes):,} is more than train has: {listed}. Set at most {min(few.values())}, "
-                "or give more examples of these classes."
+                f"--examples_per_class {max(sizes):,} is more than train has: {listed}. Set at most "
+                f"{min(few.values())}, or give more examples of these classes."
             )
 
     def part(self, arm: Arm) -> Splits:
@@ -340,9 +340,6 @@ def outputs_of(run: Run, split: Dataset, others: int = 0) -> Any:
 
 
 def _from_features(run: Run, cached: Cached, encoded: Dataset) -> Any:
-    def unlabelled(batch: Any) -> Any:
-        return {name: value for name, value in as_it_is(batch).items() if name != "labels"}
-
     with tempfile.TemporaryDirectory() as folder, cached.cut.installed():
         args = copy.copy(run.args)
         args.output_dir, args.remove_unused_columns, args.eval_strategy = folder, False, "no"
@@ -350,12 +347,15 @@ def _from_features(run: Run, cached: Cached, encoded: Dataset) -> Any:
         trainer = Trainer(
             model=cached.upper,
             args=args,
-            data_collator=unlabelled,
+            data_collator=as_it_is,
+            compute_loss_func=run.learning.loss,  # labels stay in, since `reduce` reads where there are none
             preprocess_logits_for_metrics=run.task.reduce,
         )
         trainer.accelerator.native_amp = False  # as in `predict_outputs`
-        output = trainer.predict(cached.train)
-    outputs = np.asarray(output.predictions, dtype=np.float32)
+        lengths = cached.train.lengths  # the longest first, so that batches hold little padding
+        order = np.arange(len(encoded)) if lengths is None else np.argsort(-lengths, kind="stable")
+        output = trainer.predict(Subset(cached.train, order.tolist()))
+    outputs = np.asarray(output.predictions, dtype=np.float32)[np.argsort(order)]
     return outputs if run.task.gather is None else run.task.gather(encoded, outputs)
 
 

@@ -118,7 +118,7 @@ def depth(argv: Sequence[str]) -> None:
     from hf_ft.config import Command, command_line
 
     options = {
-        "depths": ("N,M,...", "numbers of frozen blocks to try: 0 is full, all of them head (default: up to 9, spread)"),
+        "depths": ("N,M,...", "numbers of frozen blocks to try: 0 is full, all are head (default: at most 9, spread)"),
         "seeds": ("N", "how many seeds, or which: `0,7` (default: 1)"),
         "redraw": ("OUT", "only write page and picture of a finished search again"),
     }

@@ -10,6 +10,8 @@ from hf_ft.figures import BLUE, GRID, INK, ORANGE, new_figure, write_figure
 
 PALE = ("#9ecae1", "#4292c6", BLUE)
 """Colours of the rungs, the shortest palest."""
+BESIDE = 0.08
+"""How far apart the scores of one depth are drawn, in blocks."""
 
 
 def draw_depths(record: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -28,36 +30,39 @@ def draw_depths(record: Mapping[str, Any], folder: Path) -> list[Path]:
     below.set_xticks(sorted(one["frozen"] for one in record["candidates"]))
     below.grid(axis="y", color=GRID, linewidth=0.8)
     below.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=10, labelcolor=INK)
     return write_figure(figure, folder / "depth.png", folder / "depth.svg")
 
 
 def _draw_scores(axis: Any, record: Mapping[str, Any]) -> None:
     if probe := record["evidence"]["probe"]:
-        axis.plot(range(len(probe)), probe, color="#a0a0a0", linestyle=":", marker=".", label="linear probe (evidence)")
+        axis.plot(range(len(probe)), probe, color="#a0a0a0", linestyle=":", marker=".", label="linear probe")
     shares = sorted({rung["share"] for rung in record["rungs"] if rung["rows"]})
-    for share, colour, marker in zip(shares, PALE[-len(shares) :], "sDo"[-len(shares) :], strict=True):
+    for place, share in enumerate(shares):
+        aside = BESIDE * (place - (len(shares) - 1) / 2)  # or the intervals would lie on each other
         rungs = [rung for rung in record["rungs"] if rung["share"] == share and rung["rows"]]
         rows = sorted((row for rung in rungs for row in rung["rows"]), key=lambda row: row["frozen"])
         error = [[row["mean"] - row["low"] for row in rows], [row["high"] - row["mean"] for row in rows]]
         axis.errorbar(
-            [row["frozen"] for row in rows],
+            [row["frozen"] + aside for row in rows],
             [row["mean"] for row in rows],
             yerr=error,
-            color=colour,
-            marker=marker,
+            color=PALE[place - len(shares)],
+            marker="sDo"[place - len(shares)],
             markersize=7,
             capsize=3,
             linewidth=1.5,
-            label="own length" if share == 1 else rungs[0]["length"],
+            label=rungs[0]["length"],
         )
-    choice = record["choice"]
-    axis.plot(choice["frozen"], choice["mean"], marker="o", markersize=15, color="none", markeredgecolor=ORANGE, mew=2)
+    choice, left = record["choice"], 2 * record["choice"]["frozen"] <= record["blocks"]
+    axis.axvline(choice["frozen"], color=ORANGE, linewidth=12, alpha=0.15, zorder=0)
     axis.annotate(
         f"chosen: {choice['method']}",
-        (choice["frozen"], choice["mean"]),
-        xytext=(0, 14),
+        (choice["frozen"], 0),
+        xycoords=axis.get_xaxis_transform(),
+        xytext=(10 if left else -10, 6),
         textcoords="offset points",
-        ha="left" if 2 * choice["frozen"] <= record["blocks"] else "right",
+        ha="left" if left else "right",
         color=ORANGE,
         fontsize=11,
     )
@@ -71,4 +76,3 @@ def _draw_scores(axis: Any, record: Mapping[str, Any]) -> None:
     )
     axis.margins(x=0.08, y=0.16)
     axis.grid(axis="y", color=GRID, linewidth=0.8)
-    axis.legend(frameon=False, fontsize=9, labelcolor=INK)

@@ -30,7 +30,7 @@ from hf_ft.evidence import gather_evidence
 from hf_ft.grid import Layer
 from hf_ft.lookup import UserError, split_argument
 from hf_ft.paired import difference, mean_interval
-from hf_ft.report import markdown_table, text_table, title
+from hf_ft.report import markdown_table, text_table
 
 FILE = "depth.json"
 
@@ -123,7 +123,7 @@ class Race:
             alive = kept({row["frozen"]: self.sign * row["mean"] for row in last}, count)
         best = self.best([*own, *(row for row in last if row["frozen"] in alive)])
         if alive and (best is None or best in own):
-            own += self.rung("Head is ahead: the best of the others too", alive, 1.0)
+            own = [*own, *self.rung("Head is ahead: the best of the others too", alive, 1.0)]
             best = self.best(own)
         if best is None:
             raise UserError(f"All {len(self.trained)} trainings failed, the first with: {self.record['failed'][0]}")
@@ -144,7 +144,7 @@ class Race:
         `later` is how many rungs are still to come, whose trainings may read the same features.
         """
         lengths = {frozen: self.length(frozen, share) for frozen in depths}
-        told = "; ".join(dict.fromkeys(_spoken(length) for length in lengths.values()))
+        told = "own length" if share == 1 else "; ".join(dict.fromkeys(_spoken(length) for length in lengths.values()))
         print(f"{heading} ({told})", flush=True)
         rows = []
         for frozen, length in lengths.items():
@@ -175,7 +175,7 @@ class Race:
             self.record["failed"].append(f"{arm.name}: {outcome.error}")
         else:
             score = outcome.score(self.bench.split, self.bench.metric)
-            told = f"{title(self.bench.metric)} {score:.4f}  {outcome.seconds:.1f} s" + ("  (before)" if known else "")
+            told = f"{self.bench.metric} {score:.4f}  {outcome.seconds:.1f} s" + ("  (before)" if known else "")
         print(f"  {frozen:2} frozen  {arm.method:9}  seed {arm.seed}  {told}", flush=True)
         self.trained[arm.name] = Trained(arm, frozen, share, outcome)
         return self.trained[arm.name]
@@ -289,7 +289,7 @@ def table(record: Record) -> tuple[list[str], list[list[str]]]:
     lengths = {rung["share"]: rung["length"] for rung in record["rungs"] if rung["rows"]}
     cells = {(rung["share"], row["frozen"]): row for rung in record["rungs"] for row in rung["rows"]}
     header = ["frozen", "method", "probe"]
-    header += ["own length" if share == 1 else lengths[share] for share in sorted(lengths)] + ["seconds"]
+    header += [*(lengths[share] for share in sorted(lengths)), "seconds"]
     rows = []
     for one in record["candidates"]:
         frozen, probe = one["frozen"], record["evidence"]["probe"]
@@ -320,17 +320,17 @@ def sentences(record: Record) -> list[str]:
         )
     told.append(
         f"It cost {cost['trained']:.0f} s of training and {cost['evidence']:.0f} s for the probes "
-        f"({cost['wall']:.0f} s with loading and scoring). Every depth at its own length, with frozen layers running in "
-        f"each epoch, would take about {cost['sweep']:.0f} s (estimated)."
+        f"({cost['wall']:.0f} s with loading and scoring). Every depth at its own length, with frozen layers running "
+        f"in each epoch, would take about {cost['sweep']:.0f} s (estimated)."
     )
     return told
 
 
 def told(record: Record, folder: Path) -> str:
     """What came out, for the terminal."""
-    note = "* chosen; validation scores with half of their 95 % interval; seconds of training."
+    note = "* chosen; scores on validation with half of their 95 % interval; seconds of training"
     failed = [f"FAILED   {failed}" for failed in record["failed"]]
-    lines = [text_table(*table(record)), note, "", *failed]
+    lines = [text_table(*table(record)), *_wrapped(note), "", *failed]
     for sentence in sentences(record):
         lines += _wrapped(sentence)
     return "\n".join([*lines, f"Table, picture and all runs are in {folder}"])

@@ -105,8 +105,8 @@ def _peft(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
 
 def _not_yet(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
     raise UserError(
-        "Method 'auto' trains what a search has chosen, and only `hf-ft train` and finetune() search. Run `hf-ft depth` and "
-        "give the method that it names."
+        "Method 'auto' trains what a search has chosen, and only `hf-ft train` and finetune() search. Run `hf-ft "
+        "depth` and give the method that it names."
     )
 
 
@@ -281,8 +281,8 @@ METHODS: dict[str, Method] = {
         Method(
             name="auto",
             trains="what `hf-ft depth` chooses: the head, the last N blocks, or everything",
-            when="you would try depths anyway; costs about half of trying them all",
-            paper="http://proceedings.mlr.press/v51/jamieson16.html",
+            when="you do not know how many blocks to freeze: short trainings at all depths come first",
+            paper="https://arxiv.org/abs/1502.07943",
             stages=_not_yet,
             defaults={
                 "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
