@@ -271,13 +271,19 @@ def introduction(record: Record) -> list[str]:
         f"Seeds    {', '.join(map(str, record['seeds']))}",
     ]
     if evidence["missing"]:
-        return [*lines, f"Evidence none: {evidence['missing']}", ""]
-    probes = " ".join(f"{score:.3f}" for score in evidence["probe"])
-    lines.append(
-        f"Evidence linear probes at the boundaries from below, one pass over {evidence['examples']:,} examples, "
-        f"{evidence['seconds']:.0f} s: {probes}. What is separable there is not what is best to train from."
-    )
+        lines.append(f"Evidence none: {evidence['missing']}")
+    else:
+        probes = " ".join(map(_figure, evidence["probe"]))
+        lines.append(
+            f"Evidence linear probes at the boundaries from below, one pass over {evidence['examples']:,} examples, "
+            f"{evidence['seconds']:.0f} s: {probes}. What is separable there is not what is best to train from."
+        )
     return [part for line in lines for part in _wrapped(line, " " * 9)] + [""]
+
+
+def _figure(value: float) -> str:
+    """A score in few characters: errors may be in any unit."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
@@ -300,8 +306,8 @@ def table(record: Record) -> tuple[list[str], list[list[str]]]:
             [
                 f"{frozen}{chosen}",
                 one["method"],
-                f"{probe[frozen]:.3f}" if probe else "",
-                *(f"{row['mean']:.3f} ±{(row['high'] - row['low']) / 2:.3f}" if row else "" for row in mine),
+                _figure(probe[frozen]) if probe else "",
+                *(f"{_figure(row['mean'])} ±{_figure((row['high'] - row['low']) / 2)}" if row else "" for row in mine),
                 f"{spent:.1f}",
             ]
         )
@@ -311,7 +317,8 @@ def table(record: Record) -> tuple[list[str], list[list[str]]]:
 def sentences(record: Record) -> list[str]:
     """The choice, what is as good for less, and what it cost."""
     choice, cost, blocks = record["choice"], record["cost"], record["blocks"]
-    score = f"{record['metric_title']} on validation {choice['mean']:.3f} [{choice['low']:.3f}, {choice['high']:.3f}]"
+    mean, low, high = (_figure(choice[name]) for name in ("mean", "low", "high"))
+    score = f"{record['metric_title']} on validation {mean} [{low}, {high}]"
     told = [f"Chosen: freeze {choice['frozen']} of {blocks} blocks (`{choice['method']}`), {score}."]
     if close := choice["close"]:
         told.append(

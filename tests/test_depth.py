@@ -175,7 +175,6 @@ def test_fewer_depths_train_longer(searched: tuple[Path, dict[str, Any]]) -> Non
     assert [share for share, _ in heads] in ([], [1.0])
     lengths = {round(run["share"], 2): run["epochs"] for run in record["runs"] if run["method"] != "head"}
     assert (lengths[0.17], lengths[0.5]) == (0.67, 2)
-    assert all(run["frozen"] == (3 if run["method"] == "head" else run["frozen"]) for run in record["runs"])
     assert {run["seed"] for run in record["runs"]} == {0, 1}
     assert (
         record["choice"]["method"] == {0: "full", 1: "last_n:2", 2: "last_n:1", 3: "head"}[record["choice"]["frozen"]]
@@ -199,8 +198,8 @@ def test_what_is_frozen_runs_once(searched: tuple[Path, dict[str, Any]]) -> None
     assert sum(sum(made for made, _ in run["features"].values()) > 0 for run in cached) == 1
 
 
-def test_cost_is_told(searched: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
-    """Seconds are those of the trainings; what everything would cost is more."""
+def test_cost_is_told(searched: tuple[Path, dict[str, Any]]) -> None:
+    """Seconds are those of the trainings, and of everything with loading and scoring."""
     _, record = searched
     cost = record["cost"]
     assert cost["trained"] == pytest.approx(sum(run["seconds"] for run in record["runs"]), abs=0.01)
@@ -225,21 +224,27 @@ def test_redrawn_byte_for_byte(searched: tuple[Path, dict[str, Any]], tmp_path: 
 
 
 def planted(out: Path, copy: Path, scores: dict[str, float]) -> Path:
-    """A copy of a finished search in which trainings, by the beginning of their names, scored otherwise."""
+    """A copy of a finished search whose trainings in the rungs, and head's, are made up: these scores by method."""
     shutil.copytree(out, copy)
-    for path in (copy / "arms").glob("*.json"):
-        outcome = json.loads(path.read_text())
-        score = next((value for name, value in scores.items() if path.name.startswith(name)), 0.1)
-        outcome["metrics"]["validation"]["accuracy"]["value"] = score
-        outcome["metrics"]["test"] = {"accuracy": {"value": 1 - score}}  # as if it had been looked at
-        path.write_text(json.dumps(outcome))
-        np.save(path.with_suffix(".npy"), np.full(1000, score))
+    arms = copy / "arms"
+    outcome = json.loads((arms / "head-all-seed0.json").read_text())
+    for path in arms.iterdir():
+        path.unlink()
+    for method, score in scores.items():
+        for length in ("",) if method == "head" else ("-num_train_epochs_0.67", "-num_train_epochs_2"):
+            for seed in (0, 1):
+                outcome |= {"method": method, "seed": seed}
+                outcome["metrics"]["validation"]["accuracy"]["value"] = score
+                outcome["metrics"]["test"] = {"accuracy": {"value": 1 - score}}  # as if it had been looked at
+                name = f"{method.replace(':', '_')}-all{length}-seed{seed}"
+                (arms / f"{name}.json").write_text(json.dumps(outcome))
+                np.save(arms / f"{name}.npy", np.full(1000, score))
     return copy
 
 
-def again(out: Path, text_model: str, text_data: str, **more: Any) -> dict[str, Any]:
+def again(out: Path, text_model: str, text_data: str) -> dict[str, Any]:
     """The same search in a folder that holds its trainings."""
-    return depth(**settings(text_model, text_data), output_dir=str(out), seeds=2, **more)
+    return depth(**settings(text_model, text_data), output_dir=str(out), seeds=2)
 
 
 def test_second_call_trains_nothing(searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str) -> None:
@@ -258,33 +263,38 @@ def test_validation_chooses(
     searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path
 ) -> None:
     """Whoever scores best on validation in the last rung is chosen, whatever a test split would say."""
-    scores = {"full-all": 0.7, "last_n_2-all": 0.9, "last_n_1-all": 0.2, "head": 0.3}
+    scores = {"full": 0.7, "last_n:2": 0.9, "last_n:1": 0.2, "head": 0.3}
     out = planted(searched[0], tmp_path / "copy", scores)
-    missing = {f"{name}-num_train_epochs_2" for name in ("full-all", "last_n_2-all")} - {
-        path.name.split("-seed")[0] for path in (out / "arms").glob("*.json")
-    }
     record = again(out, text_model, text_data)
-    assert shape(record)[2] == (0.5, [0, 1])
-    if not missing:  # those that the first search did not need were trained now, and scored what they scored
-        assert record["choice"]["method"] == "last_n:2"
-        assert record["choice"]["mean"] == 0.9
-        assert record["choice"]["close"] is None  # the others are behind by more than noise
-        assert shape(record)[3:] == []  # head is behind: nobody trains at full length
+    assert shape(record) == [(1.0, [3]), (0.17, [0, 1, 2]), (0.5, [0, 1])]  # head is behind: nobody trains longer
+    assert (record["choice"]["method"], record["choice"]["mean"]) == ("last_n:2", 0.9)
+    assert record["choice"]["close"] is None  # the others are behind by more than noise
+
+
+def test_what_freezes_more_and_is_as_good_is_named(
+    searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path
+) -> None:
+    """The best mean is chosen; a depth within its noise that freezes more is told beside it."""
+    out = planted(searched[0], tmp_path / "copy", {"full": 0.71, "last_n:2": 0.2, "last_n:1": 0.7, "head": 0.3})
+    for path in (out / "arms").glob("last_n_1*.npy"):
+        np.save(path, np.linspace(0.6, 0.8, 1000))
+    record = again(out, text_model, text_data)
+    assert record["choice"]["method"] == "full"
+    assert record["choice"]["close"]["method"] == "last_n:1"
+    assert record["choice"]["close"]["value"] == pytest.approx(-0.01)
+    assert "`last_n:1` freezes more and is within its noise" in (out / "depth.md").read_text()
 
 
 def test_head_ahead_is_compared_at_full_length(
     searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path
 ) -> None:
     """Where head is ahead, the winner of the rungs gets its own length; head stays chosen if it is still ahead."""
-    out = planted(searched[0], tmp_path / "copy", {"head": 1.0})
+    out = planted(searched[0], tmp_path / "copy", {"full": 0.5, "last_n:2": 0.4, "last_n:1": 0.5, "head": 1.1})
     record = again(out, text_model, text_data)
-    own = [(share, depths) for share, depths in shape(record) if share == 1.0]
-    assert len(own) == 2
-    assert own[0][1] == [3]
-    assert len(own[1][1]) == 1
-    full = [run for run in record["runs"] if run["share"] == 1.0 and run["method"] != "head"]
-    assert [run["epochs"] for run in full] == [4, 4]
-    assert record["choice"]["frozen"] == 3 or record["choice"]["mean"] == 1.0
+    assert shape(record) == [(1.0, [3]), (0.17, [0, 1, 2]), (0.5, [0, 2]), (1.0, [2])]
+    longest = [run for run in record["runs"] if run["share"] == 1.0 and run["method"] == "last_n:1"]
+    assert [run["epochs"] for run in longest] == [4, 4]
+    assert record["choice"]["method"] == "head"
 
 
 def test_other_data_start_nothing(
@@ -296,7 +306,7 @@ def test_other_data_start_nothing(
     with pytest.raises(UserError, match=r"holds a search of something else: the data was opinions and is topics"):
         depth(**settings(text_model, multi_label_data), output_dir=str(out))
     with pytest.raises(UserError, match=r"--depths 4: the model has 3 blocks"):
-        again(out, text_model, multi_label_data.replace("topics", "topics"), depths=[0, 4])
+        depth(**settings(text_model, multi_label_data), output_dir=str(out), depths=[0, 4])
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
 
