@@ -18,7 +18,7 @@ from hf_ft import metrics
 from hf_ft.config import Config
 from hf_ft.lookup import UserError, shorten
 from hf_ft.metrics import MULTI_LABEL, SINGLE_LABEL, default_metric
-from hf_ft.resampling import Floats, Score
+from hf_ft.resampling import Score
 from hf_ft.target import INTEGER, Learning, Target
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def run_comparison(grid: Grid) -> Record:
     return record
 
 
-# --- Beginning ---------------------------------------------------------------------------------------------------------
+# --- Beginning --------------------------------------------------------------------------------------------------------
 
 
 def fitting(bench: Bench, seed: int, notes: list[str]) -> list[str]:
@@ -85,7 +85,9 @@ def check_same(path: Path, record: Mapping[str, Any], kind: str) -> None:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{path} cannot be read. Remove it (finished arms are kept), or choose another folder.") from None
+        raise UserError(
+            f"{path} cannot be read. Remove it (finished arms are kept), or choose another folder."
+        ) from None
     differing = []
     for part in IDENTITY:
         mine, other = json.loads(json.dumps(record[part], default=str)), there.get(part)
@@ -144,7 +146,9 @@ def run_arms(bench: Bench, arms: Sequence[Arm], keep: Callable[[list[Outcome]], 
             outcomes.append(outcome)
             bar.update()
             if known is None:
-                tqdm.write(f"{number:3}/{len(arms)}  {arm.method:{width}}  {_line(arm, outcome, bench.split, bench.metric)}")
+                tqdm.write(
+                    f"{number:3}/{len(arms)}  {arm.method:{width}}  {_line(arm, outcome, bench.split, bench.metric)}"
+                )
                 keep(outcomes)
     return outcomes
 
@@ -206,9 +210,7 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], costs: Mapping[s
         method: {arm.seed: outcome.score(bench.split, bench.metric) for arm, outcome in pairs if arm.method == method}
         for method in methods
     }
-    draws = {
-        method: {arm.seed: bench.draws(arm) for arm, _ in pairs if arm.method == method} for method in methods
-    }
+    draws = {method: {arm.seed: bench.draws(arm) for arm, _ in pairs if arm.method == method} for method in methods}
     best = max(methods, key=lambda method: sign * float(np.mean(list(scores[method].values()))))
     rows = []
     for method in methods:
@@ -255,6 +257,8 @@ def advice(rows: Sequence[Record]) -> str:
     among = "" if best["size"] is None else f"With {best['size']} examples of each class, "
     quickest = min((row for row in rows if row["noise"]), key=lambda row: row["seconds"])
     score = f"{best['mean']:.3f}"
+    if len(rows) == 1:
+        return f"{among}`{best['method']}` is the only one that finished ({score})."
     if quickest is best:
         close = [row["method"] for row in rows if row["noise"] and row is not best]
         told = f"`{best['method']}` is best ({score})"
@@ -263,8 +267,8 @@ def advice(rows: Sequence[Record]) -> str:
         return f"{among}{told}, and quicker than what is within its noise: {', '.join(f'`{name}`' for name in close)}."
     gap, share = quickest["behind"], best["seconds"] / max(quickest["seconds"], 1e-9)
     return (
-        f"{among}`{quickest['method']}` is within the noise of `{best['method']}` ({quickest['mean']:.3f} against {score}; "
-        f"difference {gap['low']:+.3f} to {gap['high']:+.3f}) at {_part(share)} of its time."
+        f"{among}`{quickest['method']}` is within the noise of `{best['method']}` ({quickest['mean']:.3f} against "
+        f"{score}; difference {gap['low']:+.3f} to {gap['high']:+.3f}) at {_part(share)} of its time."
     )
 
 
@@ -342,9 +346,11 @@ def told(record: Record, folder: Path) -> str:
 def heading(record: Record, size: int | None) -> str:
     """What a table is about."""
     row = next(row for row in record["rows"] if row["size"] == size)
-    what = "all" if size is None else f"{size} of each class,"
+    what = "All" if size is None else f"{size} of each class:"
     n = record["data"]["sizes"][record["split"]]
-    return f"{what} {row['examples']:,} training examples, {len(row['seeds'])} seeds, {record['split']} n={n:,}"
+    seeds = len(row["seeds"])
+    trained = f"{row['examples']:,} training examples, {seeds} seed{'s' * (seeds > 1)}"
+    return f"{what} {trained}, {record['split']} n={n:,}"
 
 
 def markdown(record: Record, pictures: Sequence[Path]) -> str:
@@ -354,9 +360,9 @@ def markdown(record: Record, pictures: Sequence[Path]) -> str:
     for size in _sizes(record):
         parts += [f"## {heading(record, size)}", markdown_table(*table(record, size))]
     parts.append(
-        f"{title(record['metric']).capitalize()} on {record['split']}: mean over seeds, then the lowest and highest seed. "
-        "Against the best: 95 % interval of the difference, paired over test examples and seeds; `noise` where it holds "
-        "zero. Seconds of training as if each method were run alone."
+        f"{title(record['metric']).capitalize()} on {record['split']}: mean over seeds, then the lowest and highest "
+        "seed. Against the best: 95 % interval of the difference, paired over test examples and seeds; `noise` where "
+        "it holds zero. Seconds of training as if each method were run alone."
     )
     parts += [f"![{path.stem.replace('_', ' ')}](figures/{path.name})" for path in pictures]
     if record["failed"]:

@@ -27,7 +27,9 @@ def new_figure(columns: int, width: float, height: float, rows: int = 1) -> tupl
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained", dpi=120, sharex=rows > 1)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(width, height), layout="constrained", dpi=120, sharex=rows > 1
+    )
     figure.patch.set_facecolor("white")  # legible on a dark page too
     for axis in [axes] if rows * columns == 1 else axes:
         axis.tick_params(colors=INK, labelsize=10)
@@ -116,7 +118,7 @@ def _front(rows: Rows, higher: bool) -> list[tuple[float, float]]:
     """The points that no other beats in both time and score, from the quickest on."""
     found: list[tuple[float, float]] = []
     for row in sorted(rows, key=lambda row: (row["seconds"], -row["mean"] if higher else row["mean"])):
-        if not found or (row["mean"] > found[-1][1]) == higher and row["mean"] != found[-1][1]:
+        if not found or ((row["mean"] > found[-1][1]) == higher and row["mean"] != found[-1][1]):
             found.append((row["seconds"], row["mean"]))
     return found
 
@@ -144,7 +146,14 @@ def _name_points(figure: Any, axis: Any, points: Sequence[tuple[float, float, st
         placed.append((left, target, width))
         shift = (target - at) * 72 / figure.dpi
         axis.annotate(
-            name, (x, y), xytext=(9, shift), textcoords="offset points", va="center", color=colour, fontsize=11
+            name,
+            (x, y),
+            xytext=(9, shift),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=11,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},  # lines may pass below
         )
 
 
@@ -155,14 +164,15 @@ def _draw_examples(record: Record, rows: Rows, style: Mapping[str, Any], folder:
     """Score against training examples of each class, a line for each method."""
     figure, axis = new_figure(1, 6.0, 4.2)
     axis.set_xscale("log")
+    sizes = sorted({row["size"] for row in rows})
+    apart = (sizes[-1] / sizes[0]) ** 0.006  # so that one method's range does not cover another's
     ends = []
-    for method, (colour, marker) in style.items():
+    for i, (method, (colour, marker)) in enumerate(style.items()):
         mine = [row for row in rows if row["method"] == method]
-        x, y = [row["size"] for row in mine], [row["mean"] for row in mine]
+        x, y = [row["size"] * apart ** (i - len(style) / 2) for row in mine], [row["mean"] for row in mine]
         errors = [[_spread(row)[side][0] for row in mine] for side in (0, 1)]
         axis.errorbar(x, y, yerr=errors, color=colour, marker=marker, markersize=7, linewidth=2, capsize=3)
         ends.append((x[-1], y[-1], method, colour))
-    sizes = sorted({row["size"] for row in rows})
     _titled(axis, record, [{**rows[0], "size": None}], "training examples of each class")
     axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axis.minorticks_off()
@@ -185,7 +195,11 @@ def _draw_frozen(record: Record, rows: Rows, folder: Path) -> list[Path]:
     figure, (top, below) = new_figure(1, 6.0, 5.4, rows=2)
     for axis, colour, marker, key in ((top, BLUE, "o", "mean"), (below, ORANGE, "s", "seconds")):
         for row in rows:
-            error = _spread(row) if key == "mean" else ([row[key] - min(row["seconds_of"])], [max(row["seconds_of"]) - row[key]])
+            error = (
+                _spread(row)
+                if key == "mean"
+                else ([row[key] - min(row["seconds_of"])], [max(row["seconds_of"]) - row[key]])
+            )
             axis.errorbar(row["frozen"], row[key], yerr=error, color=colour, marker=marker, markersize=7, capsize=3)
         line = {row["frozen"]: row[key] for row in rows}
         axis.plot(list(line), list(line.values()), color=colour, linewidth=1.5, alpha=0.5, zorder=0)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
 from hf_ft.exact import fit_exact, linear_head_of
 from hf_ft.freezing import FrozenMode, audit, ensure_gradients, frozen_tensors, quiet_modules, set_trainable, snapshot
+from hf_ft.heap import settled_heap
 from hf_ft.lookup import UserError
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
@@ -243,21 +243,6 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
-
-
-@contextmanager
-def settled_heap() -> Iterator[None]:
-    """While it lasts, the garbage collector leaves alone what importing and loading made.
-
-    These are some hundred thousand objects, which `Trainer` has searched when it begins, and Python now and then.
-    """
-    before = gc.get_freeze_count()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        if not before:
-            gc.unfreeze()
 
 
 def _open_cache(

@@ -51,6 +51,7 @@ LAYERS = {
         "cache",
         "probe",
         "exact",
+        "heap",
     ),
     "leaf": ("figures", "depth_picture", "report", "publishing", "fresh_process"),
     "run": ("record", "training", "evaluation", "hub", "arms", "evidence"),
@@ -162,6 +163,7 @@ def test_values_and_leaves_import_nothing_heavy() -> None:
     assert {module: names for module, names in seen.items() if names} == {
         "images": {"PIL"},
         "metrics": {"numpy"},
+        "paired": {"numpy"},
         "resampling": {"numpy"},
         "target": {"numpy"},
     }

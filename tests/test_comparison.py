@@ -1,0 +1,269 @@
+"""Comparisons of methods in real trainings: what is shared, what is kept, what goes on, what is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hf_ft
+from hf_ft import UserError, compare, figures
+from hf_ft.arms import Outcome, alone
+from hf_ft.cli import main
+from hf_ft.comparison import advice
+from hf_ft.tasks import task_names
+
+SMALL = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "max_eval_examples": 12}
+TASKS = {
+    "image_classification": ("image_model", "image_data"),
+    "text_classification": ("text_model", "text_data"),
+    "text_regression": ("text_model", "regression_data"),
+    "token_classification": ("text_model", "token_data"),
+}
+
+
+def scores(record: dict[str, Any]) -> dict[tuple[str, Any, int], dict[str, float]]:
+    """Every score of every run, without what differs from day to day."""
+    return {
+        (run["method"], run["size"], run["seed"]): {
+            f"{split} {name}": score["value"]
+            for split, found in run["metrics"].items()
+            for name, score in found.items()
+        }
+        for run in record["runs"]
+    }
+
+
+@pytest.fixture(scope="module")
+def compared(
+    tmp_path_factory: pytest.TempPathFactory, image_model: str, image_data: str
+) -> tuple[Path, dict[str, Any]]:
+    """A finished comparison of the default methods on images: two sizes, two seeds."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
+    record = compare(**settings, **SMALL, output_dir=str(out), seeds=2, examples_per_class="2,6")
+    return out, record
+
+
+def test_every_task_has_a_comparison() -> None:
+    assert set(TASKS) == set(task_names())
+    assert len(TASKS) == 4
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_compares_every_task(task: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    model, data = (request.getfixturevalue(name) for name in TASKS[task])
+    settings = {"task": task, "model": model, "dataset": data, "output_dir": str(tmp_path / "out"), **SMALL}
+    record = compare(**settings, methods="head,full", seeds=1)
+    assert [row["method"] for row in record["rows"]] == ["head", "full"]
+    assert sum(row["best"] for row in record["rows"]) == 1
+    assert all(row["low"] <= row["mean"] <= row["high"] for row in record["rows"])
+    assert not record["failed"]
+    assert len(record["advice"]) == 1
+
+
+def test_default_methods_fit_the_model(compared: tuple[Path, dict[str, Any]]) -> None:
+    _, record = compared
+    assert {run["method"] for run in record["runs"]} == {"scratch", "head", "last_n:1", "lora", "lp_ft", "full"}
+    assert len(record["runs"]) == 6 * 2 * 2
+    assert not record["failed"]
+    frozen = {row["method"]: row["frozen"] for row in record["rows"]}
+    assert frozen == {"scratch": 0, "head": 4, "last_n:1": 3, "lora": None, "lp_ft": 0, "full": 0}
+
+
+def test_arms_of_a_size_have_as_many_examples(compared: tuple[Path, dict[str, Any]]) -> None:
+    _, record = compared
+    assert {(run["size"], run["examples"]) for run in record["runs"]} == {(2, 6), (6, 18)}
+
+
+def test_what_is_frozen_runs_once_for_all_arms(compared: tuple[Path, dict[str, Any]]) -> None:
+    _, record = compared
+    heads = [run for run in record["runs"] if run["method"] == "head"]
+    computed = [sum(made for made, _ in run["features"].values()) for run in heads]
+    read = [sum(examples for _, examples in run["features"].values()) for run in heads]
+    assert all(read)
+    assert computed[0] > 0
+    # Validation is the same for all, and the larger sizes hold the smaller ones of their seed.
+    assert sum(computed) < sum(read) / 1.5
+
+
+def test_folder_holds_table_pictures_and_all_runs(compared: tuple[Path, dict[str, Any]]) -> None:
+    out, record = compared
+    assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(record))
+    page = (out / "compare.md").read_text()
+    assert all(f"| {row['method']} |" in page for row in record["rows"])
+    names = {"score_and_seconds", "score_and_examples", "score_and_frozen_blocks"}
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        f"{n}.{kind}" for n in names for kind in ("png", "svg")
+    }
+    assert not [path for path in (out / "arms").iterdir() if path.is_dir()]  # no checkpoints are left behind
+
+
+def test_redrawn_byte_for_byte(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out, _ = compared
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(out / "compare.json", copy)
+    assert main(["compare", "--redraw", str(copy)]) == 0
+    drawn = sorted((out / "figures").iterdir())
+    assert len(drawn) == 6
+    for path in drawn:
+        assert (copy / "figures" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert (copy / "compare.md").read_bytes() == (out / "compare.md").read_bytes()
+
+
+def test_second_call_runs_nothing(compared: tuple[Path, dict[str, Any]], image_model: str, image_data: str) -> None:
+    out, record = compared
+    before = {path: path.stat().st_mtime_ns for path in (out / "arms").iterdir()}
+    settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
+    again = compare(**settings, **SMALL, output_dir=str(out), seeds=2, examples_per_class=[2, 6])
+    assert {path: path.stat().st_mtime_ns for path in (out / "arms").iterdir()} == before
+    assert again["rows"] == record["rows"]
+
+
+def test_other_settings_start_nothing(
+    compared: tuple[Path, dict[str, Any]], image_model: str, image_data: str, text_model: str, text_data: str
+) -> None:
+    out, _ = compared
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
+    with pytest.raises(UserError, match=r"num_train_epochs was 2 and is 3.*Nothing was started"):
+        compare(**settings, **{**SMALL, "num_train_epochs": 3}, output_dir=str(out))
+    text = {"task": "text_classification", "model": text_model, "dataset": text_data}
+    with pytest.raises(UserError, match=r"the task was image_classification and is text_classification"):
+        compare(**text, **SMALL, output_dir=str(out))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+
+
+def test_failed_arm_leaves_the_others(tmp_path: Path, text_model: str, text_data: str, capsys: Any) -> None:
+    settings = {"task": "text_classification", "model": text_model, "dataset": text_data, **SMALL}
+    # A rate that makes the loss infinite fails in training, not before.
+    with_fault = {**settings, "output_dir": str(tmp_path / "out"), "methods": "head,full,last_n:1", "seeds": 1}
+    record = compare(**with_fault, learning_rate=1e30)
+    assert {run["method"] for run in record["runs"] if run["error"]} == {"full", "last_n:1"}
+    assert [row["method"] for row in record["rows"]] == ["head"]
+    told = capsys.readouterr().out
+    assert told.count("FAILED") == 2
+    assert "full-all-seed0" in told
+
+
+KILLED = """
+import sys
+from hf_ft import compare
+compare(task="text_classification", model=sys.argv[1], dataset=sys.argv[2], output_dir=sys.argv[3],
+        methods="head,last_n:1,full", seeds=2, num_train_epochs=2, per_device_train_batch_size=8)
+"""
+
+
+def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, text_data: str) -> None:
+    """A real process, killed when it has finished some arms and not others."""
+    arguments = [sys.executable, "-c", KILLED, text_model, text_data]
+    whole = tmp_path / "whole"
+    subprocess.run([*arguments, str(whole)], check=True, capture_output=True)
+    out = tmp_path / "killed"
+    process = subprocess.Popen([*arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list((out / "arms").glob("*.json"))) < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in (out / "arms").glob("*.json")}
+    assert 2 <= len(done) < 6
+    subprocess.run([*arguments, str(out)], check=True, capture_output=True)
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "arms").glob("*.json")}
+    assert len(after) == 6
+    assert done.items() <= after.items()
+    records = [json.loads((folder / "compare.json").read_text()) for folder in (whole, out)]
+    assert scores(records[0]) == scores(records[1])
+    assert len(scores(records[0])) == 6
+
+
+def row(method: str, mean: float, seconds: float, best: bool = False, noise: bool = True) -> dict[str, Any]:
+    """A row as `advice` reads it."""
+    gap = None if best else {"value": mean - 0.9, "low": mean - 0.92, "high": mean - 0.88}
+    return {
+        "method": method,
+        "size": None,
+        "mean": mean,
+        "seconds": seconds,
+        "best": best,
+        "noise": noise,
+        "behind": gap,
+    }
+
+
+def test_advice() -> None:
+    best = row("full", 0.9, 40.0, best=True)
+    assert "`head` is within the noise of `full` (0.890 against 0.900" in advice([best, row("head", 0.89, 1.0)])
+    assert "at 1/40 of its time" in advice([best, row("head", 0.89, 1.0)])
+    assert "above all others" in advice([best, row("head", 0.5, 1.0, noise=False)])
+    assert "quicker than what is within its noise: `lora`" in advice([best, row("lora", 0.89, 90.0)])
+
+
+def test_shared_features_are_charged_to_all_who_read_them() -> None:
+    first = Outcome("head", 0, None, seconds=12.0, feature_seconds=10.0, features={"cut": [100, 100]})
+    second = Outcome("head", 1, None, seconds=3.0, feature_seconds=1.0, features={"cut": [10, 100]})
+    live = Outcome("full", 0, None, seconds=50.0)
+    assert alone([first, second, live]) == [2 + 10.0, 2 + 10.0, 50.0]
+    warm = Outcome("head", 0, None, seconds=2.0, features={"cut": [0, 100]})
+    assert alone([warm]) == [2.0]
+
+
+def test_pictures_have_every_method(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    _, record = compared
+    (svg,) = (path for path in figures.draw_comparison(record, tmp_path) if path.name == "score_and_seconds.svg")
+    drawn = set(re.findall(r"<!-- (\S+) -->", svg.read_text()))
+    assert {row["method"] for row in record["rows"]} <= drawn
+
+
+def test_help_and_mistakes_are_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    shown = capsys.readouterr().out
+    assert "--methods" in shown
+    assert "--redraw" in shown
+    assert "--plan" not in shown
+    script = "import sys; from hf_ft.cli import main; sys.exit(main(sys.argv[1:]) + 10 * ('torch' in sys.modules))"
+    wrong = ["compare", "--task", "text_classification", "--model", ".", "--dataset", ".", "--methods", "heat,full"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *wrong, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "Did you mean 'head'?" in done.stderr
+
+
+MISTAKES = {
+    "one method": ({"methods": "head"}, r"One method \(head\) at one size is nothing to compare"),
+    "a method": ({"method": "head"}, r"'method' in .* is no option of a comparison"),
+    "no such method": ({"methods": "head,fulll"}, r"Did you mean 'full'"),
+    "too deep": ({"methods": "head,last_n:9"}, r"9"),
+    "too many of a class": (
+        {"methods": "head,full", "examples_per_class": "2,90"},
+        r"90 is more than train has: .*has 1\d.*Set at most 1\d",
+    ),
+    "no size": ({"methods": "head,full", "examples_per_class": "ten"}, r"whole numbers"),
+    "no seed": ({"methods": "head,full", "seeds": 0}, r"--seeds takes whole numbers from 1 on"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(mistake: str, tmp_path: Path, text_model: str, text_data: str) -> None:
+    settings, said = MISTAKES[mistake]
+    out = tmp_path / "out"
+    usual = {"task": "text_classification", "model": text_model, "dataset": text_data, "output_dir": str(out)}
+    with pytest.raises(UserError, match=said):
+        compare(**usual, **SMALL, **settings)
+    assert not out.exists()
+
+
+def test_compare_is_public() -> None:
+    assert hf_ft.compare is compare

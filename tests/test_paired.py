@@ -1,0 +1,64 @@
+"""The paired bootstrap: what it must find, what it must not, and its agreement with theory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hf_ft.paired import difference, mean_interval
+from hf_ft.resampling import Floats, resample
+
+N = 400
+
+
+def draws(right: Floats) -> Floats:
+    """Accuracy on resamples of examples that were answered rightly (1) or not (0)."""
+    return resample({"accuracy": lambda weights: right @ weights / len(right)}, len(right))["accuracy"]
+
+
+def answers(seed: int, accuracy: float, seeds: int = 3) -> list[Floats]:
+    """Which examples models of some seeds get right, each independent of the others."""
+    random = np.random.default_rng(seed)
+    return [(random.random(N) < accuracy).astype(float) for _ in range(seeds)]
+
+
+def test_equal_methods_are_noise_and_far_ones_are_not() -> None:
+    one, same, worse = answers(0, 0.8), answers(1, 0.8), answers(2, 0.6)
+
+    def between(a: list[Floats], b: list[Floats]) -> object:
+        return difference(
+            [float(x.mean()) for x in a], [draws(x) for x in a], [float(x.mean()) for x in b], [draws(x) for x in b]
+        )
+
+    assert between(one, same).noise
+    found = between(one, worse)
+    assert not found.noise
+    assert found.low > 0.1
+    back = between(worse, one)
+    assert back.value == pytest.approx(-found.value)
+    assert back.high == pytest.approx(-found.low)
+
+
+def test_pairing_sees_what_two_intervals_do_not() -> None:
+    base = answers(3, 0.7, 1)[0]
+    better = base.copy()
+    better[np.flatnonzero(base == 0)[:8]] = 1  # two points more, on the same examples
+    a, b = float(better.mean()), float(base.mean())
+    found = difference([a], [draws(better)], [b], [draws(base)])
+    assert found.value == pytest.approx(0.02)
+    assert found.low > 0
+    one, other = mean_interval([a], [draws(better)]), mean_interval([b], [draws(base)])
+    assert one.low < other.high  # the intervals of the two overlap by far
+
+
+def test_interval_of_one_seed_is_that_of_the_binomial() -> None:
+    right = answers(4, 0.5, 1)[0]
+    found = mean_interval([float(right.mean())], [draws(right)])
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / N), rel=0.15)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    right = answers(5, 0.5, 1)[0]
+    steady = mean_interval([0.5] * 3, [draws(right)] * 3)
+    shaken = mean_interval([0.3, 0.5, 0.7], [draws(right) + shift for shift in (-0.2, 0.0, 0.2)])
+    assert shaken.high - shaken.low > 2 * (steady.high - steady.low)
