@@ -52,6 +52,7 @@ def _draw_scores(axis: Any, record: Mapping[str, Any]) -> None:
             markersize=7,
             capsize=3,
             linewidth=1.5,
+            linestyle="none" if share == 1 else "-",  # few depths have it, and what lies between is not known
             label=rungs[0]["length"],
         )
     choice, left = record["choice"], 2 * record["choice"]["frozen"] <= record["blocks"]

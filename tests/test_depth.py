@@ -190,6 +190,13 @@ def test_test_split_is_left_alone(searched: tuple[Path, dict[str, Any]]) -> None
     assert record["split"] == "validation"
 
 
+def test_short_rungs_are_noted(searched: tuple[Path, dict[str, Any]]) -> None:
+    """Four epochs of five steps: a sixth of them says little, and the page says so."""
+    out, record = searched
+    assert record["notes"] == [(out / "depth.md").read_text().split("\n- ")[-1].split("\n")[0]]
+    assert record["notes"][0].startswith("The first rung has 3 steps, and fewer than about 50 hardly tell")
+
+
 def test_what_is_frozen_runs_once(searched: tuple[Path, dict[str, Any]]) -> None:
     """Of two seeds and two rungs only one training computed the features of a depth."""
     _, record = searched
