@@ -68,6 +68,7 @@ def search(asked: Search) -> Record:
     record["candidates"] = [{"frozen": frozen, "method": method} for frozen, method in methods.items()]
     check_same(asked.folder / FILE, record, "search")
     record["evidence"] = _evidence(bench, asked)
+    write(asked.folder, record, FILE)  # by which the folder is known, should this be stopped
     print("\n".join(introduction(record)), flush=True)
     race = Race(bench, methods, asked.seeds, record, asked.folder)
     record["choice"] = race.run()
