@@ -21,8 +21,8 @@ from hf_ft.peft_methods import mergeable
 from hf_ft.plan import METHODS
 from hf_ft.report import markdown_table
 
-ARGUMENTS = {"last_n": "last_n:2", "first_n": "first_n:3", "train": "train:*attention*", "peft": None}
-"""What stands behind the colon for methods that need an argument; PEFT's methods are listed one by one."""
+ARGUMENTS = {"last_n": "last_n:2", "first_n": "first_n:3", "train": "train:*attention*", "peft": None, "auto": None}
+"""What stands behind the colon for methods that need an argument; those of PEFT are listed, `auto` is one of them."""
 
 
 def all_methods() -> list[str]:

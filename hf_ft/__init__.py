@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hf_ft.config import Config, parse
     from hf_ft.data import Splits, load_splits
     from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
+    from hf_ft.depth_search import depth
     from hf_ft.evaluation import score
     from hf_ft.freezing import freeze
     from hf_ft.hub import save
@@ -32,6 +33,7 @@ __all__ = [
     "UserError",
     "anatomy",
     "compare",
+    "depth",
     "finetune",
     "freeze",
     "load_model",
@@ -53,6 +55,7 @@ _HOME = {
     "UserError": "lookup",
     "anatomy": "depth_groups",
     "compare": "comparison",
+    "depth": "depth_search",
     "finetune": "run",
     "freeze": "freezing",
     "load_model": "model",

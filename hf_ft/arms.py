@@ -69,10 +69,10 @@ class Arm:
 class Outcome:
     """What an arm gave. A failed one has `error` and nothing else.
 
-    `seconds` are those of training, with the features that it computed; `feature_seconds` are the part of them that
-    went into features, `features` how many of how many examples that were by cut. `wall` counts everything, from
-    loading the model to scores on test. `frozen` counts blocks that never trained, None with adapters. `metrics` are
-    those of `run.json`, by split and name.
+    `seconds` are those of training, with the features that it computed; `loop` are the part of them that went into
+    steps and their evaluations, `feature_seconds` into features, `features` how many of how many examples that were by
+    cut. `wall` counts everything, from loading the model to scores on test. `frozen` counts blocks that never trained,
+    None with adapters. `metrics` are those of `run.json`, by split and name.
     """
 
     method: str
@@ -80,6 +80,7 @@ class Outcome:
     size: int | None
     examples: int = 0
     seconds: float = 0.0
+    loop: float = 0.0
     feature_seconds: float = 0.0
     features: dict[str, list[int]] = field(default_factory=dict)
     wall: float = 0.0
@@ -101,13 +102,14 @@ class Bench:
     """What the arms of a comparison share: settings, data, and the folder in which each leaves its files.
 
     `layers` are those of `config.build`, without a method. Data are read once; arms draw their training examples from
-    the train split by their seed, smaller sizes from larger ones.
+    the train split by their seed, smaller sizes from larger ones. Without `test`, that split is left alone and arms are
+    scored on validation: who chooses by their scores must not have seen it.
 
     Raises:
         UserError: wrong settings or data, or several processes.
     """
 
-    def __init__(self, layers: Sequence[Layer], folder: Path) -> None:
+    def __init__(self, layers: Sequence[Layer], folder: Path, test: bool = True) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
         self.layers, self.folder = list(layers), folder / "arms"
@@ -116,13 +118,16 @@ class Bench:
         self.task = get_task(config.task)
         found = find_settings(config.model, config.model_revision, config.trust_remote_code)
         check_kind(found, self.task, config.model)
-        self.splits = load_splits(config, args.seed)
+        splits = load_splits(config, args.seed)
+        self.splits = splits if test else dataclasses.replace(splits, test=None)
         self.metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
         if self.metric == "loss":
             self.metric = self.splits.target.default_metric
         self.higher_is_better = self.splits.target.higher_is_better(self.metric)
         self.split = "validation" if self.splits.test is None else "test"
-        self.model, _, self.loaded = load_model(config, self.splits.labels, self.splits.problem_type, args.seed)
+        self.model, self.processor, self.loaded = load_model(
+            config, self.splits.labels, self.splits.problem_type, args.seed
+        )
         self.about = self._about(settings)
 
     @property
@@ -135,7 +140,8 @@ class Bench:
         """How many blocks the model has."""
         return sum(group.role == "block" for group in self.groups)
 
-    def _settings(self, arm: Arm) -> Settings:
+    def settings(self, arm: Arm) -> Settings:
+        """All settings of an arm."""
         own = {"method": arm.method, "seed": arm.seed, "output_dir": str(self.folder / arm.name), **arm.settings}
         return build(*self.layers, ("the comparison", own))
 
@@ -168,11 +174,18 @@ class Bench:
         sizes = {arm.size for arm in arms if arm.size is not None}
         self._check_sizes(sizes)
         for arm in {arm.method: arm for arm in arms}.values():
-            settings = self._settings(arm)
-            plan = make_plan(settings.config, settings.arguments(), self.groups, len(self.splits.train))
-            for stage in plan.stages:
+            for stage in self.plan(arm).stages:
                 if stage.peft:
                     adapters.find_targets(self.model, self.groups, stage.settings, stage.peft, stage.peft_options)
+
+    def plan(self, arm: Arm) -> Plan:
+        """What an arm does when it trains on all examples.
+
+        Raises:
+            UserError: a method that the model lacks.
+        """
+        settings = self.settings(arm)
+        return make_plan(settings.config, settings.arguments(), self.groups, len(self.splits.train))
 
     def _check_sizes(self, sizes: set[int]) -> None:
         if not sizes:
@@ -245,13 +258,13 @@ class Bench:
 
     def _train(self, arm: Arm, others: int) -> tuple[Outcome, Floats]:
         started = time.perf_counter()
-        settings = self._settings(arm)
+        settings = self.settings(arm)
         config, args = settings.config, settings.arguments()
         args.disable_tqdm = True  # the comparison has a bar of its own
         splits = self.part(arm)
         model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
         plan = make_plan(config, args, loaded.groups, len(splits.train))
-        run = train(model, processor, splits, plan, config, args, loaded)
+        run = train(model, processor, splits, plan, config, args, loaded, others=others)
         outcome = _described(arm, run)
         draws = self._score(run, outcome, others)
         outcome.wall = round(time.perf_counter() - started, 3)
@@ -291,6 +304,7 @@ def _described(arm: Arm, run: Run) -> Outcome:
         arm.size,
         examples=len(run.splits.train),
         seconds=round(sum(stage.seconds for stage in stages), 3),
+        loop=round(sum(entry.get("train_runtime", 0.0) for stage in stages for entry in stage.history), 3),
         feature_seconds=round(sum(facts["seconds"] for facts in cached), 3),
         features={facts["cut"]: [facts["computed"], facts["examples"]] for facts in cached},
         blocks=len(blocks),

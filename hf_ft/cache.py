@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -388,7 +388,7 @@ def _key(job: Job, cut: Cut, layouts: Sequence[Layout]) -> dict[str, Any]:
         "attention": str(config._attn_implementation),
         "processor": _hash(prepared),
         "precision": _precision(job.args),
-        "dtype": [layout.dtype for layout in layouts],
+        "layouts": [asdict(layout) for layout in layouts],  # tokens of texts that are all as long have another one
         "versions": {name: version(name) for name in PACKAGES},
     }
 

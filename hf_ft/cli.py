@@ -1,4 +1,4 @@
-"""The command `hf-ft`: train, compare, rank, models, inspect, methods, evaluate, predict, push, cache, env.
+"""The command `hf-ft`: train, compare, depth, rank, models, inspect, methods, evaluate, predict, push, cache, env.
 
 Nothing heavy is imported before the options have been checked, so help and mistakes answer at once.
 """
@@ -94,7 +94,7 @@ def compare(argv: Sequence[str]) -> None:
     from hf_ft.config import Command, command_line
 
     options = {
-        "methods": ("A,B,...", "methods to compare (default: scratch,head,last_n,lora,lp_ft,full)"),
+        "methods": ("A,B,...", "methods to compare, or `depths` (default: scratch,head,last_n,lora,lp_ft,full)"),
         "seeds": ("N", "how many seeds, or which: `0,7` (default: 3)"),
         "examples_per_class": ("N,M,...", "sizes of the training set, such as 10,30,100 (default: all examples)"),
         "redraw": ("OUT", "only draw table and pictures of a finished comparison again"),
@@ -116,6 +116,34 @@ def compare(argv: Sequence[str]) -> None:
     from hf_ft.comparison import run_comparison
 
     run_comparison(grid)
+
+
+def depth(argv: Sequence[str]) -> None:
+    """Find how many blocks to freeze: short trainings at all depths, longer ones of the best."""
+    from hf_ft.config import Command, command_line
+
+    options = {
+        "depths": ("N,M,...", "numbers of frozen blocks to try: 0 is full, all are head (default: at most 9, spread)"),
+        "seeds": ("N", "how many seeds, or which: `0,7` (default: 1)"),
+        "redraw": ("OUT", "only write page and picture of a finished search again"),
+    }
+    usage = "--task T --model M --dataset D --output_dir OUT [options]\n       %(prog)s --redraw OUT"
+    command = Command(options, without=("method", "plan"), usage=usage)
+    layers = command_line(argv, depth.__doc__ or "", "hf-ft depth", command)
+    folder = layers[-1][1].pop("redraw", None)
+    if folder is not None:
+        from hf_ft.depth_search import redraw
+
+        if layers[-1][1]:
+            raise UserError("--redraw takes no other option: what is drawn stands in depth.json.")
+        print("\n".join(str(path) for path in redraw(Path(folder).expanduser())))
+        return
+    from hf_ft.depths import read_search
+
+    asked = read_search(layers)
+    from hf_ft.depth_search import search
+
+    search(asked)
 
 
 def rank(argv: Sequence[str]) -> None:
@@ -339,6 +367,7 @@ def env(argv: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "compare": compare,
+    "depth": depth,
     "rank": rank,
     "models": models,
     "inspect": inspect,

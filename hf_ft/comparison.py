@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from hf_ft import __version__, figures
 from hf_ft.arms import Arm, Bench, Outcome, alone
-from hf_ft.grid import Grid, read_grid
+from hf_ft.depths import candidates
+from hf_ft.grid import DEPTHS, Grid, read_grid
 from hf_ft.lookup import UserError, shorten, split_argument
 from hf_ft.paired import difference, mean_interval
 from hf_ft.report import markdown_table, text_table, title
@@ -43,7 +44,7 @@ def run_comparison(grid: Grid) -> Record:
     """Compare what a grid asks for; prints what is done."""
     bench = Bench(grid.layers, grid.folder)
     folder, seeds, notes = grid.folder, grid.seeds, list[str]()
-    methods = grid.methods or fitting(bench, seeds[0], notes)
+    methods = spelled_out(grid.methods, bench.blocks) or fitting(bench, seeds[0], notes)
     arms = [Arm(method, seed, size) for size in grid.sizes for method in methods for seed in seeds]
     bench.check(arms)
     record: Record = {"hf_ft": __version__, "kind": "comparison", **bench.about, "notes": notes}
@@ -58,6 +59,12 @@ def run_comparison(grid: Grid) -> Record:
 
 
 # --- Beginning --------------------------------------------------------------------------------------------------------
+
+
+def spelled_out(methods: Sequence[str], blocks: int) -> list[str]:
+    """Methods with `depths` replaced by those of all depths."""
+    lists = (reversed(candidates(None, blocks).values()) if name == DEPTHS else [name] for name in methods)
+    return list(dict.fromkeys(method for names in lists for method in names))
 
 
 def fitting(bench: Bench, seed: int, notes: list[str]) -> list[str]:
@@ -160,12 +167,12 @@ def _line(arm: Arm, outcome: Outcome, split: str, metric: str) -> str:
     return f"{what}  {title(metric)} {outcome.score(split, metric):.4f}  {outcome.seconds:.1f} s"
 
 
-def write(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `compare.json`, whole or not at all."""
+def write(folder: Path, record: Mapping[str, Any], name: str = "compare.json") -> None:
+    """Write `compare.json`, or a file of another name, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    begun = folder / ".compare.json.part"
+    begun = folder / f".{name}.part"
     begun.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    begun.replace(folder / "compare.json")
+    begun.replace(folder / name)
 
 
 # --- Summary ----------------------------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ class Seen:
 
 
 @contextmanager
-def _replaced(model: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+def replaced(model: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     """While it lasts, modules have another `forward`; as attributes of theirs, since some are called by that name."""
     own = {}
     for name, forward in forwards.items():
@@ -381,7 +381,7 @@ def _watch(model: PreTrainedModel, names: Iterable[str], batch: Batch) -> tuple[
 
         return watched
 
-    with all_require_grad(model), torch.enable_grad(), _replaced(model, {name: wrap(name) for name in names}):
+    with all_require_grad(model), torch.enable_grad(), replaced(model, {name: wrap(name) for name in names}):
         logits = model(**batch).logits
     return seen, logits
 
@@ -455,7 +455,7 @@ class HeadCut(Cut):
         with (
             all_require_grad(self.model, ()),
             torch.enable_grad(),
-            _replaced(self.model, {self.chain[0]: leaf}),
+            replaced(self.model, {self.chain[0]: leaf}),
         ):
             logits = self.model(**batch).logits
             (gradient,) = torch.autograd.grad(
@@ -476,7 +476,7 @@ class HeadCut(Cut):
             found.append(value)
             raise _Enough
 
-        with torch.no_grad(), evaluating(self.model), _replaced(self.model, {self.chain[0]: keep}), suppress(_Enough):
+        with torch.no_grad(), evaluating(self.model), replaced(self.model, {self.chain[0]: keep}), suppress(_Enough):
             self.model(**batch)
         if not self.layouts[0].ragged:
             return found
@@ -637,7 +637,7 @@ class ForwardCut(Cut):
             return watched
 
         watching = {name: wrap(name) for name in self.times}
-        with torch.no_grad(), evaluating(self.model), _replaced(self.model, watching), suppress(_Enough):
+        with torch.no_grad(), evaluating(self.model), replaced(self.model, watching), suppress(_Enough):
             self.model(**batch)
         tensors = [kept.take(found[kept], mask) for kept in self.kept]
         if any(tuple(tensor.shape[1:]) != layout.shape for tensor, layout in zip(tensors, self.layouts, strict=True)):
@@ -649,7 +649,7 @@ class ForwardCut(Cut):
         """Stubs stand in for what is below."""
         forwards = {name: self._answer(name, stub) for name, stub in self.stubs.items()}
         forwards |= {kept.module: self._entered(kept.module) for kept in self.kept if kept.entering}
-        with _replaced(self.model, forwards):
+        with replaced(self.model, forwards):
             yield
 
     def _entered(self, name: str) -> Callable[..., Any]:

@@ -13,6 +13,8 @@ from hf_ft.lookup import UserError
 Layer = tuple[str, Mapping[str, Any]]
 
 SEEDS = 3
+DEPTHS = "depths"
+"""Among methods: `head`, `last_n` and `full` at every depth, or at nine of them."""
 OWN = ("methods", "seeds", "examples_per_class")
 """Settings of a comparison that a run has not, or has in another form."""
 
@@ -21,7 +23,8 @@ OWN = ("methods", "seeds", "examples_per_class")
 class Grid:
     """What to compare, and with which settings otherwise.
 
-    `methods` are empty where those that fit the model are meant; a size of None is all of train. `layers` are those of
+    `methods` are empty where those that fit the model are meant, and `depths` among them stands for one method at each
+    depth; a size of None is all of train. `layers` are those of
     `config.build`, without a method.
     """
 
@@ -43,12 +46,12 @@ def read_grid(layers: Sequence[Layer], holds: str = "compare.json") -> Grid:
     own, rest = _take_own(layers)
     methods, seeds = names_of(own.get("methods")), seeds_of(own.get("seeds", SEEDS))
     sizes = sizes_of(own.get("examples_per_class"))
-    if len(methods) * len(sizes) == 1:
+    if len(methods) * len(sizes) == 1 and methods != [DEPTHS]:
         raise UserError(
             f"One method ({methods[0]}) at one size is nothing to compare. Give at least two: --methods head,full."
         )
     folder = output_folder(rest, holds)
-    for method in methods or ["head"]:
+    for method in [name for name in methods if name != DEPTHS] or ["head"]:
         build(*rest, ("the comparison", {"method": method, "output_dir": str(folder / "arms" / "data")}))
     return Grid(methods, seeds, sizes, rest, folder)
 

@@ -56,6 +56,7 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
         "hf_ft": __version__,
         "date": time.strftime("%Y-%m-%d"),
         **describe(run.config, run.splits, run.model, loaded, run.plan),
+        **({"chosen": run.chosen} if run.chosen else {}),
         "settings": recorded_settings(run.config, run.args),
         "stages": [{k: v for k, v in asdict(stage).items() if k != "checkpoint"} for stage in run.stages],
         "metric": run.shown,

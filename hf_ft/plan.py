@@ -103,6 +103,13 @@ def _peft(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
     return (Stage(name, "all", peft=name),)
 
 
+def _not_yet(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
+    raise UserError(
+        "Method 'auto' trains what a search has chosen, and only `hf-ft train` and finetune() search. Run `hf-ft "
+        "depth` and give the method that it names."
+    )
+
+
 UNFREEZINGS = 5
 """Most steps in which `gradual` thaws the groups below the neck; in a deep model each thaws several blocks."""
 
@@ -270,6 +277,17 @@ METHODS: dict[str, Method] = {
                 "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
             },
             argument="PATTERN",
+        ),
+        Method(
+            name="auto",
+            trains="what `hf-ft depth` chooses: the head, the last N blocks, or everything",
+            when="you do not know how many blocks to freeze: short trainings at all depths come first",
+            paper="https://arxiv.org/abs/1502.07943",
+            stages=_not_yet,
+            defaults={
+                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
+                "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
+            },
         ),
     )
 }

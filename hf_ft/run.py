@@ -29,6 +29,11 @@ def execute(settings: Settings) -> dict[str, Any]:
     from hf_ft.tasks import get_task
     from hf_ft.training import make_plan, train
 
+    chosen = None
+    if settings.config.method == "auto":
+        from hf_ft.depth_search import resolve
+
+        settings, chosen = resolve(settings)
     config, args = settings.config, settings.arguments()
     # Reading the data may take long, so a wrong model is told first.
     found = find_settings(config.model, config.model_revision, config.trust_remote_code)
@@ -37,5 +42,6 @@ def execute(settings: Settings) -> dict[str, Any]:
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
     plan = make_plan(config, args, loaded.groups, len(splits.train))
     run = train(model, processor, splits, plan, config, args, loaded)
+    run.chosen = chosen
     results = score(run)
     return save(run, results)

@@ -84,7 +84,10 @@ class StageResult:
 
 @dataclass
 class Run:
-    """A trained model with all that describes how it came about; what `score` and `save` work on."""
+    """A trained model with all that describes how it came about; what `score` and `save` work on.
+
+    `others` is that of `train`; `chosen` says how method `auto` came to the method that was trained.
+    """
 
     config: Config
     args: TrainingArguments
@@ -97,6 +100,8 @@ class Run:
     stages: list[StageResult]
     task: Task
     learning: Learning
+    others: int = 0
+    chosen: dict[str, Any] | None = None
 
     @property
     def groups(self) -> Anatomy:
@@ -143,10 +148,12 @@ def train(
     args: TrainingArguments,
     loaded: LoadReport,
     task: Task | None = None,
+    others: int = 0,
 ) -> Run:
     """Run the stages of a plan; each starts from the best checkpoint of the one before, the best of all is kept.
 
-    `task` replaces the one that `config` names, for data that need other steps from rows to batches. With
+    `task` replaces the one that `config` names, for data that need other steps from rows to batches. `others` is how
+    many trainings of this length are to come that freeze alike, so that features pay which one alone would not. With
     `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped.
 
     Raises:
@@ -166,7 +173,7 @@ def train(
     for stage in plan.stages:
         if stage.peft:  # a method that does not fit is answered before anything is trained or removed
             adapters.find_targets(model, loaded.groups, stage.settings, stage.peft, stage.peft_options)
-    run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning)
+    run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, others)
     if args.should_save:
         print(report.before_training(describe(config, splits, model, loaded, plan)) + "\n", flush=True)
     if not args.resume_from_checkpoint and args.should_save:
@@ -245,7 +252,7 @@ def _open_cache(
     """The stage cut at its first group that trains, with the features of its examples; or why it runs live."""
     examples, collator = len(train_set), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / _steps_per_epoch(args, examples)
-    reads = passes, _evaluations(args, stage, examples)
+    reads = passes * (1 + run.others), _evaluations(args, stage, examples) * (1 + run.others)
     parts = (train_set, validation_set) if reads[1] or _wants_exact(run, stage) else (train_set,)
     try:
         return open_cache(Job(run.model, run.groups, stage, parts, run.processor, collator, run.config, args, *reads))

@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("arms", "frozen", "side_by_side"))
-COMPARISONS = [path for path in SCRIPTS if path.stem != "methods"]
+COMPARISONS = [path for path in SCRIPTS if path.stem not in ("depth", "methods")]
 MIB = 2**20
 
 
@@ -54,7 +54,15 @@ RUNS = [
 
 def test_scripts_are_found() -> None:
     """Those that the README names, and no others."""
-    assert [path.stem for path in SCRIPTS] == ["frozen_images", "frozen_text", "full", "memory", "methods", "warm"]
+    assert [path.stem for path in SCRIPTS] == [
+        "depth",
+        "frozen_images",
+        "frozen_text",
+        "full",
+        "memory",
+        "methods",
+        "warm",
+    ]
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in SCRIPTS if f"`{path.name}`" not in readme] == []
     commands = [path.name for path in COMPARISONS if f"python benchmarks/{path.name}" in readme]

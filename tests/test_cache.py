@@ -215,6 +215,20 @@ def test_subset_needs_no_pass(text_model: str, many_texts: str, tmp_path: Path) 
     assert sum(filter(None, [*saved(few), *saved(fewer), *saved(full)])) == EXAMPLES + 40
 
 
+def test_texts_all_as_long_and_texts_of_many_lengths(text_model: str, many_texts: str, tmp_path: Path) -> None:
+    """Where all texts have as many tokens, what is kept has another shape, and a folder of its own."""
+    data = tmp_path / "alike"
+    data.mkdir()
+    for split in ("train", "validation", "test"):
+        lines = [f"a {('bad', 'good')[i % 2]} film,{('negative', 'positive')[i % 2]}" for i in range(20)]
+        (data / f"{split}.csv").write_text("\n".join(["text,label", *lines]))
+    settings = {"method": "last_n:1", "cache_dir": str(tmp_path / "cache")}
+    alike_first = train(text_model, str(data), tmp_path / "one", **settings)
+    others = train(text_model, many_texts, tmp_path / "two", **settings)
+    assert saved(alike_first) == [4]  # two texts, in train and in validation
+    assert saved(others) == [EXAMPLES + 40]
+
+
 KEYED: dict[str, dict[str, Any]] = {
     "another depth": {"method": "last_n:1"},
     "another precision": {"cache_dtype": "float16"},

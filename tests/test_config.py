@@ -642,6 +642,7 @@ QUICK = [
     (["methods"], 0),
     (["methods", "--help"], 0),
     (["train", "--help"], 0),
+    (["depth", "--help"], 0),
     (["train", "--help_training"], 0),
     (["inspect", "--help"], 0),
     (["evaluate", "--help"], 0),
@@ -683,12 +684,17 @@ QUICK = [
     (["models", "--size", "huge"], 2),
     (["cache"], 2),
     (["cache", "lsit"], 2),
+    (["depth", *GOOD, "--method", "head"], 2),
+    (["depth", *GOOD, "--depths", "1,two"], 2),
+    (["depth", *GOOD, "--depths", "3"], 2),
+    (["depth", *GOOD, "--seeds", "0"], 2),
+    (["depth", *GOOD, "--redraw", "OUT"], 2),
 ]
 
 
 def test_quick_commands_are_counted() -> None:
     """The table of commands has as many rows as were written."""
-    assert len(QUICK) == 47
+    assert len(QUICK) == 48
 
 
 def imported_by(script: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:

@@ -84,6 +84,9 @@ MODES = {
 }
 """Method -> for each stage the mode of each group of `THREE_BLOCKS`, by hand; `part` is a group that trains in part."""
 
+STAGED = [name for name in METHODS if name != "auto"]
+"""The methods with stages of their own; `auto` has those of what its search chooses."""
+
 
 def mode_of(setting: Setting) -> str:
     """The mode, or `part` where some parameters of the group train and others do not."""
@@ -104,8 +107,14 @@ def spelled(name: str) -> str:
 
 def test_the_table_of_modes_covers_every_method() -> None:
     """A new method must be written into `MODES`."""
-    assert {method.split(":")[0] for method in MODES} == set(METHODS)
-    assert (len(METHODS), len(MODES)) == (12, 15)
+    assert {method.split(":")[0] for method in MODES} == set(STAGED)
+    assert (len(METHODS), len(STAGED), len(MODES)) == (13, 12, 15)
+
+
+def test_auto_has_to_choose_first() -> None:
+    """Without a search there is nothing to plan, and the error says who searches."""
+    with pytest.raises(UserError, match=r"only `hf-ft train` and finetune\(\) search\. Run `hf-ft depth` and give"):
+        plan_method("auto", THREE_BLOCKS, epochs=4, learning_rate=1e-3)
 
 
 @pytest.mark.parametrize("method", MODES)
@@ -120,7 +129,7 @@ def test_modes_of_each_method(method: str) -> None:
 
 
 @pytest.mark.parametrize("groups", [THREE_BLOCKS, NO_NECK], ids=["all roles", "no neck"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STAGED)
 def test_every_stage_covers_every_group_once(name: str, groups: tuple[Row, ...]) -> None:
     """One setting per group in the order of the table, the head among those that train, `unused` never."""
     decay = 1.0 if name == "head" else 0.9
@@ -293,7 +302,7 @@ def test_epochs_of_stages_by_hand(total: float, shares: list[float], parts: list
     assert split_epochs(total, shares) == pytest.approx(parts)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STAGED)
 def test_epochs_of_stages_add_up(name: str) -> None:
     """Nothing is lost or added, no stage is left without, and whole epochs stay whole."""
     shares = [stage.share for stage in METHODS[name].stages(None, NO_NECK)]

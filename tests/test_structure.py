@@ -33,6 +33,7 @@ LAYERS = {
         "plan_file",
         "config",
         "grid",
+        "depths",
         "images",
         "feature_folders",
         "catalog",
@@ -47,6 +48,7 @@ LAYERS = {
         "model",
         "feature_store",
         "cutting",
+        "boundaries",
         "cache",
         "probe",
         "exact",
@@ -54,9 +56,9 @@ LAYERS = {
         "transferability",
         "candidates",
     ),
-    "leaf": ("figures", "report", "ranking_report", "publishing", "fresh_process"),
-    "run": ("record", "training", "evaluation", "hub", "arms"),
-    "product": ("inspection", "inference", "run", "comparison", "ranking", "cli", "__main__"),
+    "leaf": ("figures", "depth_picture", "report", "ranking_report", "publishing", "fresh_process"),
+    "run": ("record", "training", "evaluation", "hub", "arms", "evidence"),
+    "product": ("inspection", "inference", "run", "comparison", "depth_search", "ranking", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""
 

@@ -1,0 +1,132 @@
+"""`hf-ft depth` beside training every depth, with the cache and without: what it costs, and what its choice loses.
+
+python benchmarks/depth.py --task T --model M --dataset D --output_dir OUT [settings of hf-ft train]
+
+The search sees validation only. Every depth is then trained at its own length with the same seeds and scored on test;
+regret is the best test mean minus that of the choice, with its interval over test examples and seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_ft.cli import run
+from hf_ft.config import Command, command_line
+from hf_ft.depths import OWN, Search, candidates, read_search
+
+OPTIONS = {
+    "depths": ("N,M,...", "numbers of frozen blocks (default: as hf-ft depth)"),
+    "seeds": ("N", "how many seeds, or which (default: 3)"),
+}
+USAGE = "--task T --model M --dataset D --output_dir OUT [options]"
+
+
+def sweep(asked: Search, name: str, cache: Mapping[str, Any]) -> dict[str, Any]:
+    """Train every depth with every seed at its own length; scores, draws of the test score and seconds by depth."""
+    from hf_ft.arms import Arm, Bench
+
+    bench = Bench([*asked.layers, ("the benchmark", cache)], asked.folder / name)
+    found: dict[str, Any] = {"sign": 1 if bench.higher_is_better else -1, "blocks": bench.blocks, "depths": {}}
+    for frozen, method in candidates(asked.depths, bench.blocks).items():
+        arms = [Arm(method, seed) for seed in asked.seeds]
+        outcomes = [bench.run(arm, others=len(arms) - i) for i, arm in enumerate(arms, start=1)]
+        if wrong := [outcome.error for outcome in outcomes if outcome.error]:
+            raise RuntimeError(f"{method}: {wrong[0]}")
+        found["depths"][frozen] = {
+            "method": method,
+            "values": [outcome.score(bench.split, bench.metric) for outcome in outcomes],
+            "draws": [bench.draws(arm) for arm in arms],
+            "seconds": sum(outcome.seconds for outcome in outcomes),
+        }
+        print(f"{name:7} {frozen:2} frozen  {found['depths'][frozen]['values']}", flush=True)
+    return found
+
+
+def choices(record: Mapping[str, Any], blocks: int, depths: list[int]) -> dict[str, int]:
+    """What is compared: the search, other ways to choose from what it saw, and two habits; by frozen blocks."""
+    chosen, probe = record["choice"], record["evidence"]["probe"]
+    sign = 1 if record["higher_is_better"] else -1
+    named = {"hf-ft depth": chosen["frozen"]}
+    named["the same, more frozen if within noise"] = (chosen["close"] or chosen)["frozen"]
+    if probe:
+        named["best probe"] = max(depths, key=lambda frozen: (sign * probe[frozen], frozen))
+    named["always full"] = 0
+    named["always the last quarter"] = blocks - max(1, round(blocks / 4))
+    return {name: frozen for name, frozen in named.items() if frozen in depths}
+
+
+def regrets(named: Mapping[str, int], swept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """By how much the best depth on test is ahead of each choice, paired by example and seed."""
+    import numpy as np
+
+    from hf_ft.paired import difference
+
+    depths, sign = swept["depths"], swept["sign"]
+    best = depths[max(depths, key=lambda frozen: sign * float(np.mean(depths[frozen]["values"])))]
+    rows = []
+    for name, frozen in named.items():
+        mine = depths[frozen]
+        gap = difference(best["values"], best["draws"], mine["values"], mine["draws"])
+        about = {"choice": name, "frozen": frozen, "method": mine["method"], "test": float(np.mean(mine["values"]))}
+        rows.append({**about, "best": best["method"], "regret": gap.value, "low": gap.low, "high": gap.high})
+    return rows
+
+
+def main() -> None:
+    """Search, sweep twice, compare."""
+    command = Command(OPTIONS, without=("method", "plan"), usage=USAGE)
+    layers = command_line(
+        sys.argv[1:], (__doc__ or "").splitlines()[0], f"python benchmarks/{Path(__file__).name}", command
+    )
+    asked = read_search([("the benchmark", {"seeds": 3}), *layers])
+    from hf_ft.depth_search import depth
+    from hf_ft.report import markdown_table
+
+    settings = {name: value for _, layer in layers for name, value in layer.items() if name not in (*OWN, "output_dir")}
+    folder = asked.folder
+
+    def cache(name: str) -> dict[str, Any]:
+        return {"cache_dir": str(folder / f"{name}-cache")}
+
+    record = depth(
+        **settings, **cache("search"), output_dir=str(folder / "search"), seeds=asked.seeds, depths=asked.depths
+    )
+    cached, live = sweep(asked, "cached", cache("cached")), sweep(asked, "live", {"cache": "off"})
+    rows = regrets(choices(record, cached["blocks"], list(cached["depths"])), cached)
+    seconds = {
+        "search": record["cost"]["trained"],
+        "search with probes": record["cost"]["trained"] + record["cost"]["evidence"],
+    }
+    seconds |= {
+        f"sweep, {name}": sum(one["seconds"] for one in found["depths"].values())
+        for name, found in (("cached", cached), ("live", live))
+    }
+    header = ["choice", "method", "test", "regret against " + rows[0]["best"], "95 % interval"]
+    table = [
+        [
+            row["choice"],
+            row["method"],
+            f"{row['test']:.4f}",
+            f"{row['regret']:+.4f}",
+            f"{row['low']:+.4f} to {row['high']:+.4f}",
+        ]
+        for row in rows
+    ]
+    print("\n" + markdown_table(header, table) + "\n")
+    whole = seconds["sweep, live"]
+    print(
+        markdown_table(
+            ["training", "seconds", "of the live sweep"],
+            [[name, f"{value:.0f}", f"{value / whole:.0%}"] for name, value in seconds.items()],
+        )
+    )
+    told = {"choices": rows, "seconds": seconds, "estimated_sweep": record["cost"]["sweep"]}
+    (folder / "benchmark.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,82 @@
+"""What an example looks like at each boundary between blocks, pooled to one vector, all in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from transformers import PreTrainedModel
+
+from hf_ft.cutting import CannotCut, replaced
+from hf_ft.depth_groups import Anatomy
+from hf_ft.tracing import evaluating
+
+
+def pooled(model: PreTrainedModel, groups: Anatomy, batch: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """What enters the first block, then what leaves each block: the mean over positions, `(examples, width)` each.
+
+    Padding does not count. Float32 on the CPU; widths differ where the model's do.
+
+    Raises:
+        CannotCut: a block gives nothing that can be pooled.
+    """
+    blocks = [group.modules for group in groups.of_role("block")]
+    entered: list[torch.Tensor] = []
+    left: dict[int, torch.Tensor] = {}
+
+    def wrap(forward: Callable[..., Any], block: int) -> Callable[..., Any]:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if not entered:
+                entered.append(_main((args, kwargs)))
+            output = forward(*args, **kwargs)
+            left[block] = _main(output)
+            return output
+
+        return watched
+
+    watching = {
+        name: wrap(module.forward, block)
+        for block, names in enumerate(blocks)
+        for name in names
+        if hasattr(module := model.get_submodule(name), "forward")
+    }
+    with torch.no_grad(), evaluating(model), replaced(model, watching):
+        model(**batch)
+    if len(left) < len(blocks):
+        raise CannotCut(f"block {min(set(range(len(blocks))) - set(left))} was not called as one module")
+    states = [entered[0], *(left[block] for block in range(len(blocks)))]
+    examples, mask = len(next(iter(batch.values()))), batch.get("attention_mask")
+    return [pool(state, examples, mask).float().cpu() for state in states]
+
+
+def _main(values: Any) -> torch.Tensor:
+    """The first floating tensor of what a module takes or gives."""
+    for value in pytree.tree_flatten(values)[0]:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value
+    raise CannotCut("a block gives no tensor")
+
+
+def pool(state: torch.Tensor, examples: int, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean over all positions of each example, `(examples, width)`; `mask` `(examples, tokens)` is 0 at padding.
+
+    Takes vectors, tokens (examples or tokens first) and pictures (channels first or last).
+
+    Raises:
+        CannotCut: another shape.
+    """
+    if state.ndim == 3 and len(state) != examples:
+        state = state.transpose(0, 1)
+    if len(state) != examples or state.ndim not in (2, 3, 4):
+        raise CannotCut(f"a block gives a tensor of shape {tuple(state.shape)} for {examples} examples")
+    if state.ndim == 2:
+        return state
+    if state.ndim == 3 and mask is not None and mask.shape == state.shape[:2]:
+        weights = mask[..., None].to(state)
+        return (state * weights).sum(1) / weights.sum(1).clamp(min=1)
+    if state.ndim == 3:
+        return state.mean(1)
+    last = state.shape[1] == state.shape[2] != state.shape[3]
+    return state.mean((1, 2) if last else (2, 3))

@@ -1,0 +1,453 @@
+"""How many blocks to freeze: depths race over short trainings, the best go on to longer ones. `hf-ft depth`.
+
+Successive halving (Jamieson and Talwalkar 2016, http://proceedings.mlr.press/v51/jamieson16.html) over full, last_n and
+head. All depths train for a sixth of their length, the best third of them for half of it, and the best mean of
+validation scores is chosen. A head alone is cheap: it is trained at its own length at once and stands by. Only where it
+is ahead of the winner of the rungs is that one trained at its own length, too, so that the two are compared fairly.
+What is frozen runs once for all rungs and seeds. The test split is not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+import textwrap
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hf_ft import __version__
+from hf_ft.arms import Arm, Bench, Outcome
+from hf_ft.comparison import Record, check_same, write
+from hf_ft.config import Settings, build, normalise
+from hf_ft.depth_picture import draw_depths
+from hf_ft.depths import Search, candidates, kept, read_search, rungs
+from hf_ft.evidence import gather_evidence
+from hf_ft.grid import Layer
+from hf_ft.lookup import UserError, split_argument
+from hf_ft.paired import difference, mean_interval
+from hf_ft.report import markdown_table, text_table
+
+FILE = "depth.json"
+FEWEST = 50
+"""Steps that a training needs before its score says something: the sixth of what methods make by default at least.
+
+MiniLM on 320 sentences of SST-2 (seed 0, batch 32): 0.56 after 30 steps of last_n:4, 0.78 after 60.
+"""
+
+
+def depth(**settings: Any) -> Record:
+    """Find how many blocks of a model to freeze on a data set; returns what `depth.json` says.
+
+    Takes `depths` (numbers of frozen blocks, 0 is `full`), `seeds` (how many, or a list; one by default) and every
+    setting of `finetune` but `method`. Trainings that an earlier call with the same `output_dir` finished are not run
+    again.
+
+    Raises:
+        UserError: a mistake in the settings or the data, or a model without blocks.
+    """
+    return search(read_search([("the call of depth()", settings)]))
+
+
+def search(asked: Search) -> Record:
+    """Race the depths that a search asks for; prints what is done."""
+    bench = Bench(asked.layers, asked.folder, test=False)
+    methods = candidates(asked.depths, bench.blocks)
+    bench.check([Arm(method, asked.seeds[0]) for method in methods.values()])
+    record: Record = {
+        "hf_ft": __version__,
+        "kind": "depth",
+        **bench.about,
+        "blocks": bench.blocks,
+        "seeds": asked.seeds,
+    }
+    record["candidates"] = [{"frozen": frozen, "method": method} for frozen, method in methods.items()]
+    check_same(asked.folder / FILE, record, "search")
+    record["evidence"] = _evidence(bench, asked)
+    write(asked.folder, record, FILE)  # by which the folder is known, should this be stopped
+    print("\n".join(introduction(record)), flush=True)
+    race = Race(bench, methods, asked.seeds, record, asked.folder)
+    record["choice"] = race.run()
+    record |= {"runs": race.runs(), "cost": race.cost(), "date": time.strftime("%Y-%m-%d")}
+    write(asked.folder, record, FILE)
+    publish(record, asked.folder)
+    print("\n" + told(record, asked.folder) + "\n\nGo on with:\n" + command(asked.layers, record))
+    return record
+
+
+def _evidence(bench: Bench, asked: Search) -> Record:
+    """What an earlier run of the same search has found, or found now."""
+    path = asked.folder / FILE
+    there: Record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return there.get("evidence") or gather_evidence(bench, asked.seeds[0])
+
+
+# --- The race ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training of the race: how many blocks it froze, which share of its length it had, and what it gave."""
+
+    arm: Arm
+    frozen: int
+    share: float
+    outcome: Outcome
+
+
+@dataclass
+class Race:
+    """A search while it runs: the depths by frozen blocks, and what has been found, in `record` and on disk."""
+
+    bench: Bench
+    methods: dict[int, str]
+    seeds: list[int]
+    record: Record
+    folder: Path
+    trained: dict[str, Trained] = field(default_factory=dict)
+
+    def run(self) -> Record:
+        """Run the rungs; returns the row of the depth that is chosen.
+
+        Raises:
+            UserError: all trainings failed.
+        """
+        self.record |= {"rungs": [], "failed": []}
+        solved = [frozen for frozen in self.methods if frozen == self.bench.blocks]
+        alive = [frozen for frozen in self.methods if frozen not in solved]
+        own = self.rung("Head, which stands by", solved, 1.0) if solved else []
+        last: list[Record] = []
+        self.warn(alive)
+        for number, (share, count) in enumerate(plan := rungs(len(alive)), start=1):
+            going = "goes on" if count == 1 else "go on"
+            last = self.rung(
+                f"Rung {number} of {len(plan)}: the best {count} {going}", alive, share, len(plan) - number
+            )
+            alive = kept({row["frozen"]: self.sign * row["mean"] for row in last}, count)
+        best = self.best([*own, *(row for row in last if row["frozen"] in alive)])
+        if alive and (best is None or best in own):
+            own = [*own, *self.rung("Head is ahead: the best of the others too", alive, 1.0)]
+            best = self.best(own)
+        if best is None:
+            raise UserError(f"All {len(self.trained)} trainings failed, the first with: {self.record['failed'][0]}")
+        return {**best, "close": self.close(best, [*own, *last])}
+
+    def warn(self, depths: Sequence[int]) -> None:
+        """Note it where the first rung will be too short to tell depths apart."""
+        steps = [self.full_length(frozen)[1] * rungs(len(depths))[0][0] for frozen in depths if len(depths) > 1]
+        if steps and min(steps) < FEWEST:
+            note = (
+                f"The first rung has {min(steps):.0f} steps, and fewer than about {FEWEST} hardly tell depths apart. "
+                "Set more --num_train_epochs or --max_steps, or leave them out."
+            )
+            self.record["notes"] = [note]
+            print("\n".join(_wrapped(f"Note     {note}", " " * 9)), flush=True)
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher score is better, else -1."""
+        return 1 if self.bench.higher_is_better else -1
+
+    def best(self, rows: Sequence[Record]) -> Record | None:
+        """The row of the best mean; of equal ones the one that freezes more."""
+        return max(rows, key=lambda row: (self.sign * row["mean"], row["frozen"]), default=None)
+
+    def rung(self, heading: str, depths: Sequence[int], share: float, later: int = 0) -> list[Record]:
+        """Train depths for a share of their length with every seed; a row for each that did not fail.
+
+        `later` is how many rungs are still to come, whose trainings may read the same features.
+        """
+        lengths = {frozen: self.length(frozen, share) for frozen in depths}
+        told = "own length" if share == 1 else "; ".join(dict.fromkeys(_spoken(length) for length in lengths.values()))
+        print(f"{heading} ({told})", flush=True)
+        rows = []
+        for frozen, length in lengths.items():
+            found = []
+            for number, seed in enumerate(self.seeds, start=1):
+                arm = Arm(self.methods[frozen], seed, settings=length if share < 1 else {})
+                found.append(self.train(arm, frozen, share, len(self.seeds) * (1 + later) - number))
+            good = [one for one in found if not one.outcome.error]
+            rows += [self.row(frozen, good)] if good else []
+        self.record["rungs"].append({"share": share, "length": told, "rows": rows})
+        write(self.folder, self.record, FILE)
+        return rows
+
+    def length(self, frozen: int, share: float) -> dict[str, float]:
+        """The setting that lets a depth train for a share of its own length; whole epochs where there are any."""
+        stages = self.bench.plan(Arm(self.methods[frozen], self.seeds[0])).stages
+        steps, epochs = sum(stage.max_steps for stage in stages), share * sum(stage.epochs for stage in stages)
+        if steps > 0:
+            return {"max_steps": math.ceil(steps * share)}
+        return {"num_train_epochs": round(epochs) if epochs >= 1 else round(epochs, 2)}
+
+    def train(self, arm: Arm, frozen: int, share: float, others: int) -> Trained:
+        """Train one arm, unless that has been done, and print a line for it."""
+        known = self.bench.outcome(arm)
+        outcome = known or self.bench.run(arm, others)
+        if outcome.error:
+            told = f"failed: {outcome.error[:200]}"
+            self.record["failed"].append(f"{arm.name}: {outcome.error}")
+        else:
+            score = outcome.score(self.bench.split, self.bench.metric)
+            told = f"{self.bench.metric} {score:.4f}  {outcome.seconds:.1f} s" + ("  (before)" if known else "")
+        print(f"  {frozen:2} frozen  {arm.method:9}  seed {arm.seed}  {told}", flush=True)
+        self.trained[arm.name] = Trained(arm, frozen, share, outcome)
+        return self.trained[arm.name]
+
+    def row(self, frozen: int, found: Sequence[Trained]) -> Record:
+        """Scores of one depth over its seeds, with the 95 % interval over examples and seeds."""
+        values = [one.outcome.score(self.bench.split, self.bench.metric) for one in found]
+        about = mean_interval(values, [self.bench.draws(one.arm) for one in found])
+        return {
+            "frozen": frozen,
+            "method": self.methods[frozen],
+            "arms": [one.arm.name for one in found],
+            "values": values,
+            "mean": about.value,
+            "low": about.low,
+            "high": about.high,
+            "seconds": round(sum(one.outcome.seconds for one in found), 3),
+        }
+
+    def close(self, best: Record, rows: Sequence[Record]) -> Record | None:
+        """The row that freezes most of those within the noise of the best one; None where none freezes more than it."""
+        for row in sorted(rows, key=lambda row: -row["frozen"]):
+            if row["frozen"] > best["frozen"] and len(row["arms"]) == len(best["arms"]):
+                draws = ([self.bench.draws(self.trained[name].arm) for name in one["arms"]] for one in (row, best))
+                gap = difference(row["values"], next(draws), best["values"], next(draws))
+                if gap.noise:
+                    return {"frozen": row["frozen"], "method": row["method"], **asdict(gap)}
+        return None
+
+    # What it cost.
+
+    def runs(self) -> list[Record]:
+        """All trainings, as they were kept."""
+        return [
+            {"arm": name, "frozen": one.frozen, "share": one.share, **asdict(one.outcome)}
+            for name, one in self.trained.items()
+        ]
+
+    def cost(self) -> Record:
+        """Seconds: of training with features, of the evidence, of everything with loading and scoring; and of a sweep.
+
+        `sweep` is an estimate: every depth with every seed at its own length, with frozen layers running every time.
+        """
+        outcomes = [one.outcome for one in self.trained.values()]
+        evidence = self.record["evidence"]["seconds"]
+        return {
+            "trained": round(sum(outcome.seconds for outcome in outcomes), 3),
+            "evidence": evidence,
+            "wall": round(sum(outcome.wall for outcome in outcomes) + evidence, 3),
+            "sweep": round(len(self.seeds) * sum(self.uncached(frozen) for frozen in self.methods), 1),
+        }
+
+    def uncached(self, frozen: int) -> float:
+        """The estimated seconds of a depth at its own length without a cache, from the longest it was trained.
+
+        To the seconds of its steps come forward passes of what is frozen, where features stood for it.
+        """
+        done = [one for one in self.trained.values() if one.frozen == frozen and not one.outcome.error]
+        if not done:
+            return 0.0
+        longest = max(done, key=lambda one: one.share)
+        passes, _ = self.full_length(frozen)
+        examples = len(self.bench.splits.train) + len(self.bench.splits.validation)
+        each = self.record["evidence"]["pass_seconds"] * frozen / self.bench.blocks
+        frozen_part = each * passes * examples if longest.outcome.features else 0.0
+        return longest.outcome.loop / longest.share + frozen_part
+
+    def full_length(self, frozen: int) -> tuple[float, float]:
+        """How many epochs and how many steps a depth trains for at its own length."""
+        arm = Arm(self.methods[frozen], self.seeds[0])
+        args, (stage,) = self.bench.settings(arm).arguments(), self.bench.plan(arm).stages
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        steps = math.ceil(len(self.bench.splits.train) / batch)
+        return (
+            (stage.epochs, stage.epochs * steps) if stage.max_steps < 0 else (stage.max_steps / steps, stage.max_steps)
+        )
+
+
+def _spoken(length: Record) -> str:
+    """A length in words."""
+    ((name, value),) = length.items()
+    unit = "step" if name == "max_steps" else "epoch"
+    return f"{value:g} {unit}" + ("" if value == 1 else "s")
+
+
+# --- Telling ----------------------------------------------------------------------------------------------------------
+
+
+def introduction(record: Record) -> list[str]:
+    """What is about to be searched."""
+    data, model, evidence = record["data"], record["model"], record["evidence"]
+    sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
+    depths = ", ".join(str(one["frozen"]) for one in record["candidates"])
+    lines = [
+        f"Data     {data['name']}: {sizes}",
+        *(f"         {note}" for note in data["notes"]),
+        f"Model    {model['name']} ({model['class']}, {model['parameters']:,} parameters)",
+        f"Depths   {depths} of {record['blocks']} blocks frozen",
+        f"Seeds    {', '.join(map(str, record['seeds']))}",
+    ]
+    if evidence["missing"]:
+        lines.append(f"Evidence none: {evidence['missing']}")
+    else:
+        probes = " ".join(map(_figure, evidence["probe"]))
+        lines.append(
+            f"Evidence linear probes at the boundaries from below, one pass over {evidence['examples']:,} examples, "
+            f"{evidence['seconds']:.0f} s: {probes}. What is separable there is not what is best to train from."
+        )
+    return [part for line in lines for part in _wrapped(line, " " * 9)] + [""]
+
+
+def _figure(value: float) -> str:
+    """A score in few characters: errors may be in any unit."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, 79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def table(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a row for each depth, a column for each rung."""
+    lengths = {rung["share"]: rung["length"] for rung in record["rungs"] if rung["rows"]}
+    cells = {(rung["share"], row["frozen"]): row for rung in record["rungs"] for row in rung["rows"]}
+    header = ["frozen", "method", "probe"]
+    header += [*(lengths[share] for share in sorted(lengths)), "seconds"]
+    rows = []
+    for one in record["candidates"]:
+        frozen, probe = one["frozen"], record["evidence"]["probe"]
+        mine = [cells.get((share, frozen)) for share in sorted(lengths)]
+        spent = sum(row["seconds"] for row in mine if row)
+        chosen = " *" if frozen == record["choice"]["frozen"] else ""
+        rows.append(
+            [
+                f"{frozen}{chosen}",
+                one["method"],
+                _figure(probe[frozen]) if probe else "",
+                *(f"{_figure(row['mean'])} ±{_figure((row['high'] - row['low']) / 2)}" if row else "" for row in mine),
+                f"{spent:.1f}",
+            ]
+        )
+    return header, rows
+
+
+def sentences(record: Record) -> list[str]:
+    """The choice, what is as good for less, and what it cost."""
+    choice, cost, blocks = record["choice"], record["cost"], record["blocks"]
+    mean, low, high = (_figure(choice[name]) for name in ("mean", "low", "high"))
+    score = f"{record['metric_title']} on validation {mean} [{low}, {high}]"
+    told = [f"Chosen: freeze {choice['frozen']} of {blocks} blocks (`{choice['method']}`), {score}."]
+    if close := choice["close"]:
+        told.append(
+            f"`{close['method']}` freezes more and is within its noise (difference {close['low']:+.3f} to "
+            f"{close['high']:+.3f})."
+        )
+    told.append(
+        f"It cost {cost['trained']:.0f} s of training and {cost['evidence']:.0f} s for the probes "
+        f"({cost['wall']:.0f} s with loading and scoring). Every depth at its own length, with frozen layers running "
+        f"in each epoch, would take about {cost['sweep']:.0f} s (estimated)."
+    )
+    return told
+
+
+def told(record: Record, folder: Path) -> str:
+    """What came out, for the terminal."""
+    note = "* chosen; scores on validation with half of their 95 % interval; seconds of training"
+    failed = [f"FAILED   {failed}" for failed in record["failed"]]
+    lines = [text_table(*table(record)), *_wrapped(note), "", *failed]
+    for sentence in sentences(record):
+        lines += _wrapped(sentence)
+    return "\n".join([*lines, f"Table, picture and all runs are in {folder}"])
+
+
+def command(layers: Sequence[Layer], record: Record) -> str:
+    """The command that trains what was chosen, with the settings of the search."""
+    given: dict[str, Any] = {}
+    for source, layer in layers:
+        given |= {name: value for name, value in normalise(layer, source).items() if value is not None}
+    given |= {"method": record["choice"]["method"], "output_dir": "OUT"}
+    first = [name for name in ("task", "model", "dataset", "method") if name in given]
+    words = ["hf-ft train"]
+    for name in [*first, *sorted(set(given) - {*first, "output_dir"}), "output_dir"]:
+        value = given[name]
+        text = json.dumps(value) if isinstance(value, dict | list | bool) else str(value)
+        words.append(f"--{name} {shlex.quote(text)}")
+    return " \\\n    ".join(words)
+
+
+def publish(record: Record, folder: Path) -> list[Path]:
+    """Write the page and draw the picture, from the record alone; returns the picture's files."""
+    drawn = draw_depths(record, folder / "figures")
+    machine = record["machine"]
+    parts = [
+        f"# {split_argument(record['model']['name'])[0]} on {record['data']['name']}: how many blocks to freeze",
+        "\n".join(f"- {sentence}" for sentence in sentences(record)),
+        markdown_table(*table(record)),
+        f"{record['metric_title'].capitalize()} on validation (n = {record['data']['sizes']['validation']:,}): mean "
+        f"over {_counted(len(record['seeds']), 'seed')}, with half of its 95 % interval. `*` is chosen. "
+        "Probe: a linear probe on what stands at that boundary, which is evidence and no answer. Seconds of training.",
+        *(f"![how many blocks to freeze](figures/{path.name})" for path in drawn if path.suffix == ".png"),
+        *(f"- {note}" for note in record.get("notes", ())),
+        *(f"- failed: {failed}" for failed in record["failed"]),
+        f"{machine['device']}, {machine['cores']} cores; hf_ft {record['hf_ft']}; {record['date']}.",
+    ]
+    (folder / "depth.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return drawn
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def redraw(folder: Path) -> list[Path]:
+    """Write the page and draw the picture of a finished search again, byte for byte the same.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / FILE
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "cost" not in record:
+        what = "a search that has not finished" if record else f"no search (no {FILE} in it)"
+        raise UserError(f"{folder} holds {what}. Give the --output_dir of a finished hf-ft depth.")
+    return publish(record, folder)
+
+
+# --- Method `auto` ----------------------------------------------------------------------------------------------------
+
+NOT_SEARCHED = {"method", "output_dir", "overwrite_output_dir", "resume_from_checkpoint"}
+"""Settings of a run that its search has not, or has another value for."""
+
+
+def resolve(settings: Settings) -> tuple[Settings, Record]:
+    """Search the depth for a run with method `auto`, by its own seed; returns its settings, and how they were chosen.
+
+    The search stays in the folder `depth` of the result, where a resumed run finds it.
+    """
+    out = Path(settings.training["output_dir"]).expanduser()
+    values = {**vars(settings.config), **settings.training}
+    given = {name: values[name] for name in settings.config.given - NOT_SEARCHED}
+    folder = out / "depth"
+    if settings.config.overwrite_output_dir and not settings.training.get("resume_from_checkpoint"):
+        shutil.rmtree(folder, ignore_errors=True)
+    layer = {**given, "output_dir": str(folder), "seeds": [values["seed"]]}
+    record = search(read_search([("the settings of method auto", layer)]))
+    chosen = record["choice"]
+    how = {name: chosen[name] for name in ("frozen", "mean", "low", "high", "close")}
+    own = ("the run", {**given, "method": chosen["method"], "output_dir": str(folder / "run")})
+    found = build(own)
+    kept = {name: settings.training[name] for name in NOT_SEARCHED if name in settings.training}
+    config = replace(found.config, overwrite_output_dir=settings.config.overwrite_output_dir)
+    return Settings(config, found.training | kept), {
+        "by": "hf-ft depth",
+        "blocks": record["blocks"],
+        **how,
+        "cost": record["cost"],
+    }
