@@ -89,6 +89,18 @@ def train(argv: Sequence[str]) -> None:
     execute(build(*command_line(argv, train.__doc__ or "", "hf-ft train")))
 
 
+def _redrawn(layers: Sequence[tuple[str, Any]], holds: str) -> Path | None:
+    """The folder whose pictures are to be drawn again, taken out of the options; None where that is not asked."""
+    folder = layers[-1][1].pop("redraw", None)
+    if folder is None:
+        return None
+    if layers[-1][1]:
+        raise UserError(f"--redraw takes no other option: what is drawn stands in {holds}.")
+    if not Path(folder).expanduser().joinpath(holds).is_file():
+        raise UserError(f"{folder} holds no {holds}. Give the --output_dir of a run that has finished.")
+    return Path(folder).expanduser()
+
+
 def compare(argv: Sequence[str]) -> None:
     """Train several methods on one model and data set, and say which is best, how sure that is, and what it costs."""
     from hf_ft.config import Command, command_line
@@ -102,13 +114,11 @@ def compare(argv: Sequence[str]) -> None:
     usage = "--task T --model M --dataset D --output_dir OUT [options]\n       %(prog)s --redraw OUT"
     command = Command(options, without=("method", "plan", "keep_head"), usage=usage)
     layers = command_line(argv, compare.__doc__ or "", "hf-ft compare", command)
-    folder = layers[-1][1].pop("redraw", None)
+    folder = _redrawn(layers, "compare.json")
     if folder is not None:
         from hf_ft.comparison import redraw
 
-        if layers[-1][1]:
-            raise UserError("--redraw takes no other option: what is drawn stands in compare.json.")
-        print("\n".join(str(path) for path in redraw(Path(folder).expanduser())))
+        print("\n".join(str(path) for path in redraw(folder)))
         return
     from hf_ft.grid import read_grid
 
@@ -130,13 +140,11 @@ def depth(argv: Sequence[str]) -> None:
     usage = "--task T --model M --dataset D --output_dir OUT [options]\n       %(prog)s --redraw OUT"
     command = Command(options, without=("method", "plan"), usage=usage)
     layers = command_line(argv, depth.__doc__ or "", "hf-ft depth", command)
-    folder = layers[-1][1].pop("redraw", None)
+    folder = _redrawn(layers, "depth.json")
     if folder is not None:
         from hf_ft.depth_search import redraw
 
-        if layers[-1][1]:
-            raise UserError("--redraw takes no other option: what is drawn stands in depth.json.")
-        print("\n".join(str(path) for path in redraw(Path(folder).expanduser())))
+        print("\n".join(str(path) for path in redraw(folder)))
         return
     from hf_ft.depths import read_search
 

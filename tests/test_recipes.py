@@ -30,7 +30,7 @@ def arguments(recipe: str, request: pytest.FixtureRequest) -> list[str]:
     """What a user would add to the recipe's own settings to run it here."""
     if recipe == "quickstart":
         return TINY
-    task = "image_classification" if recipe == "pretrain_source" else recipe
+    task = recipe if recipe in task_names() else "image_classification"
     kind, model = next((kind, model) for kind, (name, model, _) in KINDS.items() if name == task)
     data = ["--dataset", request.getfixturevalue(f"{kind}_data")]
     own = [] if recipe == "pretrain_source" else ["--model", request.getfixturevalue(model)]
@@ -43,14 +43,18 @@ def test_recipe_runs(path: Path, request: pytest.FixtureRequest, tmp_path: Path)
     recipe = load(path)
     assert f"python recipes/{path.name}" in (recipe.__doc__ or "")
     recipe.main([*arguments(path.stem, request), "--output_dir", str(tmp_path / "out")])
-    records = list((tmp_path / "out").rglob("run.json"))
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("run.json")]
+    if path.stem == "how_many_layers":
+        records = json.loads((tmp_path / "out" / "compare.json").read_text())["runs"]
+        assert len(records) == 5 * 2  # none to all of four blocks, two seeds
     assert records
-    assert all(json.loads(record.read_text())["metrics"]["test"] for record in records)
+    assert all(record["metrics"]["test"] for record in records)
 
 
 def test_recipes_are_found() -> None:
-    """One for each task, and two others; those of tasks fit a screen."""
-    assert {path.stem for path in RECIPES} == {*task_names(), "pretrain_source", "quickstart"}
+    """One for each task, and four others; those of tasks fit a screen."""
+    others = {"hot_dog", "how_many_layers", "pretrain_source", "quickstart"}
+    assert {path.stem for path in RECIPES} == {*task_names(), *others}
     for path in RECIPES:
         if path.stem in task_names():
             assert len(path.read_text().splitlines()) <= 60
