@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("arms", "frozen", "side_by_side"))
-COMPARISONS = [path for path in SCRIPTS if path.stem not in ("depth", "methods")]
+COMPARISONS = [path for path in SCRIPTS if path.stem not in ("compare", "depth", "methods")]
 MIB = 2**20
 
 
@@ -55,6 +55,7 @@ RUNS = [
 def test_scripts_are_found() -> None:
     """Those that the README names, and no others."""
     assert [path.stem for path in SCRIPTS] == [
+        "compare",
         "depth",
         "frozen_images",
         "frozen_text",
