@@ -1,9 +1,9 @@
 """What an arm does in its own process: the same job by a plain `Trainer`, by `hf_ft`, or as a bare forward pass.
 
 Every arm answers one JSON object on its last line. `seconds` run from encoded data in memory to the trained model:
-`trainer.train()`, and with hf_ft its stages with the building of the feature cache. All else is told `apart`. The plain
-arm uses nothing of hf_ft, so that time and memory are those of the script of a tutorial; what it needs to know
-(the same examples, the same frozen parameters, the same rate) `prepare` has written down for it.
+`Trainer(...)` and `trainer.train()`, and with hf_ft its stages with the building of the feature cache. All else is told
+`apart`. The plain arm uses nothing of hf_ft, so that time and memory are those of the script of a tutorial; what it
+needs to know (the same examples, the same frozen parameters, the same rate) `prepare` has written down for it.
 """
 
 from __future__ import annotations
@@ -265,14 +265,15 @@ def plain(request: Request) -> dict[str, Any]:
     args = TrainingArguments(**settings, remove_unused_columns=request["task"] != "image_classification")
     padding = request["settings"].get("padding")
     with clock.part("train"):
+        rows = encode_plain(request, processor, "train", padding)
+        started = time.perf_counter()
         trainer = Trainer(
             model=model,
             args=args,
-            train_dataset=encode_plain(request, processor, "train", padding),
+            train_dataset=rows,
             data_collator=plain_collator(request, processor),
             processing_class=processor,
         )
-        started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
     peak = gpu_peak()

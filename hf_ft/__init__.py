@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hf_ft.lookup import UserError
     from hf_ft.model import load_model
     from hf_ft.optim import param_groups
+    from hf_ft.ranking import rank
     from hf_ft.run import finetune
     from hf_ft.training import make_plan, train
 
@@ -40,6 +41,7 @@ __all__ = [
     "make_plan",
     "param_groups",
     "parse",
+    "rank",
     "save",
     "score",
     "train",
@@ -61,6 +63,7 @@ _HOME = {
     "make_plan": "training",
     "param_groups": "optim",
     "parse": "config",
+    "rank": "ranking",
     "save": "hub",
     "score": "evaluation",
     "train": "training",

@@ -51,12 +51,14 @@ OF_LABELS = (
 """What a configuration says of labels and places, which frozen layers do not depend on."""
 SAMPLE = 8
 """Examples on which a cut is tried."""
-TOKENS, EXAMPLES = 2048, 32
+TOKENS, EXAMPLES = 512, 32
 """Most tokens, and most images, of a batch that runs through the frozen part; texts of a batch are alike in length.
 
-Measured on a CPU (docs/performance.md), whose caches like small batches; other devices take `WIDER` times as many.
+On a CPU small batches are as quick, and what the allocator holds of their activations stays small however many there
+are (both measured, docs/performance.md).
 """
-WIDER = 8
+WIDE = 16_384, 256
+"""The same on other devices."""
 
 
 class Live(Exception):
@@ -422,7 +424,7 @@ def _compute(
 
 def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iterator[NDArray[np.int64]]:
     """Places by batch; texts from the longest to the shortest, as many as have so many tokens together."""
-    tokens, examples = (most * (1 if device == "cpu" else WIDER) for most in (TOKENS, EXAMPLES))
+    tokens, examples = (TOKENS, EXAMPLES) if device == "cpu" else WIDE
     if lengths is None:
         yield from np.array_split(np.arange(count), math.ceil(count / examples))
         return

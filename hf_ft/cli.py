@@ -1,4 +1,4 @@
-"""The command `hf-ft`: train, compare, depth, inspect, methods, evaluate, predict, push, cache, env.
+"""The command `hf-ft`: train, compare, depth, rank, models, inspect, methods, evaluate, predict, push, cache, env.
 
 Nothing heavy is imported before the options have been checked, so help and mistakes answer at once.
 """
@@ -6,16 +6,21 @@ Nothing heavy is imported before the options have been checked, so help and mist
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import os
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_ft import __version__
 from hf_ft.lookup import UserError, choose
+
+if TYPE_CHECKING:
+    from hf_ft.catalog import Source
 
 
 def run(command: Callable[[], Any]) -> int:
@@ -139,6 +144,55 @@ def depth(argv: Sequence[str]) -> None:
     from hf_ft.depth_search import search
 
     search(asked)
+
+
+def rank(argv: Sequence[str]) -> None:
+    """Score candidate models on your data before training, by three scores and their cost."""
+    from hf_ft.catalog import SIZES
+    from hf_ft.config import command_line
+    from hf_ft.ranking import named_models, rank_models
+
+    models = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    parser = _parser("rank", rank)
+    parser.usage = "hf-ft rank MODEL... --task T --dataset D --output_dir OUT [options]"
+    parser.epilog = (
+        "MODEL is a Hub id, a folder or builtin. Every option of hf-ft train on model, data and cache is one here too; "
+        "those on training hold for --confirm. Scores read at most 2,000 examples of train (--max_train_examples N) "
+        "and nothing else. The same command again goes on where it was interrupted."
+    )
+    parser.add_argument("--list", metavar="FILE", help="more models, one on each line")
+    parser.add_argument("--size", choices=SIZES, help="without MODEL: those of that size that hf-ft models lists")
+    parser.add_argument("--confirm", metavar="K", type=int, default=0, help="fine-tune the first K (--method lp_ft)")
+    options, rest = parser.parse_known_args(argv[len(models) :])
+    layers = tuple(command_line(rest, rank.__doc__ or "", "hf-ft rank"))
+    rank_models(named_models(models, options.list, options.size, layers), options.confirm, *layers)
+
+
+def models(argv: Sequence[str]) -> None:
+    """List pretrained models to start from, with size and licence."""
+    from hf_ft.catalog import sources_for
+
+    parser = _parser("models", models)
+    parser.add_argument("--task", help="only those that do this task")
+    parser.add_argument("--size", help="only those of this size: small, base or large")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    found = sources_for(options.task, options.size)
+    if options.json:
+        print(json.dumps([{**vars(source), "size": source.size} for source in found], indent=1))
+    else:
+        print(_model_list(found))
+
+
+def _model_list(found: Sequence[Source]) -> str:
+    lines = []
+    for (modality, size), group in itertools.groupby(found, lambda source: (source.modality, source.size)):
+        unit = "px" if modality == "image" else "tokens"
+        lines += ["", f"{modality.capitalize()}s, {size}", ""]
+        for source in group:
+            lines.append(f"{source.name:46}{source.parameters:6.1f}M  {source.licence:11}{source.reads:5} {unit}")
+            lines += _hanging(" " * 4, source.remark)
+    return "\n".join([*lines[1:], "", "Which of them suits your data: hf-ft rank MODEL... or hf-ft rank --size small."])
 
 
 def methods(argv: Sequence[str]) -> None:
@@ -314,6 +368,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "compare": compare,
     "depth": depth,
+    "rank": rank,
+    "models": models,
     "inspect": inspect,
     "methods": methods,
     "evaluate": evaluate,

@@ -47,8 +47,14 @@ def write_figure(figure: Any, *paths: Path) -> list[Path]:
         metadata = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
         with rc_context({"svg.hashsalt": path.stem}):  # else the names in it are random
             figure.savefig(path, metadata=metadata)
+        figure.set_layout_engine("none")  # found once, it holds for every file
     pyplot.close(figure)
     return list(paths)
+
+
+def clip(label: str) -> str:
+    """A label that is not too long for a picture."""
+    return label if len(label) <= 18 else label[:17] + "…"
 
 
 def draw_comparison(record: Record, folder: Path) -> list[Path]:
@@ -212,3 +218,53 @@ def _draw_frozen(record: Record, rows: Rows, folder: Path) -> list[Path]:
     top.margins(x=0.14, y=0.16)
     _name_points(figure, top, [(row["frozen"], row["mean"], row["method"], BLUE) for row in rows])
     return write_figure(figure, *_both(folder, "score_and_frozen_blocks"))
+
+
+# --- Scores of candidate models ---------------------------------------------------------------------------------------
+
+
+def draw_ranking(
+    points: Mapping[str, tuple[float, Mapping[str, float]]], titles: Mapping[str, str], paths: Sequence[Path]
+) -> None:
+    """Draw each score against milliseconds per example, with the models' names at the points.
+
+    `points` has time and scores by model, `titles` the heading of each score; `paths` end in .png or .svg.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    figure, axes = new_figure(len(titles), 4.4 * len(titles), 1.6 + max(2.4, 0.3 * len(points)))
+    for axis, (score, title) in zip(axes, titles.items(), strict=True):
+        x = [time for time, _ in points.values()]
+        y = [scores[score] for _, scores in points.values()]
+        axis.scatter(x, y, color=BLUE, s=36, zorder=2)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.margins(x=0.4, y=0.12)
+        for name, at, height in zip(points, zip(x, y, strict=True), _apart(y, 0.07), strict=True):
+            to_left = at[0] > max(x) ** 0.5 * min(x) ** 0.5
+            place = (-8 if to_left else 8, 0)
+            axis.annotate(
+                clip(name),
+                (at[0], height),
+                xytext=place,
+                textcoords="offset points",
+                fontsize=9,
+                color=INK,
+                va="center",
+                ha="right" if to_left else "left",
+            )
+        axis.set_title(title, fontsize=11, color=INK, loc="left")
+        axis.set_xlabel("milliseconds per example", color=INK)
+        axis.grid(axis="y", color=GRID, linewidth=0.8)
+    write_figure(figure, *paths)
+
+
+def _apart(heights: Sequence[float], share: float) -> list[float]:
+    """Heights for labels, near their own and at least a share of the whole range apart."""
+    least = share * ((max(heights) - min(heights)) or 1.0)
+    placed: dict[int, float] = {}
+    for i in sorted(range(len(heights)), key=lambda i: heights[i]):
+        placed[i] = max(heights[i], max(placed.values(), default=heights[i] - least) + least)
+    return [placed[i] for i in range(len(heights))]

@@ -182,7 +182,7 @@ def snapshot(model: nn.Module, names: set[str]) -> dict[str, str]:
 
 def _digest(tensor: torch.Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest() if flat.numel() else ""
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest() if flat.numel() else ""
 
 
 def audit(before: Mapping[str, str], after: Mapping[str, str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ft.figures import BLUE, GRID, INK, ORANGE, new_figure, write_figure
+from hf_ft.figures import BLUE, GRID, INK, ORANGE, clip, new_figure, write_figure
 
 Record = Mapping[str, Any]
 
@@ -256,8 +256,8 @@ def draw_confusion(record: Record, split: str, path: Path) -> Path:
     figure, axis = new_figure(1, size + 0.8, size)
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if many <= 40:
-        axis.set_xticks(range(many), [_clip(label) for label in labels], rotation=90 if many > 4 else 0)
-        axis.set_yticks(range(many), [_clip(label) for label in labels])
+        axis.set_xticks(range(many), [clip(label) for label in labels], rotation=90 if many > 4 else 0)
+        axis.set_yticks(range(many), [clip(label) for label in labels])
     if many <= 15:
         for i, row in enumerate(cells):
             for j, count in enumerate(row):
@@ -309,10 +309,6 @@ def draw_groups(title: str, groups: Sequence[Mapping[str, Any]], stage: str, pat
     axis.spines["bottom"].set_visible(False)
     axis.set_title(title, fontsize=11, color=INK, loc="left")
     return write_figure(figure, path)[0]
-
-
-def _clip(label: str) -> str:
-    return label if len(label) <= 18 else label[:17] + "…"
 
 
 def card(record: Record) -> str:

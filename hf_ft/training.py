@@ -214,19 +214,20 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
         args.load_best_model_at_end = False
     started = time.perf_counter()
     _reset_peak_memory()
-    opened = _open_cache(run, stage, args, train_set, validation_set)
-    cached = opened if isinstance(opened, Cached) else None
-    trained = cached.upper if cached else model
-    sets = (cached.train, cached.validation) if cached else (train_set, validation_set)
-    frozen = FrozenMode(trained, quiet)
-    trainer = _trainer(run, trained, stage, args, *sets)
-    fit = _exact(run, cached) if _wants_exact(run, stage) else None
-    with without_bars(), settled_heap(), cached.cut.installed() if cached else nullcontext():
-        if fit is None:
-            trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
-        else:
-            trainer.log({"loss": fit["objective"]})
-            trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
+    with without_bars(), settled_heap():
+        opened = _open_cache(run, stage, args, train_set, validation_set)
+        cached = opened if isinstance(opened, Cached) else None
+        trained = cached.upper if cached else model
+        sets = (cached.train, cached.validation) if cached else (train_set, validation_set)
+        frozen = FrozenMode(trained, quiet)
+        trainer = _trainer(run, trained, stage, args, *sets)
+        fit = _exact(run, cached) if _wants_exact(run, stage) else None
+        with cached.cut.installed() if cached else nullcontext():
+            if fit is None:
+                trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
+            else:
+                trainer.log({"loss": fit["objective"]})
+                trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
     seconds = time.perf_counter() - started
     frozen.remove()
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.

@@ -675,6 +675,13 @@ QUICK = [
     (["predict", "/nowhere/out", "text"], 2),
     (["push", "/nowhere/out", "--repo_id", "me/name"], 2),
     (["methods", "stray"], 2),
+    (["rank", "--help"], 0),
+    (["rank"], 2),
+    (["rank", "org/one"], 2),
+    (["rank", "org/one", "org/two"], 2),
+    (["models"], 0),
+    (["models", "--help"], 0),
+    (["models", "--size", "huge"], 2),
     (["cache"], 2),
     (["cache", "lsit"], 2),
     (["depth", *GOOD, "--method", "head"], 2),
@@ -687,7 +694,7 @@ QUICK = [
 
 def test_quick_commands_are_counted() -> None:
     """The table of commands has as many rows as were written."""
-    assert len(QUICK) == 46
+    assert len(QUICK) == 53
 
 
 def imported_by(script: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
@@ -750,7 +757,7 @@ def test_misspelt_option_is_answered_at_once() -> None:
 def test_public_names_resolve() -> None:
     """Every name in `__all__` is there, is documented, and is where `_HOME` says."""
     assert sorted(hf_ft._HOME) == sorted(hf_ft.__all__)
-    assert len(hf_ft.__all__) == len(set(hf_ft.__all__)) == 16
+    assert len(hf_ft.__all__) == len(set(hf_ft.__all__)) == 17
     for name in hf_ft.__all__:
         value = getattr(hf_ft, name)
         assert value.__module__ == f"hf_ft.{hf_ft._HOME[name]}"

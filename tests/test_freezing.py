@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,21 @@ def test_audit_catches_a_lost_tensor(image_model: str) -> None:
     before = snapshot(model, {"resnet.embedder.embedder.convolution.weight"})
     with pytest.raises(FreezeViolation):
         audit(before, {})
+
+
+def test_a_snapshot_copies_no_tensor() -> None:
+    """The digest of a large embedding is taken of its own memory, and is that of its bytes."""
+    model = nn.Embedding(2**16, 32)  # 8 MiB
+    tracemalloc.start()
+    try:
+        digests = snapshot(model, {"weight"})
+        most = tracemalloc.get_traced_memory()[1]
+        content = model.weight.detach().numpy().tobytes()
+        copied = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert digests == {"weight": hashlib.sha256(content).hexdigest()}
+    assert most < 2**20 < 2**23 <= copied, "what is traced holds Python's copies"
 
 
 def test_param_groups_rates_and_decay(image_model: str) -> None:

@@ -36,6 +36,7 @@ LAYERS = {
         "depths",
         "images",
         "feature_folders",
+        "catalog",
     ),
     "inputs": ("features", "sources", "columns", "drawing", "data", "labels", "classes"),
     "model": (
@@ -52,10 +53,12 @@ LAYERS = {
         "probe",
         "exact",
         "heap",
+        "transferability",
+        "candidates",
     ),
-    "leaf": ("figures", "depth_picture", "report", "publishing", "fresh_process"),
+    "leaf": ("figures", "depth_picture", "report", "ranking_report", "publishing", "fresh_process"),
     "run": ("record", "training", "evaluation", "hub", "arms", "evidence"),
-    "product": ("inspection", "inference", "run", "comparison", "depth_search", "cli", "__main__"),
+    "product": ("inspection", "inference", "run", "comparison", "depth_search", "ranking", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""
 
