@@ -60,7 +60,9 @@ def table(live: Mapping[str, Any], cached: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Run both sides and print the table."""
-    more = "Other options go to `hf-ft compare`: --task, --model, --dataset, --methods, --seeds, --examples_per_class ..."
+    more = (
+        "Other options go to `hf-ft compare`: --task, --model, --dataset, --methods, --seeds, --examples_per_class ..."
+    )
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=more, allow_abbrev=False)
     parser.add_argument("--output", metavar="FOLDER", help="keep both comparisons there")
     options, rest = parser.parse_known_args()
