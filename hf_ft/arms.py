@@ -231,8 +231,8 @@ class Bench:
     def run(self, arm: Arm, others: int = 0) -> Outcome:
         """Train and score an arm, unless it has been done. What it prints goes into a log beside its result.
 
-        `others` is how many arms are still to come, which may read the features that this one computes. A failure is
-        told by the outcome; other arms can go on.
+        `others` is how many arms are still to come that freeze alike, and read the features that this one computes. A
+        failure is told by the outcome; other arms can go on.
         """
         done = self.outcome(arm)
         if done is not None:

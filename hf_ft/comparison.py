@@ -149,7 +149,7 @@ def run_arms(bench: Bench, arms: Sequence[Arm], keep: Callable[[list[Outcome]], 
     with tqdm(total=len(arms), desc="Arms", unit="arm", leave=False, disable=None) as bar:
         for number, arm in enumerate(arms, start=1):
             known = bench.outcome(arm)
-            outcome = known or bench.run(arm, others=len(arms) - number)
+            outcome = known or bench.run(arm, others=sum(later.method == arm.method for later in arms[number:]))
             outcomes.append(outcome)
             bar.update()
             if known is None:

@@ -602,7 +602,7 @@ FOLDERS: dict[str, Mistake] = {
 OTHERS: dict[str, Mistake] = {
     "unknown command": (
         lambda w: ["trian"],
-        r"Unknown command 'trian'\. Did you mean 'train'\? There is: train, inspect, .*\. See hf-ft --help\.",
+        r"Unknown command 'trian'\. Did you mean 'train'\? There is: train, compare, .*\. See hf-ft --help\.",
     ),
     "inspect: no such folder": (
         lambda w: ["inspect", str(beside_a_model(w) / "tiny-bret")],

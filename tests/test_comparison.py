@@ -50,6 +50,7 @@ def compared(
     """A finished comparison on images: three methods, two sizes, two seeds."""
     out = tmp_path_factory.mktemp("compared") / "out"
     settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
+    settings["cache_dir"] = str(out.parent / "cache")  # what other tests computed would be found
     record = compare(
         **settings, **SMALL, output_dir=str(out), methods="head,last_n:1,full", seeds=2, examples_per_class="2,6"
     )
@@ -155,6 +156,7 @@ def test_other_settings_start_nothing(
 def test_failed_arm_leaves_the_others(tmp_path: Path, text_model: str, text_data: str, capsys: Any) -> None:
     settings = {"task": "text_classification", "model": text_model, "dataset": text_data, **SMALL}
     # A decay that makes weights infinite fails in training, not before; a head fitted to convergence has none.
+    del settings["num_train_epochs"]  # who sets epochs wants steps
     with_fault = {**settings, "output_dir": str(tmp_path / "out"), "methods": "head,full,last_n:1", "seeds": 1}
     record = compare(**with_fault, weight_decay=1e30)
     assert {run["method"] for run in record["runs"] if run["error"]} == {"full", "last_n:1"}

@@ -150,7 +150,8 @@ def test_pooling_finds_the_positions() -> None:
 def searched(tmp_path_factory: pytest.TempPathFactory, text_model: str, text_data: str) -> tuple[Path, dict[str, Any]]:
     """A finished search on texts, two seeds."""
     out = tmp_path_factory.mktemp("searched") / "out"
-    return out, depth(**settings(text_model, text_data), output_dir=str(out), seeds=2)
+    cache = str(out.parent / "cache")  # what other tests computed would be found
+    return out, depth(**settings(text_model, text_data), output_dir=str(out), seeds=2, cache_dir=cache)
 
 
 def settings(model: str, data: str, task: str = "text_classification") -> dict[str, Any]:
