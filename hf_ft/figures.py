@@ -232,7 +232,8 @@ def draw_ranking(
     """
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    figure, axes = new_figure(len(titles), 4.4 * len(titles), 1.6 + max(2.4, 0.3 * len(points)))
+    height = 0.5 + max(1.5, 0.26 * len(points))
+    figure, axes = new_figure(1, 6.0, 0.4 + height * len(titles), rows=len(titles))
     for axis, (score, title) in zip(axes, titles.items(), strict=True):
         x = [time for time, _ in points.values()]
         y = [scores[score] for _, scores in points.values()]
@@ -242,7 +243,7 @@ def draw_ranking(
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.margins(x=0.4, y=0.12)
-        for name, at, height in zip(points, zip(x, y, strict=True), _apart(y, 0.07), strict=True):
+        for name, at, height in zip(points, zip(x, y, strict=True), _apart(y, 0.14), strict=True):
             to_left = at[0] > max(x) ** 0.5 * min(x) ** 0.5
             place = (-8 if to_left else 8, 0)
             axis.annotate(
@@ -250,14 +251,14 @@ def draw_ranking(
                 (at[0], height),
                 xytext=place,
                 textcoords="offset points",
-                fontsize=9,
+                fontsize=11,
                 color=INK,
                 va="center",
                 ha="right" if to_left else "left",
             )
         axis.set_title(title, fontsize=11, color=INK, loc="left")
-        axis.set_xlabel("milliseconds per example", color=INK)
         axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axes[-1].set_xlabel("milliseconds per example", color=INK)
     write_figure(figure, *paths)
 
 

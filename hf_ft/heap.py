@@ -29,6 +29,7 @@ def settled_heap() -> Iterator[None]:
     gc.freeze()
     library = _glibc()
     if library is not None:
+        library.malloc_trim(0)  # what loading the data left behind
         library.mallopt(MAP, LARGE)
         library.mallopt(TRIM, LARGE)
     try:
