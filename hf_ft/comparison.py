@@ -93,7 +93,7 @@ def check_same(path: Path, record: Mapping[str, Any], kind: str) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(
-            f"{path} cannot be read. Remove it (finished arms are kept), or choose another folder."
+            f"{path} cannot be read, so what is in its folder is not known. Choose another folder."
         ) from None
     differing = []
     for part in IDENTITY:
@@ -191,7 +191,8 @@ def summarised(bench: Bench, arms: Sequence[Arm], outcomes: Sequence[Outcome]) -
     costs = {arm.name: cost for (arm, _), cost in zip(good, seconds, strict=True)}
     rows = []
     for size in dict.fromkeys(arm.size for arm in arms):
-        rows += _ranked(bench, [pair for pair in good if pair[0].size == size], costs)
+        pairs = [pair for pair in good if pair[0].size == size]
+        rows += _ranked(bench, pairs, costs) if pairs else []
     failed = [f"{arm.name}: {outcome.error}" for arm, outcome in zip(arms, outcomes, strict=True) if outcome.error]
     return {
         "date": time.strftime("%Y-%m-%d"),

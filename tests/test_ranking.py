@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 import hf_ft
 from hf_ft import UserError
 from hf_ft.cli import main
+from hf_ft.figures import _apart
 from hf_ft.ranking import short_names
 from hf_ft.ranking_report import verdict
-from hf_ft.figures import _apart
 from hf_ft.tasks import task_names
 
 NOUNS = {
