@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("arms", "frozen", "side_by_side"))
-COMPARISONS = [path for path in SCRIPTS if path.stem not in ("compare", "depth", "methods")]
+COMPARISONS = [path for path in SCRIPTS if path.stem not in ("compare", "depth", "methods", "rank")]
 MIB = 2**20
 
 
@@ -62,6 +62,7 @@ def test_scripts_are_found() -> None:
         "full",
         "memory",
         "methods",
+        "rank",
         "warm",
     ]
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,126 @@
+"""How well the scores of `hf-ft rank` foretell fine-tuning: Kendall's tau with the test scores of trained candidates.
+
+python benchmarks/rank.py MODEL... --task T --dataset D --output_dir OUT [--cut 2,4] [--seeds 3] [settings of training]
+
+The first model joins once more with random weights, which a score should put last, and with `--cut` also cut to so many
+blocks. Every candidate is trained with `--method` (default: full) and each seed, and scored on test; the ranking reads
+train alone. What is finished is not repeated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_ft.cli import run
+from hf_ft.config import Command, command_line
+from hf_ft.grid import Layer, seeds_of, whole_numbers
+from hf_ft.lookup import UserError
+
+OWN = ("cut", "seeds")
+OPTIONS = {
+    "cut": ("N,M,...", "the first model cut to so many blocks, too"),
+    "seeds": ("N", "how many seeds each candidate is trained with, or which (default: 3)"),
+}
+USAGE = "MODEL... --task T --dataset D --output_dir OUT [options]"
+
+
+def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[str]:
+    """Folders with a model of random weights, and with the first blocks of a model as it is."""
+    import transformers
+
+    from hf_ft.model import quiet_loading, resolve
+    from hf_ft.tasks import get_task
+
+    source, kind = resolve(model), get_task(task)
+    auto = getattr(transformers, kind.auto_class)
+    parts = transformers.AutoTokenizer if kind.modality == "text" else transformers.AutoImageProcessor
+    names = ["random", *(f"{count}_blocks" for count in blocks)]
+    for name, count in zip(names, (None, *blocks), strict=True):
+        if (folder / name / "config.json").exists():
+            continue
+        transformers.set_seed(0)
+        with quiet_loading():
+            if count is None:
+                made = auto.from_config(transformers.AutoConfig.from_pretrained(source))
+            else:
+                made = auto.from_pretrained(source, num_hidden_layers=count)
+            parts.from_pretrained(source).save_pretrained(folder / name)
+            made.save_pretrained(folder / name)
+    return [str(folder / name) for name in names]
+
+
+def truth(model: str, layers: Sequence[Layer], method: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
+    """Test scores of a candidate that is trained with every seed."""
+    from hf_ft.arms import Arm, Bench
+
+    bench = Bench([*layers, ("the benchmark", {"model": model})], folder)
+    outcomes = [bench.run(Arm(method, seed)) for seed in seeds]
+    if wrong := [outcome.error for outcome in outcomes if outcome.error]:
+        raise RuntimeError(f"{model}: {wrong[0]}")
+    values = [outcome.score(bench.split, bench.metric) for outcome in outcomes]
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    print(
+        f"{folder.name:20} {bench.metric} {', '.join(f'{value:.4f}' for value in values)}  {seconds:.0f} s", flush=True
+    )
+    return {"values": values, "seconds": seconds, "sign": 1 if bench.higher_is_better else -1}
+
+
+def told(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | None]) -> str:
+    """The table of candidates, the best trained first, and how far each score agrees with it."""
+    from hf_ft.ranking_report import NAMES
+    from hf_ft.report import markdown_table
+
+    header = ["candidate", *NAMES.values(), "mean place", "trained, test", "seeds from, to"]
+    lines = [
+        [
+            row["name"],
+            *(f"{row['scores'][name]:.3f}" for name in NAMES),
+            f"{row['mean_place']:.1f}",
+            f"{row['mean']:.4f}",
+            f"{min(row['values']):.3f}, {max(row['values']):.3f}",
+        ]
+        for row in rows
+    ]
+    names = {**NAMES, "mean_place": "mean place"}
+    taus = [[names[name], "undefined" if tau is None else f"{tau:.2f}"] for name, tau in agreement.items()]
+    return f"{markdown_table(header, lines)}\n\n{markdown_table(['score', 'Kendall tau with training'], taus)}"
+
+
+def main() -> None:
+    """Rank, train everything, compare."""
+    models = list(itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:]))
+    command = Command(OPTIONS, without=("model", "plan"), usage=USAGE)
+    prog = f"python benchmarks/{Path(__file__).name}"
+    layers = command_line(sys.argv[1 + len(models) :], (__doc__ or "").splitlines()[0], prog, command)
+    given: dict[str, Any] = {name: value for _, layer in layers for name, value in layer.items()}
+    if not models or not given.get("output_dir") or not given.get("task"):
+        raise UserError(f"Give at least one model, --task, --dataset and --output_dir: {prog} {USAGE}")
+    folder = Path(given["output_dir"])
+    from hf_ft.ranking import rank, short_names
+    from hf_ft.transferability import tau
+
+    blocks = whole_numbers(given["cut"], "cut", 1) if "cut" in given else []
+    models += derived(models[0], given["task"], blocks, folder / "models")
+    settings = {name: value for name, value in given.items() if name not in (*OWN, "method", "output_dir")}
+    record = rank(models, **settings, output_dir=str(folder / "rank"))
+    scored = {row["name"]: row for row in record["candidates"] if "scores" in row}
+    rest = [("the benchmark", {**settings, "output_dir": str(folder)})]
+    rows = []
+    for model, name in short_names(models).items():
+        trained = truth(model, rest, given.get("method", "full"), seeds_of(given.get("seeds", 3)), folder / name)
+        rows.append({**scored[name], **trained, "mean": sum(trained["values"]) / len(trained["values"])})
+    rows.sort(key=lambda row: -row["sign"] * row["mean"])
+    right = [row["sign"] * row["mean"] for row in rows]
+    agreement = {name: tau([row["scores"][name] for row in rows], right) for name in rows[0]["scores"]}
+    agreement["mean_place"] = tau([-row["mean_place"] for row in rows], right)
+    print("\n" + told(rows, agreement))
+    (folder / "benchmark.json").write_text(json.dumps({"rows": rows, "tau": agreement}, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
