@@ -479,3 +479,19 @@ def slowing(folder: Path) -> Path:
         "sys.meta_path.insert(0, Slow())\n"
     )
     return site
+
+
+def test_two_processes_share_features(still_model: str, many_texts: str, tmp_path: Path) -> None:
+    """Two processes train as one job: the first computes, the other reads, and the weights are those of running live."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_ft"]
+    command += ["train", "--task", "text_classification", "--model", still_model, "--dataset", many_texts, "--use_cpu"]
+    command += ["--method", "last_n:1", "--num_train_epochs", "2", "--seed", "1", "--load_back_proof", "false"]
+    command += ["--cache_dir", str(tmp_path / "cache"), "--per_device_train_batch_size", "16"]
+    for name in ("auto", "off"):
+        done = subprocess.run([*command, "--cache", name, "--output_dir", str(tmp_path / name)], capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert sum(1 for _ in (tmp_path / "cache").rglob("shard.json")) == 2  # train and validation, each once
+    cached, live = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("auto", "off"))
+    assert (saved(cached), saved(live)) == ([EXAMPLES + 40], [None])
+    assert cached["stages"][0]["steps"] == live["stages"][0]["steps"] == 2 * -(-EXAMPLES // (2 * 16))
+    assert alike(weights(tmp_path / "auto"), weights(tmp_path / "off"))
