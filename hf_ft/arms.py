@@ -28,7 +28,7 @@ from torch.utils.data import Subset
 from transformers import Trainer
 
 from hf_ft import adapters
-from hf_ft.cache import Cached, Job, Live, as_it_is, open_cache
+from hf_ft.cache import Cached, Job, Live, WholeBatches, open_cache
 from hf_ft.config import Settings, build
 from hf_ft.data import Splits, load_splits
 from hf_ft.depth_groups import Anatomy
@@ -347,7 +347,7 @@ def _from_features(run: Run, cached: Cached, encoded: Dataset) -> Any:
         trainer = Trainer(
             model=cached.upper,
             args=args,
-            data_collator=as_it_is,
+            data_collator=WholeBatches(run.task.collator(run.processor)),
             compute_loss_func=lambda outputs, labels, **_: outputs.logits.new_zeros(()),  # `Trainer` wants one
             preprocess_logits_for_metrics=run.task.reduce,
         )

@@ -85,9 +85,14 @@ class CachedRows(torch.utils.data.Dataset[Any]):
         return dict(batch) | {"features": self.features.take(indices)}
 
 
-def as_it_is(batch: Any) -> Any:
-    """The collator for `CachedRows`, which make whole batches."""
-    return batch
+@dataclass(frozen=True)
+class WholeBatches:
+    """The collator for `CachedRows`, which make whole batches: it leaves these as they are, and collates rows."""
+
+    collator: Callable[[list[dict[str, Any]]], Any]
+
+    def __call__(self, batch: Any) -> Any:
+        return self.collator(batch) if isinstance(batch, list) else batch
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,11 @@ class Job:
     args: TrainingArguments
     passes: float
     evaluations: float
+
+    @property
+    def reads(self) -> list[float]:
+        """How often each part is read."""
+        return [self.passes, self.evaluations][: len(self.parts)]
 
     @property
     def root(self) -> Path:
@@ -159,8 +169,11 @@ def _opened(job: Job) -> Cached:
     store = FeatureStore(job.root, _key(job, cut, layouts))
     with job.args.main_process_first(desc="computing features"):
         missing = [store.missing(part.names) for part in parts]
-        forecast = _forecast(job, cut, store.folder, layouts, parts, missing, sample)
-        _decide(job, forecast)
+        started = time.perf_counter()
+        cut.capture(job.collate(sample))
+        each = (time.perf_counter() - started) / len(sample)
+        forecast = make_forecast(job, cut.name, store.folder, layouts, parts, missing, job.reads, each)
+        decide(job, forecast)
         tell(forecast.line(), job.args)
         seconds = []
         for part in parts:
@@ -196,7 +209,7 @@ def _refuse(job: Job, depth: int) -> None:
     if job.stage.peft:
         raise Live("its adapters change what the layers below the head give")
     augment = job.config.augment
-    if _is_image(job.parts[0]) and augment not in (None, "none"):
+    if is_image(job.parts[0]) and augment not in (None, "none"):
         raise Live(
             f"augmentation '{augment}' makes other images in each epoch, so what is frozen runs {job.passes:.3g} times "
             "(--augment none lets it run once)"
@@ -211,7 +224,8 @@ def _refuse(job: Job, depth: int) -> None:
         raise Live("FSDP and DeepSpeed divide the model in ways of their own")
 
 
-def _is_image(rows: Dataset) -> bool:
+def is_image(rows: Dataset) -> bool:
+    """Whether an encoded split holds images, which are decoded when they are read."""
     return "image" in rows.column_names
 
 
@@ -257,7 +271,7 @@ def _records(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def fingerprints(rows: Dataset) -> NDArray[np.uint8]:
     """16 bytes for each encoded row `(rows, 16)`: a hash of all that the model is given, or of the encoded image."""
     found = np.empty((len(rows), 16), dtype=np.uint8)
-    for place, content in enumerate(_images(rows) if _is_image(rows) else _inputs(rows)):
+    for place, content in enumerate(_images(rows) if is_image(rows) else _inputs(rows)):
         found[place] = np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), dtype=np.uint8)
     return found
 
@@ -297,13 +311,13 @@ def row_lengths(rows: Dataset | CachedRows) -> NDArray[np.int64] | None:
 
 
 @dataclass(frozen=True)
-class _Forecast:
+class Forecast:
     """What a cache costs and saves: examples in all and those to compute, bytes needed and free, seconds saved.
 
     `passes` is how often an example is read. Seconds are extrapolated from a few examples.
     """
 
-    cut: str
+    what: str
     folder: Path
     examples: int
     computed: int
@@ -312,43 +326,45 @@ class _Forecast:
     passes: float
     seconds: float
 
-    def line(self) -> str:
-        """Bytes, disk and saving in one line."""
+    def line(self, done: str = "run through what is frozen") -> str:
+        """Bytes, disk and saving in one line; `done` is what examples do once."""
         if not self.computed:
-            return f"cache    {self.cut}: all {self.examples:,} examples are there; what is frozen does not run"
+            return f"cache    {self.what}: all {self.examples:,} examples are there; none {done}"
         return (
-            f"cache    {self.cut}: {self.computed:,} of {self.examples:,} examples run through what is frozen, once "
+            f"cache    {self.what}: {self.computed:,} of {self.examples:,} examples {done}, once "
             f"instead of {self.passes:.3g} times\n         needs {spoken_size(self.bytes)} of "
             f"{spoken_size(self.free)} free; saves about {_spoken_time(self.seconds)}"
         )
 
 
-def _forecast(
+def make_forecast(
     job: Job,
-    cut: Cut,
+    what: str,
     folder: Path,
     layouts: Sequence[Layout],
     parts: Sequence[Part],
     missing: Sequence[NDArray[np.int64]],
-    sample: list[dict[str, Any]],
-) -> _Forecast:
-    started = time.perf_counter()
-    cut.capture(job.collate(sample))
-    each = (time.perf_counter() - started) / len(sample)
+    reads: Sequence[float],
+    each: float,
+) -> Forecast:
+    """What keeping the `missing` rows of some parts costs, and saves at so many seconds for `each` example.
+
+    `reads` says how often each part is read.
+    """
     needed = sum(
         size_of(layouts, len(rows), 0 if part.lengths is None else int(part.lengths[rows].sum()))
         for rows, part in zip(missing, parts, strict=True)
         if len(rows)
     )
     examples, computed = sum(len(part.rows) for part in parts), sum(map(len, missing))
-    reads = len(parts[0].rows) * job.passes + sum(len(part.rows) for part in parts[1:]) * job.evaluations
+    whole = sum(len(part.rows) * often for part, often in zip(parts, reads, strict=True))
     there = next(parent for parent in folder.parents if parent.exists())
-    free, saved = shutil.disk_usage(there).free, each * (reads - computed)
-    return _Forecast(cut.name, folder, examples, computed, needed, free, reads / examples, saved)
+    free, saved = shutil.disk_usage(there).free, each * (whole - computed)
+    return Forecast(what, folder, examples, computed, needed, free, whole / examples, saved)
 
 
-def _decide(job: Job, forecast: _Forecast) -> None:
-    """Make room for the features; raise `Live` where they save nothing or do not fit."""
+def decide(job: Job, forecast: Forecast) -> None:
+    """Make room for what is to be kept; raise `Live` where it saves nothing or does not fit."""
     needed, limit = forecast.bytes, job.config.cache_max_gb
     if forecast.seconds <= 0 and job.config.cache != "on":
         raise Live("it reads each example once, so nothing would be saved")
@@ -378,22 +394,23 @@ def _key(job: Job, cut: Cut, layouts: Sequence[Layout]) -> dict[str, Any]:
     names = {name for group in cut.below for name in (*group.parameters, *group.buffers)}
     settings = {name: value for name, value in config.to_dict().items() if name not in OF_LABELS}
     # What a tokenizer makes of a text is part of the example's fingerprint; of an image it is not.
-    prepared = job.processor.to_dict() if _is_image(job.parts[0]) else {}
+    prepared = job.processor.to_dict() if is_image(job.parts[0]) else {}
     return {
         "model": getattr(config, "architecture", config.model_type),
         "cut": cut.name,
         "kept": cut.described(),
-        "weights": _hash(snapshot(cut.model, names)),
-        "config": _hash(settings),
+        "weights": digest_of(snapshot(cut.model, names)),
+        "config": digest_of(settings),
         "attention": str(config._attn_implementation),
-        "processor": _hash(prepared),
+        "processor": digest_of(prepared),
         "precision": _precision(job.args),
         "layouts": [asdict(layout) for layout in layouts],  # tokens of texts that are all as long have another one
         "versions": {name: version(name) for name in PACKAGES},
     }
 
 
-def _hash(values: Mapping[str, Any]) -> str:
+def digest_of(values: Mapping[str, Any]) -> str:
+    """The SHA-256 of settings."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -34,7 +34,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
 
 from hf_ft import adapters, publishing, report
-from hf_ft.cache import Cached, CachedRows, Job, Live, as_it_is, open_cache, row_lengths, tell
+from hf_ft.cache import Cached, CachedRows, Job, Live, WholeBatches, open_cache, row_lengths, tell
 from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
@@ -45,6 +45,7 @@ from hf_ft.lookup import UserError
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
 from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
+from hf_ft.prepared import prepare
 from hf_ft.record import describe
 from hf_ft.target import Learning
 from hf_ft.tasks import Task, get_task
@@ -215,10 +216,11 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     started = time.perf_counter()
     _reset_peak_memory()
     with without_bars(), settled_heap():
-        opened = _open_cache(run, stage, args, train_set, validation_set)
+        job = _job(run, stage, args, train_set, validation_set)
+        opened = _open_cache(job)
         cached = opened if isinstance(opened, Cached) else None
         trained = cached.upper if cached else model
-        sets = (cached.train, cached.validation) if cached else (train_set, validation_set)
+        sets = (cached.train, cached.validation) if cached else (*prepare(job), validation_set)[:2]
         frozen = FrozenMode(trained, quiet)
         trainer = _trainer(run, trained, stage, args, *sets)
         fit = _exact(run, cached) if _wants_exact(run, stage) else None
@@ -246,19 +248,22 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
 
 
-def _open_cache(
-    run: Run, stage: PlannedStage, args: TrainingArguments, train_set: Any, validation_set: Any
-) -> Cached | str:
-    """The stage cut at its first group that trains, with the features of its examples; or why it runs live."""
+def _job(run: Run, stage: PlannedStage, args: TrainingArguments, train_set: Any, validation_set: Any) -> Job:
+    """What a stage reads, and how often; without validation where it does not look at it."""
     examples, collator = len(train_set), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / _steps_per_epoch(args, examples)
     reads = passes * (1 + run.others), _evaluations(args, stage, examples) * (1 + run.others)
     parts = (train_set, validation_set) if reads[1] or _wants_exact(run, stage) else (train_set,)
+    return Job(run.model, run.groups, stage, parts, run.processor, collator, run.config, args, *reads)
+
+
+def _open_cache(job: Job) -> Cached | str:
+    """The stage cut at its first group that trains, with the features of its examples; or why it runs live."""
     try:
-        return open_cache(Job(run.model, run.groups, stage, parts, run.processor, collator, run.config, args, *reads))
+        return open_cache(job)
     except Live as reason:
         if str(reason):
-            tell(f"cache    not used in stage '{stage.name}': {reason}", args)
+            tell(f"cache    not used in stage '{job.stage.name}': {reason}", job.args)
         return str(reason)
 
 
@@ -471,7 +476,7 @@ def _trainer(
         args=args,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=as_it_is if isinstance(train_set, CachedRows) else run.task.collator(run.processor),
+        data_collator=WholeBatches(run.task.collator(run.processor)),
         processing_class=run.processor,
         compute_metrics=run.learning.metrics,
         compute_loss_func=run.learning.loss,

@@ -482,7 +482,7 @@ def slowing(folder: Path) -> Path:
 
 
 def test_two_processes_share_features(still_model: str, many_texts: str, tmp_path: Path) -> None:
-    """Two processes train as one job: the first computes, the other reads, and the weights are those of running live."""
+    """Two processes train as one job: one computes, the other reads, and the weights are those of running live."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_ft"]
     command += ["train", "--task", "text_classification", "--model", still_model, "--dataset", many_texts, "--use_cpu"]
     command += ["--method", "last_n:1", "--num_train_epochs", "2", "--seed", "1", "--load_back_proof", "false"]

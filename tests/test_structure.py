@@ -50,6 +50,7 @@ LAYERS = {
         "cutting",
         "boundaries",
         "cache",
+        "prepared",
         "probe",
         "exact",
         "heap",
