@@ -23,6 +23,8 @@ from hf_ft.tracing import padding_matters
 
 BUILTIN = Path(__file__).parent / "builtin"
 """Folder of the source models that ship with the package."""
+BEST_BUILTIN = "resnet-cifar100"
+"""The one of them that `builtin` stands for."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def load_weights(
 
 
 def resolve(model: str) -> str:
-    """The folder or Hub id that a model name stands for; `builtin` and `builtin:NAME` are folders of this package.
+    """The folder or Hub id that a model name stands for; `builtin:NAME` is a folder of this package, `builtin` the best.
 
     Raises:
         UserError: no built-in model of that name.
@@ -131,7 +133,7 @@ def resolve(model: str) -> str:
     there = sorted(path.name for path in BUILTIN.iterdir() if path.is_dir()) if BUILTIN.is_dir() else []
     if not there:
         raise UserError("This installation has no built-in model.")
-    return str(BUILTIN / choose(name or there[0], there, "built-in model"))
+    return str(BUILTIN / choose(name or BEST_BUILTIN, there, "built-in model"))
 
 
 def find_settings(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
