@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_ft.depth_groups import Anatomy, DepthGroup, anatomy
     from hf_ft.depth_search import depth
     from hf_ft.evaluation import score
+    from hf_ft.feature_cache import FeatureCache
     from hf_ft.freezing import freeze
     from hf_ft.hub import save
     from hf_ft.lookup import UserError
@@ -29,6 +30,7 @@ __all__ = [
     "Anatomy",
     "Config",
     "DepthGroup",
+    "FeatureCache",
     "Splits",
     "UserError",
     "anatomy",
@@ -51,6 +53,7 @@ _HOME = {
     "Anatomy": "depth_groups",
     "Config": "config",
     "DepthGroup": "depth_groups",
+    "FeatureCache": "feature_cache",
     "Splits": "data",
     "UserError": "lookup",
     "anatomy": "depth_groups",

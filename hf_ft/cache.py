@@ -175,19 +175,20 @@ def _opened(job: Job) -> Cached:
         forecast = make_forecast(job, cut.name, store.folder, layouts, parts, missing, job.reads, each)
         decide(job, forecast)
         tell(forecast.line(), job.args)
-        seconds = []
+        seconds, computed = [], 0
         for part in parts:
             started = time.perf_counter()
             left = store.missing(part.names)  # an example may stand in both splits
             if len(left):
                 _compute(job, cut, store, layouts, part, left)
+            computed += len(left)
             seconds.append(round(time.perf_counter() - started, 3))
     for note in store.notes:
         tell(f"cache    {note}", job.args)
     facts = {
         "cut": cut.name,
         "examples": forecast.examples,
-        "computed": forecast.computed,
+        "computed": computed,
         "bytes": forecast.bytes,
         "seconds": sum(seconds),
         "validation_seconds": sum(seconds[1:]),

@@ -122,7 +122,7 @@ def load_weights(
 
 
 def resolve(model: str) -> str:
-    """The folder or Hub id that a model name stands for; `builtin:NAME` is a folder of this package, `builtin` the best.
+    """The folder or Hub id that a model name stands for; `builtin` and `builtin:NAME` are folders of this package.
 
     Raises:
         UserError: no built-in model of that name.

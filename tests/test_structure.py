@@ -51,6 +51,7 @@ LAYERS = {
         "boundaries",
         "cache",
         "prepared",
+        "feature_cache",
         "probe",
         "exact",
         "heap",
