@@ -49,6 +49,41 @@ RUNS = [
 ]
 
 
+# --- Whole comparisons ----------------------------------------------------------------------------------------------
+
+
+def test_comparison_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What shares nothing counts alike on both sides, and the limit is its part of the whole."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    compare = importlib.import_module("compare")
+    cut = {"before the head": [5, 10]}
+
+    def side(**methods: tuple[float, dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "runs": [{"method": name, "seconds": each, "features": made} for name, (each, made) in methods.items()],
+            "rows": [{"method": name, "mean": 0.5} for name in methods],
+        }
+
+    cached = side(head=(2.0, cut), full=(30.0, {}))
+    assert compare.sharing(cached) == ["head"]
+    lines = compare.table(side(head=(10.0, {})), cached).splitlines()
+    assert "| head | 10.0 | 2.0 | 0.20 | 0.500 | 0.500 |" in lines
+    assert "| full | 30.0 | 30.0 | the same |  | 0.500 |" in lines
+    assert "| **with a frozen prefix** | 10.0 | 2.0 | 0.20 |  |  |" in lines
+    assert "| **all methods** | 40.0 | 32.0 | 0.80 |  |  |" in lines
+    assert lines[-1] == "Limit by arithmetic for all methods: 0.75"
+
+
+def test_table_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row for each candidate with the spread of its seeds, and a tau for each score."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    rank = importlib.import_module("rank")
+    row = {"name": "a", "scores": {"logme": 1.0, "knn": 0.5, "probe": 0.25}, "mean_place": 1.0}
+    told = rank.told([{**row, "values": [0.5, 0.75], "mean": 0.625}], {"logme": 0.5, "mean_place": None}).splitlines()
+    assert "| a | 1.000 | 0.500 | 0.250 | 1.0 | 0.6250 | 0.500, 0.750 |" in told
+    assert told[-2:] == ["| LogME | 0.50 |", "| mean place | undefined |"]
+
+
 # --- Scripts --------------------------------------------------------------------------------------------------------
 
 
