@@ -272,12 +272,13 @@ def _records(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def fingerprints(rows: Dataset) -> NDArray[np.uint8]:
     """16 bytes for each encoded row `(rows, 16)`: a hash of all that the model is given, or of the encoded image."""
     found = np.empty((len(rows), 16), dtype=np.uint8)
-    for place, content in enumerate(_images(rows) if is_image(rows) else _inputs(rows)):
+    for place, content in enumerate(encoded_images(rows) if is_image(rows) else _inputs(rows)):
         found[place] = np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), dtype=np.uint8)
     return found
 
 
-def _images(rows: Dataset) -> Iterator[bytes]:
+def encoded_images(rows: Dataset) -> Iterator[bytes]:
+    """The files of a split of images, undecoded."""
     encoded = rows.with_format(None).select_columns(["image"]).cast_column("image", Image(decode=False))
     for row in encoded:
         image = row["image"]

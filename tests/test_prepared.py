@@ -1,4 +1,4 @@
-"""Images of a fixed crop are decoded and resized once: the same bits as live, for every processor that allows it."""
+"""Images are decoded once: the same bits as live where the crop is fixed, for every processor that allows it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ UNDIVIDED = {"EfficientNet", "MobileViT", "PPLCNet", "Siglip2", "TextNet", "Timm
 """They normalise or flip in both halves, make patches or pictures of several sizes, or know no such steps."""
 
 
+LARGE = 300
+"""Pixels of the shorter side of the photos of a test; what is kept of them is smaller."""
+
+
 class Decodes:
-    """Counts the images that are opened for training or evaluation, wherever that is."""
+    """Counts the images that are opened from files for training or evaluation, wherever that is."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, plain = 0, images.upright_rgb
 
         def counted(image: Image.Image) -> Image.Image:
-            self.count += 1
+            # One that was made from bytes has no format, nor has one that `datasets` has turned.
+            self.count += image.format is not None or min(image.size) >= LARGE
             return plain(image)
 
         for module in (images, prepared):
@@ -72,26 +77,68 @@ def test_training_on_kept_images_is_that_on_files(
     assert counts["live"] == 4 * (sizes["train"] + sizes["validation"]) + scored
     told = capsys.readouterr().out
     assert f"images: {sizes['train'] + sizes['validation']} of" in told
-    assert "none are decoded and resized" in told
+    assert "examples are there; none are decoded" in told
 
 
-def test_random_crops_are_made_anew(image_model: str, image_data: str, tmp_path: Path, decodes: Decodes) -> None:
-    """With augmentation train is read in every epoch, and validation, whose crop is fixed, once."""
-    record = train(image_model, image_data, tmp_path / "out", augment="basic")
+def test_random_crops_are_cut_from_copies(image_model: str, image_data: str, tmp_path: Path, decodes: Decodes) -> None:
+    """Images no larger than crops need are kept as they are: the same weights to the bit, each opened once."""
+    record = train(image_model, image_data, tmp_path / "kept", augment="basic")
     sizes = record["data"]["sizes"]
-    scored = sizes["validation"] + sizes["test"]
-    assert decodes.count == prepared.SAMPLE + 4 * sizes["train"] + sizes["validation"] + scored
+    assert decodes.count == prepared.SAMPLE + sum(sizes.values()) + sizes["validation"]
+    train(image_model, image_data, tmp_path / "live", augment="basic", cache="off")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("kept", "live"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_slow_augmentation_is_told(
+def test_copies_of_large_images_are_as_small_as_crops_allow() -> None:
+    """The shorter side is the one asked for, small images keep their bits, and what a model reads hardly changes."""
+    large, small = smooth(800, 1000), smooth(60, 90)
+    pixels, sizes = prepared._copies([large, small], 160)
+    assert sizes.tolist() == [[160, 200], [60, 90]]
+    copy, kept = pixels.split([160 * 200, 60 * 90])
+    assert np.array_equal(kept.view(60, 90, 3), np.asarray(small))
+    direct = np.asarray(large.resize((64, 64), Image.Resampling.BILINEAR), dtype=float)
+    through = Image.fromarray(copy.view(160, 200, 3).numpy()).resize((64, 64), Image.Resampling.BILINEAR)
+    assert np.abs(direct - np.asarray(through, dtype=float)).mean() < 2  # of 255
+
+
+def smooth(height: int, width: int) -> Image.Image:
+    """A picture with large shapes and some noise."""
+    y, x = np.mgrid[:height, :width] / min(height, width)
+    waves = np.stack([np.sin(9 * x + k) * np.cos(7 * y - k) for k in range(3)], axis=-1)
+    noise = np.random.default_rng(0).normal(0, 10, (height, width, 3))
+    return Image.fromarray(np.clip(128 + 100 * waves + noise, 0, 255).astype(np.uint8))
+
+
+def test_large_photos_are_shrunk_once(
+    image_model: str, tmp_path: Path, decodes: Decodes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole run on photos larger than the model needs, some of them rotated by their EXIF tag."""
+    for name, k in (("a", 0), ("b", 1)):
+        for i in range(6):
+            for split in ("train", "test"):
+                folder = tmp_path / "photos" / split / name
+                folder.mkdir(parents=True, exist_ok=True)
+                exif = Image.Exif()
+                exif[0x0112] = (1, 6)[i % 2]  # 6: to be turned by a quarter
+                smooth(LARGE + 10 * i, 400 + 50 * k).save(folder / f"{i}.jpg", exif=exif)
+    record = train(image_model, str(tmp_path / "photos"), tmp_path / "out", augment="trivial", validation_fraction=0.3)
+    sizes = record["data"]["sizes"]
+    assert decodes.count == prepared.SAMPLE + sum(sizes.values()) + sizes["validation"]
+    shapes = [np.load(file) for file in (tmp_path / "cache").rglob("1.npy")]
+    assert len(shapes) == 1
+    assert shapes[0].min(1).tolist() == [80] * sizes["train"]  # 2.5 times the 32 pixels that the model reads
+    assert {shape[0] == 80 for shape in shapes[0].tolist()} == {True, False}  # some stand upright, some lie
+    assert "are decoded" in capsys.readouterr().out
+
+
+def test_slow_decoding_is_told(
     image_model: str, image_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Where decoding takes long and cannot be done once, people hear of it, and what would help."""
+    """Where decoding takes long and is not done once, people hear of it."""
     monkeypatch.setattr(prepared, "SLOW", 0.0)
     train(image_model, image_data, tmp_path / "out", augment="basic", num_train_epochs=1)
-    told = capsys.readouterr().out
-    assert "augmentation cuts" in told
-    assert "--augment none" in told
+    assert "in every epoch: smaller files are quicker" in capsys.readouterr().out
 
 
 def test_little_is_not_kept(image_model: str, image_data: str, tmp_path: Path) -> None:
