@@ -79,9 +79,9 @@ def _both(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.png", folder / f"{name}.svg"
 
 
-def _spread(row: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """How far the seeds reach below and above the mean, as `errorbar` wants it."""
-    return [row["mean"] - min(row["values"])], [max(row["values"]) - row["mean"]]
+def _spread(mean: float, values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """How far the seeds reach below and above the mean, as `errorbar` wants it; equal seeds may miss their own mean."""
+    return [max(0.0, mean - min(values))], [max(0.0, max(values) - mean)]
 
 
 def _titled(axis: Any, record: Record, rows: Rows, below: str) -> None:
@@ -109,7 +109,13 @@ def _draw_pareto(record: Record, rows: Rows, style: Mapping[str, Any], folder: P
     for row in rows:
         colour, marker = style[row["method"]]
         axis.errorbar(
-            row["seconds"], row["mean"], yerr=_spread(row), color=colour, marker=marker, markersize=8, capsize=3
+            row["seconds"],
+            row["mean"],
+            yerr=_spread(row["mean"], row["values"]),
+            color=colour,
+            marker=marker,
+            markersize=8,
+            capsize=3,
         )
     front = _front(rows, record["higher_is_better"])
     axis.plot(*zip(*front, strict=True), color=INK, linewidth=1, linestyle="--", zorder=0)
@@ -176,7 +182,7 @@ def _draw_examples(record: Record, rows: Rows, style: Mapping[str, Any], folder:
     for i, (method, (colour, marker)) in enumerate(style.items()):
         mine = [row for row in rows if row["method"] == method]
         x, y = [row["size"] * apart ** (i - len(style) / 2) for row in mine], [row["mean"] for row in mine]
-        errors = [[_spread(row)[side][0] for row in mine] for side in (0, 1)]
+        errors = [[_spread(row["mean"], row["values"])[side][0] for row in mine] for side in (0, 1)]
         axis.errorbar(x, y, yerr=errors, color=colour, marker=marker, markersize=7, linewidth=2, capsize=3)
         ends.append((x[-1], y[-1], method, colour))
     _titled(axis, record, [{**rows[0], "size": None}], "training examples of each class")
@@ -199,13 +205,10 @@ def _by_depth(rows: Rows) -> list[Mapping[str, Any]]:
 def _draw_frozen(record: Record, rows: Rows, folder: Path) -> list[Path]:
     """Score against the number of frozen blocks, and seconds below it."""
     figure, (top, below) = new_figure(1, 6.0, 5.4, rows=2)
-    for axis, colour, marker, key in ((top, BLUE, "o", "mean"), (below, ORANGE, "s", "seconds")):
+    drawn = ((top, BLUE, "o", "mean", "values"), (below, ORANGE, "s", "seconds", "seconds_of"))
+    for axis, colour, marker, key, of in drawn:
         for row in rows:
-            error = (
-                _spread(row)
-                if key == "mean"
-                else ([row[key] - min(row["seconds_of"])], [max(row["seconds_of"]) - row[key]])
-            )
+            error = _spread(row[key], row[of])
             axis.errorbar(row["frozen"], row[key], yerr=error, color=colour, marker=marker, markersize=7, capsize=3)
         line = {row["frozen"]: row[key] for row in rows}
         axis.plot(list(line), list(line.values()), color=colour, linewidth=1.5, alpha=0.5, zorder=0)
