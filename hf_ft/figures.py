@@ -145,28 +145,46 @@ def _plain_ticks(axis: Any) -> None:
 
 
 def _name_points(figure: Any, axis: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write the name beside each point, moved up or down where names would lie on each other."""
+    """Write the name beside each point where it covers neither another name nor another point."""
     figure.canvas.draw()
-    placed: list[tuple[float, float, float]] = []
-    for x, y, name, colour in sorted(points, key=lambda point: point[1]):
-        left, at = axis.transData.transform((x, y))
-        width, height = 8.0 * len(name) * figure.dpi / 100, 15.0 * figure.dpi / 100
-        target = at
-        for other_left, other_at, other_width in sorted(placed, key=lambda place: place[1]):
-            if left < other_left + other_width and other_left < left + width and abs(target - other_at) < height:
-                target = other_at + height
-        placed.append((left, target, width))
-        shift = (target - at) * 72 / figure.dpi
+    unit = figure.dpi / 72
+    high, aside = 15.0 * unit, 9.0 * unit
+    frame = axis.get_window_extent()
+    centres = [tuple(axis.transData.transform((x, y))) for x, y, _, _ in points]
+    taken = [(left - 5 * unit, at - 5 * unit, left + 5 * unit, at + 5 * unit) for left, at in centres]
+    order = sorted(range(len(points)), key=lambda i: points[i][1])
+    for i in order:
+        (x, y, name, colour), (left, at), wide = points[i], centres[i], 7.2 * unit * len(points[i][2])
+        others = [box for k, box in enumerate(taken) if k != i]
+        places = [(right, step * high / 2) for step in (0, 1, -1, 2, -2, 3, -3, 4, -4) for right in (True, False)]
+        boxes = [
+            (left + aside if right else left - aside - wide, at + up - high / 2, up, right) for right, up in places
+        ]
+        free = [
+            box
+            for box in boxes
+            if not any(_overlap((box[0], box[1], box[0] + wide, box[1] + high), other) for other in others)
+            and frame.x0 <= box[0]
+        ]
+        begin, low, up, right = (free or boxes)[0]
+        taken.append((begin, low, begin + wide, low + high))
         axis.annotate(
             name,
             (x, y),
-            xytext=(9, shift),
+            xytext=((9 if right else -9), up / unit),
             textcoords="offset points",
             va="center",
+            ha="left" if right else "right",
             color=colour,
             fontsize=11,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},  # lines may pass below
+            zorder=1,
         )
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes (left, bottom, right, top) share anything."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 # --- Score against examples -------------------------------------------------------------------------------------------
@@ -204,13 +222,15 @@ def _by_depth(rows: Rows) -> list[Mapping[str, Any]]:
 
 def _draw_frozen(record: Record, rows: Rows, folder: Path) -> list[Path]:
     """Score against the number of frozen blocks, and seconds below it."""
+    sign = 1 if record["higher_is_better"] else -1
     figure, (top, below) = new_figure(1, 6.0, 5.4, rows=2)
     drawn = ((top, BLUE, "o", "mean", "values"), (below, ORANGE, "s", "seconds", "seconds_of"))
     for axis, colour, marker, key, of in drawn:
         for row in rows:
             error = _spread(row[key], row[of])
             axis.errorbar(row["frozen"], row[key], yerr=error, color=colour, marker=marker, markersize=7, capsize=3)
-        line = {row["frozen"]: row[key] for row in rows}
+        line = {row["frozen"]: row[key] for row in sorted(rows, key=lambda row: sign * row["mean"])}  # the best of each
+        line = dict(sorted(line.items()))
         axis.plot(list(line), list(line.values()), color=colour, linewidth=1.5, alpha=0.5, zorder=0)
     _titled(top, record, rows, "")
     below.set_title("seconds of training", fontsize=11, color=INK, loc="left")
