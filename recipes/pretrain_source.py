@@ -4,7 +4,8 @@
 
 Made for images of 32 x 32 pixels: they are decoded once, kept in memory as bytes and augmented by the batch, and
 the pictures grow from 32 to 64 pixels during training, which saves more than a third of the time. `--model` is a model
-whose architecture is taken, with random weights; it has to take pictures of any size.
+whose architecture is taken, with random weights; it has to take pictures of any size. With `--model OUT --method full
+--keep_head` training goes on from there, on whole pictures of 64 pixels.
 """
 
 import sys
@@ -66,10 +67,10 @@ class InMemory(torch.utils.data.Dataset):
 class AugmentedBatches:
     """Collator: random shifts by up to 4 pixels, flips, a hidden square, and pictures that grow as training goes on."""
 
-    def __init__(self, processor: Any, steps: int) -> None:
+    def __init__(self, processor: Any, steps: int, finishing: bool) -> None:
         self.mean = torch.tensor(processor.image_mean).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(processor.image_std).view(1, 3, 1, 1) * 255
-        self.steps, self.done = steps, 0
+        self.steps, self.done, self.finishing = steps, steps if finishing else 0, finishing
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         labels = torch.tensor([row["labels"] for row in rows])
@@ -78,7 +79,8 @@ class AugmentedBatches:
         pixels = torch.stack([row["pixels"] for row in rows]).float().sub_(self.mean).div_(self.std)
         size = [pixel for begin, pixel in GROWTH if self.done / self.steps >= begin][-1]
         self.done += 1
-        grown = interpolate(partly_hidden(shifted_and_flipped(pixels)), (size, size), mode="bilinear")
+        pixels = shifted_and_flipped(pixels)
+        grown = interpolate(pixels if self.finishing else partly_hidden(pixels), (size, size), mode="bilinear")
         # A CPU convolves a third faster with the channels of a pixel side by side, and all layers keep that order.
         return {"pixel_values": grown.contiguous(memory_format=torch.channels_last), "labels": labels}
 
@@ -115,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     task = replace(
         plain,
         encode=lambda split, *rest: InMemory(split) if rest[-1] else plain.encode(split, *rest),
-        collator=lambda processor: AugmentedBatches(processor, steps),
+        collator=lambda processor: AugmentedBatches(processor, steps, finishing=config.method != "scratch"),
     )
     trained = train(model, processor, splits, plan, config, args, loaded, task)
     save(trained, score(trained))
