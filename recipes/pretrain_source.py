@@ -4,8 +4,7 @@
 
 Made for images of 32 x 32 pixels: they are decoded once, kept in memory as bytes and augmented by the batch, and
 the pictures grow from 32 to 64 pixels during training, which saves more than a third of the time. `--model` is a model
-whose architecture is taken, with random weights; it has to take pictures of any size. With `--model OUT --method full
---keep_head` training goes on from there, on whole pictures of 64 pixels.
+whose architecture is taken, with random weights; it has to take pictures of any size.
 """
 
 import sys
@@ -28,7 +27,7 @@ CONFIG = {
     "validation_fraction": 0.02,
 }
 TRAINING = {
-    "num_train_epochs": 60,
+    "num_train_epochs": 30,
     "per_device_train_batch_size": 128,
     "per_device_eval_batch_size": 256,
     "learning_rate": 0.2,
@@ -40,10 +39,8 @@ TRAINING = {
     "seed": 0,
     "output_dir": "runs/source",
 }
-GROWTH = ((0.0, 32), (0.4, 48), (0.8, 64))
+GROWTH = ((0.0, 32), (0.3, 48), (0.65, 64))
 """From which part of the training on pictures have which size; the last is the size of the model's processor."""
-HIDDEN = 8
-"""Side in pixels of the square that is hidden in each picture (DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552)."""
 
 
 class InMemory(torch.utils.data.Dataset):
@@ -65,12 +62,12 @@ class InMemory(torch.utils.data.Dataset):
 
 
 class AugmentedBatches:
-    """Collator: random shifts by up to 4 pixels, flips, a hidden square, and pictures that grow as training goes on."""
+    """Collator: random shifts by up to 4 pixels, flips, and pictures that grow as training goes on."""
 
-    def __init__(self, processor: Any, steps: int, finishing: bool) -> None:
+    def __init__(self, processor: Any, steps: int) -> None:
         self.mean = torch.tensor(processor.image_mean).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(processor.image_std).view(1, 3, 1, 1) * 255
-        self.steps, self.done, self.finishing = steps, steps if finishing else 0, finishing
+        self.steps, self.done = steps, 0
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         labels = torch.tensor([row["labels"] for row in rows])
@@ -79,8 +76,7 @@ class AugmentedBatches:
         pixels = torch.stack([row["pixels"] for row in rows]).float().sub_(self.mean).div_(self.std)
         size = [pixel for begin, pixel in GROWTH if self.done / self.steps >= begin][-1]
         self.done += 1
-        pixels = shifted_and_flipped(pixels)
-        grown = interpolate(pixels if self.finishing else partly_hidden(pixels), (size, size), mode="bilinear")
+        grown = interpolate(shifted_and_flipped(pixels), (size, size), mode="bilinear")
         # A CPU convolves a third faster with the channels of a pixel side by side, and all layers keep that order.
         return {"pixel_values": grown.contiguous(memory_format=torch.channels_last), "labels": labels}
 
@@ -97,15 +93,6 @@ def shifted_and_flipped(pixels: torch.Tensor) -> torch.Tensor:
     ]
 
 
-def partly_hidden(pixels: torch.Tensor) -> torch.Tensor:
-    """Set a square at random of each picture (n, 3, height, width) to zero, the mean; it may lie partly outside."""
-    count, _, height, width = pixels.shape
-    top, left = torch.rand(2, count, 1) * torch.tensor([height, width]).view(2, 1, 1) - HIDDEN / 2
-    rows, columns = torch.arange(height), torch.arange(width)
-    in_rows, in_columns = (rows >= top) & (rows < top + HIDDEN), (columns >= left) & (columns < left + HIDDEN)
-    return pixels.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
-
-
 def main(argv: list[str] | None = None) -> None:
     """As the other recipes, with the task's two steps from data to batches replaced."""
     config, args = parse(CONFIG, TRAINING, argv, __doc__)
@@ -117,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     task = replace(
         plain,
         encode=lambda split, *rest: InMemory(split) if rest[-1] else plain.encode(split, *rest),
-        collator=lambda processor: AugmentedBatches(processor, steps, finishing=config.method != "scratch"),
+        collator=lambda processor: AugmentedBatches(processor, steps),
     )
     trained = train(model, processor, splits, plan, config, args, loaded, task)
     save(trained, score(trained))
