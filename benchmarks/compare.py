@@ -4,7 +4,8 @@
 
 Every other option goes to `hf-ft compare`. The table has the seconds of training of each method, all seeds and sizes
 together, and the limit that arithmetic sets: what would be left if methods with a frozen prefix took no time at all.
-Methods that have none run the same code with the cache and without, so they run once and count on both sides.
+Methods that have none train alike with the cache and without (but that images are decoded once), so they run once and
+count on both sides.
 """
 
 from __future__ import annotations
