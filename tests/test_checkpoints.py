@@ -58,7 +58,9 @@ def test_trap_best_checkpoint_of_renamed_weights(
         lambda trainer, *args, **kwargs: evaluate(trainer, *args, **kwargs) | {"eval_loss": next(losses)},
     )
     settings = {"model": tiny_vit, "dataset": image_data, "output_dir": tmp_path / "out", "method": "full"}
-    run = trained(**settings, metric_for_best_model="loss", max_steps=4, eval_steps=1, eval_strategy="steps")
+    run = trained(
+        **settings, metric_for_best_model="loss", max_steps=4, eval_steps=1, eval_strategy="steps", save_total_limit=4
+    )
     assert run.stages[0].checkpoint == "checkpoints/1-full/checkpoint-2"
     assert same_as_checkpoint(run, 0)
     last = type(run.model).from_pretrained(run.output_dir / "checkpoints/1-full/checkpoint-4").state_dict()
