@@ -151,14 +151,15 @@ def _name_points(figure: Any, axis: Any, points: Sequence[tuple[float, float, st
     high, aside = 15.0 * unit, 9.0 * unit
     frame = axis.get_window_extent()
     centres = [tuple(axis.transData.transform((x, y))) for x, y, _, _ in points]
-    taken = [(left - 5 * unit, at - 5 * unit, left + 5 * unit, at + 5 * unit) for left, at in centres]
+    taken = [(across - 5 * unit, at - 5 * unit, across + 5 * unit, at + 5 * unit) for across, at in centres]
     order = sorted(range(len(points)), key=lambda i: points[i][1])
     for i in order:
-        (x, y, name, colour), (left, at), wide = points[i], centres[i], 7.2 * unit * len(points[i][2])
+        (x, y, name, colour), (across, at), wide = points[i], centres[i], 7.2 * unit * len(points[i][2])
         others = [box for k, box in enumerate(taken) if k != i]
-        places = [(right, step * high / 2) for step in (0, 1, -1, 2, -2, 3, -3, 4, -4) for right in (True, False)]
+        steps = sorted(range(-8, 9), key=abs)
+        places = [(right, step * high / 2) for step in steps for right in (True, False)]
         boxes = [
-            (left + aside if right else left - aside - wide, at + up - high / 2, up, right) for right, up in places
+            (across + aside if right else across - aside - wide, at + up - high / 2, up, right) for right, up in places
         ]
         free = [
             box
@@ -180,6 +181,24 @@ def _name_points(figure: Any, axis: Any, points: Sequence[tuple[float, float, st
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},  # lines may pass below
             zorder=1,
         )
+
+
+def _name_ends(figure: Any, axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write the names of lines to the right of their ends, in the order of these and one below the other."""
+    figure.canvas.draw()
+    unit, edge = figure.dpi / 72, max(x for x, _, _, _ in ends)
+    high, top = 14.0 * unit, axis.get_window_extent().y1
+    ordered = sorted(ends, key=lambda end: end[1])
+    own = [axis.transData.transform(end[:2])[1] for end in ordered]
+    heights = list(own)
+    for _ in range(100):  # names that are too near push each other away, by as much
+        for i in range(1, len(heights)):
+            push = max(0.0, high - (heights[i] - heights[i - 1])) / 2
+            heights[i - 1], heights[i] = heights[i - 1] - push, heights[i] + push
+    over = max(0.0, heights[-1] - top)
+    for (_, y, name, colour), at, height in zip(ordered, own, heights, strict=True):
+        place = (10, (height - over - at) / unit)
+        axis.annotate(name, (edge, y), xytext=place, textcoords="offset points", va="center", color=colour, fontsize=11)
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -207,7 +226,7 @@ def _draw_examples(record: Record, rows: Rows, style: Mapping[str, Any], folder:
     axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axis.minorticks_off()
     axis.set_xlim(sizes[0] / (sizes[-1] / sizes[0]) ** 0.06, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.3)
-    _name_points(figure, axis, ends)
+    _name_ends(figure, axis, ends)
     return write_figure(figure, *_both(folder, "score_and_examples"))
 
 
@@ -318,5 +337,5 @@ def draw_learning(records: Mapping[str, Record], *paths: Path) -> list[Path]:
     axis.set_xlabel("epoch", color=INK)
     axis.grid(axis="y", color=GRID, linewidth=0.8)
     axis.set_xlim(0, max(end[0] for end in ends) * 1.6)
-    _name_points(figure, axis, ends)
+    _name_ends(figure, axis, ends)
     return write_figure(figure, *paths)
