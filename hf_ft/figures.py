@@ -166,6 +166,7 @@ def _name_points(figure: Any, axis: Any, points: Sequence[tuple[float, float, st
             for box in boxes
             if not any(_overlap((box[0], box[1], box[0] + wide, box[1] + high), other) for other in others)
             and frame.x0 <= box[0]
+            and box[0] + wide <= frame.x1
         ]
         begin, low, up, right = (free or boxes)[0]
         taken.append((begin, low, begin + wide, low + high))
@@ -179,7 +180,7 @@ def _name_points(figure: Any, axis: Any, points: Sequence[tuple[float, float, st
             color=colour,
             fontsize=11,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},  # lines may pass below
-            zorder=1,
+            zorder=3,
         )
 
 
@@ -285,32 +286,13 @@ def draw_ranking(
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.margins(x=0.4, y=0.12)
-        for name, at, height in zip(points, zip(x, y, strict=True), _apart(y, 0.14), strict=True):
-            to_left = at[0] > max(x) ** 0.5 * min(x) ** 0.5
-            place = (-8 if to_left else 8, 0)
-            axis.annotate(
-                clip(name),
-                (at[0], height),
-                xytext=place,
-                textcoords="offset points",
-                fontsize=11,
-                color=INK,
-                va="center",
-                ha="right" if to_left else "left",
-            )
         axis.set_title(title, fontsize=11, color=INK, loc="left")
         axis.grid(axis="y", color=GRID, linewidth=0.8)
     axes[-1].set_xlabel("milliseconds per example", color=INK)
+    for axis, score in zip(axes, titles, strict=True):
+        named = [(time, scores[score], clip(name), INK) for name, (time, scores) in points.items()]
+        _name_points(figure, axis, named)
     write_figure(figure, *paths)
-
-
-def _apart(heights: Sequence[float], share: float) -> list[float]:
-    """Heights for labels, near their own and at least a share of the whole range apart."""
-    least = share * ((max(heights) - min(heights)) or 1.0)
-    placed: dict[int, float] = {}
-    for i in sorted(range(len(heights)), key=lambda i: heights[i]):
-        placed[i] = max(heights[i], max(placed.values(), default=heights[i] - least) + least)
-    return [placed[i] for i in range(len(heights))]
 
 
 # --- Learning curves side by side ------------------------------------------------------------------------------------

@@ -15,9 +15,8 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 import hf_ft
-from hf_ft import UserError
+from hf_ft import UserError, figures
 from hf_ft.cli import main
-from hf_ft.figures import _apart
 from hf_ft.ranking import short_names
 from hf_ft.ranking_report import verdict
 from hf_ft.tasks import task_names
@@ -389,8 +388,16 @@ def test_verdict_says_what_the_scores_say() -> None:
 
 
 def test_labels_of_the_picture_stay_apart() -> None:
-    """Points of one height have labels one above the other, in their order; others keep their place."""
-    placed = _apart([0.5, 0.5, 0.0, 1.0], 0.1)
-    assert placed[0] == 0.5
-    assert placed[1] == pytest.approx(0.6)
-    assert placed[2:] == [0.0, 1.0]
+    """Names of points that nearly coincide cover neither each other nor a point, and none is left out."""
+    drawn, axis = figures.new_figure(1, 6.0, 4.0)
+    points = [(1.0 + 0.01 * i, 0.5 + 0.001 * i, f"model_{i}", figures.INK) for i in range(4)]
+    axis.scatter([x for x, *_ in points], [y for _, y, *_ in points])
+    axis.margins(x=0.4, y=0.4)
+    figures._name_points(drawn, axis, points)
+    drawn.canvas.draw()
+    names = {text.get_text(): text.get_window_extent() for text in axis.texts}
+    assert sorted(names) == [name for _, _, name, _ in points]
+    centres = [axis.transData.transform(point[:2]) for point in points]
+    for name, box in names.items():
+        assert not any(box.overlaps(other) for one, other in names.items() if one != name)
+        assert not any(box.contains(*centre) for centre in centres)
