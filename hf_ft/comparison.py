@@ -273,11 +273,31 @@ def advice(rows: Sequence[Record]) -> str:
         if not close:
             return f"{among}{told}, above all others by more than the noise."
         return f"{among}{told}, and quicker than what is within its noise: {', '.join(f'`{name}`' for name in close)}."
-    gap, share = quickest["behind"], best["seconds"] / max(quickest["seconds"], 1e-9)
+    gap = quickest["behind"]
     return (
         f"{among}`{quickest['method']}` is within the noise of `{best['method']}` ({quickest['mean']:.3f} against "
-        f"{score}; difference {gap['low']:+.3f} to {gap['high']:+.3f}) at {_part(share)} of its time."
+        f"{score}; difference {gap['low']:+.3f} to {gap['high']:+.3f}) at {_share(quickest, best)} of its time"
+        f"{_nearer(rows, quickest, best)}."
     )
+
+
+def _nearer(rows: Sequence[Record], quickest: Record, best: Record) -> str:
+    """What lies between the two in time and nearer to the best in score: a few seeds hide much in their noise."""
+    between = [
+        row
+        for row in rows
+        if row["noise"]
+        and quickest["seconds"] < row["seconds"] < best["seconds"]
+        and abs(row["mean"] - best["mean"]) < abs(quickest["mean"] - best["mean"])
+    ]
+    if not between:
+        return ""
+    found = min(between, key=lambda row: abs(row["mean"] - best["mean"]))
+    return f"; `{found['method']}` comes nearer ({found['mean']:.3f}) at {_share(found, best)}"
+
+
+def _share(row: Record, best: Record) -> str:
+    return _part(best["seconds"] / max(row["seconds"], 1e-9))
 
 
 def _part(times: float) -> str:

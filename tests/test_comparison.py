@@ -215,6 +215,9 @@ def test_advice() -> None:
     best = row("full", 0.9, 40.0, best=True)
     assert "`head` is within the noise of `full` (0.890 against 0.900" in advice([best, row("head", 0.89, 1.0)])
     assert "at 1/40 of its time" in advice([best, row("head", 0.89, 1.0)])
+    between = advice([best, row("head", 0.86, 1.0), row("last_n:2", 0.899, 20.0), row("lora", 0.88, 30.0)])
+    assert between.endswith("at 1/40 of its time; `last_n:2` comes nearer (0.899) at 1/2.")
+    assert "nearer" not in advice([best, row("head", 0.89, 1.0), row("lora", 0.88, 30.0)])
     assert "above all others" in advice([best, row("head", 0.5, 1.0, noise=False)])
     assert "quicker than what is within its noise: `lora`" in advice([best, row("lora", 0.89, 90.0)])
 
