@@ -759,7 +759,7 @@ def test_misspelt_option_is_answered_at_once() -> None:
 def test_public_names_resolve() -> None:
     """Every name in `__all__` is there, is documented, and is where `_HOME` says."""
     assert sorted(hf_ft._HOME) == sorted(hf_ft.__all__)
-    assert len(hf_ft.__all__) == len(set(hf_ft.__all__)) == 19
+    assert len(hf_ft.__all__) == len(set(hf_ft.__all__)) == 20
     for name in hf_ft.__all__:
         value = getattr(hf_ft, name)
         assert value.__module__ == f"hf_ft.{hf_ft._HOME[name]}"
