@@ -69,11 +69,14 @@ class PreparedRows(CachedRows):
 
 
 class CopiedRows(CachedRows):
-    """Images for random crops, kept as bytes and as large as these need; gives whole batches."""
+    """Images for random crops, kept as bytes and as large as these need; gives whole batches.
 
-    def __init__(self, features: Features, rows: Dataset, processor: Any, augment: str) -> None:
+    `note` says so where some were larger, and is empty where all are as they were.
+    """
+
+    def __init__(self, features: Features, rows: Dataset, processor: Any, augment: str, note: str) -> None:
         super().__init__(features, rows, default_data_collator, None)
-        self.transform = ImageTransform(processor, augment)
+        self.transform, self.note = ImageTransform(processor, augment), note
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         batch = super().__getitems__(indices)
@@ -172,7 +175,8 @@ def _fixed(job: Job, rows: Sequence[Dataset], reads: Sequence[float], trial: _Tr
 def _copied(job: Job, rows: Dataset, trial: _Trial) -> Any:
     """A split with copies of its images; as it was where that does not pay."""
     side = round(SHARPER * trial.side)
-    sizes = [_shrunk_size(Image.open(BytesIO(content)).size, side) for content in encoded_images(rows)]
+    whole = [Image.open(BytesIO(content)).size for content in encoded_images(rows)]
+    sizes = [_shrunk_size(size, side) for size in whole]
     part = Part(rows, fingerprints(rows), np.array([width * height for width, height in sizes]))
     layouts = [Layout("uint8", (3,), ragged=True), Layout("int64", (2,))]
     key = {"describe": f"images, copies of {side} pixels", "side": side}
@@ -180,7 +184,9 @@ def _copied(job: Job, rows: Dataset, trial: _Trial) -> Any:
     store = _filled(job, key, [part], reads, trial.decoding, layouts, lambda images: _copies(images, side))
     if store is None:
         return rows
-    return CopiedRows(store.read(part.names), _labels(rows), job.processor, str(job.config.augment))
+    note = f"random crops are cut from copies of at most {side} pixels on the shorter side; --cache off cuts the files"
+    note = note if sizes != whole else ""
+    return CopiedRows(store.read(part.names), _labels(rows), job.processor, str(job.config.augment), note)
 
 
 def _copies(images: Sequence[Image.Image], side: int) -> list[torch.Tensor]:

@@ -45,7 +45,7 @@ from hf_ft.lookup import UserError
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
 from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
-from hf_ft.prepared import prepare
+from hf_ft.prepared import CopiedRows, prepare
 from hf_ft.record import describe
 from hf_ft.target import Learning
 from hf_ft.tasks import Task, get_task
@@ -236,6 +236,8 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     extract_model_from_parallel(trained, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
     run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, fit))
+    if isinstance(sets[0], CopiedRows) and sets[0].note:
+        run.stages[-1].notes.append(sets[0].note)
     if isinstance(model, PeftModel):
         if not args.load_best_model_at_end:  # it is the last state that is merged and has to compete
             scores = [entry.get(f"eval_{run.metric}") for entry in run.stages[-1].history]

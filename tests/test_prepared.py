@@ -85,6 +85,7 @@ def test_random_crops_are_cut_from_copies(image_model: str, image_data: str, tmp
     record = train(image_model, image_data, tmp_path / "kept", augment="basic")
     sizes = record["data"]["sizes"]
     assert decodes.count == prepared.SAMPLE + sum(sizes.values()) + sizes["validation"]
+    assert record["stages"][0]["notes"] == []
     train(image_model, image_data, tmp_path / "live", augment="basic", cache="off")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("kept", "live"))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -130,6 +131,8 @@ def test_large_photos_are_shrunk_once(
     assert shapes[0].min(1).tolist() == [80] * sizes["train"]  # 2.5 times the 32 pixels that the model reads
     assert {shape[0] == 80 for shape in shapes[0].tolist()} == {True, False}  # some stand upright, some lie
     assert "are decoded" in capsys.readouterr().out
+    (note,) = record["stages"][0]["notes"]
+    assert "copies of at most 80 pixels" in note
 
 
 def test_slow_decoding_is_told(
