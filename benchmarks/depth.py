@@ -70,7 +70,8 @@ def regrets(named: Mapping[str, int], swept: Mapping[str, Any]) -> list[dict[str
     rows = []
     for name, frozen in named.items():
         mine = depths[frozen]
-        gap = difference(best["values"], best["draws"], mine["values"], mine["draws"])
+        ahead, behind = (best, mine) if sign > 0 else (mine, best)
+        gap = difference(ahead["values"], ahead["draws"], behind["values"], behind["draws"])
         about = {"choice": name, "frozen": frozen, "method": mine["method"], "test": float(np.mean(mine["values"]))}
         rows.append({**about, "best": best["method"], "regret": gap.value, "low": gap.low, "high": gap.high})
     return rows

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import gc
+import hashlib
 import json
 import os
 import re
@@ -29,12 +30,12 @@ from transformers import Trainer
 
 from hf_ft import adapters
 from hf_ft.cache import Cached, Job, Live, WholeBatches, open_cache
-from hf_ft.config import Settings, build
+from hf_ft.config import OF_ADAPTERS, Settings, build, normalise
 from hf_ft.data import Splits, load_splits
 from hf_ft.depth_groups import Anatomy
 from hf_ft.drawing import draw
 from hf_ft.evaluation import predict_outputs
-from hf_ft.grid import Layer
+from hf_ft.grid import Layer, fitted
 from hf_ft.lookup import UserError, shorten
 from hf_ft.model import check_kind, find_settings, load_model
 from hf_ft.plan import Plan, PlannedStage, Setting
@@ -44,8 +45,11 @@ from hf_ft.resampling import Floats
 from hf_ft.tasks import get_task
 from hf_ft.training import Run, make_plan, train
 
-UNIMPORTANT = {"method", "model", "dataset", "output_dir", "overwrite_output_dir", "cache_dir", "cache_max_gb"}
-"""Settings that say where things are; model and data are known by their content."""
+UNIMPORTANT = {
+    *("method", "model", "dataset", "output_dir", "cache_dir", "cache_max_gb"),
+    *("report_to", "run_name", "logging_steps", "disable_tqdm", "save_total_limit", "dataloader_num_workers"),
+}
+"""Settings that say where things are and what is told of them; model and data are known by their content."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,17 @@ class Arm:
     method: str
     seed: int
     size: int | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
-        """The name of its files."""
+        """The name of its files; patterns of `train:`, which a name of a file cannot hold, by their hash as well."""
         own = "".join(f"-{name}_{value}" for name, value in sorted(self.settings.items()))
         size = "all" if self.size is None else f"n{self.size}"
-        return re.sub(r"[^\w.-]+", "_", f"{self.method}-{size}{own}-seed{self.seed}")
+        method = re.sub(r"[^\w.-]+", "_", self.method)
+        if method != self.method.replace(":", "_", 1):
+            method += "-" + hashlib.sha256(self.method.encode()).hexdigest()[:8]
+        return f"{method}-{size}{own}-seed{self.seed}"
 
 
 @dataclass
@@ -70,9 +77,11 @@ class Outcome:
     """What an arm gave. A failed one has `error` and nothing else.
 
     `seconds` are those of training, with the features that it computed; `loop` are the part of them that went into
-    steps and their evaluations, `feature_seconds` into features, `features` how many of how many examples that were by
-    cut. `wall` counts everything, from loading the model to scores on test. `frozen` counts blocks that never trained,
-    None with adapters. `metrics` are those of `run.json`, by split and name.
+    steps and their evaluations, `feature_seconds` into features and decoded images, `features` how many of how many
+    examples that were by cut. What it found there took `whole_seconds`, its own part included: `alone` is how long
+    it would have trained with nothing there. `wall` counts everything, from loading the model to scores on test.
+    `frozen` counts blocks that never trained, None with adapters; `live` says why what is frozen ran in every epoch.
+    `metrics` are those of `run.json`, by split and name.
     """
 
     method: str
@@ -82,6 +91,7 @@ class Outcome:
     seconds: float = 0.0
     loop: float = 0.0
     feature_seconds: float = 0.0
+    whole_seconds: float = 0.0
     features: dict[str, list[int]] = field(default_factory=dict)
     wall: float = 0.0
     blocks: int = 0
@@ -92,6 +102,11 @@ class Outcome:
     live: list[str] = field(default_factory=list)
     metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     error: str = ""
+
+    @property
+    def alone(self) -> float:
+        """The seconds of training as if no other had left features or decoded images."""
+        return round(self.seconds - self.feature_seconds + self.whole_seconds, 3)
 
     def score(self, split: str, metric: str) -> float:
         """The value of a metric on a split."""
@@ -112,8 +127,9 @@ class Bench:
     def __init__(self, layers: Sequence[Layer], folder: Path, test: bool = True) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
-        self.layers, self.folder = list(layers), folder / "arms"
-        settings = build(*self.layers, ("the comparison", {"method": "head", "output_dir": str(self.folder / "data")}))
+        self.layers, self.folder = [(source, normalise(layer, source)) for source, layer in layers], folder / "arms"
+        own = {"method": "head", "output_dir": str(self.folder / "data")}
+        settings = build(*fitted(self.layers, "head"), ("the comparison", own))
         config, args = settings.config, settings.arguments()
         self.task = get_task(config.task)
         found = find_settings(config.model, config.model_revision, config.trust_remote_code)
@@ -143,15 +159,21 @@ class Bench:
     def settings(self, arm: Arm) -> Settings:
         """All settings of an arm."""
         own = {"method": arm.method, "seed": arm.seed, "output_dir": str(self.folder / arm.name), **arm.settings}
-        return build(*self.layers, ("the comparison", own))
+        return build(*fitted(self.layers, arm.method), ("the comparison", own))
 
     def _about(self, settings: Settings) -> dict[str, Any]:
         """What must be equal for two arms to be compared, and what tells a reader where they were run."""
         config, args = settings.config, settings.arguments()
         plan = make_plan(config, args, self.groups, len(self.splits.train))
         known = describe(config, self.splits, self.model, self.loaded, plan)
-        values = {**vars(config), **settings.training}
-        named = sorted(name for name in config.given - UNIMPORTANT if not name.startswith("hub_"))
+        given = {name: value for _, layer in self.layers for name, value in layer.items() if value is not None}
+        values = {
+            **given,
+            **vars(config),
+            **settings.training,
+            **{name: given[name] for name in OF_ADAPTERS & {*given}},
+        }
+        named = sorted(name for name in {*given} - UNIMPORTANT if not name.startswith("hub_"))
         return {
             "task": known["task"],
             "model": known["model"],
@@ -295,6 +317,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 def _described(arm: Arm, run: Run) -> Outcome:
     stages = run.stages
     cached = [stage.cache for stage in stages if stage.cache]
+    kept = [facts for stage in stages for facts in (stage.cache, stage.images) if facts]
     never = frozen_throughout(run.plan)
     blocks = [setting for group, setting in zip(run.groups, never, strict=True) if group.role == "block"]
     adapted = any(stage.peft for stage in run.plan.stages)
@@ -305,7 +328,8 @@ def _described(arm: Arm, run: Run) -> Outcome:
         examples=len(run.splits.train),
         seconds=round(sum(stage.seconds for stage in stages), 3),
         loop=round(sum(entry.get("train_runtime", 0.0) for stage in stages for entry in stage.history), 3),
-        feature_seconds=round(sum(facts["seconds"] for facts in cached), 3),
+        feature_seconds=round(sum(facts["seconds"] for facts in kept), 3),
+        whole_seconds=round(sum(facts["whole_seconds"] for facts in kept), 3),
         features={facts["cut"]: [facts["computed"], facts["examples"]] for facts in cached},
         blocks=len(blocks),
         frozen=None if adapted else sum(setting.mode == "frozen" for setting in blocks),
@@ -357,23 +381,3 @@ def _from_features(run: Run, cached: Cached, encoded: Dataset) -> Any:
         output = trainer.predict(Subset(cached.train, order.tolist()))
     outputs = np.asarray(output.predictions, dtype=np.float32)[np.argsort(order)]
     return outputs if run.task.gather is None else run.task.gather(encoded, outputs)
-
-
-def alone(outcomes: Sequence[Outcome]) -> list[float]:
-    """The training seconds of each arm as if it had been the only one, with all of its features to compute.
-
-    What an arm took from the cache is charged at the seconds an example that computing for the same cut took in the
-    arms that did it. Where no arm computed any (the cache was warm from an earlier run), nothing is charged.
-    """
-    spent: dict[str, float] = {}
-    made: dict[str, int] = {}
-    for outcome in outcomes:
-        computed = sum(counts[0] for counts in outcome.features.values())
-        for cut, (count, _) in outcome.features.items():
-            made[cut] = made.get(cut, 0) + count
-            spent[cut] = spent.get(cut, 0.0) + outcome.feature_seconds * (count / computed if computed else 0)
-    seconds = []
-    for outcome in outcomes:
-        whole = sum(examples * spent[cut] / made[cut] for cut, (_, examples) in outcome.features.items() if made[cut])
-        seconds.append(round(outcome.seconds - outcome.feature_seconds + whole, 3))
-    return seconds

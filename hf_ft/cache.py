@@ -132,7 +132,11 @@ class Job:
 
 @dataclass
 class Cached:
-    """A stage's upper part and its data (no validation where the stage has none); `facts` go into `run.json`."""
+    """A stage's upper part and its data (no validation where the stage has none); `facts` go into `run.json`.
+
+    Among them `seconds` is what this run spent on features, `whole_seconds` what all that it reads took, whenever they
+    were computed.
+    """
 
     cut: Cut
     upper: Upper
@@ -185,6 +189,7 @@ def _opened(job: Job) -> Cached:
             seconds.append(round(time.perf_counter() - started, 3))
     for note in store.notes:
         tell(f"cache    {note}", job.args)
+    sets = [_rows(job, cut, store.read(part.names), part) for part in parts]
     facts = {
         "cut": cut.name,
         "examples": forecast.examples,
@@ -192,11 +197,11 @@ def _opened(job: Job) -> Cached:
         "bytes": forecast.bytes,
         "seconds": sum(seconds),
         "validation_seconds": sum(seconds[1:]),
+        "whole_seconds": round(sum(rows.features.seconds for rows in sets), 3),
         "dtype": job.config.cache_dtype,
         "difference": cut.difference,
         "notes": [*cut.notes, *store.notes],
     }
-    sets = [_rows(job, cut, store.read(part.names), part) for part in parts]
     return Cached(cut, Upper(cut), sets[0], sets[1] if len(sets) > 1 else None, facts)
 
 
@@ -212,8 +217,7 @@ def _refuse(job: Job, depth: int) -> None:
     augment = job.config.augment
     if is_image(job.parts[0]) and augment not in (None, "none"):
         raise Live(
-            f"augmentation '{augment}' makes other images in each epoch, so what is frozen runs {job.passes:.3g} times "
-            "(--augment none lets it run once)"
+            f"augmentation '{augment}' makes other images in each epoch (--augment none lets what is frozen run once)"
         )
     if job.args.n_gpu > 1:
         raise Live("one process drives several GPUs (start one process for each with `accelerate launch`)")

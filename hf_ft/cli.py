@@ -33,7 +33,7 @@ def run(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; continue a training run with --resume", file=sys.stderr)
+        print("interrupted; the same command goes on, hf-ft train with --resume", file=sys.stderr)
         return 130
     return 0
 
@@ -106,7 +106,10 @@ def compare(argv: Sequence[str]) -> None:
     from hf_ft.config import Command, command_line
 
     options = {
-        "methods": ("A,B,...", "methods to compare, or `depths` (default: scratch,head,last_n,lora,lp_ft,full)"),
+        "methods": (
+            "A,B,...",
+            "methods to compare, or `depths` (default: scratch,head,last_n:N,lora,lp_ft,full, N a third of the blocks)",
+        ),
         "seeds": ("N", "how many seeds, or which: `0,7` (default: 3)"),
         "examples_per_class": ("N,M,...", "sizes of the training set, such as 10,30,100 (default: all examples)"),
         "redraw": ("OUT", "only draw table and pictures of a finished comparison again"),

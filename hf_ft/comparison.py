@@ -13,9 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_ft import __version__, figures
-from hf_ft.arms import Arm, Bench, Outcome, alone
+from hf_ft.arms import Arm, Bench, Outcome
 from hf_ft.depths import candidates
-from hf_ft.grid import DEPTHS, Grid, read_grid
+from hf_ft.grid import DEPTHS, Grid, clear, read_grid
 from hf_ft.lookup import UserError, shorten, split_argument
 from hf_ft.paired import difference, mean_interval
 from hf_ft.report import markdown_table, text_table, title
@@ -32,7 +32,7 @@ def compare(**settings: Any) -> Record:
 
     Takes `methods` (names, or text with commas), `seeds` (how many, or a list), `examples_per_class` (sizes of the
     training set) and every setting of `finetune` but `method`. Arms that an earlier call with the same `output_dir`
-    finished are not run again.
+    finished are not run again, and stay in the comparison; `overwrite_output_dir` begins anew.
 
     Raises:
         UserError: a mistake in the settings or the data, or an `output_dir` with a comparison of something else.
@@ -47,8 +47,15 @@ def run_comparison(grid: Grid) -> Record:
     methods = spelled_out(grid.methods, bench.blocks) or fitting(bench, seeds[0], notes)
     arms = [Arm(method, seed, size) for size in grid.sizes for method in methods for seed in seeds]
     bench.check(arms)
+    if bench.split == "validation":
+        notes.append(
+            "There is no test split. Scores are those of validation, by which each training chose its best epoch, too."
+        )
     record: Record = {"hf_ft": __version__, "kind": "comparison", **bench.about, "notes": notes}
-    check_same(folder / "compare.json", record, "comparison")
+    if grid.anew:
+        clear(folder, "compare")
+    before = check_same(folder / "compare.json", record, "comparison")
+    arms = joined(arms, before, bench)
     print("\n".join(introduction(record, arms, bench)), flush=True)
     outcomes = run_arms(bench, arms, lambda found: write(folder, {**record, "runs": [asdict(one) for one in found]}))
     record |= summarised(bench, arms, outcomes)
@@ -81,16 +88,32 @@ def fitting(bench: Bench, seed: int, notes: list[str]) -> list[str]:
     return found
 
 
-def check_same(path: Path, record: Mapping[str, Any], kind: str) -> None:
-    """Refuse to go on with results of other data or settings.
+def joined(arms: Sequence[Arm], before: Record, bench: Bench) -> list[Arm]:
+    """The arms that are asked for and those that an earlier call finished, the smallest size first.
+
+    Raises:
+        UserError: a single method at one size, and nothing finished to compare it with.
+    """
+    earlier = (Arm(run["method"], run["seed"], run["size"]) for run in before.get("runs", ()))
+    every = list(dict.fromkeys([*(arm for arm in earlier if bench.outcome(arm)), *arms]))
+    if len({(arm.method, arm.size) for arm in every}) < 2:
+        raise UserError(
+            f"One method ({every[0].method}) at one size is nothing to compare, and no other has finished in "
+            f"{bench.folder.parent}. Give at least two: --methods head,full."
+        )
+    return sorted(every, key=lambda arm: float("inf") if arm.size is None else arm.size)
+
+
+def check_same(path: Path, record: Mapping[str, Any], kind: str) -> Record:
+    """Refuse to go on with results of other data or settings; returns what an earlier call wrote, if any did.
 
     Raises:
         UserError: says what differs.
     """
     if not path.exists():
-        return
+        return {}
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there: Record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(
             f"{path} cannot be read, so what is in its folder is not known. Choose another folder."
@@ -114,8 +137,9 @@ def check_same(path: Path, record: Mapping[str, Any], kind: str) -> None:
     if differing:
         raise UserError(
             f"{path.parent} holds a {kind} of something else: {shorten(differing, 6)}. Nothing was started. Choose "
-            "another --output_dir, or repeat the earlier settings."
+            "another --output_dir, repeat the earlier settings, or replace it with --overwrite_output_dir."
         )
+    return there
 
 
 # --- Running ----------------------------------------------------------------------------------------------------------
@@ -142,22 +166,18 @@ def introduction(record: Record, arms: Sequence[Arm], bench: Bench) -> list[str]
 
 
 def run_arms(bench: Bench, arms: Sequence[Arm], keep: Callable[[list[Outcome]], None]) -> list[Outcome]:
-    """Run arms one after another with a line for each; `keep` is called after each that was run."""
-    outcomes: list[Outcome] = []
+    """Run the arms that are missing, with a line for each; `keep` is called at first, and after each that was run."""
+    found = {arm: known for arm in arms if (known := bench.outcome(arm))}
     width = max(len(arm.method) for arm in arms)
-    keep([])
     with tqdm(total=len(arms), desc="Arms", unit="arm", leave=False, disable=None) as bar:
         for number, arm in enumerate(arms, start=1):
-            known = bench.outcome(arm)
-            outcome = known or bench.run(arm, others=sum(later.method == arm.method for later in arms[number:]))
-            outcomes.append(outcome)
+            if arm not in found:
+                keep([found[one] for one in arms if one in found])
+                found[arm] = bench.run(arm, others=sum(later.method == arm.method for later in arms[number:]))
+                line = _line(arm, found[arm], bench.split, bench.metric)
+                tqdm.write(f"{number:3}/{len(arms)}  {arm.method:{width}}  {line}")
             bar.update()
-            if known is None:
-                tqdm.write(
-                    f"{number:3}/{len(arms)}  {arm.method:{width}}  {_line(arm, outcome, bench.split, bench.metric)}"
-                )
-                keep(outcomes)
-    return outcomes
+    return [found[arm] for arm in arms]
 
 
 def _line(arm: Arm, outcome: Outcome, split: str, metric: str) -> str:
@@ -184,47 +204,56 @@ def summarised(bench: Bench, arms: Sequence[Arm], outcomes: Sequence[Outcome]) -
     Raises:
         UserError: all arms failed.
     """
-    good = [(arm, outcome) for arm, outcome in zip(arms, outcomes, strict=True) if not outcome.error]
+    pairs = list(zip(arms, outcomes, strict=True))
+    good = [(arm, outcome) for arm, outcome in pairs if not outcome.error]
     if not good:
         raise UserError(f"All {len(arms)} trainings failed, the first with: {outcomes[0].error}")
-    seconds = alone([outcome for _, outcome in good])
-    costs = {arm.name: cost for (arm, _), cost in zip(good, seconds, strict=True)}
     rows = []
-    for size in dict.fromkeys(arm.size for arm in arms):
-        pairs = [pair for pair in good if pair[0].size == size]
-        rows += _ranked(bench, pairs, costs) if pairs else []
-    failed = [f"{arm.name}: {outcome.error}" for arm, outcome in zip(arms, outcomes, strict=True) if outcome.error]
+    for size in dict.fromkeys(arm.size for arm, _ in good):
+        broken = {arm.method for arm, outcome in pairs if outcome.error and arm.size == size}
+        rows += _ranked(bench, [pair for pair in good if pair[0].size == size], broken)
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "runs": [
-            {**asdict(outcome), "alone": costs.get(arm.name)} for arm, outcome in zip(arms, outcomes, strict=True)
-        ],
+        "runs": [{**asdict(outcome), "alone": outcome.alone} for outcome in outcomes],
         "rows": rows,
-        "failed": failed,
+        "failed": [f"{arm.name}: {outcome.error}" for arm, outcome in pairs if outcome.error],
+        "live": ran_live([outcome for _, outcome in good]),
         "advice": [advice([row for row in rows if row["size"] == size]) for size in _sizes({"rows": rows})],
         "seconds": {
             "trained": round(sum(outcome.seconds for _, outcome in good), 3),
-            "alone": round(sum(seconds), 3),
+            "alone": round(sum(outcome.alone for _, outcome in good), 3),
             "wall": round(sum(outcome.wall for _, outcome in good), 3),
         },
     }
 
 
-def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], costs: Mapping[str, float]) -> list[Record]:
-    """A row for each method at one size: scores over seeds, and the difference to the best method."""
-    sign = 1 if bench.higher_is_better else -1
+def ran_live(outcomes: Sequence[Outcome]) -> list[str]:
+    """Which methods ran what they freeze in every epoch, and why; adapters leave no frozen part to keep."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for reason in outcome.live if outcome.frozen is not None else ():
+            found.setdefault(reason, []).append(outcome.method)
+    return [
+        f"{', '.join(dict.fromkeys(names))} ran frozen layers in every epoch: {why}" for why, names in found.items()
+    ]
+
+
+def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]) -> list[Record]:
+    """A row for each method at one size: scores over seeds, and the difference to the best method.
+
+    Methods of which a training failed (`broken`) are not called the best: the seeds that are left may be lucky ones.
+    """
     methods = list(dict.fromkeys(arm.method for arm, _ in pairs))
     scores = {
         method: {arm.seed: outcome.score(bench.split, bench.metric) for arm, outcome in pairs if arm.method == method}
         for method in methods
     }
     draws = {method: {arm.seed: bench.draws(arm) for arm, _ in pairs if arm.method == method} for method in methods}
-    best = max(methods, key=lambda method: sign * float(np.mean(list(scores[method].values()))))
+    best = best_of({name: of for name, of in scores.items() if name not in broken} or scores, bench.higher_is_better)
     rows = []
     for method in methods:
-        mine = [(arm, outcome) for arm, outcome in pairs if arm.method == method]
-        values = list(scores[method].values())
-        both = [seed for seed in scores[method] if seed in scores[best]]  # a seed may have failed in one of them
+        mine = [outcome for arm, outcome in pairs if arm.method == method]
+        both = [seed for seed in scores[method] if seed in scores[best]]
         gap = None
         if method != best and both:
             one, other = (
@@ -232,27 +261,39 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], costs: Mapping[s
                 for which in (method, best)
             )
             gap = difference(*one, *other)
-        first = mine[0][1]
+        values = list(scores[method].values())
         rows.append(
             {
                 "method": method,
-                "size": first.size,
-                "examples": first.examples,
+                "size": mine[0].size,
+                "examples": mine[0].examples,
                 "seeds": list(scores[method]),
                 "values": values,
                 **_named(mean_interval(values, list(draws[method].values())), "mean"),
                 "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                "seconds": float(np.mean([costs[arm.name] for arm, _ in mine])),
-                "seconds_of": [costs[arm.name] for arm, _ in mine],
-                "blocks": first.blocks,
-                "frozen": first.frozen,
-                "trainable": first.trainable,
+                "seconds": float(np.mean([outcome.alone for outcome in mine])),
+                "seconds_of": [outcome.alone for outcome in mine],
+                "blocks": mine[0].blocks,
+                "frozen": mine[0].frozen,
+                "trainable": mine[0].trainable,
+                "broken": method in broken,
                 "best": method == best,
                 "behind": None if gap is None else _named(gap, "value"),
-                "noise": method == best or gap is None or gap.noise,
+                "noise": method == best or (gap is not None and gap.noise),
             }
         )
     return rows
+
+
+def best_of(scores: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> str:
+    """The method of the best mean, over the seeds that all share if they do; `scores` are by method and seed."""
+    sign = 1 if higher_is_better else -1
+    shared = set.intersection(*(set(of) for of in scores.values()))
+    means = {
+        method: float(np.mean([value for seed, value in of.items() if not shared or seed in shared]))
+        for method, of in scores.items()
+    }
+    return max(means, key=lambda method: sign * means[method])
 
 
 def _named(found: Any, value: str) -> dict[str, float]:
@@ -261,12 +302,18 @@ def _named(found: Any, value: str) -> dict[str, float]:
 
 def advice(rows: Sequence[Record]) -> str:
     """One plain sentence: the quickest method that cannot be told from the best, and what it saves."""
+    whole = [row for row in rows if not row["broken"]] or rows
+    left_out = ", ".join(f"`{row['method']}`" for row in rows if row not in whole)
+    return _advised(whole) + (f" Left out, since a training failed: {left_out}." if left_out else "")
+
+
+def _advised(rows: Sequence[Record]) -> str:
     best = next(row for row in rows if row["best"])
     among = "" if best["size"] is None else f"With {best['size']} examples of each class, "
     quickest = min((row for row in rows if row["noise"]), key=lambda row: row["seconds"])
     score = f"{best['mean']:.3f}"
     if len(rows) == 1:
-        return f"{among}`{best['method']}` is the only one that finished ({score})."
+        return f"{among}{'there' if among else 'There'} is only `{best['method']}` ({score})."
     if quickest is best:
         close = [row["method"] for row in rows if row["noise"] and row is not best]
         told = f"`{best['method']}` is best ({score})"
@@ -333,14 +380,16 @@ def table(record: Record, size: int | None) -> tuple[list[str], list[list[str]]]
     rows = [row for row in record["rows"] if row["size"] == size]
     sign = 1 if record["higher_is_better"] else -1
     header = ["method", "frozen", title(record["metric"]), "seeds from, to", "against the best", "seconds"]
+    most = max(len(row["seeds"]) for row in rows)
     lines = []
     for row in sorted(rows, key=lambda row: -sign * row["mean"]):
         frozen = "adapters" if row["frozen"] is None else f"{row['frozen']} of {row['blocks']}"
         gap = row["behind"]
-        against = "best" if row["best"] else "" if gap is None else f"{gap['low']:+.3f} to {gap['high']:+.3f}"
+        against = "best" if row["best"] else "no seed shared" if gap is None else _ends(gap)
+        missing = f" ({len(row['seeds'])} of {most} seeds)" if len(row["seeds"]) < most else ""
         lines.append(
             [
-                row["method"],
+                row["method"] + missing,
                 frozen,
                 f"{row['mean']:.4f}",
                 f"{min(row['values']):.3f}, {max(row['values']):.3f}",
@@ -349,6 +398,10 @@ def table(record: Record, size: int | None) -> tuple[list[str], list[list[str]]]
             ]
         )
     return header, lines
+
+
+def _ends(gap: Record) -> str:
+    return f"{gap['low']:+.3f} to {gap['high']:+.3f}"
 
 
 def _sizes(record: Record) -> list[int | None]:
@@ -361,6 +414,7 @@ def told(record: Record, folder: Path) -> str:
     for size in _sizes(record):
         lines += [heading(record, size), text_table(*table(record, size)), ""]
     lines += [f"FAILED   {failed}" for failed in record["failed"]]
+    lines += [f"Note     {note}" for note in record["live"]]
     lines += record["advice"]
     spent = record["seconds"]
     lines.append(
@@ -373,7 +427,7 @@ def told(record: Record, folder: Path) -> str:
 
 def heading(record: Record, size: int | None) -> str:
     """What a table is about."""
-    row = next(row for row in record["rows"] if row["size"] == size)
+    row = max((row for row in record["rows"] if row["size"] == size), key=lambda row: len(row["seeds"]))
     what = "All" if size is None else f"{size} of each class:"
     n = record["data"]["sizes"][record["split"]]
     seeds = len(row["seeds"])
@@ -387,14 +441,23 @@ def markdown(record: Record, pictures: Sequence[Path]) -> str:
     parts += [f"- {sentence}" for sentence in record["advice"]]
     for size in _sizes(record):
         parts += [f"## {heading(record, size)}", markdown_table(*table(record, size))]
-    parts.append(
-        f"{title(record['metric']).capitalize()} on {record['split']}: mean over seeds, then the lowest and highest "
-        "seed. Against the best: 95 % interval of the difference, paired over test examples and seeds; `noise` where "
-        "it holds zero. Seconds of training as if each method were run alone."
-    )
+    parts.append(_reading(record))
+    parts += [f"- {note}" for note in (*record["notes"], *record["live"])]
     parts += [f"![{path.stem.replace('_', ' ')}](figures/{path.name})" for path in pictures]
     if record["failed"]:
         parts += ["Failed:", *(f"- {failed}" for failed in record["failed"])]
     machine = record["machine"]
     parts.append(f"{machine['device']}, {machine['cores']} cores; hf_ft {record['hf_ft']}; {record['date']}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _reading(record: Record) -> str:
+    """How the table of a comparison is to be read."""
+    several = max(len(row["seeds"]) for row in record["rows"]) > 1
+    over = "test examples and seeds" if several else "test examples; one seed says nothing of how far seeds differ"
+    return (
+        f"{title(record['metric']).capitalize()} on {record['split']}: mean over seeds, then the lowest and highest "
+        f"seed. Against the best: 95 % interval of the difference, paired over {over}; `noise` where it holds zero. "
+        "That the best is chosen among several by these scores is not corrected for. Seconds of training as if each "
+        "method were run alone."
+    )

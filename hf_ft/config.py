@@ -443,9 +443,14 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     return Settings(config, training)
 
 
+OF_LORA = frozenset({"lora_r", "lora_alpha", "lora_dropout"})
+OF_ADAPTERS = OF_LORA | {"peft_options"}
+"""Settings that only methods with adapters take, `OF_LORA` those of LoRA alone."""
+
+
 def _check_adapters(config: Config) -> None:
     """Check that options of adapters have adapters to go to."""
-    given = sorted({"peft_options", "lora_r", "lora_alpha", "lora_dropout"} & config.given)
+    given = sorted(OF_ADAPTERS & config.given)
     if not given:
         return
     if config.stages:
@@ -456,9 +461,9 @@ def _check_adapters(config: Config) -> None:
             f"--{given[0]} does not go with method '{config.method}', which has no adapters. Use --method lora or "
             "--method peft:NAME."
         )
-    if given[0].startswith("lora") and used != ["lora"]:
+    if given[0] in OF_LORA and used != ["lora"]:
         raise UserError(f"--{given[0]} is an option of lora, not of {used[0]}. Give --peft_options instead.")
-    for option in ("lora_r", "lora_alpha", "lora_dropout"):
+    for option in sorted(OF_LORA):
         if option in given and option.replace("lora_r", "r") in (config.peft_options or {}):
             raise UserError(f"--{option} is given in --peft_options as well. Keep one of them.")
 

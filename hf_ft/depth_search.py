@@ -4,7 +4,7 @@ Successive halving (Jamieson and Talwalkar 2016, http://proceedings.mlr.press/v5
 head. All depths train for a sixth of their length, the best third of them for half of it, and the best mean of
 validation scores is chosen. A head alone is cheap: it is trained at its own length at once and stands by. Only where it
 is ahead of the winner of the rungs is that one trained at its own length, too, so that the two are compared fairly.
-What is frozen runs once for all rungs and seeds. The test split is not looked at.
+What is frozen runs once for all rungs and seeds where it can be kept. The test split is not looked at.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from typing import Any
 
 from hf_ft import __version__
 from hf_ft.arms import Arm, Bench, Outcome
-from hf_ft.comparison import Record, check_same, write
+from hf_ft.comparison import Record, check_same, ran_live, write
 from hf_ft.config import Settings, build, normalise
 from hf_ft.depth_picture import draw_depths
 from hf_ft.depths import Search, candidates, kept, read_search, rungs
 from hf_ft.evidence import gather_evidence
-from hf_ft.grid import Layer
+from hf_ft.grid import Layer, clear
 from hf_ft.lookup import UserError, split_argument
 from hf_ft.paired import difference, mean_interval
 from hf_ft.report import markdown_table, text_table
+from hf_ft.resampling import Floats
 
 FILE = "depth.json"
 FEWEST = 50
@@ -66,12 +67,15 @@ def search(asked: Search) -> Record:
         "seeds": asked.seeds,
     }
     record["candidates"] = [{"frozen": frozen, "method": method} for frozen, method in methods.items()]
+    if asked.anew:
+        clear(asked.folder, "depth")
     check_same(asked.folder / FILE, record, "search")
     record["evidence"] = _evidence(bench, asked)
     write(asked.folder, record, FILE)  # by which the folder is known, should this be stopped
     print("\n".join(introduction(record)), flush=True)
     race = Race(bench, methods, asked.seeds, record, asked.folder)
     record["choice"] = race.run()
+    record["live"] = ran_live([one.outcome for one in race.trained.values()])
     record |= {"runs": race.runs(), "cost": race.cost(), "date": time.strftime("%Y-%m-%d")}
     write(asked.folder, record, FILE)
     publish(record, asked.folder)
@@ -216,12 +220,23 @@ class Race:
     def close(self, best: Record, rows: Sequence[Record]) -> Record | None:
         """The row that freezes most of those within the noise of the best one; None where none freezes more than it."""
         for row in sorted(rows, key=lambda row: -row["frozen"]):
-            if row["frozen"] > best["frozen"] and len(row["arms"]) == len(best["arms"]):
-                draws = ([self.bench.draws(self.trained[name].arm) for name in one["arms"]] for one in (row, best))
-                gap = difference(row["values"], next(draws), best["values"], next(draws))
+            one, other = self.by_seed(row), self.by_seed(best)
+            both = [seed for seed in one if seed in other]
+            if row["frozen"] > best["frozen"] and both:
+                gap = difference(
+                    [one[seed][0] for seed in both],
+                    [one[seed][1] for seed in both],
+                    [other[seed][0] for seed in both],
+                    [other[seed][1] for seed in both],
+                )
                 if gap.noise:
                     return {"frozen": row["frozen"], "method": row["method"], **asdict(gap)}
         return None
+
+    def by_seed(self, row: Record) -> dict[int, tuple[float, Floats]]:
+        """The score of each seed of a row, and its draws."""
+        arms = [self.trained[name].arm for name in row["arms"]]
+        return {arm.seed: (value, self.bench.draws(arm)) for arm, value in zip(arms, row["values"], strict=True)}
 
     # What it cost.
 
@@ -259,7 +274,13 @@ class Race:
         examples = len(self.bench.splits.train) + len(self.bench.splits.validation)
         each = self.record["evidence"]["pass_seconds"] * frozen / self.bench.blocks
         frozen_part = each * passes * examples if longest.outcome.features else 0.0
-        return longest.outcome.loop / longest.share + frozen_part
+        return longest.outcome.loop / self.part(longest) + frozen_part
+
+    def part(self, one: Trained) -> float:
+        """The share of its own length that a training really had, in whole epochs or steps."""
+        epochs, steps = self.full_length(one.frozen)
+        had = one.arm.settings
+        return had["max_steps"] / steps if "max_steps" in had else had.get("num_train_epochs", epochs) / epochs
 
     def full_length(self, frozen: int) -> tuple[float, float]:
         """How many epochs and how many steps a depth trains for at its own length."""
@@ -361,7 +382,8 @@ def told(record: Record, folder: Path) -> str:
     """What came out, for the terminal."""
     note = "* chosen; scores on validation with half of their 95 % interval; seconds of training"
     failed = [f"FAILED   {failed}" for failed in record["failed"]]
-    lines = [text_table(*table(record)), *_wrapped(note), "", *failed]
+    live = [line for why in record["live"] for line in _wrapped(f"Note     {why}", " " * 9)]
+    lines = [text_table(*table(record)), *_wrapped(note), "", *failed, *live]
     for sentence in sentences(record):
         lines += _wrapped(sentence)
     return "\n".join([*lines, f"Table, picture and all runs are in {folder}"])
@@ -394,7 +416,7 @@ def publish(record: Record, folder: Path) -> list[Path]:
         f"over {_counted(len(record['seeds']), 'seed')}, with half of its 95 % interval. `*` is chosen. "
         "Probe: a linear probe on what stands at that boundary, which is evidence and no answer. Seconds of training.",
         *(f"![how many blocks to freeze](figures/{path.name})" for path in drawn if path.suffix == ".png"),
-        *(f"- {note}" for note in record.get("notes", ())),
+        *(f"- {note}" for note in (*record.get("notes", ()), *record["live"])),
         *(f"- failed: {failed}" for failed in record["failed"]),
         f"{machine['device']}, {machine['cores']} cores; hf_ft {record['hf_ft']}; {record['date']}.",
     ]

@@ -26,13 +26,14 @@ KEPT = 3
 class Search:
     """What to search: numbers of frozen blocks (None: spread over the model), seeds, and all other settings.
 
-    `layers` are those of `config.build`, without a method.
+    `layers` are those of `config.build`, without a method. With `anew`, what the folder holds is replaced.
     """
 
     depths: list[int] | None
     seeds: list[int]
     layers: list[Layer]
     folder: Path
+    anew: bool = False
 
 
 def read_search(layers: Sequence[Layer]) -> Search:
@@ -57,9 +58,10 @@ def read_search(layers: Sequence[Layer]) -> Search:
         raise UserError(
             f"One depth ({depths[0]} frozen blocks) is nothing to choose from. Give at least two: --depths 0,2."
         )
-    seeds, folder = seeds_of(own.get("seeds", 1)), output_folder(rest, "depth.json")
+    seeds = seeds_of(own.get("seeds", 1))
+    rest, folder, anew = output_folder(rest, "depth.json", "search")
     build(*rest, ("the search", {"method": "full", "output_dir": str(folder / "arms" / "data")}))
-    return Search(depths, seeds, rest, folder)
+    return Search(depths, seeds, rest, folder, anew)
 
 
 def method_at(frozen: int, blocks: int) -> str:

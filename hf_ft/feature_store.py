@@ -7,7 +7,7 @@ shard of the key holds yet, and reads across all:
     ROOT/<key>/<shard>/examples.npy   fingerprints, (examples, 16) bytes
     ROOT/<key>/<shard>/offsets.npy    with ragged tensors: where each example begins in them, (examples + 1,)
     ROOT/<key>/<shard>/0.npy, ...     the tensors; a dtype that NumPy lacks (bfloat16) as unsigned integers of its bits
-    ROOT/<key>/<shard>/shard.json     dtypes, shapes, counts and the SHA-256 of every file; written last
+    ROOT/<key>/<shard>/shard.json     dtypes, shapes, counts, seconds and the SHA-256 of every file; written last
 
 `hf_ft.feature_folders` lists and removes these folders.
 """
@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -36,7 +37,7 @@ from hf_ft.lookup import UserError
 Integers: TypeAlias = npt.NDArray[np.int64]
 Fingerprints: TypeAlias = npt.NDArray[np.void]
 
-FORMAT = 1
+FORMAT = 2
 """Of the files; part of every key, so that another format is another key."""
 FINGERPRINT = np.dtype("V16")
 EXAMPLES, OFFSETS = "examples.npy", "offsets.npy"
@@ -132,6 +133,7 @@ class FeatureStore:
             raise RuntimeError(f"There are other tensors in {self.folder}: the key does not say all that decides them.")
         needed = size_of(layouts, len(wanted), 0 if lengths is None else int(lengths.sum()))
         begun, purpose = begun_folder(self.folder), f"written ({spoken_size(needed)})"
+        started = time.perf_counter()
         try:
             with _using(self.folder, purpose):
                 self._mark_used()
@@ -141,8 +143,9 @@ class FeatureStore:
                 writer = Writer(begun, wanted, layouts, lengths)
             yield writer
             with _using(self.folder, purpose):
-                writer.finish(self._digest)
-                self._place(begun, self.folder / _digest_of(wanted), layouts)
+                seconds = time.perf_counter() - started
+                writer.finish(self._digest, seconds)
+                self._place(begun, self.folder / _digest_of(wanted), layouts, seconds / len(wanted))
         finally:
             shutil.rmtree(begun, ignore_errors=True)  # it has another name when all went well
 
@@ -184,12 +187,12 @@ class FeatureStore:
                 which[part][new], rows[part][new] = number, found[new]
         return which, rows
 
-    def _place(self, begun: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
+    def _place(self, begun: Path, target: Path, layouts: tuple[Layout, ...], each: float) -> None:
         """Give a finished shard its name, unless another process has been quicker.
 
         It is opened before, so that nobody who clears the cache can take it away from this process.
         """
-        shard = _Shard(begun, layouts)
+        shard = _Shard(begun, layouts, each)
         try:
             begun.replace(target)
         except OSError:
@@ -261,8 +264,8 @@ class Writer:
                 target[start:stop] = values[done : done + stop - start]
                 done += stop - start
 
-    def finish(self, key: str) -> None:
-        """Bring all to the disk and write `shard.json`; `build` calls it.
+    def finish(self, key: str, seconds: float) -> None:
+        """Bring all to the disk and write `shard.json`, with the seconds that it took; `build` calls it.
 
         Raises:
             RuntimeError: rows that were not put.
@@ -278,6 +281,7 @@ class Writer:
         about = {
             "key": key,
             "examples": len(self._puts),
+            "seconds": round(seconds, 6),
             "layouts": [asdict(layout) for layout in self._layouts],
             "files": {path.name: _sha256(path) for path in files},
         }
@@ -289,13 +293,16 @@ class Writer:
 class Features:
     """Random access to the features of examples, in the order asked for; made by `FeatureStore.read`.
 
-    `lengths` are those of the examples, `(n,)`, or None when no layout is ragged. The tensors stay on disk; what is
-    sent to another process (a worker of a `DataLoader`) opens them there.
+    `lengths` are those of the examples, `(n,)`, or None when no layout is ragged. `seconds` is what building these
+    examples took, whenever that was. The tensors stay on disk; what is sent to another process (a worker of a
+    `DataLoader`) opens them there.
     """
 
     def __init__(self, shards: Sequence[_Shard], which: npt.NDArray[np.int32], rows: Integers) -> None:
         self._shards, self._which, self._rows = list(shards), which, rows
         self.layouts: tuple[Layout, ...] = shards[0].layouts if shards else ()
+        counts = np.bincount(which, minlength=len(shards))
+        self.seconds = float(sum(shard.each * count for shard, count in zip(shards, counts, strict=True)))
         self.lengths: Integers | None = None
         if any(layout.ragged for layout in self.layouts):
             self.lengths = np.zeros(len(rows), np.int64)
@@ -342,17 +349,17 @@ class _Damaged(Exception):
 
 
 class _Shard:
-    """The maps of one shard, which was verified before."""
+    """The maps of one shard, which was verified before; `each` is the seconds that building an example took."""
 
-    def __init__(self, folder: Path, layouts: tuple[Layout, ...]) -> None:
-        self.folder, self.layouts = folder, layouts
+    def __init__(self, folder: Path, layouts: tuple[Layout, ...], each: float) -> None:
+        self.folder, self.layouts, self.each = folder, layouts, each
         self.examples: Fingerprints = _mapped(folder / EXAMPLES).view(FINGERPRINT).reshape(-1)
         self.tensors = [_mapped(folder / f"{i}.npy") for i in range(len(layouts))]
         if any(layout.ragged for layout in layouts):
             self.offsets: Integers = _mapped(folder / OFFSETS)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Shard, (self.folder, self.layouts)  # maps would be sent as all that they hold
+        return _Shard, (self.folder, self.layouts, self.each)  # maps would be sent as all that they hold
 
     @cached_property
     def _order(self) -> Integers:
@@ -376,7 +383,7 @@ def _verified(folder: Path, key: str) -> _Shard:
             if _sha256(folder / name) != digest:
                 raise _Damaged(f"{name} is not what was written")
         layouts = [Layout(layout["dtype"], tuple(layout["shape"]), layout["ragged"]) for layout in about["layouts"]]
-        return _Shard(folder, tuple(layouts))
+        return _Shard(folder, tuple(layouts), about["seconds"] / about["examples"])
     except FileNotFoundError as error:
         raise _Damaged(f"{Path(error.filename).name} is missing") from error
 

@@ -62,7 +62,7 @@ def draw_comparison(record: Record, folder: Path) -> list[Path]:
     sizes = list(dict.fromkeys(row["size"] for row in record["rows"]))
     last = [row for row in record["rows"] if row["size"] == sizes[-1]]
     style = {
-        method: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+        method: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])  # no two alike
         for i, method in enumerate(dict.fromkeys(row["method"] for row in record["rows"]))
     }
     drawn = []
@@ -85,7 +85,7 @@ def _spread(mean: float, values: Sequence[float]) -> tuple[list[float], list[flo
 
 
 def _titled(axis: Any, record: Record, rows: Rows, below: str) -> None:
-    seeds = len(rows[0]["seeds"])
+    seeds = max(len(row["seeds"]) for row in rows)
     size = "" if rows[0]["size"] is None else f", {rows[0]['size']} examples of each class"
     n = record["data"]["sizes"][record["split"]]
     axis.set_title(

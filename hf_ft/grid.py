@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_ft.config import Config, build, check_output_dir, normalise
-from hf_ft.lookup import UserError
+from hf_ft.config import OF_ADAPTERS, OF_LORA, Config, build, check_output_dir, normalise
+from hf_ft.lookup import UserError, split_argument
 
 Layer = tuple[str, Mapping[str, Any]]
 
@@ -17,6 +18,8 @@ DEPTHS = "depths"
 """Among methods: `head`, `last_n` and `full` at every depth, or at nine of them."""
 OWN = ("methods", "seeds", "examples_per_class")
 """Settings of a comparison that a run has not, or has in another form."""
+OF_FOLDER = ("overwrite_output_dir", "resume_from_checkpoint")
+"""Settings that say what becomes of an earlier result, not what a training does."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Grid:
     """What to compare, and with which settings otherwise.
 
     `methods` are empty where those that fit the model are meant, and `depths` among them stands for one method at each
-    depth; a size of None is all of train. `layers` are those of
-    `config.build`, without a method.
+    depth; a size of None is all of train. `layers` are those of `config.build`, without a method. With `anew`, what
+    the folder holds is replaced.
     """
 
     methods: list[str]
@@ -33,27 +36,44 @@ class Grid:
     sizes: list[int | None]
     layers: list[Layer]
     folder: Path
+    anew: bool = False
 
 
-def read_grid(layers: Sequence[Layer], holds: str = "compare.json") -> Grid:
+def read_grid(layers: Sequence[Layer]) -> Grid:
     """Take the settings of a comparison out of layers of settings, and check them and all others.
-
-    `holds` is the file by which an output folder is known as one to go on with.
 
     Raises:
         UserError: a mistake in any setting, or nothing to compare.
     """
     own, rest = _take_own(layers)
-    methods, seeds = names_of(own.get("methods")), seeds_of(own.get("seeds", SEEDS))
+    methods, seeds = methods_of(own.get("methods")), seeds_of(own.get("seeds", SEEDS))
     sizes = sizes_of(own.get("examples_per_class"))
-    if len(methods) * len(sizes) == 1 and methods != [DEPTHS]:
+    rest, folder, anew = output_folder(rest, "compare.json", "comparison")
+    joins = not anew and (folder / "compare.json").exists()
+    if len(methods) * len(sizes) == 1 and methods != [DEPTHS] and not joins:
         raise UserError(
             f"One method ({methods[0]}) at one size is nothing to compare. Give at least two: --methods head,full."
         )
-    folder = output_folder(rest, holds)
-    for method in [name for name in methods if name != DEPTHS] or ["head"]:
-        build(*rest, ("the comparison", {"method": method, "output_dir": str(folder / "arms" / "data")}))
-    return Grid(methods, seeds, sizes, rest, folder)
+    named = [name for name in methods if name != DEPTHS]
+    trials = [fitted(rest, name) for name in named] or [fitted(rest, "lora")]
+    if named and not any(_adapter_options(trial) for trial in trials) and _adapter_options(rest):
+        trials[0] = rest  # none of the methods takes them, and the first says so
+    for name, trial in zip(named or ["head" if methods else "lora"], trials, strict=True):
+        build(*trial, ("the comparison", {"method": name, "output_dir": str(folder / "arms" / "data")}))
+    return Grid(methods, seeds, sizes, rest, folder, anew)
+
+
+def fitted(layers: Sequence[Layer], method: str) -> list[Layer]:
+    """Layers without options of adapters that a method does not take: they are meant for others of the comparison."""
+    takes = {"lora": OF_ADAPTERS, "peft": OF_ADAPTERS - OF_LORA}.get(split_argument(method)[0], frozenset())
+    return [
+        (source, {name: value for name, value in layer.items() if name in takes or name not in OF_ADAPTERS})
+        for source, layer in layers
+    ]
+
+
+def _adapter_options(layers: Sequence[Layer]) -> set[str]:
+    return {name for _, layer in layers for name, value in layer.items() if name in OF_ADAPTERS and value is not None}
 
 
 def _take_own(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[Layer]]:
@@ -77,6 +97,17 @@ def names_of(value: Any) -> list[str]:
     """Names from a list, or from text with commas; each once."""
     words = value.split(",") if isinstance(value, str) else list(value or ())
     return list(dict.fromkeys(str(word).strip() for word in words if str(word).strip()))
+
+
+def methods_of(value: Any) -> list[str]:
+    """Names of methods; what is no name after `train:PATTERN` is another of its patterns, which have commas, too."""
+    found: list[str] = []
+    for name in names_of(value):
+        if found and found[-1].startswith("train:") and any(sign in name for sign in "*?[."):
+            found[-1] += f",{name}"
+        else:
+            found.append(name)
+    return found
 
 
 def whole_numbers(value: Any, option: str, least: int) -> list[int]:
@@ -105,19 +136,36 @@ def sizes_of(value: Any) -> list[int | None]:
     return [None] if value is None else [*sorted(whole_numbers(value, "examples_per_class", 1))]
 
 
-def output_folder(layers: Sequence[Layer], holds: str) -> Path:
-    """The output folder that the layers name; one that holds `holds` is gone on with, any other has to be empty.
+def output_folder(layers: Sequence[Layer], holds: str, kind: str) -> tuple[list[Layer], Path, bool]:
+    """The layers in plain spelling, the output folder that they name, and whether what it holds is to be replaced.
+
+    A folder that holds `holds`, a file by which a result of this `kind` is known, is gone on with without being asked
+    to; any other has to be empty.
 
     Raises:
         UserError: none is given, or it holds something else.
     """
-    given: dict[str, Any] = {}
-    for source, layer in layers:
-        given |= {name: value for name, value in normalise(layer, source).items() if value is not None}
+    plain = [(source, normalise(layer, source)) for source, layer in layers]
+    given = {name: value for _, layer in plain for name, value in layer.items() if value is not None}
+    rest: list[Layer] = [
+        (source, {name: layer[name] for name in layer if name not in OF_FOLDER}) for source, layer in plain
+    ]
     if not given.get("output_dir"):
         raise UserError("No output folder given: set --output_dir.")
     folder = Path(given["output_dir"]).expanduser()
     if (folder / holds).exists():
-        return folder
+        return rest, folder, bool(given.get("overwrite_output_dir"))
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"The output folder {folder} holds files that are no {kind} (no {holds} in it). Choose another folder."
+        )
     check_output_dir(str(folder), Config(model=given.get("model", ""), dataset=given.get("dataset", "")), None)
-    return folder
+    return rest, folder, False
+
+
+def clear(folder: Path, stem: str) -> None:
+    """Remove a comparison or a search, whose files are called `stem`, with its trainings and pictures."""
+    for name in (f"{stem}.json", f"{stem}.md"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("arms", "figures"):
+        shutil.rmtree(folder / name, ignore_errors=True)

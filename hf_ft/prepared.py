@@ -54,6 +54,7 @@ The smallest random crop (`images.RandomRegion`) is half as wide as the picture,
 """
 
 Fill = Callable[[Sequence[Image.Image]], list[torch.Tensor]]
+Facts = dict[str, float]
 
 
 class PreparedRows(CachedRows):
@@ -97,24 +98,29 @@ def normalised(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
     return torch.stack(list(found))
 
 
-def prepare(job: Job) -> list[Any]:
-    """The parts of a stage that runs live, those with images from the store where that saves time."""
+def prepare(job: Job) -> tuple[list[Any], Facts | None]:
+    """The parts of a stage that runs live, those with images from the store where that saves time.
+
+    Beside them what was kept, for `run.json`: examples, how many were computed now, bytes, the seconds that this took,
+    and `whole_seconds`, what all of them took whenever that was. None where nothing was.
+    """
     parts: list[Any] = list(job.parts)
     if job.config.cache == "off" or not isinstance(parts[0], Dataset) or not is_image(parts[0]):
-        return parts
+        return parts, None
+    facts: Facts = {}
     random = job.config.augment not in (None, "none")
     trial = _tried(job.processor, parts[0])
     fixed = [i for i in range(len(parts)) if i or not random]
     if fixed and trial.layout:
-        kept = _fixed(job, [parts[i] for i in fixed], [job.reads[i] for i in fixed], trial)
+        kept = _fixed(job, [parts[i] for i in fixed], [job.reads[i] for i in fixed], trial, facts)
         for i, rows in zip(fixed, kept, strict=True):
             parts[i] = rows
     if random and trial.side:
-        parts[0] = _copied(job, parts[0], trial)
+        parts[0] = _copied(job, parts[0], trial, facts)
     if isinstance(parts[0], Dataset) and trial.decoding * len(parts[0]) * job.passes > SLOW:
         spent = trial.decoding * len(parts[0])
         tell(f"images   decoding them takes about {spent:.0f} s in every epoch: smaller files are quicker", job.args)
-    return parts
+    return parts, facts or None
 
 
 # --- Trying -----------------------------------------------------------------------------------------------------------
@@ -156,8 +162,8 @@ def _tried(processor: Any, rows: Dataset) -> _Trial:
 # --- Keeping ----------------------------------------------------------------------------------------------------------
 
 
-def _fixed(job: Job, rows: Sequence[Dataset], reads: Sequence[float], trial: _Trial) -> Sequence[Any]:
-    """Splits with their images prepared; as they were where that does not pay."""
+def _fixed(job: Job, rows: Sequence[Dataset], reads: Sequence[float], trial: _Trial, facts: Facts) -> Sequence[Any]:
+    """Splits with their images prepared; as they were where that does not pay. `facts` is added to."""
     assert trial.layout is not None
     parts = [Part.of(split) for split in rows]
     key = {
@@ -166,14 +172,19 @@ def _fixed(job: Job, rows: Sequence[Dataset], reads: Sequence[float], trial: _Tr
         "shape": list(trial.layout.shape),
     }
     each = trial.decoding + trial.resizing
-    store = _filled(job, key, parts, reads, each, [trial.layout], lambda images: [resized(job.processor, images)])
-    if store is None:
+
+    def fill(images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        return [resized(job.processor, images)]
+
+    kept = _filled(job, key, parts, reads, each, [trial.layout], fill, facts)
+    if not kept:
         return rows
-    return [PreparedRows(store.read(part.names), _labels(part.rows), job.processor) for part in parts]
+    pairs = zip(kept, parts, strict=True)
+    return [PreparedRows(features, _labels(part.rows), job.processor) for features, part in pairs]
 
 
-def _copied(job: Job, rows: Dataset, trial: _Trial) -> Any:
-    """A split with copies of its images; as it was where that does not pay."""
+def _copied(job: Job, rows: Dataset, trial: _Trial, facts: Facts) -> Any:
+    """A split with copies of its images; as it was where that does not pay. `facts` is added to."""
     side = round(SHARPER * trial.side)
     whole = [Image.open(BytesIO(content)).size for content in encoded_images(rows)]
     sizes = [_shrunk_size(size, side) for size in whole]
@@ -181,12 +192,12 @@ def _copied(job: Job, rows: Dataset, trial: _Trial) -> Any:
     layouts = [Layout("uint8", (3,), ragged=True), Layout("int64", (2,))]
     key = {"describe": f"images, copies of {side} pixels", "side": side}
     reads = job.reads[:1]
-    store = _filled(job, key, [part], reads, trial.decoding, layouts, lambda images: _copies(images, side))
-    if store is None:
+    kept = _filled(job, key, [part], reads, trial.decoding, layouts, lambda images: _copies(images, side), facts)
+    if not kept:
         return rows
     note = f"random crops are cut from copies of at most {side} pixels on the shorter side; --cache off cuts the files"
     note = note if sizes != whole else ""
-    return CopiedRows(store.read(part.names), _labels(rows), job.processor, str(job.config.augment), note)
+    return CopiedRows(kept[0], _labels(rows), job.processor, str(job.config.augment), note)
 
 
 def _copies(images: Sequence[Image.Image], side: int) -> list[torch.Tensor]:
@@ -214,26 +225,35 @@ def _filled(
     each: float,
     layouts: Sequence[Layout],
     fill: Fill,
-) -> FeatureStore | None:
-    """The store with what `fill` makes of all images of some parts; None where it saves too little or does not fit."""
+    facts: Facts,
+) -> list[Features]:
+    """What `fill` makes of all images of each part, from the store; empty where it saves too little or does not fit."""
     store = FeatureStore(job.root, {**key, "versions": {name: version(name) for name in PACKAGES}})
     with job.args.main_process_first(desc="preparing images"):
         missing = [store.missing(part.names) for part in parts]
         forecast = make_forecast(job, "images", store.folder, layouts, parts, missing, reads, each)
         if forecast.computed and forecast.seconds < LEAST:
-            return None
+            return []
         try:
             decide(job, forecast)
         except Live:
-            return None
+            return []
         tell(forecast.line("are decoded"), job.args)
+        started, computed = time.perf_counter(), 0
         for part in parts:
             left = store.missing(part.names)  # an image may stand in both splits
+            computed += len(left)
             if len(left):
                 _build(job, store, layouts, part, left, fill)
+        seconds = time.perf_counter() - started
     for note in store.notes:
         tell(f"cache    {note}", job.args)
-    return store
+    kept = [store.read(part.names) for part in parts]
+    whole = sum(features.seconds for features in kept)
+    of_these = {"examples": forecast.examples, "computed": computed, "bytes": forecast.bytes}
+    for name, value in {**of_these, "seconds": round(seconds, 3), "whole_seconds": round(whole, 3)}.items():
+        facts[name] = facts.get(name, 0) + value
+    return kept
 
 
 def _build(

@@ -54,7 +54,8 @@ def rank(models: Sequence[str], confirm: int = 0, **settings: Any) -> Record:
     Needs `task`, `dataset` and `output_dir`, and takes every setting of `finetune` but `model`. `models` are Hub ids,
     folders or `builtin`. LogME, k-NN and a linear probe read train alone, at most 2,000 examples of it unless
     `max_train_examples` or `examples_per_class` say otherwise. With `confirm`, the first so many are fine-tuned as the
-    settings say, on all of train unless these settings limit it, and scored on validation.
+    settings say, on all of train unless these settings limit it, and scored on validation. Candidates that an earlier
+    call with the same `output_dir` scored are not run again, and stay in the ranking.
 
     Raises:
         UserError: a mistake in the settings or the data, fewer than two candidates that can be scored, or a folder
@@ -128,13 +129,22 @@ def rank_models(models: Sequence[str], confirm: int, *layers: tuple[str, Mapping
         record["training"] = before["training"]
     record["candidates"] = _scored(names, config, args, splits, before, out, record)
     _place(record)
-    if confirm:
+    if confirm:  # takes long: what is known stands before it
+        _finish(out, record, splits)
         _confirm(names, confirm, layers, base, out, record)
+    _finish(out, record, splits)
+    print(f"The ranking is in {out}")
+    return record
+
+
+def _finish(out: Path, record: Record, splits: Splits) -> None:
+    """Write the ranking with its page and picture, and print it."""
+    from hf_ft import ranking_report
+
     _compare_with_confirmed(record, splits)
     _write(out, record)
     ranking_report.write(record, out)
-    print("\n" + ranking_report.after(record) + f"\nThe ranking is in {out}")
-    return record
+    print("\n" + ranking_report.after(record), flush=True)
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
@@ -259,21 +269,21 @@ def _write(out: Path, record: Record) -> None:
 def _scored(
     names: Mapping[str, str], config: Config, args: Any, splits: Splits, before: Record, out: Path, record: Record
 ) -> list[Record]:
-    """A row for each candidate: its scores, or the reason why it has none.
+    """A row for each candidate, those scored earlier after those named now: its scores, or why it has none.
+
+    A candidate whose name stands for other weights now is replaced.
 
     Raises:
         UserError: fewer than two could be scored.
     """
     finished = {row["identity"]: row for row in before["candidates"] if "scores" in row}
-    kept = {row["identity"]: row for row in before["candidates"]}
     rows: list[Record] = []
     for number, (model, name) in enumerate(names.items(), start=1):
         identity = _identity(model)
         row = finished.get(identity) or _row(model, name, config, args, splits)
         row = {**row, "name": name, "identity": identity}
         rows.append(row)
-        kept[identity] = row
-        _write(out, {**record, "candidates": list(kept.values())})
+        _write(out, {**record, "candidates": [*rows, *_others(before, rows)]})
         told = "as before" if identity in finished else row.get("reason") or f"{row['seconds']:.0f} s"
         print(f"{number}/{len(names)}  {name}: {told}", flush=True)
     failed = [row for row in rows if "reason" in row]
@@ -281,7 +291,13 @@ def _scored(
         reasons = " ".join(f"{row['name']}: {row['reason'].rstrip('.')}." for row in failed)
         done = len(rows) - len(failed)
         raise UserError(f"Only {done} of {len(rows)} models could be scored, and a ranking needs two. {reasons}")
-    return rows
+    return [*rows, *(row for row in _others(before, rows) if "scores" in row)]
+
+
+def _others(before: Record, rows: Sequence[Record]) -> list[Record]:
+    """The rows of an earlier call that none of these rows stands for, by weights or by name."""
+    known = {row[key] for row in rows for key in ("identity", "name")}
+    return [row for row in before["candidates"] if not known & {row["identity"], row["name"]}]
 
 
 def _row(model: str, name: str, config: Config, args: Any, splits: Splits) -> Record:
@@ -360,8 +376,11 @@ def _confirm(
     models = {name: model for model, name in names.items()}
     rows = [row for row in record["candidates"] if "scores" in row]
     for row in rows[:count]:
-        row["confirmed"] = _trained(models[row["name"]], row["name"], layers, out)
-        _write(out, record)
+        if row["name"] in models:
+            row["confirmed"] = _trained(models[row["name"]], row, layers, out)
+            _write(out, record)
+        elif "value" not in row.get("confirmed", {}):
+            row["confirmed"] = {"reason": "it was not named in this call"}
 
 
 def _compare_with_confirmed(record: Record, splits: Splits) -> None:
@@ -378,18 +397,19 @@ def _compare_with_confirmed(record: Record, splits: Splits) -> None:
     }
 
 
-def _trained(model: str, name: str, layers: Layers, out: Path) -> Record:
+def _trained(model: str, row: Record, layers: Layers, out: Path) -> Record:
     """The score of a fine-tuned model on validation; the reason where it could not be trained."""
     from hf_ft.run import execute
 
-    folder = out / "confirm" / re.sub(r"[^\w.-]+", "_", name)
+    name, weights = row["name"], hashlib.sha256(row["identity"].encode()).hexdigest()[:8]
+    folder = out / "confirm" / (re.sub(r"[^\w.-]+", "_", name) + f"-{weights}")  # other weights may have had the name
     try:
         if (folder / "run.json").is_file():
             run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         else:
             print(f"\nFine-tuning {name}\n", flush=True)
             run = execute(_settings(layers, model, folder))
-    except UserError as error:
+    except Exception as error:  # out of memory, a kernel that is missing: the others can go on
         return {"reason": _reason(error, model, name)}
     seconds = round(sum(stage["seconds"] for stage in run["stages"]), 1)
     return {"metric": run["metric"], **run["metrics"]["validation"][run["metric"]], "seconds": seconds}

@@ -14,6 +14,8 @@ Record = Mapping[str, Any]
 
 NAMES = {"logme": "LogME", "knn": "k-NN", "probe": "probe"}
 WIDTH = 80
+FEW = 4
+"""Fine-tuned models from which on a rank correlation says something."""
 CAUTION = (
     "No score is the truth: the published weighted tau of LogME with accuracy after fine-tuning runs from 0.50 to 0.79 "
     "over eight data sets."
@@ -70,13 +72,31 @@ def _sentences(record: Record) -> list[str]:
     lines.append("ms: one example through the model, in batches of at most 8. place: the mean place over the scores.")
     agreement = f"Agreement over {len(_scored(record))} models (Kendall's tau): {'; '.join(_taus(record))}."
     lines += [agreement, verdict(record), CAUTION]
-    if found := record.get("agreement_with_confirmed"):
-        told = ", ".join(f"{NAMES[name]} {_tau(value)}" for name, value in found.items())
-        count = sum("value" in row.get("confirmed", {}) for row in _scored(record))
-        lines.append(f"Kendall's tau with the {count} fine-tuned: {told}.")
+    lines += _of_confirmed(record)
     for row in _scored(record):
         if "reason" in row.get("confirmed", {}):
             lines.append(f"Not fine-tuned: {row['name']}: {row['confirmed']['reason']}")
+    return lines
+
+
+def _of_confirmed(record: Record) -> list[str]:
+    """What fine-tuning gave, how sure that is, and which scores had it so."""
+    tuned = [row for row in _scored(record) if "value" in row.get("confirmed", {})]
+    if not tuned:
+        return []
+    metric = TITLES.get(tuned[0]["confirmed"]["metric"], tuned[0]["confirmed"]["metric"])
+    ends = "; ".join(f"{row['name']} {row['confirmed']['low']:.3f} to {row['confirmed']['high']:.3f}" for row in tuned)
+    lines = [
+        f"tuned: {metric} on validation, by which the epoch was chosen too, of one seed. 95 % intervals over examples: "
+        f"{ends}."
+    ]
+    found = record.get("agreement_with_confirmed")
+    if found and len(tuned) >= FEW:
+        told = ", ".join(f"{NAMES[name]} {_tau(value)}" for name, value in found.items())
+        lines.append(f"Kendall's tau with the {len(tuned)} fine-tuned: {told}.")
+    elif found:  # so few are in the right order by chance too often for a figure
+        right = [NAMES[name] for name, value in found.items() if value == 1]
+        lines.append(f"The {len(tuned)} fine-tuned stand in the order of {' and '.join(right) or 'no score'}.")
     return lines
 
 

@@ -62,8 +62,8 @@ class StageResult:
     Steps and epochs in `history` are counted over all stages. `checkpoint` is the folder of the stage's weights,
     relative to the output folder; those of adapters are merged. `peak_memory` is in bytes: of the GPU where there is
     one, else the process's resident memory so far. `seconds` are those of computing features, training and its
-    evaluations. `cache` says what frozen layers gave once instead of in every epoch, `live` why they ran in every one;
-    `solver` how a linear head was fitted to convergence, None where steps trained.
+    evaluations. `cache` says what frozen layers gave once instead of in every epoch, `live` why they ran in every one,
+    `images` which were decoded once; `solver` how a linear head was fitted to convergence, None where steps trained.
     """
 
     name: str
@@ -80,6 +80,7 @@ class StageResult:
     notes: list[str] = field(default_factory=list)
     cache: dict[str, Any] | None = None
     live: str = ""
+    images: dict[str, float] | None = None
     solver: dict[str, Any] | None = None
 
 
@@ -220,7 +221,8 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
         opened = _open_cache(job)
         cached = opened if isinstance(opened, Cached) else None
         trained = cached.upper if cached else model
-        sets = (cached.train, cached.validation) if cached else (*prepare(job), validation_set)[:2]
+        prepared, images = ((cached.train, cached.validation), None) if cached else prepare(job)
+        sets = (*prepared, validation_set)[:2]
         frozen = FrozenMode(trained, quiet)
         trainer = _trainer(run, trained, stage, args, *sets)
         fit = _exact(run, cached) if _wants_exact(run, stage) else None
@@ -235,7 +237,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
     extract_model_from_parallel(trained, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
-    run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, fit))
+    run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit))
     if isinstance(sets[0], CopiedRows) and sets[0].note:
         run.stages[-1].notes.append(sets[0].note)
     if isinstance(model, PeftModel):
@@ -588,6 +590,7 @@ def _result(
     seconds: float,
     checked: int,
     opened: Cached | str,
+    images: dict[str, float] | None,
     fit: dict[str, Any] | None,
 ) -> StageResult:
     best = trainer.state.best_model_checkpoint
@@ -606,6 +609,7 @@ def _result(
         history=[{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history],
         cache=opened.facts if isinstance(opened, Cached) else None,
         live="" if isinstance(opened, Cached) else opened,
+        images=images,
         solver=fit,
     )
 

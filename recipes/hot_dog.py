@@ -4,7 +4,8 @@
 
 The data set is yours: a folder with a sub-folder for each of two classes in train/ and test/, or one on the Hub. It is
 the example by which Dive into Deep Learning explains fine-tuning, with 1,000 photos of hot dogs and 1,000 of other
-things (https://d2l.ai/chapter_computer-vision/fine-tuning.html): the head learns at ten times the rate of the rest.
+things (https://d2l.ai/chapter_computer-vision/fine-tuning.html). The head of the fine-tuned one learns at ten times the
+rate of the rest, as method `full` has it.
 """
 
 import sys
@@ -16,7 +17,7 @@ from hf_ft.figures import draw_learning
 from hf_ft.report import text_table
 from hf_ft.run import execute
 
-SETTINGS = {"task": "image_classification", "model": "microsoft/resnet-18", "head_lr_multiplier": 10}
+SETTINGS = {"task": "image_classification", "model": "microsoft/resnet-18"}
 OUT = "runs/hot_dog"
 METHODS = {"full": "pretrained, fine-tuned", "scratch": "the same, from scratch"}
 
@@ -24,7 +25,7 @@ METHODS = {"full": "pretrained, fine-tuned", "scratch": "the same, from scratch"
 def main(argv: list[str] | None = None) -> None:
     """Train both, print both, draw both."""
     layers = command_line(argv, __doc__ or "")
-    out = Path(layers[-1][1].get("output_dir", OUT))
+    out = Path(next((layer["output_dir"] for _, layer in reversed(layers) if layer.get("output_dir")), OUT))
     records = {}
     for method, title in METHODS.items():
         own = {"method": method, "output_dir": str(out / method)}

@@ -13,13 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import hf_ft
 from hf_ft import UserError, compare, figures
-from hf_ft.arms import Bench, Outcome, alone
+from hf_ft.arms import Arm, Bench, Outcome
 from hf_ft.cli import main
-from hf_ft.comparison import advice, fitting
+from hf_ft.comparison import advice, best_of, fitting
+from hf_ft.grid import methods_of
 from hf_ft.tasks import task_names
 
 SMALL = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "max_eval_examples": 12}
@@ -206,6 +208,7 @@ def row(method: str, mean: float, seconds: float, best: bool = False, noise: boo
         "mean": mean,
         "seconds": seconds,
         "best": best,
+        "broken": False,
         "noise": noise,
         "behind": gap,
     }
@@ -222,13 +225,195 @@ def test_advice() -> None:
     assert "quicker than what is within its noise: `lora`" in advice([best, row("lora", 0.89, 90.0)])
 
 
-def test_shared_features_are_charged_to_all_who_read_them() -> None:
-    first = Outcome("head", 0, None, seconds=12.0, feature_seconds=10.0, features={"cut": [100, 100]})
-    second = Outcome("head", 1, None, seconds=3.0, feature_seconds=1.0, features={"cut": [10, 100]})
+def test_seconds_alone_charge_what_was_there() -> None:
+    first = Outcome("head", 0, None, seconds=12.0, feature_seconds=10.0, whole_seconds=10.0)
+    second = Outcome("head", 1, None, seconds=3.0, feature_seconds=1.0, whole_seconds=10.5)
     live = Outcome("full", 0, None, seconds=50.0)
-    assert alone([first, second, live]) == [2 + 10.0, 2 + 10.0, 50.0]
-    warm = Outcome("head", 0, None, seconds=2.0, features={"cut": [0, 100]})
-    assert alone([warm]) == [2.0]
+    assert [one.alone for one in (first, second, live)] == [12.0, 12.5, 50.0]
+
+
+def test_features_of_an_earlier_run_do_not_look_free(
+    compared: tuple[Path, dict[str, Any]], tmp_path: Path, image_model: str, image_data: str
+) -> None:
+    """Another comparison on the same cache computes nothing, and is charged what computing took the first time."""
+    out, record = compared
+    settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
+    settings |= {"cache_dir": str(out.parent / "cache"), "output_dir": str(tmp_path / "out")}
+    warm = compare(**settings, **SMALL, methods="head,last_n:1", seeds=[0], examples_per_class="6")
+    for run in warm["runs"]:
+        (cold,) = (one for one in record["runs"] if all(one[key] == run[key] for key in ("method", "seed", "size")))
+        assert all(computed == 0 for computed, _ in run["features"].values())
+        assert run["whole_seconds"] == pytest.approx(cold["whole_seconds"], abs=0.002)
+        assert run["whole_seconds"] > 0
+        assert run["alone"] == pytest.approx(run["seconds"] - run["feature_seconds"] + run["whole_seconds"], abs=0.002)
+
+
+REGRESSION = {"scratch": 4.0, "head": 2.0, "full": 1.0, "last_n:1": 1.001}
+"""Made up mean squared errors by method: `full` is the best, `last_n:1` hardly behind."""
+
+
+@pytest.fixture(scope="module")
+def regressed(
+    tmp_path_factory: pytest.TempPathFactory, text_model: str, regression_data: str
+) -> tuple[dict[str, Any], Path]:
+    """The settings of a comparison of numbers, where lower is better, and a folder with two of its arms."""
+    out = tmp_path_factory.mktemp("regressed") / "out"
+    settings = {"task": "text_regression", "model": text_model, "dataset": regression_data, **SMALL}
+    compare(**settings, methods="head,full", seeds=1, output_dir=str(out))
+    return settings, out
+
+
+def made_up(out: Path, copy: Path, errors: dict[str, float], seeds: int = 3, failed: tuple[str, int] = ("", -1)) -> str:
+    """A copy whose arms are made up: seeds are alike but for a thousandth, and one may have failed."""
+    shutil.copytree(out, copy)
+    (found,) = (copy / "arms").glob("full-*.json")
+    outcome = json.loads(found.read_text())
+    for path in (copy / "arms").iterdir():
+        path.unlink()
+    for method, error in errors.items():
+        for seed in range(seeds):
+            name = Arm(method, seed).name
+            about = outcome | {"method": method, "seed": seed, "seconds": 10.0 / error}
+            if (method, seed) == failed:
+                continue
+            about["metrics"]["test"]["mse"]["value"] = error + seed / 1000
+            (copy / "arms" / f"{name}.json").write_text(json.dumps(about))
+            spread = np.random.default_rng(0).normal(0, 0.005, 1000)  # of the test examples, which all share
+            np.save(copy / "arms" / f"{name}.npy", error + seed / 1000 + spread)
+    return str(copy)
+
+
+def test_lower_errors_are_better(regressed: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """The best, the sign of what others are behind, what is noise, the front of the picture and the advice."""
+    settings, out = regressed
+    copy = made_up(out, tmp_path / "copy", REGRESSION | {"last_n:1": 1.0})
+    for seed, off in enumerate((0.004, -0.003, 0.001)):  # not always behind
+        np.save(Path(copy) / f"arms/last_n_1-all-seed{seed}.npy", np.full(1000, 1.0 + off))
+        path = Path(copy) / f"arms/last_n_1-all-seed{seed}.json"
+        about = json.loads(path.read_text())
+        about["metrics"]["test"]["mse"]["value"] = 1.001 + off + seed / 1000
+        path.write_text(json.dumps(about))
+    record = compare(**settings, methods=list(REGRESSION), output_dir=copy)
+    rows = {row["method"]: row for row in record["rows"]}
+    assert record["metric"] == "mse"
+    assert not record["higher_is_better"]
+    assert [method for method, row in rows.items() if row["best"]] == ["full"]
+    assert rows["head"]["behind"]["value"] == pytest.approx(1.0)  # errors are higher
+    assert {method: row["noise"] for method, row in rows.items()} == {
+        "scratch": False,
+        "head": False,
+        "full": True,
+        "last_n:1": True,
+    }
+    assert [(x, y) for x, y in figures._front(record["rows"], False)] == sorted(
+        (rows[name]["seconds"], rows[name]["mean"]) for name in ("scratch", "head", "full")
+    )
+    page = (Path(copy) / "compare.md").read_text()
+    assert page.index("| full |") < page.index("| last_n:1 |") < page.index("| head |") < page.index("| scratch |")
+    assert "within its noise: `last_n:1`" in record["advice"][0] or "within the noise of `full`" in record["advice"][0]
+
+
+def test_failed_seeds_win_nothing(
+    regressed: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method of which a seed failed is not the best, is compared by the seeds it has, and says so in the table."""
+    settings, out = regressed
+    copy = made_up(out, tmp_path / "copy", {"head": 2.0, "full": 1.0}, failed=("full", 0))
+    train = Bench._train
+
+    def failing(self: Bench, arm: Arm, others: int) -> Any:
+        if arm == Arm("full", 0):
+            raise RuntimeError("CUDA out of memory")
+        return train(self, arm, others)
+
+    monkeypatch.setattr(Bench, "_train", failing)
+    record = compare(**settings, methods="head,full", output_dir=copy)
+    rows = {row["method"]: row for row in record["rows"]}
+    assert record["failed"] == ["full-all-seed0: CUDA out of memory"]
+    assert rows["head"]["best"]
+    assert rows["full"]["seeds"] == [1, 2]
+    assert rows["full"]["behind"]["value"] == pytest.approx(-1.0)
+    assert "| full (2 of 3 seeds) |" in (Path(copy) / "compare.md").read_text()
+    assert record["advice"] == ["There is only `head` (2.001). Left out, since a training failed: `full`."]
+    lonely = made_up(out, tmp_path / "lonely", {"head": 2.0, "full": 1.0}, seeds=1, failed=("full", 0))
+    record = compare(**settings, methods="head,full", seeds=[0], output_dir=lonely)
+    assert [row["method"] for row in record["rows"]] == ["head"]
+    assert record["advice"] == ["There is only `head` (2.000)."]
+
+
+def test_best_is_by_the_seeds_that_all_share() -> None:
+    assert best_of({"a": {0: 0.8, 1: 0.8}, "b": {0: 0.7, 1: 0.7, 2: 1.0, 3: 1.0}}, True) == "a"
+    assert best_of({"a": {0: 0.8, 1: 0.8}, "b": {0: 0.7, 1: 0.7, 2: 1.0, 3: 1.0}}, False) == "b"
+    assert best_of({"a": {0: 0.8}, "b": {1: 0.9}}, True) == "b"
+
+
+def test_more_methods_join_and_none_is_lost(regressed: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """A call with one more method keeps those that are there; one that begins anew has only its own."""
+    settings, out = regressed
+    copy = made_up(out, tmp_path / "copy", REGRESSION, seeds=1)
+    files = {path: path.read_bytes() for path in Path(copy, "arms").iterdir()}
+    compare(**settings, methods="scratch,head,full", seeds=1, output_dir=copy)
+    record = compare(**settings, methods="last_n:1", seeds=1, output_dir=copy, resume_from_checkpoint=True)
+    assert {row["method"] for row in record["rows"]} == set(REGRESSION)
+    assert {path: path.read_bytes() for path in Path(copy, "arms").iterdir()} == files
+    (Path(copy) / "mine.txt").write_text("mine")
+    record = compare(**settings, methods="head,last_n:1", seeds=1, output_dir=copy, overwrite_output_dir=True)
+    assert {row["method"] for row in record["rows"]} == {"head", "last_n:1"}
+    assert all(row["mean"] != REGRESSION[row["method"]] for row in record["rows"])
+    assert (Path(copy) / "mine.txt").read_text() == "mine"
+
+
+def test_options_of_adapters_go_to_methods_with_adapters(tmp_path: Path, text_model: str, text_data: str) -> None:
+    usual = {"task": "text_classification", "model": text_model, "dataset": text_data, **SMALL, "seeds": 1}
+    record = compare(**usual, methods="head,lora", lora_r=2, output_dir=str(tmp_path / "two"))
+    other = compare(**usual, methods="lora,peft:ia3,head", lora_r=4, output_dir=str(tmp_path / "four"))
+    small, large = (next(r for r in one["rows"] if r["method"] == "lora")["trainable"] for one in (record, other))
+    assert small < large
+    assert record["settings"]["lora_r"] == 2
+    with pytest.raises(UserError, match=r"--lora_r does not go with method 'head', which has no adapters"):
+        compare(**usual, methods="head,full", lora_r=2, output_dir=str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"lora_r was 2 and is 4"):
+        compare(**usual, methods="head,lora", lora_r=4, output_dir=str(tmp_path / "two"))
+
+
+def test_frozen_layers_that_ran_in_every_epoch_are_told(
+    tmp_path: Path, image_model: str, image_data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default augmentation makes other images in each epoch; who waits for it should know."""
+    settings = {"task": "image_classification", "model": image_model, "dataset": image_data, **SMALL, "seeds": 1}
+    record = compare(**settings, methods="last_n:1,full,lora", output_dir=str(tmp_path / "out"))
+    (told,) = record["live"]
+    assert told.startswith("last_n:1 ran frozen layers in every epoch: augmentation 'basic'")
+    assert "--augment none" in told
+    assert f"Note     {told}" in capsys.readouterr().out
+    assert told in (tmp_path / "out/compare.md").read_text()
+
+
+def test_without_test_split_the_page_says_so(tmp_path: Path, text_model: str, text_data: str) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(text_data, bare)
+    for path in bare.glob("test*"):
+        path.unlink()
+    settings = {"task": "text_classification", "model": text_model, "dataset": str(bare), **SMALL, "seeds": 1}
+    record = compare(**settings, methods="head,last_n:1", output_dir=str(tmp_path / "out"))
+    assert record["split"] == "validation"
+    page = (tmp_path / "out/compare.md").read_text()
+    assert "There is no test split" in page
+    assert "one seed says nothing of how far seeds differ" in page
+
+
+def test_arms_have_files_of_their_own() -> None:
+    """Patterns differ in characters that names of files cannot hold."""
+    methods = ["train:*bias", "train:bias", "train:*attention*", "train:attention*", "last_n:1", "peft:ia3", "head"]
+    names = [Arm(method, 0).name for method in methods]
+    assert len(set(names)) == len(methods)
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
+    assert names[4:] == ["last_n_1-all-seed0", "peft_ia3-all-seed0", "head-all-seed0"]
+
+
+def test_patterns_with_commas() -> None:
+    assert methods_of("head,train:*attention*,*norm*,full") == ["head", "train:*attention*,*norm*", "full"]
+    assert methods_of("train:*bias,head") == ["train:*bias", "head"]
 
 
 def test_pictures_have_every_method(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -265,7 +450,7 @@ MISTAKES = {
     "one method": ({"methods": "head"}, r"One method \(head\) at one size is nothing to compare"),
     "a method": ({"method": "head"}, r"'method' in .* is no option of a comparison"),
     "no such method": ({"methods": "head,fulll"}, r"Did you mean 'full'"),
-    "too deep": ({"methods": "head,last_n:9"}, r"9"),
+    "too deep": ({"methods": "head,last_n:9"}, r"last_n:9 asks for more blocks than the model has \(\d+\)"),
     "too many of a class": (
         {"methods": "head,full", "examples_per_class": "2,90"},
         r"90 is more than train has: .*has 1\d.*Set at most 1\d",
@@ -283,6 +468,11 @@ def test_mistakes(mistake: str, tmp_path: Path, text_model: str, text_data: str)
     with pytest.raises(UserError, match=said):
         compare(**usual, **SMALL, **settings)
     assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds files that are no comparison \(no compare\.json in it\)"):
+        compare(**usual, **SMALL, methods="head,full")
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
 def test_compare_is_public() -> None:

@@ -62,3 +62,34 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     steady = mean_interval([0.5] * 3, [draws(right)] * 3)
     shaken = mean_interval([0.3, 0.5, 0.7], [draws(right) + shift for shift in (-0.2, 0.0, 0.2)])
     assert shaken.high - shaken.low > 2 * (steady.high - steady.low)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.06])
+def test_equal_methods_are_called_different_as_rarely_as_is_said(seeds: int, spread: float) -> None:
+    """Two methods alike whose seeds differ by so much: at 95 %, one in twenty pairs is called different.
+
+    The interval may be too wide where examples and seeds cannot be told apart, but not too narrow.
+    """
+    random, trials = np.random.default_rng(seeds), 300
+    weights = random.multinomial(N, np.full(N, 1 / N), size=200) / N
+    wrong = 0
+    for _ in range(trials):
+        hard = random.random(N)  # how likely each example is to be answered rightly, by all alike
+
+        def scored(hard: Floats = hard) -> tuple[list[float], list[Floats]]:
+            shifts = random.normal(0, spread, seeds)
+            right = [(random.random(N) < np.clip(hard + shift, 0, 1)).astype(float) for shift in shifts]
+            return [float(one.mean()) for one in right], [weights @ one for one in right]
+
+        wrong += not difference(*scored(), *scored()).noise
+    assert wrong / trials < 0.09  # 0.05 and three standard errors of 300 trials
+
+
+def test_three_seeds_far_apart_tell_nothing() -> None:
+    """Differences of one sign by chance: three of three, which is one chance in four."""
+    gap = difference(
+        [0.71, 0.75, 0.80], [np.full(1000, value) for value in (0.71, 0.75, 0.80)], [0.7] * 3, [np.full(1000, 0.7)] * 3
+    )
+    assert gap.noise
+    assert gap.high - gap.value == pytest.approx(4.303 * np.std([0.01, 0.05, 0.10], ddof=1) / np.sqrt(3), rel=1e-3)

@@ -239,13 +239,14 @@ def test_confirm_fine_tunes_the_first(
     confirmed = [row["name"] for row in record["candidates"] if "confirmed" in row]
     assert confirmed == [row["name"] for row in record["candidates"][:2]]
     for name in confirmed:
-        run = json.loads((out / "confirm" / name / "run.json").read_text())
+        (run_file,) = (out / "confirm").glob(f"{name}-*/run.json")
+        run = json.loads(run_file.read_text())
         assert run["method"] == "full"
         score = run["metrics"]["validation"]["accuracy"]
         assert {key: by_name(record)[name]["confirmed"][key] for key in score} == score
     assert set(record["agreement_with_confirmed"]) == {"logme", "knn", "probe"}
     assert "tuned" in capsys.readouterr().out
-    ended_early = out / "confirm" / confirmed[1] / "run.json"
+    (ended_early,) = (out / "confirm").glob(f"{confirmed[1]}-*/run.json")
     lost = json.loads(ended_early.read_text())["metrics"]
     ended_early.unlink()
     assert main(words(text_model, random_model, other_model, data=nouns, out=out, **settings)) == 0
