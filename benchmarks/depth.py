@@ -3,7 +3,8 @@
 python benchmarks/depth.py --task T --model M --dataset D --output_dir OUT [settings of hf-ft train]
 
 The search sees validation only. Every depth is then trained at its own length with the same seeds and scored on test;
-regret is the best test mean minus that of the choice, with its interval over test examples and seeds.
+regret is the best test mean minus that of the choice, with its interval over test examples and seeds. What is finished
+is not repeated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 from hf_ft.cli import run
 from hf_ft.config import Command, command_line
-from hf_ft.depths import OWN, Search, candidates, read_search
+from hf_ft.depths import Search, candidates, read_search
+from hf_ft.lookup import UserError
 
 OPTIONS = {
     "depths": ("N,M,...", "numbers of frozen blocks (default: as hf-ft depth)"),
@@ -25,11 +27,11 @@ OPTIONS = {
 USAGE = "--task T --model M --dataset D --output_dir OUT [options]"
 
 
-def sweep(asked: Search, name: str, cache: Mapping[str, Any]) -> dict[str, Any]:
+def sweep(asked: Search, folder: Path, cache: Mapping[str, Any]) -> dict[str, Any]:
     """Train every depth with every seed at its own length; scores, draws of the test score and seconds by depth."""
     from hf_ft.arms import Arm, Bench
 
-    bench = Bench([*asked.layers, ("the benchmark", cache)], asked.folder / name)
+    bench = Bench([*asked.layers, ("the benchmark", cache)], folder)
     found: dict[str, Any] = {"sign": 1 if bench.higher_is_better else -1, "blocks": bench.blocks, "depths": {}}
     for frozen, method in candidates(asked.depths, bench.blocks).items():
         arms = [Arm(method, seed) for seed in asked.seeds]
@@ -42,7 +44,7 @@ def sweep(asked: Search, name: str, cache: Mapping[str, Any]) -> dict[str, Any]:
             "draws": [bench.draws(arm) for arm in arms],
             "seconds": sum(outcome.seconds for outcome in outcomes),
         }
-        print(f"{name:7} {frozen:2} frozen  {found['depths'][frozen]['values']}", flush=True)
+        print(f"{folder.name:7} {frozen:2} frozen  {found['depths'][frozen]['values']}", flush=True)
     return found
 
 
@@ -83,20 +85,21 @@ def main() -> None:
     layers = command_line(
         sys.argv[1:], (__doc__ or "").splitlines()[0], f"python benchmarks/{Path(__file__).name}", command
     )
-    asked = read_search([("the benchmark", {"seeds": 3}), *layers])
-    from hf_ft.depth_search import depth
+    settings = {name: value for _, layer in layers for name, value in layer.items() if value is not None}
+    if not settings.get("output_dir"):
+        raise UserError(f"Give --output_dir: python benchmarks/{Path(__file__).name} {USAGE}")
+    folder = Path(settings.pop("output_dir"))
+
+    def own(name: str) -> dict[str, Any]:
+        return {"output_dir": str(folder / "search"), "cache_dir": str(folder / f"{name}-cache")}
+
+    asked = read_search([("the benchmark", {"seeds": 3} | settings | own("search"))])
+    from hf_ft.depth_search import search
     from hf_ft.report import markdown_table
 
-    settings = {name: value for _, layer in layers for name, value in layer.items() if name not in (*OWN, "output_dir")}
-    folder = asked.folder
-
-    def cache(name: str) -> dict[str, Any]:
-        return {"cache_dir": str(folder / f"{name}-cache")}
-
-    record = depth(
-        **settings, **cache("search"), output_dir=str(folder / "search"), seeds=asked.seeds, depths=asked.depths
-    )
-    cached, live = sweep(asked, "cached", cache("cached")), sweep(asked, "live", {"cache": "off"})
+    record = search(asked)
+    cached = sweep(asked, folder / "cached", own("cached"))
+    live = sweep(asked, folder / "live", {"cache": "off"})
     rows = regrets(choices(record, cached["blocks"], list(cached["depths"])), cached)
     seconds = {
         "search": record["cost"]["trained"],

@@ -167,12 +167,8 @@ class Bench:
         plan = make_plan(config, args, self.groups, len(self.splits.train))
         known = describe(config, self.splits, self.model, self.loaded, plan)
         given = {name: value for _, layer in self.layers for name, value in layer.items() if value is not None}
-        values = {
-            **given,
-            **vars(config),
-            **settings.training,
-            **{name: given[name] for name in OF_ADAPTERS & {*given}},
-        }
+        of_adapters = {name: given[name] for name in OF_ADAPTERS & {*given}}  # some arms have them, `settings` has not
+        values = {**vars(config), **settings.training, **of_adapters}
         named = sorted(name for name in {*given} - UNIMPORTANT if not name.startswith("hub_"))
         return {
             "task": known["task"],

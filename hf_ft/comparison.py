@@ -23,6 +23,8 @@ from hf_ft.report import markdown_table, text_table, title
 Record = dict[str, Any]
 
 DEFAULT_METHODS = ("scratch", "head", "last_n", "lora", "lp_ft", "full")
+ENOUGH = 5
+"""Seeds to which a comparison that leaves much in the noise is advised; with three, t makes its intervals wide."""
 IDENTITY = ("task", "model", "data", "settings", "metric")
 """What has to be equal for arms of an earlier run to count."""
 
@@ -416,6 +418,9 @@ def told(record: Record, folder: Path) -> str:
     lines += [f"FAILED   {failed}" for failed in record["failed"]]
     lines += [f"Note     {note}" for note in record["live"]]
     lines += record["advice"]
+    most = max(len(row["seeds"]) for row in record["rows"])
+    if most < ENOUGH and any(row["noise"] and not row["best"] for row in record["rows"]):
+        lines.append(f"More seeds tell more apart: --seeds {ENOUGH} runs only those that are missing.")
     spent = record["seconds"]
     lines.append(
         f"Seconds are those of training a method alone: {spent['alone']:.0f} in all, of which sharing what is frozen "

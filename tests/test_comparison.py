@@ -283,7 +283,9 @@ def made_up(out: Path, copy: Path, errors: dict[str, float], seeds: int = 3, fai
     return str(copy)
 
 
-def test_lower_errors_are_better(regressed: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_lower_errors_are_better(
+    regressed: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The best, the sign of what others are behind, what is noise, the front of the picture and the advice."""
     settings, out = regressed
     copy = made_up(out, tmp_path / "copy", REGRESSION | {"last_n:1": 1.0})
@@ -311,6 +313,7 @@ def test_lower_errors_are_better(regressed: tuple[dict[str, Any], Path], tmp_pat
     page = (Path(copy) / "compare.md").read_text()
     assert page.index("| full |") < page.index("| last_n:1 |") < page.index("| head |") < page.index("| scratch |")
     assert "within its noise: `last_n:1`" in record["advice"][0] or "within the noise of `full`" in record["advice"][0]
+    assert "--seeds 5 runs only those that are missing" in capsys.readouterr().out
 
 
 def test_failed_seeds_win_nothing(

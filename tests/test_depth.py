@@ -19,9 +19,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_ft import UserError, anatomy, depth, finetune
+from hf_ft.arms import Arm, Outcome
 from hf_ft.boundaries import pool, pooled
 from hf_ft.cli import main
 from hf_ft.cutting import CannotCut
+from hf_ft.depth_search import Race, Trained
 from hf_ft.depths import MOST, candidates, kept, read_search, rungs
 from hf_ft.publishing import publishable
 from hf_ft.tasks import task_names
@@ -215,6 +217,36 @@ def test_cost_is_told(searched: tuple[Path, dict[str, Any]]) -> None:
     assert cost["sweep"] > 0
     assert len(record["evidence"]["probe"]) == 4
     assert all(0 <= score <= 1 for score in record["evidence"]["probe"])
+
+
+def test_sweep_is_estimated_by_what_was_trained(searched: tuple[Path, dict[str, Any]]) -> None:
+    """Rungs are of whole epochs, so the share that a training really had counts, not the one that was meant."""
+    _, record = searched
+    full = [run for run in record["runs"] if run["method"] == "full"]
+    longest = max(run["epochs"] for run in full)
+    each = next(run["loop"] for run in full if run["epochs"] == longest) * 4 / longest
+    assert 0 < 2 * each <= record["cost"]["sweep"] + 0.1
+    race = Race(None, {}, [], {}, Path())  # type: ignore[arg-type]
+    race.full_length = lambda frozen: (10, 50)  # type: ignore[method-assign]
+    parts = [
+        race.part(Trained(Arm("full", 0, settings=had), 0, 1 / 6, Outcome("full", 0, None)))
+        for had in ({"num_train_epochs": 2}, {"max_steps": 9}, {})
+    ]
+    assert parts == [0.2, 0.18, 1.0]
+
+
+def test_begun_anew(searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path) -> None:
+    """`overwrite_output_dir` replaces a search, whatever its settings, and no other file; `resume` changes nothing."""
+    copy = Path(shutil.copytree(searched[0], tmp_path / "copy"))
+    (copy / "mine.txt").write_text("mine")
+    usual = settings(text_model, text_data) | {"output_dir": str(copy), "depths": [0, 3]}
+    with pytest.raises(UserError, match=r"seed was not given and is 5.*--overwrite_output_dir"):
+        depth(**usual, seed=5)
+    record = depth(**usual, seed=5, overwrite_output_dir=True)
+    assert [one["frozen"] for one in record["candidates"]] == [0, 3]
+    assert not list((copy / "arms").glob("last_n*"))
+    assert (copy / "mine.txt").read_text() == "mine"
+    assert depth(**usual, seed=5, resume_from_checkpoint=True)["runs"] == record["runs"]
 
 
 def test_redrawn_byte_for_byte(searched: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

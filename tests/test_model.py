@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from transformers import (
 )
 
 from hf_ft import Config, UserError, finetune, load_model
-from hf_ft.model import prove_only_head_is_new
+from hf_ft.model import BEST_BUILTIN, BUILTIN, prove_only_head_is_new
 
 SINGLE = "single_label_classification"
 
@@ -146,7 +147,35 @@ def test_half_precision_checkpoints_train_in_float32(image_model: str, tmp_path:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["timm:resnet10t", "builtin"])
+SHIPPED = ("pvt-cifar100", "resnet-cifar100")
+
+
+def test_every_model_that_ships_is_known() -> None:
+    assert tuple(sorted(path.name for path in BUILTIN.iterdir() if path.is_dir())) == SHIPPED
+    assert BEST_BUILTIN in SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_models_that_ship(name: str) -> None:
+    """At most 12 MB, a card with its command and score, no path of a machine, blocks to freeze, and a fresh head."""
+    folder = BUILTIN / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 12_000_000
+    assert {path.name for path in folder.iterdir()} == {
+        *("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
+    }
+    texts = [path.read_text() for path in folder.iterdir() if path.suffix != ".safetensors"]
+    assert not any(found in text for text in texts for found in ("/tmp", "/home", "/work"))
+    card = (folder / "README.md").read_text()
+    assert "python recipes/pretrain_source.py" in card
+    assert re.search(r"Training took \d+ s", card)
+    model, processor, report = load_model(config_for(f"builtin:{name}", "image_classification"), ("a", "b"), SINGLE)
+    assert len(report.groups.of_role("block")) >= 5
+    assert report.loaded == len(list(model.state_dict())) - len(report.new)
+    assert len(report.new) == 2
+    assert processor.size["height"] == 64
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", *(f"builtin:{name}" for name in SHIPPED)])
 def test_architectures_without_weights_train_from_scratch(name: str) -> None:
     """A bare architecture builds with random weights; the number of classes is the data's."""
     model, processor, report = load_model(

@@ -202,6 +202,9 @@ def test_what_is_finished_is_not_computed_again(
     printed = capsys.readouterr().out
     assert "tiny-bert: as before" in printed
     assert "random-bert: as before" not in printed  # the name of one and the weights of another
+    last = json.loads((out / "rank.json").read_text())["candidates"]
+    assert sorted(row["name"] for row in last) == ["other-bert", "random-bert", "tiny-bert"]  # nobody is lost
+    assert "| other-bert |" in (out / "rank.md").read_text()
 
 
 def test_other_settings_or_data_are_refused(
@@ -245,7 +248,9 @@ def test_confirm_fine_tunes_the_first(
         score = run["metrics"]["validation"]["accuracy"]
         assert {key: by_name(record)[name]["confirmed"][key] for key in score} == score
     assert set(record["agreement_with_confirmed"]) == {"logme", "knn", "probe"}
-    assert "tuned" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "tuned" in told
+    assert re.search(r"The 2 fine-tuned stand in the order of", told)  # a tau of two is no figure
     (ended_early,) = (out / "confirm").glob(f"{confirmed[1]}-*/run.json")
     lost = json.loads(ended_early.read_text())["metrics"]
     ended_early.unlink()
@@ -261,6 +266,51 @@ def test_confirm_fine_tunes_the_first(
     settings["method"] = "head"
     assert main(words(text_model, random_model, other_model, data=nouns, out=out, **settings)) == 2
     assert "method was 'full', now 'head'" in capsys.readouterr().err
+
+
+def test_confirmed_scores_belong_to_weights(
+    nouns: str, text_model: str, random_model: str, other_model: str, tmp_path: Path
+) -> None:
+    """A model that gets the name of another is trained itself, and does not get the other's score."""
+    out, moved = tmp_path / "out", tmp_path / "mine" / "tiny-bert"
+    settings = {"task": "text_classification", "dataset": nouns, "method": "full", "max_steps": 2}
+    settings |= {"load_back_proof": False, "output_dir": str(out)}
+    hf_ft.rank([text_model, random_model], confirm=2, **settings)
+    before = set(out.glob("confirm/*/run.json"))
+    shutil.copytree(other_model, moved)
+    record = hf_ft.rank([str(moved), random_model], confirm=2, **settings)
+    assert {row["name"] for row in record["candidates"]} == {"tiny-bert", "random-bert"}
+    (new,) = set(out.glob("confirm/*/run.json")) - before
+    assert new.parent.name.startswith("tiny-bert-")
+    score = json.loads(new.read_text())["metrics"]["validation"]["accuracy"]["value"]
+    assert by_name(record)["tiny-bert"]["confirmed"]["value"] == score
+
+
+def test_fine_tuning_that_fails_leaves_the_ranking(
+    nouns: str,
+    text_model: str,
+    random_model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The table stands before anything is trained; what fails is a reason, and the others are trained."""
+    out, execute = tmp_path / "out", hf_ft.run.execute
+
+    def failing(settings: Any) -> Any:
+        assert (out / "rank.md").exists()
+        if "random-bert" in settings.config.model:
+            raise RuntimeError("CUDA out of memory")
+        return execute(settings)
+
+    monkeypatch.setattr(hf_ft.run, "execute", failing)
+    settings = {"confirm": 2, "method": "full", "max_steps": 2, "load_back_proof": "false"}
+    assert main(words(text_model, random_model, data=nouns, out=out, **settings)) == 0
+    told = capsys.readouterr().out
+    assert "Not fine-tuned: random-bert: RuntimeError: CUDA out of memory" in told
+    found = by_name(json.loads((out / "rank.json").read_text()))
+    assert "value" in found["tiny-bert"]["confirmed"]
+    assert re.search(r"95 % intervals over\s+examples: tiny-bert", told)
 
 
 @pytest.mark.parametrize("task", task_names())
