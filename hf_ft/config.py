@@ -44,7 +44,7 @@ class Config:
 
     task: str = _option("what to learn: " + ", ".join(task_names()), "", group="what")
     model: str = _option(
-        "Hub id, folder, `builtin` or `builtin:NAME` (source models that ship here), or `timm:ARCHITECTURE` (random weights)",
+        "Hub id, folder, `builtin` or `builtin:NAME` (they ship here), or `timm:ARCHITECTURE` (random weights)",
         "",
         group="what",
     )
