@@ -68,4 +68,4 @@ def test_links_and_pictures_exist() -> None:
 
 def test_commands_are_found() -> None:
     """The front page shows training, prediction and evaluation."""
-    assert len(COMMAND_LINES) == 10
+    assert len(COMMAND_LINES) == 11
