@@ -18,11 +18,12 @@ from hf_ft.depths import candidates
 from hf_ft.grid import DEPTHS, Grid, clear, read_grid
 from hf_ft.lookup import UserError, shorten, split_argument
 from hf_ft.paired import difference, mean_interval
-from hf_ft.report import markdown_table, text_table, title
+from hf_ft.report import markdown_table, text_table, title, wrapped
 
 Record = dict[str, Any]
 
 DEFAULT_METHODS = ("scratch", "head", "last_n", "lora", "lp_ft", "full")
+LOWER = " (lower is better)"
 ENOUGH = 5
 """Seeds to which a comparison that leaves much in the noise is advised; with three, t makes its intervals wide."""
 IDENTITY = ("task", "model", "data", "settings", "metric")
@@ -381,7 +382,8 @@ def table(record: Record, size: int | None) -> tuple[list[str], list[list[str]]]
     """Header and rows of one size, the best first."""
     rows = [row for row in record["rows"] if row["size"] == size]
     sign = 1 if record["higher_is_better"] else -1
-    header = ["method", "frozen", title(record["metric"]), "seeds from, to", "against the best", "seconds"]
+    metric = title(record["metric"]).removesuffix(LOWER)
+    header = ["method", "frozen", metric, "seeds from, to", "against the best", "seconds"]
     most = max(len(row["seeds"]) for row in rows)
     lines = []
     for row in sorted(rows, key=lambda row: -sign * row["mean"]):
@@ -415,19 +417,19 @@ def told(record: Record, folder: Path) -> str:
     lines = []
     for size in _sizes(record):
         lines += [heading(record, size), text_table(*table(record, size)), ""]
-    lines += [f"FAILED   {failed}" for failed in record["failed"]]
-    lines += [f"Note     {note}" for note in record["live"]]
-    lines += record["advice"]
+    sentences = [f"FAILED   {failed}" for failed in record["failed"]]
+    sentences += [f"Note     {note}" for note in record["live"]]
     most = max(len(row["seeds"]) for row in record["rows"])
     if most < ENOUGH and any(row["noise"] and not row["best"] for row in record["rows"]):
-        lines.append(f"More seeds tell more apart: --seeds {ENOUGH} runs only those that are missing.")
+        sentences.append(f"Note     More seeds tell more apart: --seeds {ENOUGH} runs only those that are missing.")
+    lines += [part for sentence in sentences for part in wrapped(sentence, " " * 9)]
     spent = record["seconds"]
-    lines.append(
+    last = (
         f"Seconds are those of training a method alone: {spent['alone']:.0f} in all, of which sharing what is frozen "
         f"left {spent['trained']:.0f}."
     )
-    lines.append(f"Table, pictures and all runs are in {folder}")
-    return "\n".join(lines)
+    lines += [part for sentence in (*record["advice"], last) for part in wrapped(sentence)]
+    return "\n".join([*lines, f"Table, pictures and all runs are in {folder}"])
 
 
 def heading(record: Record, size: int | None) -> str:
@@ -437,7 +439,7 @@ def heading(record: Record, size: int | None) -> str:
     n = record["data"]["sizes"][record["split"]]
     seeds = len(row["seeds"])
     trained = f"{row['examples']:,} training examples, {seeds} seed{'s' * (seeds > 1)}"
-    return f"{what} {trained}, {record['split']} n={n:,}"
+    return f"{what} {trained}, {record['split']} n={n:,}{'' if record['higher_is_better'] else LOWER}"
 
 
 def markdown(record: Record, pictures: Sequence[Path]) -> str:

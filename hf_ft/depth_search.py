@@ -13,7 +13,6 @@ import json
 import math
 import shlex
 import shutil
-import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +29,7 @@ from hf_ft.evidence import gather_evidence
 from hf_ft.grid import Layer, clear
 from hf_ft.lookup import UserError, split_argument
 from hf_ft.paired import difference, mean_interval
-from hf_ft.report import markdown_table, text_table
+from hf_ft.report import markdown_table, text_table, wrapped
 from hf_ft.resampling import Floats
 
 FILE = "depth.json"
@@ -149,7 +148,7 @@ class Race:
                 "Set more --num_train_epochs or --max_steps, or leave them out."
             )
             self.record["notes"] = [note]
-            print("\n".join(_wrapped(f"Note     {note}", " " * 9)), flush=True)
+            print("\n".join(wrapped(f"Note     {note}", " " * 9)), flush=True)
 
     @property
     def sign(self) -> int:
@@ -323,16 +322,12 @@ def introduction(record: Record) -> list[str]:
             f"Evidence linear probes at the boundaries from below, one pass over {evidence['examples']:,} examples, "
             f"{evidence['seconds']:.0f} s: {probes}. What is separable there is not what is best to train from."
         )
-    return [part for line in lines for part in _wrapped(line, " " * 9)] + [""]
+    return [part for line in lines for part in wrapped(line, " " * 9)] + [""]
 
 
 def _figure(value: float) -> str:
     """A score in few characters: errors may be in any unit."""
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, 79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def table(record: Record) -> tuple[list[str], list[list[str]]]:
@@ -382,10 +377,10 @@ def told(record: Record, folder: Path) -> str:
     """What came out, for the terminal."""
     note = "* chosen; scores on validation with half of their 95 % interval; seconds of training"
     failed = [f"FAILED   {failed}" for failed in record["failed"]]
-    live = [line for why in record["live"] for line in _wrapped(f"Note     {why}", " " * 9)]
-    lines = [text_table(*table(record)), *_wrapped(note), "", *failed, *live]
+    live = [line for why in record["live"] for line in wrapped(f"Note     {why}", " " * 9)]
+    lines = [text_table(*table(record)), *wrapped(note), "", *failed, *live]
     for sentence in sentences(record):
-        lines += _wrapped(sentence)
+        lines += wrapped(sentence)
     return "\n".join([*lines, f"Table, picture and all runs are in {folder}"])
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_ft.figures import draw_ranking
-from hf_ft.report import TITLES, markdown_table, text_table
+from hf_ft.report import TITLES, markdown_table, text_table, wrapped
 
 Record = Mapping[str, Any]
 
@@ -58,7 +57,7 @@ def after(record: Record) -> str:
     rest = max(map(len, text_table(header[1:], [row[1:] for row in rows]).splitlines()))
     most = WIDTH - rest - 2
     clipped = [[row[0] if len(row[0]) <= most else "…" + row[0][1 - most :], *row[1:]] for row in rows]
-    told = [textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in _sentences(record)]
+    told = [part for line in _sentences(record) for part in wrapped(line)]
     return "\n".join([text_table(header, clipped), "", *told])
 
 

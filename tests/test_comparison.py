@@ -313,7 +313,12 @@ def test_lower_errors_are_better(
     page = (Path(copy) / "compare.md").read_text()
     assert page.index("| full |") < page.index("| last_n:1 |") < page.index("| head |") < page.index("| scratch |")
     assert "within its noise: `last_n:1`" in record["advice"][0] or "within the noise of `full`" in record["advice"][0]
-    assert "--seeds 5 runs only those that are missing" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--seeds 5 runs only those that are missing" in " ".join(told.split())
+    assert "n=12 (lower is better)" in told
+    table = told[told.index("method ") : told.index("\n\n", told.index("method "))]
+    assert "mean squared error" in table
+    assert max(map(len, table.splitlines())) <= 88  # with so long a name
 
 
 def test_failed_seeds_win_nothing(
@@ -388,7 +393,10 @@ def test_frozen_layers_that_ran_in_every_epoch_are_told(
     (told,) = record["live"]
     assert told.startswith("last_n:1 ran frozen layers in every epoch: augmentation 'basic'")
     assert "--augment none" in told
-    assert f"Note     {told}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Note     {told}" in " ".join(printed.split()).replace("Note ", "Note     ")
+    ours = [line for line in printed.splitlines() if not line.startswith("Table, pictures")]
+    assert max(map(len, ours[ours.index("Methods  last_n:1, full, lora") + 4 :])) < 80
     assert told in (tmp_path / "out/compare.md").read_text()
 
 
