@@ -10,6 +10,7 @@ is not repeated.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,6 +99,9 @@ def main() -> None:
     from hf_ft.report import markdown_table
 
     record = search(asked)
+    if asked.anew:
+        for name in ("cached", "live"):
+            shutil.rmtree(folder / name, ignore_errors=True)
     cached = sweep(asked, folder / "cached", own("cached"))
     live = sweep(asked, folder / "live", {"cache": "off"})
     rows = regrets(choices(record, cached["blocks"], list(cached["depths"])), cached)

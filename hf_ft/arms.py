@@ -313,7 +313,8 @@ def _replacing(path: Path) -> Iterator[Path]:
 def _described(arm: Arm, run: Run) -> Outcome:
     stages = run.stages
     cached = [stage.cache for stage in stages if stage.cache]
-    kept = [facts for stage in stages for facts in (stage.cache, stage.images) if facts]
+    images = [stage.images for stage in stages if stage.images]
+    once = max((facts["whole_seconds"] for facts in images), default=0.0)  # all stages read the same
     never = frozen_throughout(run.plan)
     blocks = [setting for group, setting in zip(run.groups, never, strict=True) if group.role == "block"]
     adapted = any(stage.peft for stage in run.plan.stages)
@@ -324,8 +325,8 @@ def _described(arm: Arm, run: Run) -> Outcome:
         examples=len(run.splits.train),
         seconds=round(sum(stage.seconds for stage in stages), 3),
         loop=round(sum(entry.get("train_runtime", 0.0) for stage in stages for entry in stage.history), 3),
-        feature_seconds=round(sum(facts["seconds"] for facts in kept), 3),
-        whole_seconds=round(sum(facts["whole_seconds"] for facts in kept), 3),
+        feature_seconds=round(sum(facts["seconds"] for facts in (*cached, *images)), 3),
+        whole_seconds=round(sum(facts["whole_seconds"] for facts in cached) + once, 3),
         features={facts["cut"]: [facts["computed"], facts["examples"]] for facts in cached},
         blocks=len(blocks),
         frozen=None if adapted else sum(setting.mode == "frozen" for setting in blocks),

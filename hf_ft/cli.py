@@ -33,7 +33,11 @@ def run(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on, hf-ft train with --resume", file=sys.stderr)
+        print(
+            "interrupted; hf-ft train goes on with --resume, others with the same command (without "
+            "--overwrite_output_dir)",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

@@ -58,7 +58,7 @@ def run_comparison(grid: Grid) -> Record:
     if grid.anew:
         clear(folder, "compare")
     before = check_same(folder / "compare.json", record, "comparison")
-    arms = joined(arms, before, bench)
+    arms = joined(arms, before, folder)
     print("\n".join(introduction(record, arms, bench)), flush=True)
     outcomes = run_arms(bench, arms, lambda found: write(folder, {**record, "runs": [asdict(one) for one in found]}))
     record |= summarised(bench, arms, outcomes)
@@ -91,18 +91,18 @@ def fitting(bench: Bench, seed: int, notes: list[str]) -> list[str]:
     return found
 
 
-def joined(arms: Sequence[Arm], before: Record, bench: Bench) -> list[Arm]:
-    """The arms that are asked for and those that an earlier call finished, the smallest size first.
+def joined(arms: Sequence[Arm], before: Record, folder: Path) -> list[Arm]:
+    """The arms that are asked for and those of earlier calls, what failed in them too, the smallest size first.
 
     Raises:
-        UserError: a single method at one size, and nothing finished to compare it with.
+        UserError: a single method at one size, and nothing to compare it with.
     """
     earlier = (Arm(run["method"], run["seed"], run["size"]) for run in before.get("runs", ()))
-    every = list(dict.fromkeys([*(arm for arm in earlier if bench.outcome(arm)), *arms]))
+    every = list(dict.fromkeys([*earlier, *arms]))
     if len({(arm.method, arm.size) for arm in every}) < 2:
         raise UserError(
-            f"One method ({every[0].method}) at one size is nothing to compare, and no other has finished in "
-            f"{bench.folder.parent}. Give at least two: --methods head,full."
+            f"One method ({every[0].method}) at one size is nothing to compare, and {folder} holds no other. Give at "
+            "least two: --methods head,full."
         )
     return sorted(every, key=lambda arm: float("inf") if arm.size is None else arm.size)
 
@@ -289,14 +289,18 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]
 
 
 def best_of(scores: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> str:
-    """The method of the best mean, over the seeds that all share if they do; `scores` are by method and seed."""
+    """The method that is level with or ahead of most others, each pair by the seeds that both have; then the best mean.
+
+    `scores` are by method and seed. Two without a seed in common are compared by what they have.
+    """
     sign = 1 if higher_is_better else -1
-    shared = set.intersection(*(set(of) for of in scores.values()))
-    means = {
-        method: float(np.mean([value for seed, value in of.items() if not shared or seed in shared]))
-        for method, of in scores.items()
-    }
-    return max(means, key=lambda method: sign * means[method])
+
+    def mean(method: str, other: str) -> float:
+        both = scores[method].keys() & scores[other].keys() or scores[method].keys()
+        return sign * float(np.mean([scores[method][seed] for seed in both]))
+
+    wins = {one: sum(mean(one, other) >= mean(other, one) for other in scores) for one in scores}
+    return max(scores, key=lambda method: (wins[method], mean(method, method)))
 
 
 def _named(found: Any, value: str) -> dict[str, float]:
@@ -305,9 +309,22 @@ def _named(found: Any, value: str) -> dict[str, float]:
 
 def advice(rows: Sequence[Record]) -> str:
     """One plain sentence: the quickest method that cannot be told from the best, and what it saves."""
-    whole = [row for row in rows if not row["broken"]] or rows
-    left_out = ", ".join(f"`{row['method']}`" for row in rows if row not in whole)
-    return _advised(whole) + (f" Left out, since a training failed: {left_out}." if left_out else "")
+    whole = [row for row in rows if not row["broken"]] or list(rows)
+    known = [row for row in whole if row["best"] or row["behind"]]
+    told = _advised(known)
+    for rest, why in (
+        ([row for row in rows if row not in whole], "a training failed"),
+        (
+            [row for row in whole if row not in known],
+            f"no seed is shared with {_listed([row for row in known if row['best']])}",
+        ),
+    ):
+        told += f" Left out, since {why}: {_listed(rest)}." if rest else ""
+    return told
+
+
+def _listed(rows: Sequence[Record]) -> str:
+    return ", ".join(f"`{row['method']}`" for row in rows)
 
 
 def _advised(rows: Sequence[Record]) -> str:
@@ -318,11 +335,11 @@ def _advised(rows: Sequence[Record]) -> str:
     if len(rows) == 1:
         return f"{among}{'there' if among else 'There'} is only `{best['method']}` ({score})."
     if quickest is best:
-        close = [row["method"] for row in rows if row["noise"] and row is not best]
+        close = [row for row in rows if row["noise"] and row is not best]
         told = f"`{best['method']}` is best ({score})"
         if not close:
             return f"{among}{told}, above all others by more than the noise."
-        return f"{among}{told}, and quicker than what is within its noise: {', '.join(f'`{name}`' for name in close)}."
+        return f"{among}{told}, and quicker than what is within its noise: {_listed(close)}."
     gap = quickest["behind"]
     return (
         f"{among}`{quickest['method']}` is within the noise of `{best['method']}` ({quickest['mean']:.3f} against "
@@ -351,7 +368,7 @@ def _share(row: Record, best: Record) -> str:
 
 
 def _part(times: float) -> str:
-    return f"1/{times:.0f}" if times >= 1.5 else f"{1 / times:.0%}"
+    return f"1/{times:.0f}" if times >= 2.5 else f"{1 / times:.0%}"
 
 
 # --- Telling ----------------------------------------------------------------------------------------------------------
@@ -419,8 +436,9 @@ def told(record: Record, folder: Path) -> str:
         lines += [heading(record, size), text_table(*table(record, size)), ""]
     sentences = [f"FAILED   {failed}" for failed in record["failed"]]
     sentences += [f"Note     {note}" for note in record["live"]]
-    most = max(len(row["seeds"]) for row in record["rows"])
-    if most < ENOUGH and any(row["noise"] and not row["best"] for row in record["rows"]):
+    most = max((row["seeds"] for row in record["rows"]), key=len)
+    counted = most == list(range(len(most)))  # else a number would mean other seeds
+    if counted and len(most) < ENOUGH and any(row["noise"] and not row["best"] for row in record["rows"]):
         sentences.append(f"Note     More seeds tell more apart: --seeds {ENOUGH} runs only those that are missing.")
     lines += [part for sentence in sentences for part in wrapped(sentence, " " * 9)]
     spent = record["seconds"]

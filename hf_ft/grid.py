@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_ft.config import OF_ADAPTERS, OF_LORA, Config, build, check_output_dir, normalise
 from hf_ft.lookup import UserError, split_argument
+from hf_ft.plan import METHODS
 
 Layer = tuple[str, Mapping[str, Any]]
 
@@ -56,7 +57,7 @@ def read_grid(layers: Sequence[Layer]) -> Grid:
         )
     named = [name for name in methods if name != DEPTHS]
     trials = [fitted(rest, name) for name in named] or [fitted(rest, "lora")]
-    if named and not any(_adapter_options(trial) for trial in trials) and _adapter_options(rest):
+    if named and not joins and not any(map(_adapter_options, trials)) and _adapter_options(rest):
         trials[0] = rest  # none of the methods takes them, and the first says so
     for name, trial in zip(named or ["head" if methods else "lora"], trials, strict=True):
         build(*trial, ("the comparison", {"method": name, "output_dir": str(folder / "arms" / "data")}))
@@ -100,10 +101,11 @@ def names_of(value: Any) -> list[str]:
 
 
 def methods_of(value: Any) -> list[str]:
-    """Names of methods; what is no name after `train:PATTERN` is another of its patterns, which have commas, too."""
+    """Names of methods; in text, what is no name after `train:PATTERN` is another of its patterns, with commas too."""
     found: list[str] = []
     for name in names_of(value):
-        if found and found[-1].startswith("train:") and any(sign in name for sign in "*?[."):
+        begun = isinstance(value, str) and found and found[-1].startswith("train:")
+        if begun and any(sign in name for sign in "*?[.") and split_argument(name)[0] not in METHODS:
             found[-1] += f",{name}"
         else:
             found.append(name)

@@ -130,7 +130,7 @@ def rank_models(models: Sequence[str], confirm: int, *layers: tuple[str, Mapping
     record["candidates"] = _scored(names, config, args, splits, before, out, record)
     _place(record)
     if confirm:  # takes long: what is known stands before it
-        _finish(out, record, splits)
+        _finish(out, record | {"confirming": confirm}, splits)
         _confirm(names, confirm, layers, base, out, record)
     _finish(out, record, splits)
     print(f"The ranking is in {out}")
@@ -271,17 +271,17 @@ def _scored(
 ) -> list[Record]:
     """A row for each candidate, those scored earlier after those named now: its scores, or why it has none.
 
-    A candidate whose name stands for other weights now is replaced.
+    A candidate that has other weights now is replaced.
 
     Raises:
         UserError: fewer than two could be scored.
     """
-    finished = {row["identity"]: row for row in before["candidates"] if "scores" in row}
+    finished = {row["identity"]: _lasting(row) for row in before["candidates"] if "scores" in row}
     rows: list[Record] = []
     for number, (model, name) in enumerate(names.items(), start=1):
         identity = _identity(model)
         row = finished.get(identity) or _row(model, name, config, args, splits)
-        row = {**row, "name": name, "identity": identity}
+        row = {**row, "name": name, "identity": identity, "where": _where(model)}
         rows.append(row)
         _write(out, {**record, "candidates": [*rows, *_others(before, rows)]})
         told = "as before" if identity in finished else row.get("reason") or f"{row['seconds']:.0f} s"
@@ -295,9 +295,19 @@ def _scored(
 
 
 def _others(before: Record, rows: Sequence[Record]) -> list[Record]:
-    """The rows of an earlier call that none of these rows stands for, by weights or by name."""
-    known = {row[key] for row in rows for key in ("identity", "name")}
-    return [row for row in before["candidates"] if not known & {row["identity"], row["name"]}]
+    """The rows of an earlier call that none of these stands for, by weights or by where the model is.
+
+    One whose name is another's now is told apart by the beginning of its identity.
+    """
+    known = {row[key] for row in rows for key in ("identity", "where")}
+    names = {row["name"] for row in rows}
+    others = [_lasting(row) for row in before["candidates"] if not known & {row["identity"], row.get("where")}]
+    return [row | {"name": f"{row['name']} ({row['identity'][:6]})"} if row["name"] in names else row for row in others]
+
+
+def _lasting(row: Record) -> Record:
+    """A row without the reason why its model could not be fine-tuned then."""
+    return {key: value for key, value in row.items() if key != "confirmed" or "value" in value}
 
 
 def _row(model: str, name: str, config: Config, args: Any, splits: Splits) -> Record:
@@ -316,6 +326,12 @@ def _reason(error: Exception, model: str, name: str) -> str:
     """What went wrong on one line, with the short name of a model in place of its path."""
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return kind + " ".join(str(error).split()).replace(model, name)
+
+
+def _where(model: str) -> str:
+    """What tells models apart by where they are, without telling where: a hash of the folder or Hub id."""
+    path = Path(model).expanduser()
+    return hashlib.sha256(str(path.resolve() if path.exists() else path).encode()).hexdigest()
 
 
 def _identity(model: str) -> str:
@@ -365,7 +381,7 @@ def _confirm(
     out: Path,
     record: Record,
 ) -> None:
-    """Fine-tune the first candidates and write what they score on validation into their rows.
+    """Fine-tune the first of the candidates named now and write what they score on validation into their rows.
 
     Raises:
         UserError: the folder holds runs with other settings.
@@ -374,13 +390,10 @@ def _confirm(
     training = _chosen(base, every - OF_SCORES) | {"method": base.config.method}
     _same(record.setdefault("training", training), training, out)
     models = {name: model for model, name in names.items()}
-    rows = [row for row in record["candidates"] if "scores" in row]
+    rows = [row for row in record["candidates"] if "scores" in row and row["name"] in models]
     for row in rows[:count]:
-        if row["name"] in models:
-            row["confirmed"] = _trained(models[row["name"]], row, layers, out)
-            _write(out, record)
-        elif "value" not in row.get("confirmed", {}):
-            row["confirmed"] = {"reason": "it was not named in this call"}
+        row["confirmed"] = _trained(models[row["name"]], row, layers, out)
+        _write(out, record)
 
 
 def _compare_with_confirmed(record: Record, splits: Splits) -> None:

@@ -126,7 +126,7 @@ def verdict(record: Record) -> str:
         return (agreed + same).strip()
     confirmed = [row for row in scored if "value" in row.get("confirmed", {})]
     down_to = max(place for place, row in enumerate(scored, start=1) if row["name"] in first)
-    advice = "" if len(confirmed) > 1 else f" Let fine-tuning decide: --confirm {down_to}."
+    advice = "" if len(confirmed) > 1 or "confirming" in record else f" Let fine-tuning decide: --confirm {down_to}."
     return f"The scores disagree on the first ({told}).{same}{advice}"
 
 

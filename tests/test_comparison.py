@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ import pytest
 
 import hf_ft
 from hf_ft import UserError, compare, figures
-from hf_ft.arms import Arm, Bench, Outcome
+from hf_ft.arms import Arm, Bench, Outcome, _described
 from hf_ft.cli import main
 from hf_ft.comparison import advice, best_of, fitting
 from hf_ft.grid import methods_of
 from hf_ft.tasks import task_names
+from hf_ft.training import StageResult
 
 SMALL = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "max_eval_examples": 12}
 TASKS = {
@@ -219,10 +221,14 @@ def test_advice() -> None:
     assert "`head` is within the noise of `full` (0.890 against 0.900" in advice([best, row("head", 0.89, 1.0)])
     assert "at 1/40 of its time" in advice([best, row("head", 0.89, 1.0)])
     between = advice([best, row("head", 0.86, 1.0), row("last_n:2", 0.899, 20.0), row("lora", 0.88, 30.0)])
-    assert between.endswith("at 1/40 of its time; `last_n:2` comes nearer (0.899) at 1/2.")
+    assert between.endswith("at 1/40 of its time; `last_n:2` comes nearer (0.899) at 50%.")
     assert "nearer" not in advice([best, row("head", 0.89, 1.0), row("lora", 0.88, 30.0)])
     assert "above all others" in advice([best, row("head", 0.5, 1.0, noise=False)])
     assert "quicker than what is within its noise: `lora`" in advice([best, row("lora", 0.89, 90.0)])
+    apart = row("lora", 0.95, 1.0, noise=False) | {"behind": None}
+    assert advice([best, apart]) == (
+        "There is only `full` (0.900). Left out, since no seed is shared with `full`: `lora`."
+    )
 
 
 def test_seconds_alone_charge_what_was_there() -> None:
@@ -335,7 +341,8 @@ def test_failed_seeds_win_nothing(
         return train(self, arm, others)
 
     monkeypatch.setattr(Bench, "_train", failing)
-    record = compare(**settings, methods="head,full", output_dir=copy)
+    compare(**settings, methods="head,full", output_dir=copy)
+    record = compare(**settings, methods="head", output_dir=copy)  # what failed is not forgotten
     rows = {row["method"]: row for row in record["rows"]}
     assert record["failed"] == ["full-all-seed0: CUDA out of memory"]
     assert rows["head"]["best"]
@@ -353,6 +360,22 @@ def test_best_is_by_the_seeds_that_all_share() -> None:
     assert best_of({"a": {0: 0.8, 1: 0.8}, "b": {0: 0.7, 1: 0.7, 2: 1.0, 3: 1.0}}, True) == "a"
     assert best_of({"a": {0: 0.8, 1: 0.8}, "b": {0: 0.7, 1: 0.7, 2: 1.0, 3: 1.0}}, False) == "b"
     assert best_of({"a": {0: 0.8}, "b": {1: 0.9}}, True) == "b"
+    one_seed_more = {"a": {0: 0.9, 1: 0.5, 2: 0.5}, "b": {0: 0.8, 1: 0.8, 2: 0.8}, "c": {0: 0.1}}
+    assert best_of(one_seed_more, True) == "b"  # a is ahead on the one seed that all three have
+
+
+def test_images_that_two_stages_read_are_charged_once() -> None:
+    decoded = {"seconds": 0.0, "whole_seconds": 30.0}
+    stages = [stage_of(seconds=100.0, images=decoded | {"seconds": 30.0}), stage_of(seconds=50.0, images=decoded)]
+    run = SimpleNamespace(stages=stages, plan=SimpleNamespace(stages=[]), groups=[], splits=SimpleNamespace(train=[]))
+    patched = _described(Arm("lp_ft", 0), run)  # type: ignore[arg-type]
+    assert (patched.seconds, patched.alone) == (150.0, 150.0)
+
+
+def stage_of(**facts: Any) -> StageResult:
+    """A stage with these facts and nothing else of interest."""
+    fields: dict[str, Any] = {"epochs": 1.0, "steps": 1, "peak_memory": 0, "trainable": 1, "total": 1}
+    return StageResult("one", frozen_checked=0, best_metric=None, checkpoint=None, **(fields | facts))
 
 
 def test_more_methods_join_and_none_is_lost(regressed: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
@@ -380,6 +403,8 @@ def test_options_of_adapters_go_to_methods_with_adapters(tmp_path: Path, text_mo
     assert record["settings"]["lora_r"] == 2
     with pytest.raises(UserError, match=r"--lora_r does not go with method 'head', which has no adapters"):
         compare(**usual, methods="head,full", lora_r=2, output_dir=str(tmp_path / "none"))
+    joined = compare(**usual, methods="full", lora_r=2, output_dir=str(tmp_path / "two"))
+    assert {row["method"] for row in joined["rows"]} == {"head", "lora", "full"}
     with pytest.raises(UserError, match=r"lora_r was 2 and is 4"):
         compare(**usual, methods="head,lora", lora_r=4, output_dir=str(tmp_path / "two"))
 
@@ -425,6 +450,8 @@ def test_arms_have_files_of_their_own() -> None:
 def test_patterns_with_commas() -> None:
     assert methods_of("head,train:*attention*,*norm*,full") == ["head", "train:*attention*,*norm*", "full"]
     assert methods_of("train:*bias,head") == ["train:*bias", "head"]
+    two = ["train:classifier.*", "train:encoder.11.*", "peft:ia3"]
+    assert methods_of(",".join(two)) == methods_of(two) == two
 
 
 def test_pictures_have_every_method(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

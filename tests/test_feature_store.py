@@ -111,12 +111,12 @@ def two_shards(tmp_path: Path) -> FeatureStore:
 def test_seconds_are_those_of_building(tmp_path: Path) -> None:
     """Who reads a part of two shards is told what building that part took, whichever object built it."""
     store = FeatureStore(tmp_path, KEY)
-    for numbers, pause in ((range(4), 0.2), (range(4, 6), 0.0)):
+    for numbers, pause in ((range(4), 2.0), (range(4, 6), 0.0)):
         with store.build(prints(numbers), [FIXED]) as writer:
             time.sleep(pause)
             writer.put(np.arange(len(numbers)), batch(numbers, [FIXED]))
     slow, quick, both = (store.read(prints(numbers)).seconds for numbers in ([0, 1], [4, 5], range(6)))
-    assert slow >= 0.1
+    assert slow >= 1.0
     assert quick < slow
     assert both == pytest.approx(2 * slow + quick)
     assert FeatureStore(tmp_path, KEY).read(prints([0, 1])).seconds == pytest.approx(slow, abs=1e-5)

@@ -203,7 +203,9 @@ def test_what_is_finished_is_not_computed_again(
     assert "tiny-bert: as before" in printed
     assert "random-bert: as before" not in printed  # the name of one and the weights of another
     last = json.loads((out / "rank.json").read_text())["candidates"]
-    assert sorted(row["name"] for row in last) == ["other-bert", "random-bert", "tiny-bert"]  # nobody is lost
+    former = next(row for row in last if row["name"].startswith("random-bert ("))  # another has its name now
+    assert former["scores"] == first["random-bert"]["scores"]
+    assert sorted(row["name"] for row in last) == ["other-bert", "random-bert", former["name"], "tiny-bert"]
     assert "| other-bert |" in (out / "rank.md").read_text()
 
 
@@ -279,7 +281,10 @@ def test_confirmed_scores_belong_to_weights(
     before = set(out.glob("confirm/*/run.json"))
     shutil.copytree(other_model, moved)
     record = hf_ft.rank([str(moved), random_model], confirm=2, **settings)
-    assert {row["name"] for row in record["candidates"]} == {"tiny-bert", "random-bert"}
+    (former,) = (row for row in record["candidates"] if row["name"].startswith("tiny-bert ("))
+    assert len(record["candidates"]) == 3
+    old = json.loads(next(path for path in before if path.parent.name.startswith("tiny-bert-")).read_text())
+    assert former["confirmed"]["value"] == old["metrics"]["validation"]["accuracy"]["value"]
     (new,) = set(out.glob("confirm/*/run.json")) - before
     assert new.parent.name.startswith("tiny-bert-")
     score = json.loads(new.read_text())["metrics"]["validation"]["accuracy"]["value"]
@@ -310,6 +315,10 @@ def test_fine_tuning_that_fails_leaves_the_ranking(
     assert "Not fine-tuned: random-bert: RuntimeError: CUDA out of memory" in told
     found = by_name(json.loads((out / "rank.json").read_text()))
     assert "value" in found["tiny-bert"]["confirmed"]
+    assert "Let fine-tuning decide" not in told[: told.index("Fine-tuning tiny-bert")]  # it is about to
+    capsys.readouterr()
+    assert main(words(text_model, random_model, data=nouns, out=out)) == 0
+    assert "Not fine-tuned" not in capsys.readouterr().out  # nobody asked for it
     assert re.search(r"95 % intervals over\s+examples: tiny-bert", told)
 
 
