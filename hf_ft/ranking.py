@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -423,6 +424,8 @@ def _trained(model: str, row: Record, layers: Layers, out: Path) -> Record:
             print(f"\nFine-tuning {name}\n", flush=True)
             run = execute(_settings(layers, model, folder))
     except Exception as error:  # out of memory, a kernel that is missing: the others can go on
+        if not isinstance(error, UserError):
+            traceback.print_exc()  # the reason in the table says what happened, not where
         return {"reason": _reason(error, model, name)}
     seconds = round(sum(stage["seconds"] for stage in run["stages"]), 1)
     return {"metric": run["metric"], **run["metrics"]["validation"][run["metric"]], "seconds": seconds}

@@ -311,8 +311,9 @@ def test_fine_tuning_that_fails_leaves_the_ranking(
     monkeypatch.setattr(hf_ft.run, "execute", failing)
     settings = {"confirm": 2, "method": "full", "max_steps": 2, "load_back_proof": "false"}
     assert main(words(text_model, random_model, data=nouns, out=out, **settings)) == 0
-    told = capsys.readouterr().out
+    told, errors = capsys.readouterr()
     assert "Not fine-tuned: random-bert: RuntimeError: CUDA out of memory" in told
+    assert "Traceback" in errors
     found = by_name(json.loads((out / "rank.json").read_text()))
     assert "value" in found["tiny-bert"]["confirmed"]
     assert "Let fine-tuning decide" not in told[: told.index("Fine-tuning tiny-bert")]  # it is about to
