@@ -458,8 +458,8 @@ def _check_adapters(config: Config) -> None:
     used = [name for name, _ in config.adapters]
     if not used:
         raise UserError(
-            f"--{given[0]} does not go with method '{config.method}', which has no adapters. Use --method lora or "
-            "--method peft:NAME."
+            f"--{given[0]} does not go with method '{config.method}', which has no adapters. Use method lora or "
+            "peft:NAME."
         )
     if given[0] in OF_LORA and used != ["lora"]:
         raise UserError(f"--{given[0]} is an option of lora, not of {used[0]}. Give --peft_options instead.")

@@ -330,7 +330,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "PEFT options without adapters": (
         lambda w: w.train(peft_options='{"r": 4}'),
-        r"--peft_options does not go with method 'head', which has no adapters\. Use --method lora or .*",
+        r"--peft_options does not go with method 'head', which has no adapters\. Use method lora or peft:NAME\.",
     ),
     "rank of LoRA for another method": (
         lambda w: w.train(method="peft:loha", lora_r=4),
