@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft import __version__
 from hf_ft.lookup import UserError, choose
+from hf_ft.ranges import check_range
 
 if TYPE_CHECKING:
     from hf_ft.catalog import Source
@@ -303,8 +304,7 @@ def predict(argv: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     options = parser.parse_args(argv)
     _check_result(options.folder)
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size must be greater than 0, not {options.batch_size}.")
+    check_range("per_device_eval_batch_size", options.batch_size, "--batch_size")
     if options.output and not options.output.endswith((".csv", ".jsonl")):
         raise UserError(f"--output {options.output}: write to a file that ends in .csv or .jsonl.")
     from hf_ft.inference import predict_inputs
@@ -340,8 +340,8 @@ def cache(argv: Sequence[str]) -> None:
     choose(options.action, ("list", "clear"), "action", "See hf-ft cache --help.")
     if options.older_than is not None and options.action == "list":
         raise UserError("--older_than belongs to hf-ft cache clear.")
-    if options.older_than is not None and not options.older_than >= 0:
-        raise UserError(f"--older_than must be at least 0 days, not {options.older_than:g}.")
+    if options.older_than is not None:
+        check_range("older_than", options.older_than, "--older_than")
     from hf_ft.config import check_path
     from hf_ft.feature_folders import clear, default_root, spoken_size
 

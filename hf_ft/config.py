@@ -24,6 +24,7 @@ from hf_ft.lookup import UserError, choose, nearest, unknown
 from hf_ft.peft_methods import check_options
 from hf_ft.plan import METHODS, Method, Stage, method_defaults, own_method, parse_method
 from hf_ft.plan_file import read_stages, read_yaml
+from hf_ft.ranges import check_range
 from hf_ft.tasks import get_task, task_names
 
 if TYPE_CHECKING:
@@ -240,26 +241,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 }
 """Where our defaults for `TrainingArguments` differ from its own; methods and users may set others."""
 
-POSITIVE = (
-    "learning_rate",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "early_stopping_patience",
-    "head_lr_multiplier",
-    "layer_decay",
-    "lora_r",
-    "lora_alpha",
-    "max_length",
-    "max_train_examples",
-    "max_eval_examples",
-    "examples_per_class",
-    "val_examples_per_class",
-    "cache_max_gb",
-)
-"""Settings that must be greater than 0."""
-
 
 def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Resolve aliases, reject unknown names, and convert and check each value of one layer of settings.
@@ -354,12 +335,8 @@ def _spoken(kinds: set[str]) -> str:
 def _checked(name: str, value: Any) -> Any:
     if _choices(name) and value is not None:
         choose(value, _choices(name), f"value for '{name}':")
-    if name in POSITIVE and value is not None and not value > 0:
-        raise UserError(f"'{name}' must be greater than 0, not {value}.")
-    if name == "validation_fraction" and value is not None and not 0 < value < 1:
-        raise UserError(f"'validation_fraction' must lie between 0 and 1, not {value}.")
-    if name in ("seed", "data_seed") and value is not None and not 0 <= value < 2**32:
-        raise UserError(f"'{name}' must be a whole number from 0 to {2**32 - 1}, not {value}.")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        check_range(name, value, f"'{name}'")
     return value
 
 

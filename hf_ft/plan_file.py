@@ -14,6 +14,7 @@ from hf_ft.installed import schedulers
 from hf_ft.lookup import UserError, choose, unknown
 from hf_ft.peft_methods import check_name
 from hf_ft.plan import Stage, adapter_rates
+from hf_ft.ranges import check_range
 from hf_ft.selectors import check_selector
 
 MODES = ("frozen", "train", "adapt")
@@ -106,8 +107,7 @@ def _number(value: Any, key: str, where: str) -> float:
         number = float("no" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
         raise UserError(f"{where}: {key} must be a number, not {value!r}.") from None
-    if number < 0 or (number == 0 and key != "warmup"):
-        raise UserError(f"{where}: {key} must be {'0 or more' if key == 'warmup' else 'greater than 0'}, not {value}.")
+    check_range(key, value if isinstance(value, int) else number, f"{where}: {key}")
     return number
 
 

@@ -246,7 +246,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "negative seed": (
         lambda w: w.train(seed=-1),
-        r"'seed' must be a whole number from 0 to 4294967295, not -1\.",
+        r"'seed' must be at least 0, not -1\.",
     ),
     "fp16 without a GPU": (
         lambda w: without_a_gpu(w.train(fp16=True)),
@@ -694,7 +694,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "predict: batches of nothing": (
         lambda w: ["predict", w.runs["text"], "a film", "--batch_size", "0"],
-        r"--batch_size must be greater than 0, not 0\.",
+        r"--batch_size must be at least 1, not 0\.",
     ),
 }
 

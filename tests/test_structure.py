@@ -20,6 +20,7 @@ LAYERS = {
     "values": (
         "__init__",
         "lookup",
+        "ranges",
         "resampling",
         "paired",
         "metrics",
