@@ -440,7 +440,7 @@ def numeric_settings() -> dict[str, str]:
 
 
 def test_every_number_has_a_range() -> None:
-    """A new field of `TrainingArguments` or a new option must find its range; besides them only plans and one command."""
+    """A new field of `TrainingArguments` or a new option must find its range; others are of plans and one command."""
     assert set(numeric_settings()) - set(RANGES) == set(), "give these a row in hf_ft/ranges.py"
     assert set(RANGES) - set(numeric_settings()) == {"share", "scale", "warmup", "older_than"}
 
