@@ -21,6 +21,7 @@ LAYERS = {
         "__init__",
         "lookup",
         "ranges",
+        "output_folder",
         "resampling",
         "paired",
         "metrics",
