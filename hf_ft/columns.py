@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+from array import array
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hf_ft.config import Config
+from hf_ft.copies import Contents, hashed, text_bytes
 from hf_ft.features import element, holds_images, holds_labels, holds_text, holds_words, is_list, spoken_type
 from hf_ft.lookup import UserError, choose, shorten
 from hf_ft.sources import BATCH, Source, as_images, batches, read_image
@@ -214,8 +215,17 @@ def _check_some_left(role: str, count: int) -> None:
         raise UserError(f"{role}: no example is left after leaving out bad ones. Mend the data.")
 
 
-def checked_rows(part: Part, config: Config, notes: list[str]) -> tuple[Dataset, str]:
-    """The rows in use with their labels, and the hash of their content; images that cannot be read are left out.
+@dataclass(frozen=True)
+class Checked:
+    """The rows of a split that can be used, the hash of all of them, and what each is known by."""
+
+    rows: Dataset
+    digest: str
+    contents: Contents
+
+
+def checked_rows(part: Part, config: Config, notes: list[str]) -> Checked:
+    """The rows in use with their labels; images that cannot be read are left out.
 
     Raises:
         UserError: lists the images that cannot be read, unless `bad_examples` is `skip`.
@@ -224,26 +234,26 @@ def checked_rows(part: Part, config: Config, notes: list[str]) -> tuple[Dataset,
     # cache, not the user's folder.
     columns = [part.labels.column(), part.inputs]
     rows = datasets.concatenate_datasets(columns, axis=1).select(part.used)
-    problems, digest = _read_all(rows, part.role)
+    problems, digest, contents = _read_all(rows, part.role)
     if not problems:
-        return rows, digest
+        return Checked(rows, digest, contents)
     listed = shorten(problems.values(), 5)
     cannot = f"{part.role}: {len(problems):,} of {len(rows):,} images cannot be read"
     if config.bad_examples != "skip":
         raise UserError(f"{cannot}: {listed}. Mend them, or leave them out with --bad_examples skip.")
     notes.append(f"{cannot}; left out: {listed}.")
     _check_some_left(part.role, len(rows) - len(problems))
-    return rows.select(np.setdiff1d(np.arange(len(rows)), list(problems))), digest
+    return Checked(rows.select(np.setdiff1d(np.arange(len(rows)), list(problems))), digest, contents)
 
 
-def _read_all(rows: Dataset, role: str) -> tuple[dict[int, str], str]:
-    """Read every row once: which cannot be read (row -> name and reason), and the hash of those that can.
+def _read_all(rows: Dataset, role: str) -> tuple[dict[int, str], str, Contents]:
+    """Read every row once: which cannot be read (row -> name and reason), and the hashes of those that can.
 
     Images are hashed as encoded and decoded completely, since a header alone does not show that the rest is missing.
     """
     is_image = "image" in rows.features
     problems: dict[int, str] = {}
-    hasher = hashlib.sha256()
+    hasher, known, labelled = hashlib.sha256(), array("Q"), array("Q")
     # `disable=None` shows the bar on a terminal only; texts take no time worth one.
     bar = tqdm(desc=f"Checking images of {role}", total=len(rows), unit="image", disable=None if is_image else True)
     position = 0
@@ -251,16 +261,18 @@ def _read_all(rows: Dataset, role: str) -> tuple[dict[int, str], str]:
         for batch in batches(rows, IMAGE_BATCH if is_image else BATCH):
             labels = batch["labels"].to_numpy()
             inputs = batch.drop_columns(["labels"]).to_pylist()
-            # Contents are bytes, or text that says why there are none; the pool holds one batch of images at a time.
-            texts = (json.dumps(list(row.values())).encode() for row in inputs)
-            contents = pool.map(read_image, inputs) if is_image else texts
+            # The pool holds one batch of images at a time.
+            contents = pool.map(read_image, inputs) if is_image else map(text_bytes, inputs)
             for row, label, content in zip(inputs, labels, contents, strict=True):
                 if isinstance(content, str):
                     path = (row["image"] or {}).get("path")
                     name = "/".join(Path(path).parts[-3:]) if path else f"row {position + 1}"
                     problems[position] = f"{name} ({content})"
                 else:
-                    hasher.update(content + label.tobytes())
+                    of_file, of_input = content
+                    hasher.update(of_file + label.tobytes())
+                    known.append(hashed(of_input))
+                    labelled.append(hashed(of_input + label.tobytes()))
                 position += 1
                 bar.update()
-    return problems, hasher.hexdigest()
+    return problems, hasher.hexdigest(), Contents(np.array(known, np.uint64), np.array(labelled, np.uint64))

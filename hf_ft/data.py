@@ -11,12 +11,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from datasets import Dataset
 
 from hf_ft.columns import Part, checked_rows, find_columns, take_part, without_bad
 from hf_ft.config import Config
+from hf_ft.copies import Copies, find_copies
 from hf_ft.drawing import draw_parts, limit
 from hf_ft.lookup import UserError, shorten
 from hf_ft.sources import assign_roles, read_sources
@@ -32,7 +33,7 @@ class Splits:
     0.0 and 1.0 of length `len(labels)`; for a number a float; for a tag per word a list of ints. The tuple `labels`
     names the model's outputs, in natural order ("2" before "10"), or in that of the data's own `ClassLabel`.
     `fingerprint` hashes the content of all that is used, whatever its path. `notes` says, a sentence each, what was
-    done to the data.
+    done to the data and what is odd about them, `copies` which examples are there more than once.
     """
 
     train: Dataset
@@ -42,6 +43,7 @@ class Splits:
     target: Target
     fingerprint: str
     notes: tuple[str, ...]
+    copies: Copies = field(default_factory=Copies)
 
     @property
     def problem_type(self) -> str:
@@ -95,14 +97,16 @@ def load_splits(config: Config, seed: int = 0) -> Splits:
     labels = parts["train"].labels.outputs(parts["train"].used, notes)
     parts = {role: _numbered(part, labels, "train lacks", "Train has") for role, part in parts.items()}
     parts = draw_parts(parts, config, seed, notes)
-    rows, hashes = {}, {}
-    for role, part in parts.items():
-        rows[role], hashes[role] = checked_rows(part, config, notes)
+    checked = {role: checked_rows(part, config, notes) for role, part in parts.items()}
+    rows, hashes = ({role: getattr(one, of) for role, one in checked.items()} for of in ("rows", "digest"))
+    copies = find_copies({role: one.contents for role, one in checked.items()})
+    notes += copies.notes({role: len(one) for role, one in rows.items()})
     counts = target.counts(rows["train"], labels)
     if absent := [name for name, count in zip(labels, counts or (), strict=False) if count == 0]:
         notes.append(f"train: no example of these labels is left: {shorten(absent, 10)}.")
     fingerprint = hashlib.sha256(json.dumps([labels, hashes], sort_keys=True).encode()).hexdigest()[:32]
-    return Splits(rows["train"], rows["validation"], rows.get("test"), labels, target, fingerprint, tuple(notes))
+    splits = rows["train"], rows["validation"], rows.get("test")
+    return Splits(*splits, labels, target, fingerprint, tuple(notes), copies)
 
 
 def load_rows(dataset: str, config: Config, labels: Sequence[str], seed: int = 0) -> Rows:
@@ -129,8 +133,8 @@ def load_rows(dataset: str, config: Config, labels: Sequence[str], seed: int = 0
     part = without_bad(take_part(role, source, columns, config), config, notes)
     part = _numbered(part, tuple(labels), "the model does not know", "The model knows")
     part = limit(part, config.max_eval_examples, seed, notes)
-    rows, fingerprint = checked_rows(part, config, notes)
-    return Rows(rows, role, tuple(labels), columns.target, fingerprint, tuple(notes))
+    checked = checked_rows(part, config, notes)
+    return Rows(checked.rows, role, tuple(labels), columns.target, checked.digest, tuple(notes))
 
 
 def _numbered(part: Part, labels: tuple[str, ...], unknown: str, known: str) -> Part:

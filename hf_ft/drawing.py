@@ -8,21 +8,43 @@ import numpy as np
 
 from hf_ft.columns import Part
 from hf_ft.config import Config
+from hf_ft.copies import equal_inputs
 from hf_ft.lookup import UserError, shorten
 from hf_ft.sources import counted
 from hf_ft.target import IntArray, NamedLabels
 
 
-def draw(strata: IntArray, sizes: IntArray, seed: int) -> IntArray:
+def draw(strata: IntArray, sizes: IntArray, seed: int, equal: IntArray | None = None) -> IntArray:
     """Positions of `sizes[k]` random members of each stratum k, ascending; `strata` has the stratum of each member.
 
     All drawing of examples is done here. With one seed, a smaller draw is part of a larger one, so that runs on more
-    data see what runs on less data saw.
+    data see what runs on less data saw. Members of one group of `equal` are drawn together or not at all: where there
+    are such groups, fewer may be drawn; where there are none, the draw is the same as without `equal`.
     """
     generator = np.random.default_rng(seed)
     members = np.split(np.argsort(strata, kind="stable"), np.cumsum(np.bincount(strata, minlength=len(sizes)))[:-1])
-    drawn = [generator.permutation(group)[:size] for group, size in zip(members, sizes, strict=True)]
+    orders = [generator.permutation(group) for group in members]
+    if equal is not None and len(np.unique(equal)) < len(equal):
+        return _draw_together(strata, sizes, orders, equal)
+    drawn = [order[:size] for order, size in zip(orders, sizes, strict=True)]
     return np.sort(np.concatenate(drawn))
+
+
+def _draw_together(strata: IntArray, sizes: IntArray, orders: list[IntArray], equal: IntArray) -> IntArray:
+    """Go through the members of each stratum in order and take whole groups, as long as no stratum gets too many."""
+    by_group = np.argsort(equal, kind="stable")
+    groups = np.split(by_group, np.cumsum(np.bincount(equal))[:-1])
+    taken, left = np.zeros(len(strata), dtype=bool), sizes.copy()
+    for number, order in enumerate(orders):
+        for member in order:
+            if left[number] <= 0:
+                break
+            group = groups[equal[member]]
+            wanted = np.bincount(strata[group], minlength=len(sizes))
+            if not taken[member] and (wanted <= left).all():
+                taken[group] = True
+                left -= wanted
+    return np.flatnonzero(taken)
 
 
 def share_out(total: int, counts: IntArray, least: IntArray, most: IntArray) -> IntArray:
@@ -95,8 +117,14 @@ def _hold_out(train: Part, fraction: float, seed: int, notes: list[str]) -> dict
             f"train has {counted(len(strata), 'example')}, one of each class at most, so none can be held out for "
             "validation. Give a validation split or more examples."
         )
-    held = train.used[draw(strata, sizes, seed)]
-    notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, {train.labels.drawn}, seed {seed}.")
+    equal = equal_inputs(train.inputs, train.used)
+    positions = draw(strata, sizes, seed, equal)
+    together = " Copies of one example stay together." if len(np.unique(equal)) < len(equal) else ""
+    if len(positions) == 0:  # whole groups of copies are too large for it: what both sides share is told later
+        positions, together = draw(strata, sizes, seed), ""
+    held = train.used[positions]
+    drawn = f"{train.labels.drawn}, seed {seed}"
+    notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, {drawn}.{together}")
     return {
         "train": dataclasses.replace(train, used=np.setdiff1d(train.used, held)),
         "validation": dataclasses.replace(train, role="validation", used=held),

@@ -39,13 +39,15 @@ class Results:
     """Scores by split: `metrics[split][name]`, those that need no model beside them, and what figures are drawn from.
 
     `threshold` is the probability above which a label counts as predicted (several labels per example), fitted on
-    validation; `confusion[split]` counts true class (row) against predicted class (column).
+    validation; `confusion[split]` counts true class (row) against predicted class (column). `without_copies[split]` are
+    the scores on the examples that do not stand in train as well, for splits that have others.
     """
 
     metrics: dict[str, dict[str, Score]]
     baseline: dict[str, dict[str, float]]
     threshold: float | None = None
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+    without_copies: dict[str, dict[str, Score]] = field(default_factory=dict)
 
 
 def predict_outputs(
@@ -105,6 +107,11 @@ def score(run: Run) -> Results:
         if name == "validation":
             results.threshold = splits.target.fit(outputs, split["labels"][:])
         add_scores(results, name, outputs, split, splits.target, splits.labels)
+        copied = splits.copies.in_train.get(name)
+        if copied is not None and not copied.all():
+            fresh, references = np.flatnonzero(~copied), split["labels"][:]
+            rest = [outputs[i] for i in fresh], [references[i] for i in fresh]
+            results.without_copies[name] = splits.target.score(*rest, splits.labels, results.threshold)
         results.baseline[name] = splits.target.baseline(splits.train, split, splits.labels)
     return results
 

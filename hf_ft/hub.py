@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hf_ft import __version__, adapters, report
 from hf_ft.evaluation import Results, prove_load_back
 from hf_ft.model import without_bars
 from hf_ft.record import describe, machine, recorded_settings, versions
+from hf_ft.resampling import Score
 from hf_ft.tasks import get_task
 from hf_ft.training import Run
 
@@ -61,9 +63,8 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
         "stages": [{k: v for k, v in asdict(stage).items() if k != "checkpoint"} for stage in run.stages],
         "metric": run.shown,
         "best_by": run.metric,
-        "metrics": {
-            split: {name: asdict(score) for name, score in scores.items()} for split, scores in results.metrics.items()
-        },
+        "metrics": _plain(results.metrics),
+        "metrics_without_copies": _plain(results.without_copies),
         "baseline": results.baseline,
         "baseline_is": {"name": target.baseline_name, "note": target.baseline_note},
         "threshold": results.threshold,
@@ -76,6 +77,10 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def _plain(metrics: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
+    return {split: {name: asdict(score) for name, score in scores.items()} for split, scores in metrics.items()}
 
 
 def _write_local(run: Run) -> None:

@@ -90,6 +90,7 @@ def _data(config: Config, splits: Splits) -> dict[str, Any]:
         "labels": list(splits.labels),
         "sizes": {name: len(split) for name, split in parts.items() if split is not None},
         "fingerprint": splits.fingerprint,
+        "copies": [asdict(found) for found in splits.copies.overlaps],
         "notes": list(splits.notes),
     }
 

@@ -135,7 +135,9 @@ def after_training(record: Record, folder: Path) -> str:
     proofs = "\n".join(f"  {line}" for line in proof_lines(record))
     notes = "".join(f"Note: {note}.\n" for stage in record["stages"] for note in stage["notes"])
     return (
-        f"{text_table(header, rows)}\n\nProved:\n{proofs}\n"
+        f"{text_table(header, rows)}\n"
+        + "".join(f"{line}\n" for sentence in copies_lines(record) for line in wrapped(sentence))
+        + f"\nProved:\n{proofs}\n"
         f"Training took {seconds:.0f} s; {trained} of {record['model']['parameters']:,} parameters trained.\n"
         + "".join(f"{line}\n" for line in cache_lines(record))
         + f"{notes}"
@@ -157,6 +159,25 @@ def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
         for name, score in scores.items()
     ]
     return ["", "value", "95 % interval", record["baseline_is"]["name"], "n"], rows
+
+
+def copies_lines(record: Record) -> list[str]:
+    """One sentence for each split with examples that stand in train, too: the score without them."""
+    lines, metric = [], record["metric"]
+    for found in record["data"]["copies"]:
+        split, scores = found["split"], record["metrics_without_copies"].get(found["split"])
+        if found["of"] != "train" or split == "train":
+            continue
+        size = record["data"]["sizes"][split]
+        if scores is None:
+            lines.append(f"All {size:,} examples of {split} stand in train, too: its scores say nothing of new data.")
+            continue
+        score = scores[metric]
+        lines.append(
+            f"Without the {found['examples']:,} of {size:,} {split} examples that stand in train, too: {title(metric)} "
+            f"{score['value']:.4f} ({score['low']:.4f} to {score['high']:.4f})."
+        )
+    return lines
 
 
 def proof_lines(record: Record) -> list[str]:
@@ -401,7 +422,7 @@ def _results_note(record: Record) -> str:
     note = f"Intervals are 95 % bootstrap intervals over examples; {record['baseline_is']['note']}."
     if record["threshold"] is not None:
         note += f" Labels count from a probability of {record['threshold']:.3f} on, fitted on validation."
-    return note
+    return " ".join([note, *copies_lines(record)])
 
 
 def _pictures(record: Record) -> list[str]:

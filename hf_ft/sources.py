@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import datasets
 import pandas as pd
@@ -387,8 +387,15 @@ def as_images(inputs: Dataset, folders: Sequence[Path]) -> Dataset:
     return store(tables, Features({"image": image}))
 
 
-def read_image(row: Mapping[str, Any]) -> bytes | str:
-    """Hash an encoded image and decode it as training will: the hash, or why it cannot be read."""
+class ImageHashes(NamedTuple):
+    """What an image is known by: a hash of its file, and one of the pixels that training sees."""
+
+    encoded: bytes
+    pixels: bytes
+
+
+def read_image(row: Mapping[str, Any]) -> ImageHashes | str:
+    """Hash an encoded image and decode it as training will: the hashes, or why it cannot be read."""
     image = row["image"]
     if image is None:
         return "missing"
@@ -396,14 +403,16 @@ def read_image(row: Mapping[str, Any]) -> bytes | str:
         encoded = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
         with Image.open(io.BytesIO(encoded)) as opened:
             opened.load()
-            upright_rgb(opened)
+            image = upright_rgb(opened)
     except FileNotFoundError:
         return "no such file"
     except UnidentifiedImageError:  # its message is the address of an object in memory
         return "no image" if encoded else "an empty file"
     except Exception as error:  # decoders of damaged files raise about everything
         return reason(error)[:100]
-    return hashlib.sha256(encoded).digest()
+    pixels = hashlib.sha256(f"{image.width} {image.height} ".encode())
+    pixels.update(image.tobytes())
+    return ImageHashes(hashlib.sha256(encoded).digest(), pixels.digest())
 
 
 # --- Arrow ----------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ LAYERS = {
         "feature_folders",
         "catalog",
     ),
-    "inputs": ("features", "sources", "columns", "drawing", "data", "labels", "classes"),
+    "inputs": ("features", "sources", "copies", "columns", "drawing", "data", "labels", "classes"),
     "model": (
         "tracing",
         "depth_groups",
