@@ -100,7 +100,8 @@ class Job:
     """A stage that may be cached: its model and data, and how often it reads them.
 
     `parts` are the encoded train split and, where it is read, validation; `collator` is the task's; `passes` counts
-    epochs, also broken ones, and `evaluations` passes over validation.
+    epochs, also broken ones, and `evaluations` passes over validation. `read_once` finds in the split model what is
+    solved in place of epochs; where it finds something, frozen layers would have run once in any case.
     """
 
     model: PreTrainedModel
@@ -113,6 +114,7 @@ class Job:
     args: TrainingArguments
     passes: float
     evaluations: float
+    read_once: Callable[[Cut], object] | None = None
 
     @property
     def reads(self) -> list[float]:
@@ -176,7 +178,9 @@ def _opened(job: Job) -> Cached:
         started = time.perf_counter()
         cut.capture(job.collate(sample))
         each = (time.perf_counter() - started) / len(sample)
-        forecast = make_forecast(job, cut.name, store.folder, layouts, parts, missing, job.reads, each)
+        solved = job.read_once is not None and job.read_once(cut) is not None
+        reads = [1.0 for _ in parts] if solved else job.reads
+        forecast = make_forecast(job, cut.name, store.folder, layouts, parts, missing, reads, each, solved)
         decide(job, forecast)
         tell(forecast.line(), job.args)
         seconds, computed = [], 0
@@ -320,7 +324,8 @@ def row_lengths(rows: Dataset | CachedRows) -> NDArray[np.int64] | None:
 class Forecast:
     """What a cache costs and saves: examples in all and those to compute, bytes needed and free, seconds saved.
 
-    `passes` is how often an example is read. Seconds are extrapolated from a few examples.
+    `passes` is how often an example is read. Seconds are extrapolated from a few examples. Where a head is `solved`,
+    features are not there to save time.
     """
 
     what: str
@@ -331,11 +336,17 @@ class Forecast:
     free: int
     passes: float
     seconds: float
+    solved: bool = False
 
     def line(self, done: str = "run through what is frozen") -> str:
         """Bytes, disk and saving in one line; `done` is what examples do once."""
         if not self.computed:
             return f"cache    {self.what}: all {self.examples:,} examples are there; none {done}"
+        if self.solved:
+            return (
+                f"cache    {self.what}: {self.computed:,} of {self.examples:,} examples {done}, once; needs "
+                f"{spoken_size(self.bytes)} of\n         {spoken_size(self.free)} free"
+            )
         return (
             f"cache    {self.what}: {self.computed:,} of {self.examples:,} examples {done}, once "
             f"instead of {self.passes:.3g} times\n         needs {spoken_size(self.bytes)} of "
@@ -352,6 +363,7 @@ def make_forecast(
     missing: Sequence[NDArray[np.int64]],
     reads: Sequence[float],
     each: float,
+    solved: bool = False,
 ) -> Forecast:
     """What keeping the `missing` rows of some parts costs, and saves at so many seconds for `each` example.
 
@@ -366,13 +378,13 @@ def make_forecast(
     whole = sum(len(part.rows) * often for part, often in zip(parts, reads, strict=True))
     there = next(parent for parent in folder.parents if parent.exists())
     free, saved = shutil.disk_usage(there).free, each * (whole - computed)
-    return Forecast(what, folder, examples, computed, needed, free, whole / examples, saved)
+    return Forecast(what, folder, examples, computed, needed, free, whole / examples, saved, solved)
 
 
 def decide(job: Job, forecast: Forecast) -> None:
     """Make room for what is to be kept; raise `Live` where it saves nothing or does not fit."""
     needed, limit = forecast.bytes, job.config.cache_max_gb
-    if forecast.seconds <= 0 and job.config.cache != "on":
+    if forecast.seconds <= 0 and not forecast.solved and job.config.cache != "on":
         raise Live("it reads each example once, so nothing would be saved")
     if needed > limit * 1e9:
         raise Live(f"it needs {spoken_size(needed)}, and --cache_max_gb is {limit:g}")

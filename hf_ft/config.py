@@ -101,8 +101,8 @@ class Config:
         "options of peft:NAME or lora as JSON, such as '{\"use_dora\": true}'", group="training"
     )
     head_solver: str = _option(
-        "how method `head` fits a linear head: to convergence on cached features, or by steps (default: exact where "
-        "that can be and nothing of the steps is set)",
+        "how a stage that trains a linear head alone does it: solve it on cached features, or train by steps (default: "
+        "exact wherever possible; with method `head`, settings of steps such as --learning_rate mean sgd)",
         "auto",
         choices=("auto", "exact", "sgd"),
         group="training",

@@ -449,7 +449,7 @@ def _home_of(tensor: str, homes: dict[str, str], owners: dict[str, str]) -> str:
     return beside[0] if beside else "stem"
 
 
-def linear_head(groups: Anatomy) -> bool:
+def linear_head(groups: Iterable[DepthGroup]) -> bool:
     """Whether the head is a single layer: one weight, perhaps with a bias."""
-    weights = [name for name in groups.of_role("head")[0].parameters if not name.endswith("bias")]
-    return len(weights) == 1
+    head = next(group for group in groups if group.role == "head")
+    return sum(not name.endswith("bias") for name in head.parameters) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,12 +10,68 @@ from torch import nn
 from torch.nn.functional import linear
 
 from hf_ft.cache import CachedRows
+from hf_ft.config import Config
 from hf_ft.cutting import Cut
+from hf_ft.depth_groups import DepthGroup, linear_head
+from hf_ft.lookup import UserError
+from hf_ft.plan import PlannedStage
 from hf_ft.probe import Fit, fit_linear
 from hf_ft.tracing import evaluating
 
 CHUNK = 1024
 """Rows that are read at once."""
+OF_STEPS = {
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "lr_scheduler_type",
+    "optim",
+    "head_lr_multiplier",
+    "early_stopping_patience",
+}
+"""Settings that say how steps are to be made: who sets one for a head alone wants steps."""
+
+
+def check_solver(config: Config, stages: Sequence[PlannedStage], groups: Sequence[DepthGroup]) -> None:
+    """Raise unless a head solver that was asked for has a stage that it can stand for.
+
+    Raises:
+        UserError: no stage trains the head alone.
+    """
+    if config.head_solver == "exact" and not any(_head_alone(stage, groups) for stage in stages):
+        raise UserError(
+            f"--head_solver exact: no stage of method '{config.method}' trains the head alone. Use --method head or "
+            "lp_ft, or leave out --head_solver."
+        )
+
+
+def wants_solver(
+    config: Config, stages: Sequence[PlannedStage], stage: PlannedStage, groups: Sequence[DepthGroup]
+) -> bool:
+    """Whether the head of a stage is to be solved, if it is linear and its features are cached.
+
+    Steps are made where the user says so: by `head_solver`, by settings of steps in the stage itself, or by those of
+    the run where no other stage could be meant. For `lp_ft` a number of epochs or a rate is that of the fine-tuning
+    after the head.
+    """
+    if config.head_solver == "sgd" or not _head_alone(stage, groups):
+        return False
+    if config.head_solver == "exact":
+        return True
+    only = all(_head_alone(other, groups) for other in stages)
+    return not stage.own_steps and not (only and OF_STEPS & config.given)
+
+
+def expects_solver(
+    config: Config, stages: Sequence[PlannedStage], stage: PlannedStage, groups: Sequence[DepthGroup]
+) -> bool:
+    """Whether the head of a stage will be solved, as far as that is known before the model is split."""
+    return wants_solver(config, stages, stage, groups) and config.cache != "off" and linear_head(groups)
+
+
+def _head_alone(stage: PlannedStage, groups: Sequence[DepthGroup]) -> bool:
+    pairs = zip(groups, stage.settings, strict=True)
+    return {group.role for group, setting in pairs if setting.mode != "frozen"} == {"head"}
 
 
 def linear_head_of(cut: Cut) -> tuple[nn.Parameter, nn.Parameter | None] | None:

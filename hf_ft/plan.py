@@ -115,15 +115,16 @@ UNFREEZINGS = 5
 
 
 def _gradual(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
-    """First head and neck, then block after block from the top, and at last everything.
+    """First the head, then neck and block after block from the top, and at last everything.
 
-    ULMFiT divides the rate by 2.6 with every layer it thaws, and has four of them. Here that factor belongs to each
-    thawing, so that the lowest blocks of a deep model still learn.
+    The head comes alone, so that it can be solved: the layers below thaw under the best head that they allow. ULMFiT
+    divides the rate by 2.6 with every layer it thaws, and has four of them. Here that factor belongs to each thawing,
+    so that the lowest blocks of a deep model still learn.
     """
     frozen = sum(group.role in ("stem", "block") for group in groups)  # a stem, where there is one, thaws last
     each = -(-frozen // UNFREEZINGS)
     decay = 2.6 ** (-1 / each)
-    stages = [Stage("head", "top", scale=10.0)]
+    stages = [Stage("head", "head", scale=10.0)]
     stages += [Stage(f"last_{depth}", f"last_n:{depth}", layer_decay=decay) for depth in range(each, frozen, each)]
     return (*stages, Stage("full", "all", share=3.0, layer_decay=decay))
 
@@ -345,7 +346,8 @@ def default_epochs(method: Method, task: str, steps_per_epoch: int) -> int:
 class PlannedStage:
     """A stage applied to a model: one setting for each depth group, in the order of the table.
 
-    `scheduler` and `warmup` are None where the run's own hold.
+    `scheduler` and `warmup` are None where the run's own hold. With `own_steps`, the stage itself says how its steps
+    are to be made (a rate, a schedule), so that they are made even where a head could be solved.
     """
 
     name: str
@@ -357,6 +359,7 @@ class PlannedStage:
     warmup: float | None = None
     peft: str | None = None
     peft_options: Mapping[str, Any] = field(default_factory=dict)
+    own_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -422,8 +425,13 @@ def plan_stages(
         decay = layer_decay if stage.layer_decay is None else stage.layer_decay
         multiplier = head_lr_multiplier if stage.head_lr_multiplier is None else stage.head_lr_multiplier
         settings = _settings(stage, groups, rate, multiplier, 1.0 if decay is None else decay)
+        of_steps = (stage.learning_rate, stage.head_lr_multiplier, stage.scheduler, stage.warmup)
         own = (stage.scheduler, stage.warmup, stage.peft, stage.peft_options)
-        planned.append(PlannedStage(stage.name, stage_epochs, rate, settings, steps, *own))
+        planned.append(
+            PlannedStage(
+                stage.name, stage_epochs, rate, settings, steps, *own, any(value is not None for value in of_steps)
+            )
+        )
     heads = [i for i, group in enumerate(groups) if group.role == "head"]
     if new_head and not any(stage.settings[i].mode == "train" for stage in planned for i in heads):
         raise UserError(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.config import Config
 from hf_ft.data import Splits
+from hf_ft.exact import expects_solver
 from hf_ft.lookup import shorten, split_argument
 from hf_ft.model import LoadReport
 from hf_ft.plan import Plan
@@ -67,6 +68,7 @@ def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: Loa
                     "max_steps": stage.max_steps,
                     "scheduler": stage.scheduler,
                     "warmup": stage.warmup,
+                    "solved": expects_solver(config, plan.stages, stage, loaded.groups),
                     "peft": stage.peft,
                     "peft_options": dict(stage.peft_options),
                     "settings": [

@@ -84,9 +84,10 @@ def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
 def group_rows(record: Record) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of depth groups; neighbouring blocks that are treated alike share a row."""
     stages = record["plan"]["stages"]
-    # How the head was fitted is known when the run is over.
-    fitted = [bool(stage["solver"]) for stage in record["stages"]] if "stages" in record else [False] * len(stages)
-    lengths = ["to convergence" if exact else _length(stage) for exact, stage in zip(fitted, stages, strict=True)]
+    # How the head was fitted is known for certain when the run is over.
+    done = "stages" in record
+    fitted = [bool(stage["solver"]) for stage in record["stages"]] if done else [stage["solved"] for stage in stages]
+    lengths = ["solved" if exact else _length(stage) for exact, stage in zip(fitted, stages, strict=True)]
     header = ["depth group", "parameters"]
     header += [f"{stage['name']}, {length}" for stage, length in zip(stages, lengths, strict=True)]
     rows: list[list[Any]] = []
@@ -211,14 +212,19 @@ def draw_figures(record: Record, folder: Path) -> list[Path]:
 
 
 def curves(record: Record) -> tuple[dict[str, list[tuple[float, float]]], list[tuple[float, str]]]:
-    """Points (epoch, value) of each logged quantity through all stages, and where each stage begins."""
+    """Points (epoch, value) of each logged quantity through all stages, and where each stage of steps begins.
+
+    The score of a solved head is where the next stage starts from.
+    """
     points: dict[str, list[tuple[float, float]]] = {}
     begins, begin = [], 0.0
     for stage in record["stages"]:
-        begins.append((begin, stage["name"]))
+        if not stage["solver"]:
+            begins.append((begin, stage["name"]))
         for entry in stage["history"]:
             for name, value in entry.items():
-                points.setdefault(name, []).append((entry["epoch"], value))
+                if name != "loss" or not stage["solver"]:  # a solved head's loss includes its penalty
+                    points.setdefault(name, []).append((entry["epoch"], value))
             begin = entry["epoch"]
     return points, begins
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import itertools
 import json
 import math
 import shutil
@@ -34,11 +36,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
 
 from hf_ft import adapters, publishing, report
-from hf_ft.cache import Cached, CachedRows, Job, Live, WholeBatches, open_cache, row_lengths, tell
+from hf_ft.cache import Cached, CachedRows, Job, Live, WholeBatches, is_image, open_cache, row_lengths, tell
 from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
-from hf_ft.exact import fit_exact, linear_head_of
+from hf_ft.exact import check_solver, expects_solver, fit_exact, linear_head_of, wants_solver
 from hf_ft.freezing import FrozenMode, audit, ensure_gradients, frozen_tensors, quiet_modules, set_trainable, snapshot
 from hf_ft.heap import settled_heap
 from hf_ft.lookup import UserError
@@ -166,7 +168,7 @@ def train(
     metric = (args.metric_for_best_model or splits.target.default_metric).removeprefix("eval_")
     splits.target.higher_is_better(metric)
     splits.target.check_options(config, args)
-    _check_solver(config, plan, loaded.groups)
+    check_solver(config, plan.stages, loaded.groups)
     learning = splits.target.learning(model, splits.train, splits.labels, config, args)
     encoded = [
         task.encode(learning.prepare(part), processor, config, training)
@@ -183,6 +185,9 @@ def train(
     for number, stage in enumerate(plan.stages, start=1):
         _run_stage(run, number, stage, encoded[0], encoded[1])
     best = _keep_best(run)
+    if best < len(run.stages):
+        name = run.stages[best - 1].name
+        run.stages[-1].notes.append(f"stage '{name}' scored best on validation, so the result has its weights")
     if learning.finish:
         learning.finish(run.model)
     adapter = _stage_folder(run, best) / "adapter"
@@ -217,21 +222,22 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     started = time.perf_counter()
     _reset_peak_memory()
     with without_bars(), settled_heap():
-        job = _job(run, stage, args, train_set, validation_set)
-        opened = _open_cache(job)
+        job, opened = _opened(run, stage, args, train_set, validation_set)
         cached = opened if isinstance(opened, Cached) else None
         trained = cached.upper if cached else model
         prepared, images = ((cached.train, cached.validation), None) if cached else prepare(job)
         sets = (*prepared, validation_set)[:2]
         frozen = FrozenMode(trained, quiet)
         trainer = _trainer(run, trained, stage, args, *sets)
-        fit = _exact(run, cached) if _wants_exact(run, stage) else None
+        fit = _solve(run, stage, cached) if wants_solver(run.config, run.plan.stages, stage, run.groups) else None
         with cached.cut.installed() if cached else nullcontext():
             if fit is None:
                 trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
             else:
                 trainer.log({"loss": fit["objective"]})
-                trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
+                score = trainer.evaluate()[f"eval_{run.metric}"]
+                if args.load_best_model_at_end:  # otherwise the last state is kept, and nothing competes with it
+                    trainer.state.best_metric = score
     seconds = time.perf_counter() - started
     frozen.remove()
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
@@ -252,17 +258,39 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
         done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
 
 
-def _job(run: Run, stage: PlannedStage, args: TrainingArguments, train_set: Any, validation_set: Any) -> Job:
+def _opened(
+    run: Run, stage: PlannedStage, args: TrainingArguments, train_set: Any, validation_set: Any
+) -> tuple[Job, Cached | str]:
+    """What a stage reads, and the stage split at its first group that trains, or why it runs live.
+
+    Augmentation is for steps: a head that is to be solved reads the images as they are, unless the user augments.
+    """
+    config = run.config
+    augments = is_image(train_set) and config.augment not in (None, "none") and "augment" not in config.given
+    if augments and expects_solver(config, run.plan.stages, stage, run.groups):
+        plain = dataclasses.replace(config, augment="none")
+        rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)
+        job = _job(run, stage, args, (rows, validation_set), plain)
+        opened = _open_cache(job)
+        if isinstance(opened, Cached) and linear_head_of(opened.cut):
+            return job, opened
+    job = _job(run, stage, args, (train_set, validation_set), config)
+    return job, _open_cache(job)
+
+
+def _job(run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> Job:
     """What a stage reads, and how often; without validation where it does not look at it."""
-    examples, collator = len(train_set), run.task.collator(run.processor)
+    examples, collator = len(sets[0]), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / _steps_per_epoch(args, examples)
     reads = passes * (1 + run.others), _evaluations(args, stage, examples) * (1 + run.others)
-    parts = (train_set, validation_set) if reads[1] or _wants_exact(run, stage) else (train_set,)
-    return Job(run.model, run.groups, stage, parts, run.processor, collator, run.config, args, *reads)
+    solved = wants_solver(run.config, run.plan.stages, stage, run.groups) and run.learning.loss is not None
+    parts = sets if reads[1] or solved else sets[:1]
+    read_once = linear_head_of if solved else None
+    return Job(run.model, run.groups, stage, parts, run.processor, collator, config, args, *reads, read_once)
 
 
 def _open_cache(job: Job) -> Cached | str:
-    """The stage cut at its first group that trains, with the features of its examples; or why it runs live."""
+    """The stage split at its first group that trains, with the features of its examples; or why it runs live."""
     try:
         return open_cache(job)
     except Live as reason:
@@ -280,51 +308,20 @@ def _evaluations(args: TrainingArguments, stage: PlannedStage, train_examples: i
     )
 
 
-OF_STEPS = {
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "lr_scheduler_type",
-    "optim",
-    "head_lr_multiplier",
-    "early_stopping_patience",
-}
-"""Settings that say how steps are to be made: who sets one wants steps."""
-
-
-def _check_solver(config: Config, plan: Plan, groups: Anatomy) -> None:
-    """Raise unless an exact head that was asked for has a stage that it can stand for."""
-    if config.head_solver == "exact" and not any(_head_alone(groups, stage) for stage in plan.stages):
-        raise UserError(
-            f"--head_solver exact: no stage of method '{config.method}' trains the head alone. Use --method head or "
-            "lp_ft, or leave out --head_solver."
-        )
-
-
-def _head_alone(groups: Anatomy, stage: PlannedStage) -> bool:
-    pairs = zip(groups, stage.settings, strict=True)
-    return {group.role for group, setting in pairs if setting.mode != "frozen"} == {"head"}
-
-
-def _wants_exact(run: Run, stage: PlannedStage) -> bool:
-    """Whether the head of a stage is to be fitted to convergence, if it is linear and its features are cached."""
-    if run.config.head_solver == "auto":
-        return run.config.method == "head" and not OF_STEPS & run.config.given
-    return run.config.head_solver == "exact" and _head_alone(run.groups, stage)
-
-
-def _exact(run: Run, cached: Cached | None) -> dict[str, Any] | None:
-    """Fit a linear head to convergence; None where it has to be trained by steps.
+def _solve(run: Run, stage: PlannedStage, cached: Cached | None) -> dict[str, Any] | None:
+    """Solve a linear head; None where it has to be trained by steps.
 
     Raises:
         UserError: `head_solver` is `exact` and cannot be.
     """
     layer = linear_head_of(cached.cut) if cached else None
     if cached is None or layer is None or cached.validation is None or run.learning.loss is None:
-        if run.config.head_solver == "auto":
-            return None
         why = "the stage runs without the cache" if cached is None else "the head is not linear"
-        raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
+        if run.config.head_solver == "exact":
+            raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
+        if expects_solver(run.config, run.plan.stages, stage, run.groups):
+            tell(f"solver   not used in stage '{stage.name}', which trains by steps: {why}", run.args)
+        return None
     fit = fit_exact(*layer, cached.train, cached.validation, run.learning.loss)
     best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
     tell(
@@ -492,7 +489,12 @@ def _trainer(
     )
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
-    trainer.add_callback(Lines(stage, run.shown, sum(planned.epochs for planned in run.plan.stages)))
+    by_steps = [
+        planned.epochs
+        for planned, done in itertools.zip_longest(run.plan.stages, run.stages)
+        if done is None or done.solver is None
+    ]
+    trainer.add_callback(Lines(stage, run.shown, sum(by_steps)))
     if not args.disable_tqdm:
         trainer.add_callback(Bar())
     for callback in trainer.callback_handler.callbacks:
@@ -597,7 +599,7 @@ def _result(
     parameters = list(model.parameters())
     return StageResult(
         name=stage.name,
-        epochs=stage.epochs,
+        epochs=0.0 if fit else stage.epochs,
         steps=trainer.state.global_step,
         seconds=round(seconds, 3),
         peak_memory=_peak_memory(),

@@ -103,7 +103,7 @@ def test_stage_without_a_checkpoint_is_repeated(
     """Interrupted in its second stage, a run that saved nothing starts again instead of failing."""
     settings = {"task": "text_classification", "model": text_model, "dataset": text_data, "method": "lp_ft"}
     settings |= {"output_dir": str(tmp_path / "out"), "max_steps": 4, "eval_strategy": "no", "save_strategy": "no"}
-    settings |= {"load_back_proof": False}
+    settings |= {"load_back_proof": False, "head_solver": "sgd"}
     run_stage = training._run_stage
 
     def interrupted(run: Run, number: int, *rest: Any) -> None:

@@ -69,7 +69,7 @@ MODES = {
         "train train train train train train frozen",
     ],
     "gradual": [
-        "frozen frozen frozen frozen train train frozen",
+        "frozen frozen frozen frozen frozen train frozen",
         "frozen frozen frozen train train train frozen",
         "frozen frozen train train train train frozen",
         "frozen train train train train train frozen",

@@ -33,7 +33,8 @@ def command(what: tuple[str, str, str], out: Path, stages: str) -> list[str]:
         f"--task={task}",
         f"--model={model}",
         f"--dataset={data}",
-        "--method=lp_ft" if stages == "lp_ft" else f"--plan={plan}",
+        # The head of `lp_ft` is solved; that of the plan makes steps, so that the adapters after it are the best stage.
+        *(["--method=lp_ft"] if stages == "lp_ft" else [f"--plan={plan}", "--head_solver=sgd"]),
         f"--output_dir={out}",
         "--num_train_epochs=6",
         "--per_device_train_batch_size=8",

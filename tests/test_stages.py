@@ -138,7 +138,7 @@ def test_trackers_and_curves_go_on_from_stage_to_stage(
 
     monkeypatch.setattr(training, "_trainer", recorded)
     strategy = {"eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 10}
-    record = run(text_model, text_data, tmp_path / "out", None, method="gradual", **strategy)
+    record = run(text_model, text_data, tmp_path / "out", None, method="gradual", head_solver="sgd", **strategy)
     steps, epochs = zip(*Recorder.seen, strict=True)
     assert list(steps) == sorted(steps)
     assert list(epochs) == sorted(epochs)
