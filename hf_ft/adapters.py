@@ -87,14 +87,33 @@ def find_targets(
             f"PEFT cannot merge adapters into {type(model).__name__}: it takes the `base_layer` of {taken[0]} for its "
             "own. Use another method, for example last_n:2 or full."
         )
-    targets, reason = fitting(_candidates(model, groups, settings, name), name, options)
+    there = _candidates(model, groups, settings, name)
+    _check_rank(there, name, options or {})
+    targets, reason = fitting(there, name, options)
     if targets:
         return targets
+    if options and fitting(there, name)[0]:
+        raise UserError(f"peft:{name} does not work with the options {dict(options)} ({reason}); without them it does.")
     others = [other for other in mergeable() if fitting(_candidates(model, groups, settings, other), other)[0]]
     raise UserError(
         f"peft:{name} fits no layer in the blocks of {type(model).__name__} ({reason or 'there is none'}). "
         f"With their usual options these do: {', '.join(others) or 'none; use last_n:2 or full'}."
     )
+
+
+def _check_rank(layers: Mapping[str, nn.Module], name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a rank that makes adapters far larger than the layers: they would train for ever, or fill the memory."""
+    rank, widest = (
+        options.get("r"),
+        max((max(w.shape) for part in layers.values() for w in part.parameters()), default=0),
+    )
+    if (
+        isinstance(rank, int) and widest and rank > 4 * widest
+    ):  # VeRA shares its matrices, and takes more than the width
+        raise UserError(
+            f"The rank r of peft:{name} is {rank:,}, and the widest layer that it would adapt has {widest:,} inputs or "
+            f"outputs: a rank above that adds nothing. Use a smaller one."
+        )
 
 
 def _candidates(

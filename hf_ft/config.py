@@ -13,13 +13,17 @@ import dataclasses
 import functools
 import json
 import os
+import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.installed import class_body
+from hf_ft.dry_run import try_arguments
+from hf_ft.installed import ENUMERATIONS, class_body, lacks, members, trackers
 from hf_ft.lookup import UserError, choose, nearest, unknown
 from hf_ft.peft_methods import check_options
 from hf_ft.plan import METHODS, Method, Stage, method_defaults, own_method, parse_method
@@ -154,10 +158,11 @@ def config_fields() -> dict[str, dataclasses.Field[Any]]:
 
 @dataclass(frozen=True)
 class TrainingField:
-    """One field of `TrainingArguments` as read from its source: annotation and help text."""
+    """One field of `TrainingArguments` as read from its source: annotation, help text, and the values it may have."""
 
     annotation: str
     help: str
+    choices: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -166,7 +171,10 @@ def training_fields() -> dict[str, TrainingField]:
     found = {}
     for node in class_body("transformers", "training_args.py", "TrainingArguments"):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _is_init_field(node.value):
-            found[node.target.id] = TrainingField(ast.unparse(node.annotation), _help_text(node.value))
+            told = _metadata(node.value)
+            found[node.target.id] = TrainingField(
+                ast.unparse(node.annotation), str(told.get("help", "")), tuple(told.get("choices", ()))
+            )
     return found
 
 
@@ -178,17 +186,16 @@ def _is_init_field(value: ast.expr | None) -> bool:
     )
 
 
-def _help_text(value: ast.expr | None) -> str:
-    """The help string inside `field(..., metadata={"help": ...})`, empty when it is not a plain constant."""
+def _metadata(value: ast.expr | None) -> dict[str, Any]:
+    """What `field(..., metadata={"help": ..., "choices": ...})` says in plain constants."""
+    found: dict[str, Any] = {}
     for node in ast.walk(value) if value is not None else ():
         if isinstance(node, ast.Dict):
             for key, item in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == "help":
-                    try:
-                        return str(ast.literal_eval(item))
-                    except ValueError:
-                        return ""
-    return ""
+                if isinstance(key, ast.Constant) and key.value in ("help", "choices"):
+                    with suppress(ValueError):
+                        found.setdefault(str(key.value), ast.literal_eval(item))
+    return found
 
 
 ALIASES = {
@@ -285,8 +292,8 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
         kinds |= {"bool"}  # `Trainer` takes true as well: go on from the last checkpoint
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if isinstance(value, bool) and "on" in _choices(name):  # as YAML reads `on` and `off`
-        value = "on" if value else "off"
+    if isinstance(value, bool):  # as YAML reads `on`, `off` and `no`
+        value = next((word for word in (("on",) if value else ("off", "no")) if word in _choices(name)), value)
     if isinstance(value, float) and value.is_integer() and kinds <= {"int", "None"}:
         value = int(value)
     if not isinstance(value, str):
@@ -302,7 +309,7 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
             parsed = _parse(value, kind)
             if parsed is not None:
                 return parsed
-    if kinds & {"str", "list"} or not kinds <= {"bool", "int", "float", "dict", "None"}:
+    if kinds & {"str", "list"}:
         return value
     raise UserError(f"'{name}' takes {_spoken(kinds)}, not '{value}'.")
 
@@ -329,12 +336,13 @@ def _parse(text: str, kind: str) -> Any:
 
 def _spoken(kinds: set[str]) -> str:
     words = {"bool": "true or false", "int": "a whole number", "float": "a number", "dict": "a JSON object"}
-    return " or ".join(words.get(kind, "text") for kind in sorted(kinds - {"None"}))
+    words |= {"str": "text", "list": "text"}
+    return " or ".join(words.get(kind, f"an object of type {kind}") for kind in sorted(kinds - {"None"}))
 
 
 def _checked(name: str, value: Any) -> Any:
     if _choices(name) and value is not None:
-        choose(value, _choices(name), f"value for '{name}':")
+        choose(str(getattr(value, "value", value)), _choices(name), f"value for '{name}':")
     if isinstance(value, int | float) and not isinstance(value, bool):
         check_range(name, value, f"'{name}'")
     return value
@@ -342,7 +350,11 @@ def _checked(name: str, value: Any) -> Any:
 
 def _choices(name: str) -> Sequence[str]:
     options = config_fields()
-    return (options[name].metadata["choices"] or ()) if name in options else ()
+    if name in options:
+        return options[name].metadata["choices"] or ()
+    entry = training_fields()[name]
+    kinds = [kind for kind in ENUMERATIONS if kind in entry.annotation.split(" | ")]
+    return members(kinds[0]) if kinds else entry.choices
 
 
 @dataclass(frozen=True)
@@ -361,6 +373,7 @@ class Settings:
         import torch
         from transformers import TrainingArguments
         from transformers.integrations.integration_utils import get_available_reporting_integrations
+        from transformers.training_args import trainer_log_levels
 
         if self.training.get("fp16") and not (torch.cuda.is_available() or self._other_accelerator(torch)):
             raise UserError("fp16 needs a GPU and this machine has none. Leave out --fp16 (float32 is used).")
@@ -371,13 +384,22 @@ class Settings:
             )
         for name, options in self.config.adapters:
             check_options(name, options)
+        if self.training.get("ddp_backend") and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise UserError("--ddp_backend joins several processes, and this is one. Leave it out.")
+        for name in ("log_level", "log_level_replica"):
+            if name in self.training:
+                choose(self.training[name], trainer_log_levels, f"value for '{name}':")
         try:
-            arguments = TrainingArguments(**self.training)
-        except (ValueError, TypeError, ImportError, OSError) as error:
-            raise UserError(" ".join(str(error).split())) from error
-        for tracker in arguments.report_to or ():
-            remedy = "These are installed; add others with pip install 'hf-ft[trackers]'."
-            choose(tracker, [*get_available_reporting_integrations(), "none"], "value for 'report_to':", remedy)
+            with warnings.catch_warnings():  # the old name is what everybody writes, and it works
+                warnings.filterwarnings("ignore", "`gradient_checkpointing.* is deprecated", FutureWarning)
+                arguments = TrainingArguments(**self.training)
+        except Exception as error:  # its checks, and those of what it reads, raise as many kinds as there are
+            raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
+        if arguments.fsdp and arguments.world_size == 1:
+            raise UserError("--fsdp splits a model over several GPUs, and this is one process. Leave it out.")
+        for tracker in arguments.report_to or ():  # some are installed and not set up
+            choose(tracker, get_available_reporting_integrations(), "value for 'report_to':", OF_TRACKERS)
+        try_arguments(arguments)
         return arguments
 
     @staticmethod
@@ -403,6 +425,10 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
             given.pop({"method": "plan", "plan": "method"}[name], None)
         given |= clean
     given = {name: value for name, value in given.items() if value is not None}
+    if given.get("load_best_model_at_end") is True:  # is what every stage does, once its evaluations are planned
+        if "no" in (given.get("eval_strategy"), given.get("save_strategy")):
+            raise UserError("load_best_model_at_end needs evaluations and checkpoints. Leave out the strategy `no`.")
+        del given["load_best_model_at_end"]
     task, method = given.get("task", ""), given.get("method", Config.method)
     if not task:
         raise UserError(f"No task given: set --task to one of {', '.join(task_names())}.")
@@ -445,6 +471,22 @@ def _check_adapters(config: Config) -> None:
             raise UserError(f"--{option} is given in --peft_options as well. Keep one of them.")
 
 
+OF_TRACKERS = "Install it, or all of them with pip install 'hf-ft[trackers]'."
+
+
+def _check_packages(training: Mapping[str, Any]) -> None:
+    """Check that trackers exist, and that the packages which options need are installed."""
+    wanted = training.get("report_to") or []
+    for tracker in [wanted] if isinstance(wanted, str) else wanted:
+        choose(str(tracker), ["none", "all", *trackers()], "value for 'report_to':")
+        if tracker not in ("none", "all") and (package := lacks(tracker)):
+            raise UserError(f"--report_to {tracker}: the package {package} is not installed. {OF_TRACKERS}")
+    for option, package in (("deepspeed", "deepspeed"), ("use_liger_kernel", "liger_kernel")):
+        if training.get(option) and lacks(package):
+            name = package.replace("_", "-")
+            raise UserError(f"--{option} needs the package {name}, which is not installed: pip install {name}")
+
+
 def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
     for name in ("model", "dataset"):
         if not getattr(config, name):
@@ -461,6 +503,7 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
         raise UserError(f"--keep_head does not go with method '{config.method}', which starts from random weights.")
     if config.early_stopping_patience and training.get("eval_strategy") == "no":
         raise UserError("early_stopping_patience needs evaluations. Leave out --eval_strategy no.")
+    _check_packages(training)
     get_task(config.task).check({**vars(config), **training})
     check_output_dir(training["output_dir"], config, training.get("resume_from_checkpoint"))
 
@@ -474,17 +517,22 @@ def is_local(name: str) -> bool:
     )
 
 
+LONGEST_NAME = 255
+"""Bytes in the longest name of a file; asking for a longer one is an error to the system, not a no."""
+
+
 def check_path(name: str, kind: str) -> None:
     """Raise a UserError naming the nearest sibling when a local path does not exist."""
     path = Path(name).expanduser()
-    if not is_local(name) or path.exists():
+    impossible = "\0" in name or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts)
+    if os.path.exists(path) or not (impossible or is_local(name)):
         return
-    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     near = nearest(path.name, siblings)
     hint = f" Did you mean {path.parent / near}?" if near else ""
-    parent = "" if path.parent.is_dir() else f" ({path.parent} does not exist either)"
+    parent = "" if os.path.isdir(path.parent) else f" ({_short(str(path.parent))} does not exist either)"
     others = "a Hub id, a folder or a file" if kind in ("model", "dataset") else "one"
-    raise UserError(f"No such {kind}: {name}{parent}.{hint} Give {others} that exists.")
+    raise UserError(f"No such {kind}: {_short(name)}{parent}.{hint} Give {others} that exists.")
 
 
 def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
@@ -493,10 +541,8 @@ def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
     for kind, source in (("model", config.model), ("dataset", config.dataset)):
         if path == Path(source).expanduser().absolute():
             raise UserError(f"The output folder {output_dir} is the {kind}'s own folder. Choose another folder.")
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "is a file" if there.is_file() else "cannot be written to"
-        raise UserError(f"No output folder {output_dir} can be made: {there} {what}. Choose another folder.")
+    if why := _not_made(path):
+        raise UserError(f"No output folder {_short(output_dir)} can be made: {why}. Choose another folder.")
     if not path.is_dir() or not any(path.iterdir()):
         return
     if resume or (config.overwrite_output_dir and any((path / name).exists() for name in ("run.json", "checkpoints"))):
@@ -511,6 +557,26 @@ def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
         f"The output folder {output_dir} already holds {what}. Choose another folder, continue an interrupted run "
         "with --resume, or replace it with --overwrite_output_dir."
     )
+
+
+def _not_made(path: Path) -> str:
+    """Why no folder of that name can be made or written to, empty where it can."""
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        return f"{there} is {'a file' if there.exists() else 'a link to nothing'}"
+    try:
+        tempfile.TemporaryFile(dir=there).close()  # root may write anywhere, but not into /proc
+        longest = os.pathconf(there, "PC_NAME_MAX")
+    except OSError:
+        return f"{there} cannot be written to"
+    long = [part for part in path.parts if len(os.fsencode(part)) > longest]
+    if long or "\0" in str(path):
+        return f"'{_short(long[0])}' has more than {longest} bytes" if long else "its name holds a null byte"
+    return ""
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:60]}..."
 
 
 @dataclass(frozen=True)
@@ -624,13 +690,19 @@ def parse(
 ) -> tuple[Config, TrainingArguments]:
     """Settings of a recipe: its own two dictionaries, then `--config FILE.yaml`, then the command line.
 
+    The model's config is read, so that a wrong model, or a method that it cannot take, is told before the data are.
+
     Raises:
         UserError: see `build`; a recipe run as a script prints it and exits with code 2 (`hf_ft.cli.run`).
     """
     _keys_of(config, config_fields(), "CONFIG")
     _keys_of(training, training_fields(), "TRAINING")
     settings = build(("the recipe", {**config, **training}), *command_line(argv, description))
-    return settings.config, settings.arguments()
+    arguments = settings.arguments()
+    from hf_ft.precheck import check_model
+
+    check_model(settings.config)
+    return settings.config, arguments
 
 
 def _keys_of(settings: Mapping[str, Any], options: Iterable[str], where: str) -> None:

@@ -66,6 +66,7 @@ def predict_outputs(
     with tempfile.TemporaryDirectory() as folder:
         arguments = copy.copy(args) if args else TrainingArguments(output_dir=folder, per_device_eval_batch_size=32)
         arguments.remove_unused_columns, arguments.eval_strategy = False, "no"  # evaluation is asked of training only
+        arguments.save_strategy, arguments.load_best_model_at_end = "no", False
         arguments.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
         arguments.report_to, arguments.dataloader_pin_memory = [], False
         trainer = Trainer(

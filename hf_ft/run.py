@@ -25,8 +25,8 @@ def execute(settings: Settings) -> dict[str, Any]:
     from hf_ft.data import load_splits
     from hf_ft.evaluation import score
     from hf_ft.hub import save
-    from hf_ft.model import check_kind, find_settings, load_model
-    from hf_ft.tasks import get_task
+    from hf_ft.model import load_model
+    from hf_ft.precheck import check_model
     from hf_ft.training import make_plan, train
 
     chosen = None
@@ -35,9 +35,7 @@ def execute(settings: Settings) -> dict[str, Any]:
 
         settings, chosen = resolve(settings)
     config, args = settings.config, settings.arguments()
-    # Reading the data may take long, so a wrong model is told first.
-    found = find_settings(config.model, config.model_revision, config.trust_remote_code)
-    check_kind(found, get_task(config.task), config.model)
+    check_model(config)  # reading the data may take long
     splits = load_splits(config, args.seed)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
     plan = make_plan(config, args, loaded.groups, len(splits.train))

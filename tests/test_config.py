@@ -30,6 +30,7 @@ from hf_ft.config import (
     parse,
     training_fields,
 )
+from hf_ft.installed import ENUMERATIONS, lacks, members, trackers
 from hf_ft.lookup import UserError
 from hf_ft.plan import METHODS, method_defaults
 from hf_ft.ranges import RANGES
@@ -135,11 +136,11 @@ def test_method_brings_its_own_defaults(method: str, task: str, tmp_path: Path) 
     assert found.config.chosen_method == METHODS[method]
 
 
-def test_recipe_yaml_and_command_line_through_parse(tmp_path: Path) -> None:
+def test_recipe_yaml_and_command_line_through_parse(tmp_path: Path, text_model: str) -> None:
     """A recipe gets a Config and a real TrainingArguments with the winning values."""
     path = tmp_path / "settings.yaml"
     path.write_text("learning_rate: 1e-3\nweight_decay: 0.05\nmax_length: 64\n")
-    own = {"task": TASK, "model": "org/model", "dataset": "org/data", "max_length": 32}
+    own = {"task": TASK, "model": text_model, "dataset": "org/data", "max_length": 32}
     training = {"learning_rate": 0.5, "weight_decay": 0.5, "adam_beta1": 0.8, "output_dir": str(tmp_path / "out")}
     config, args = parse(own, training, ["--config", str(path), "--lr", "2e-3", "--gradient_checkpointing"])
     assert (args.learning_rate, args.weight_decay, args.adam_beta1) == (2e-3, 0.05, 0.8)
@@ -590,13 +591,86 @@ def test_nearest_sibling_of_a_missing_path(tmp_path: Path) -> None:
 def test_values_that_training_arguments_refuse(tmp_path: Path) -> None:
     """What only `transformers` can tell is one line, too, and no traceback."""
     for change, message in (
-        ({"lr_scheduler_type": "cosin"}, r"^cosin is not a valid SchedulerType"),
-        ({"eval_strategy": "epochs"}, r"^epochs is not a valid IntervalStrategy"),
         ({"fp16": True, "bf16": True}, r"fp16"),
+        ({"debug": "everything"}, r"^everything is not a valid DebugOption"),
+        ({"accelerator_config": "nosuch.json"}, r"nosuch\.json"),
+        ({"log_level": "loud"}, r"^Unknown value for 'log_level': 'loud'\..* debug, info, "),
+        ({"torch_compile_backend": "nosuch"}, r"'NOSUCH' is not a valid DynamoBackend"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             settings(tmp_path, **change).arguments()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optim": "galore_adamw"}, r"^--optim galore_adamw cannot be used: .*galore_torch"),
+        ({"optim": "sgd", "optim_args": "momentum"}, r"^--optim sgd --optim_args momentum cannot be used: "),
+        (
+            {"optim": "sgd", "optim_args": "momentum=much"},
+            r"^--optim sgd --optim_args momentum=much .*'much'\.$",
+        ),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, r"^--lr_scheduler_type cosine_with_min_lr cannot .*min_lr"),
+        ({"lr_scheduler_kwargs": {"cycles": 2}}, r"^--lr_scheduler_type cosine --lr_scheduler_kwargs .*'cycles'\.$"),
+    ],
+    ids=str,
+)
+def test_what_trainer_refuses_at_its_first_step(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Optimizers and schedules that cannot be made are answered while no data have been read, on one line."""
+    with pytest.raises(UserError, match=message) as caught:
+        settings(tmp_path, **change).arguments()
+    assert "\n" not in str(caught.value)
+    good = {"optim": "sgd", "optim_args": "momentum=0.9", "lr_scheduler_kwargs": {"num_cycles": 2}}
+    assert settings(tmp_path, **good).arguments().optim_args == "momentum=0.9"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "near"),
+    [
+        ("optim", "adamw_torhc", "adamw_torch"),
+        ("lr_scheduler_type", "cosin", "cosine"),
+        ("eval_strategy", "epochs", "epoch"),
+        ("logging_strategy", "step", "steps"),
+        ("save_strategy", "bests", "best"),
+        ("hub_strategy", "endd", "end"),
+        ("train_sampling_strategy", "rndom", "random"),
+        ("dataloader_multiprocessing_context", "forks", "fork"),
+        ("ddp_backend", "glo", "gloo"),
+        ("report_to", "wandbb", "wandb"),
+    ],
+)
+def test_names_that_training_arguments_know(name: str, wrong: str, near: str, tmp_path: Path) -> None:
+    """Enumerations and choices of `TrainingArguments` are read from its source: the nearest name is said at once."""
+    with pytest.raises(UserError, match=rf"'{name}': '{wrong}'\. Did you mean '{near}'\?"):
+        settings(tmp_path, **{name: wrong})
+
+
+def test_enumerations_are_those_of_the_installed_library() -> None:
+    """What is read from the source text is what the imported classes have."""
+    from transformers import trainer_utils, training_args
+    from transformers.integrations import integration_utils
+
+    for name in ENUMERATIONS:
+        real = getattr(trainer_utils, name, None) or getattr(training_args, name)
+        assert set(members(name)) == {item.value for item in real}
+    assert set(trackers()) == set(integration_utils.INTEGRATION_TO_CALLBACK)
+    there = {name for name in trackers() if not lacks(name)}
+    assert there >= set(integration_utils.get_available_reporting_integrations())
+
+
+def test_the_best_model_at_the_end_is_the_default(tmp_path: Path) -> None:
+    """Asking for the default is accepted, with a schedule of evaluations or without one; the impossible is not."""
+    for more in ({}, {"eval_strategy": "epoch"}, {"eval_strategy": "steps", "save_strategy": "epoch"}):
+        assert settings(tmp_path, load_best_model_at_end=True, **more).arguments()
+    assert settings(tmp_path, load_best_model_at_end=False).training["load_best_model_at_end"] is False
+    with pytest.raises(UserError, match="load_best_model_at_end needs evaluations"):
+        settings(tmp_path, load_best_model_at_end=True, eval_strategy="no")
+
+
+def test_no_is_a_strategy_in_yaml_too(tmp_path: Path) -> None:
+    """YAML reads `no` as false; where `no` is a choice, that is what was meant."""
+    assert settings(tmp_path, *yaml_layer(tmp_path, "eval_strategy: no\n")).training["eval_strategy"] == "no"
 
 
 # --- Drift and help -------------------------------------------------------------------------------------------------
@@ -704,6 +778,14 @@ QUICK = [
     (["train", *GOOD, "--model", "/nowhere/model"], 2),
     (["train", *GOOD, "--dataset", "/nowhere/data"], 2),
     (["train", *GOOD, "--output_dir", "/"], 2),
+    (["train", *GOOD, "--output_dir", "x" * 300], 2),
+    (["train", *GOOD, "--output_dir", "/proc/x"], 2),
+    (["train", *GOOD, "--learning_rate", "inf"], 2),
+    (["train", *GOOD, "--label_smoothing_factor", "2"], 2),
+    (["train", *GOOD, "--optim", "adamm"], 2),
+    (["train", *GOOD, "--train_sampling_strategy", "rnd"], 2),
+    (["train", *GOOD, "--report_to", "nosuch"], 2),
+    (["train", *GOOD, "--deepspeed", "nosuch.json"], 2),
     (["train", *GOOD, "--config", "/nowhere/settings.yaml"], 2),
     (["inspect"], 2),
     (["inspect", "/nowhere/model"], 2),
@@ -729,11 +811,6 @@ QUICK = [
     (["depth", *GOOD, "--seeds", "0"], 2),
     (["depth", *GOOD, "--redraw", "OUT"], 2),
 ]
-
-
-def test_quick_commands_are_counted() -> None:
-    """The table of commands has as many rows as were written."""
-    assert len(QUICK) == 55
 
 
 def imported_by(script: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
