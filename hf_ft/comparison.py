@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hf_ft.arms import Arm, Bench, Outcome
 from hf_ft.depths import candidates
 from hf_ft.grid import DEPTHS, Grid, clear, read_grid
 from hf_ft.lookup import UserError, shorten, split_argument
-from hf_ft.paired import difference, mean_interval
+from hf_ft.paired import Seeds, difference, mean_interval
 from hf_ft.report import markdown_table, text_table, title, wrapped
 
 Record = dict[str, Any]
@@ -251,19 +251,17 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]
         method: {arm.seed: outcome.score(bench.split, bench.metric) for arm, outcome in pairs if arm.method == method}
         for method in methods
     }
-    draws = {method: {arm.seed: bench.draws(arm) for arm, _ in pairs if arm.method == method} for method in methods}
+
+    def of_seeds(method: str, seeds: Iterable[int]) -> Seeds:
+        mine = {arm.seed: (arm, outcome) for arm, outcome in pairs if arm.method == method}
+        return seeds_of(bench, [mine[seed] for seed in seeds])
+
     best = best_of({name: of for name, of in scores.items() if name not in broken} or scores, bench.higher_is_better)
     rows = []
     for method in methods:
         mine = [outcome for arm, outcome in pairs if arm.method == method]
         both = [seed for seed in scores[method] if seed in scores[best]]
-        gap = None
-        if method != best and both:
-            one, other = (
-                ([scores[which][seed] for seed in both], [draws[which][seed] for seed in both])
-                for which in (method, best)
-            )
-            gap = difference(*one, *other)
+        gap = difference(of_seeds(method, both), of_seeds(best, both)) if method != best and both else None
         values = list(scores[method].values())
         rows.append(
             {
@@ -272,7 +270,7 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]
                 "examples": mine[0].examples,
                 "seeds": list(scores[method]),
                 "values": values,
-                **_named(mean_interval(values, list(draws[method].values())), "mean"),
+                **_named(mean_interval(of_seeds(method, scores[method])), "mean"),
                 "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
                 "seconds": float(np.mean([outcome.alone for outcome in mine])),
                 "seconds_of": [outcome.alone for outcome in mine],
@@ -283,9 +281,17 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]
                 "best": method == best,
                 "behind": None if gap is None else _named(gap, "value"),
                 "noise": method == best or (gap is not None and gap.noise),
+                "undecided": gap is not None and gap.undecided,
             }
         )
     return rows
+
+
+def seeds_of(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]]) -> Seeds:
+    """Scores of the arms of one method, one for each seed."""
+    found = [outcome.metrics[bench.split][bench.metric] for _, outcome in pairs]
+    ends = [(score["low"], score["high"]) for score in found]
+    return Seeds([score["value"] for score in found], [bench.draws(arm) for arm, _ in pairs], ends)
 
 
 def best_of(scores: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> str:
@@ -330,6 +336,11 @@ def _listed(rows: Sequence[Record]) -> str:
 def _advised(rows: Sequence[Record]) -> str:
     best = next(row for row in rows if row["best"])
     among = "" if best["size"] is None else f"With {best['size']} examples of each class, "
+    undecided = [row for row in rows if row.get("undecided")]
+    if undecided:
+        rest = [row for row in rows if row not in undecided]
+        told = _advised(rest) if len(rest) > 1 else f"{among}`{best['method']}` has the best mean ({best['mean']:.3f})."
+        return f"{told} Two seeds cannot tell whether it is better than {_listed(undecided)}: give more --seeds."
     quickest = min((row for row in rows if row["noise"]), key=lambda row: row["seconds"])
     score = f"{best['mean']:.3f}"
     if len(rows) == 1:
@@ -407,6 +418,9 @@ def table(record: Record, size: int | None) -> tuple[list[str], list[list[str]]]
         frozen = "adapters" if row["frozen"] is None else f"{row['frozen']} of {row['blocks']}"
         gap = row["behind"]
         against = "best" if row["best"] else "no seed shared" if gap is None else _ends(gap)
+        noise = " (noise)" if row["noise"] and not row["best"] else ""
+        if row.get("undecided"):
+            against, noise = "2 seeds cannot tell", ""
         missing = f" ({len(row['seeds'])} of {most} seeds)" if len(row["seeds"]) < most else ""
         lines.append(
             [
@@ -414,7 +428,7 @@ def table(record: Record, size: int | None) -> tuple[list[str], list[list[str]]]
                 frozen,
                 f"{row['mean']:.4f}",
                 f"{min(row['values']):.3f}, {max(row['values']):.3f}",
-                against + (" (noise)" if row["noise"] and not row["best"] else ""),
+                against + noise,
                 f"{row['seconds']:.1f}",
             ]
         )
@@ -479,10 +493,12 @@ def markdown(record: Record, pictures: Sequence[Path]) -> str:
 def _reading(record: Record) -> str:
     """How the table of a comparison is to be read."""
     several = max(len(row["seeds"]) for row in record["rows"]) > 1
+    undecided = any(row.get("undecided") for row in record["rows"])
     over = "test examples and seeds" if several else "test examples; one seed says nothing of how far seeds differ"
     return (
         f"{title(record['metric']).capitalize()} on {record['split']}: mean over seeds, then the lowest and highest "
         f"seed. Against the best: 95 % interval of the difference, paired over {over}; `noise` where it holds zero. "
-        "That the best is chosen among several by these scores is not corrected for. Seconds of training as if each "
+        + ("Of two seeds that do not agree it says nothing, and is not shown. " if undecided else "")
+        + "That the best is chosen among several by these scores is not corrected for. Seconds of training as if each "
         "method were run alone."
     )

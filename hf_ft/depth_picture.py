@@ -42,7 +42,14 @@ def _draw_scores(axis: Any, record: Mapping[str, Any]) -> None:
         aside = BESIDE * (place - (len(shares) - 1) / 2)  # or the intervals would lie on each other
         rungs = [rung for rung in record["rungs"] if rung["share"] == share and rung["rows"]]
         rows = sorted((row for rung in rungs for row in rung["rows"]), key=lambda row: row["frozen"])
-        error = [[row["mean"] - row["low"] for row in rows], [row["high"] - row["mean"] for row in rows]]
+        ends = [
+            (min(row["values"]), max(row["values"])) if len(row["values"]) == 2 else (row["low"], row["high"])
+            for row in rows  # the interval of two seeds reaches over everything
+        ]
+        error = [
+            [max(0.0, row["mean"] - low) for row, (low, _) in zip(rows, ends, strict=True)],
+            [max(0.0, high - row["mean"]) for row, (_, high) in zip(rows, ends, strict=True)],
+        ]
         axis.errorbar(
             [row["frozen"] + aside for row in rows],
             [row["mean"] for row in rows],

@@ -21,7 +21,7 @@ from typing import Any
 
 from hf_ft import __version__
 from hf_ft.arms import Arm, Bench, Outcome
-from hf_ft.comparison import Record, check_same, ran_live, write
+from hf_ft.comparison import Record, check_same, ran_live, seeds_of, write
 from hf_ft.config import Settings, build, normalise
 from hf_ft.depth_picture import draw_depths
 from hf_ft.depths import Search, candidates, kept, read_search, rungs
@@ -30,7 +30,6 @@ from hf_ft.grid import Layer, clear
 from hf_ft.lookup import UserError, split_argument
 from hf_ft.paired import difference, mean_interval
 from hf_ft.report import markdown_table, text_table, wrapped
-from hf_ft.resampling import Floats
 
 FILE = "depth.json"
 FEWEST = 50
@@ -204,7 +203,7 @@ class Race:
     def row(self, frozen: int, found: Sequence[Trained]) -> Record:
         """Scores of one depth over its seeds, with the 95 % interval over examples and seeds."""
         values = [one.outcome.score(self.bench.split, self.bench.metric) for one in found]
-        about = mean_interval(values, [self.bench.draws(one.arm) for one in found])
+        about = mean_interval(seeds_of(self.bench, [(one.arm, one.outcome) for one in found]))
         return {
             "frozen": frozen,
             "method": self.methods[frozen],
@@ -222,20 +221,15 @@ class Race:
             one, other = self.by_seed(row), self.by_seed(best)
             both = [seed for seed in one if seed in other]
             if row["frozen"] > best["frozen"] and both:
-                gap = difference(
-                    [one[seed][0] for seed in both],
-                    [one[seed][1] for seed in both],
-                    [other[seed][0] for seed in both],
-                    [other[seed][1] for seed in both],
-                )
+                gap = difference(*(seeds_of(self.bench, [which[seed] for seed in both]) for which in (one, other)))
                 if gap.noise:
                     return {"frozen": row["frozen"], "method": row["method"], **asdict(gap)}
         return None
 
-    def by_seed(self, row: Record) -> dict[int, tuple[float, Floats]]:
-        """The score of each seed of a row, and its draws."""
-        arms = [self.trained[name].arm for name in row["arms"]]
-        return {arm.seed: (value, self.bench.draws(arm)) for arm, value in zip(arms, row["values"], strict=True)}
+    def by_seed(self, row: Record) -> dict[int, tuple[Arm, Outcome]]:
+        """The training of each seed of a row, and what it gave."""
+        found = [self.trained[name] for name in row["arms"]]
+        return {one.arm.seed: (one.arm, one.outcome) for one in found}
 
     # What it cost.
 
@@ -347,11 +341,18 @@ def table(record: Record) -> tuple[list[str], list[list[str]]]:
                 f"{frozen}{chosen}",
                 one["method"],
                 _figure(probe[frozen]) if probe else "",
-                *(f"{_figure(row['mean'])} ±{_figure((row['high'] - row['low']) / 2)}" if row else "" for row in mine),
+                *(_with_spread(row) if row else "" for row in mine),
                 f"{spent:.1f}",
             ]
         )
     return header, rows
+
+
+def _with_spread(row: Record) -> str:
+    """The mean of a row with half of its interval; of two seeds, whose interval says nothing, with both scores."""
+    if len(row["values"]) == 2:
+        return f"{_figure(row['mean'])} ({' '.join(_figure(value) for value in sorted(row['values']))})"
+    return f"{_figure(row['mean'])} ±{_figure((row['high'] - row['low']) / 2)}"
 
 
 def sentences(record: Record) -> list[str]:
@@ -359,12 +360,14 @@ def sentences(record: Record) -> list[str]:
     choice, cost, blocks = record["choice"], record["cost"], record["blocks"]
     mean, low, high = (_figure(choice[name]) for name in ("mean", "low", "high"))
     score = f"{record['metric_title']} on validation {mean} [{low}, {high}]"
+    if len(choice["values"]) == 2:
+        score = f"{record['metric_title']} on validation {_with_spread(choice)}"
     told = [f"Chosen: freeze {choice['frozen']} of {blocks} blocks (`{choice['method']}`), {score}."]
     if close := choice["close"]:
-        told.append(
-            f"`{close['method']}` freezes more and is within its noise (difference {close['low']:+.3f} to "
-            f"{close['high']:+.3f})."
-        )
+        how = f"is within its noise (difference {close['low']:+.3f} to {close['high']:+.3f})"
+        if close.get("undecided"):
+            how = "may be as good: two seeds cannot tell. Give more --seeds"
+        told.append(f"`{close['method']}` freezes more and {how}.")
     told.append(
         f"It cost {cost['trained']:.0f} s of training and {cost['evidence']:.0f} s for the probes "
         f"({cost['wall']:.0f} s with loading and scoring). Every depth at its own length, with frozen layers running "
@@ -375,7 +378,8 @@ def sentences(record: Record) -> list[str]:
 
 def told(record: Record, folder: Path) -> str:
     """What came out, for the terminal."""
-    note = "* chosen; scores on validation with half of their 95 % interval; seconds of training"
+    spread = "both seeds" if len(record["choice"]["values"]) == 2 else "half of their 95 % interval"
+    note = f"* chosen; scores on validation with {spread}; seconds of training"
     failed = [f"FAILED   {failed}" for failed in record["failed"]]
     live = [line for why in record["live"] for line in wrapped(f"Note     {why}", " " * 9)]
     lines = [text_table(*table(record)), *wrapped(note), "", *failed, *live]
@@ -402,13 +406,14 @@ def command(layers: Sequence[Layer], record: Record) -> str:
 def publish(record: Record, folder: Path) -> list[Path]:
     """Write the page and draw the picture, from the record alone; returns the picture's files."""
     drawn = draw_depths(record, folder / "figures")
+    spread = "the scores of both" if len(record["choice"]["values"]) == 2 else "half of its 95 % interval"
     machine = record["machine"]
     parts = [
         f"# {split_argument(record['model']['name'])[0]} on {record['data']['name']}: how many blocks to freeze",
         "\n".join(f"- {sentence}" for sentence in sentences(record)),
         markdown_table(*table(record)),
         f"{record['metric_title'].capitalize()} on validation (n = {record['data']['sizes']['validation']:,}): mean "
-        f"over {_counted(len(record['seeds']), 'seed')}, with half of its 95 % interval. `*` is chosen. "
+        f"over {_counted(len(record['seeds']), 'seed')}, with {spread}. `*` is chosen. "
         "Probe: a linear probe on what stands at that boundary, which is evidence and no answer. Seconds of training.",
         *(f"![how many blocks to freeze](figures/{path.name})" for path in drawn if path.suffix == ".png"),
         *(f"- {note}" for note in (*record.get("notes", ()), *record["live"])),

@@ -19,6 +19,7 @@ from hf_ft.columns import usual_columns
 from hf_ft.config import Config, check_path
 from hf_ft.data import load_rows
 from hf_ft.evaluation import Results, add_scores, predict_outputs
+from hf_ft.folders import check_names, files_below, readable
 from hf_ft.lookup import UserError, shorten
 from hf_ft.model import quiet_loading
 from hf_ft.report import text_table, title
@@ -116,10 +117,11 @@ def _image_rows(inputs: Sequence[str]) -> dict[str, list[str]]:
     """Images from files and folders, each read once so that a bad one is named before anything is predicted."""
     paths: list[Path] = []
     for item in inputs:
-        check_path(os.path.abspath(os.path.expanduser(item)), "file or folder")
         path = Path(item).expanduser()
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
-        paths += inside if path.is_dir() else [path]
+        if not path.is_symlink():  # a broken link is told with its name below
+            check_path(os.path.abspath(path), "file or folder")
+        paths += _images_below(path) if path.is_dir() else [path]
+    check_names(map(str, paths))
     if not paths:
         raise UserError(f"No images in {', '.join(inputs)}. Known are files that end in {', '.join(IMAGES)}.")
     contents = (read_image({"image": {"path": str(path), "bytes": None}}) for path in paths)
@@ -129,10 +131,19 @@ def _image_rows(inputs: Sequence[str]) -> dict[str, list[str]]:
     return {"input": [str(path) for path in paths], "image": [str(path) for path in paths]}
 
 
+def _images_below(folder: Path) -> list[Path]:
+    """The images of a folder, broken links among them; what is skipped is told on standard error."""
+    found = files_below(folder)
+    for note in found.notes():
+        print(f"{readable(str(folder))}: {note}", file=sys.stderr)
+    return [folder / name for name in sorted([*found.files, *found.broken]) if Path(name).suffix.lower() in IMAGES]
+
+
 def _text_rows(inputs: Sequence[str], task: Task, config: Config, processor: Any) -> dict[str, list[Any]]:
     """Texts from files (tables by column, other files line by line) or from the command line itself."""
     rows: list[dict[str, Any]] = []
     for item in inputs:
+        check_names([item])
         path = Path(item).expanduser()
         if path.suffix.lower() in TABLES:
             rows += _table_rows(path, task, config)

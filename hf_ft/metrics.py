@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_ft.lookup import UserError, choose
-from hf_ft.resampling import Floats, Score, Statistic, intervals, ratio, resample
+from hf_ft.resampling import Floats, Score, Statistic, even_size, intervals, ratio, resample
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -42,7 +42,8 @@ class MetricSpec:
     """All there is to know about one metric of one problem type.
 
     `value` takes references, then what the metric `reads`: predicted labels, or logits `(examples, classes)`.
-    `resample` prepares what does not change between resamples and returns the function of the weights.
+    `resample` prepares what does not change between resamples and returns the function of the weights. `size` is of how
+    many examples the value is an average, for metrics between 0 and 1; `share` says that it is a share of all of them.
     """
 
     name: str
@@ -52,6 +53,8 @@ class MetricSpec:
     reads: Literal["labels", "logits"]
     value: Callable[[Array, Array], float]
     resample: Callable[[_Split], Statistic]
+    size: Callable[[_Split], float] | None = None
+    share: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -330,6 +333,30 @@ def _negative_log(probabilities: Floats) -> Floats:
 
 
 # ---------------------------------------------------------------------------------------------------------
+# Of how many examples a value is an average: what its interval is made of where every answer is right.
+
+
+def _all_examples(split: _Split) -> float:
+    return float(len(split.references))
+
+
+def _by_class(split: _Split) -> float:
+    """A mean over the classes that occur in references or predictions."""
+    right, predicted, actual = (members.sum(axis=1) for members in split.members)
+    return even_size(predicted + actual - right)
+
+
+def _by_positives(split: _Split) -> float:
+    """A mean over the classes that occur in the references."""
+    return even_size(split.references.sum(axis=0))
+
+
+def _having(*which: Literal["predicted", "references"]) -> Callable[[_Split], float]:
+    """The examples that have any label among these: the labels of one example are not independent."""
+    return lambda split: float(np.any([getattr(split, name).any(axis=1) for name in which], axis=0).sum())
+
+
+# ---------------------------------------------------------------------------------------------------------
 # The table.
 
 
@@ -348,6 +375,8 @@ _SINGLE_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("accuracy_score"),
         resample=_averaging(lambda split: split.predicted == split.references),
+        size=_all_examples,
+        share=True,
     ),
     _single_label(
         "f1_macro",
@@ -356,6 +385,7 @@ _SINGLE_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("f1_score", average="macro", zero_division=0),
         resample=_counting(lambda counts: counts.macro(counts.f1)),
+        size=_by_class,
     ),
     _single_label(
         "f1_weighted",
@@ -364,6 +394,7 @@ _SINGLE_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("f1_score", average="weighted", zero_division=0),
         resample=_counting(lambda counts: counts.weighted(counts.f1)),
+        size=_all_examples,
     ),
     _single_label(
         "precision_macro",
@@ -372,6 +403,7 @@ _SINGLE_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("precision_score", average="macro", zero_division=0),
         resample=_counting(lambda counts: counts.macro(counts.precision)),
+        size=_by_class,
     ),
     _single_label(
         "recall_macro",
@@ -380,6 +412,7 @@ _SINGLE_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("recall_score", average="macro", zero_division=0),
         resample=_counting(lambda counts: counts.macro(counts.recall)),
+        size=_by_class,
     ),
     _single_label(
         "log_loss",
@@ -407,6 +440,7 @@ _MULTI_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("f1_score", average="micro", zero_division=0),
         resample=_counting(lambda counts: counts.pooled.f1),
+        size=_having("predicted", "references"),
     ),
     _multi_label(
         "f1_macro",
@@ -417,6 +451,7 @@ _MULTI_LABEL_METRICS = _table(
         # though it leaves them out of single-label averages.
         value=_or_zero(_by_sklearn("f1_score", average="macro", zero_division=np.nan)),
         resample=_counting(lambda counts: counts.macro(counts.f1)),
+        size=_by_class,
     ),
     _multi_label(
         "precision_micro",
@@ -425,6 +460,7 @@ _MULTI_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("precision_score", average="micro", zero_division=0),
         resample=_counting(lambda counts: counts.pooled.precision),
+        size=_having("predicted"),
     ),
     _multi_label(
         "recall_micro",
@@ -433,6 +469,7 @@ _MULTI_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("recall_score", average="micro", zero_division=0),
         resample=_counting(lambda counts: counts.pooled.recall),
+        size=_having("references"),
     ),
     _multi_label(
         "subset_accuracy",
@@ -441,6 +478,8 @@ _MULTI_LABEL_METRICS = _table(
         reads="labels",
         value=_by_sklearn("accuracy_score"),
         resample=_averaging(lambda split: (split.predicted == split.references).all(axis=1)),
+        size=_all_examples,
+        share=True,
     ),
     _multi_label(
         "map",
@@ -449,6 +488,7 @@ _MULTI_LABEL_METRICS = _table(
         reads="logits",
         value=_mean_average_precision,
         resample=_resample_average_precision,
+        size=_by_positives,
     ),
     _multi_label(
         "log_loss",
@@ -496,7 +536,8 @@ def score(
         references: class ids `(examples,)`, or 0 and 1 `(examples, classes)` for multi-label.
         threshold: the probability from which a multi-label class counts as predicted; see `fit_threshold`.
 
-    The interval is that of `resampling.intervals`; of these metrics, ece is biased most by resampling.
+    The interval is that of `resampling.intervals`, where every answer is right the exact one; of these metrics, ece is
+    biased most by resampling.
 
     `compute_metrics` is the cheap sibling without intervals, `bootstrap` what to compare two models with.
 
@@ -506,7 +547,10 @@ def score(
     """
     split = _split(logits, references, problem_type, threshold)
     values = {name: _value_by_evaluate(split, spec, threshold) for name, spec in METRICS[problem_type].items()}
-    return intervals(values, _bootstrap(split, problem_type, resamples, seed), len(split.logits), confidence)
+    specs, drawn = METRICS[problem_type], _bootstrap(split, problem_type, resamples, seed)
+    sizes = {name: spec.size(split) for name, spec in specs.items() if spec.size}
+    shares = [name for name, spec in specs.items() if spec.share]
+    return intervals(values, drawn, len(split.logits), confidence, sizes, shares)
 
 
 def _value_by_evaluate(split: _Split, spec: MetricSpec, threshold: float) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,9 @@ Statistic: TypeAlias = Callable[[Floats], Floats]
 
 CHUNK_CELLS = 2**20
 """Cells of one chunk of resampling weights (8 MiB): bounds the memory, and small enough for the cache."""
+
+FEW = 10
+"""Fewer right or wrong answers are too few to resample: of three wrong ones, every twentieth resample has none."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,24 @@ def resample(statistics: Mapping[str, Statistic], n: int, resamples: int = 1000,
 
 
 def intervals(
-    values: Mapping[str, float], drawn: Mapping[str, Floats], n: int, confidence: float = 0.95
+    values: Mapping[str, float],
+    drawn: Mapping[str, Floats],
+    n: int,
+    confidence: float = 0.95,
+    sizes: Mapping[str, float] = MappingProxyType({}),
+    shares: Collection[str] = (),
 ) -> dict[str, Score]:
-    """Each value with the percentile interval of its resampled values.
+    """Each value with its interval: the percentiles of its resampled values, or at the edge the exact one.
 
-    Efron 1979, https://doi.org/10.1214/aos/1176344552: it covers the choice of the examples scored, not of training
-    seeds. Resampling biases some metrics; where the percentiles leave the value outside, the interval is widened.
+    Percentiles (Efron 1979, https://doi.org/10.1214/aos/1176344552) cover the choice of the examples scored, not of
+    training seeds. Resampling biases some metrics; where the percentiles leave the value outside, the interval is
+    widened. Where every answer is right, or wrong, resamples are all alike and would say "1.0000 to 1.0000":
+
+    - Of `shares` of the n examples (accuracy) the interval of Clopper and Pearson (1934,
+      https://doi.org/10.1093/biomet/26.4.404) is given where fewer than ten are right or fewer than ten wrong.
+    - Other metrics between 0 and 1 get, at exactly 0 or 1, the interval of a share of `sizes[name]` examples: of as
+      many as their value is an average of. See `even_size` for averages over classes.
+    - Losses, errors and correlations are not in `sizes`: nothing bounds what was not seen, so theirs are percentiles.
 
     Raises:
         UserError: a confidence outside 0 to 1.
@@ -75,9 +91,33 @@ def intervals(
     tail = (1 - confidence) / 2
     scores = {}
     for name, value in values.items():
-        low, high = np.quantile(drawn[name], (tail, 1 - tail))
-        scores[name] = Score(value, min(float(low), value), max(float(high), value), n)
+        low, high = (float(end) for end in np.quantile(drawn[name], (tail, 1 - tail)))
+        right = round(value * n)
+        if name in shares and min(right, n - right) < FEW:
+            low, high = _exact(right, n, confidence)
+        elif name in sizes and value in (0, 1):
+            reach = 1 - tail ** (1 / sizes[name]) if sizes[name] > 0 else 1.0
+            low, high = min(low, value - value * reach), max(high, value + (1 - value) * reach)
+        scores[name] = Score(value, min(low, value), max(high, value), n)
     return scores
+
+
+def _exact(right: int, n: int, confidence: float) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    found = binomtest(right, n).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)
+
+
+def even_size(counts: npt.ArrayLike) -> float:
+    """How many examples in equal classes would make a mean over classes as sure as examples in `counts` do.
+
+    A mean over K classes varies as the sum of 1 / count over K squared: with one example in a class it hangs on that
+    one, however many the others have. Classes without examples do not count.
+    """
+    there = np.asarray(counts, dtype=np.float64)
+    there = there[there > 0]
+    return float(len(there) ** 2 / (1 / there).sum()) if len(there) else 0.0
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:

@@ -28,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hf_ft.config import Config, check_path, is_local
 from hf_ft.features import holds_text
+from hf_ft.folders import check_names, files_below, readable
 from hf_ft.images import upright_rgb
 from hf_ft.lookup import UserError, choose, shorten, split_argument
 from hf_ft.tasks import get_task
@@ -70,6 +71,7 @@ def read_sources(config: Config, notes: list[str]) -> dict[str, Source]:
         return _of_dict(_load_from_hub(config))
     check_path(config.dataset, "dataset")
     path = Path(config.dataset).expanduser().absolute()
+    check_names([str(path)])
     if path.is_file():
         return {"train": read_tables([path], path.parent)}
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -183,10 +185,16 @@ def _explained(path: Path, load: Callable[[], Any], what: str = "cannot be read"
 
 
 def _read_folder(path: Path, config: Config, notes: list[str]) -> dict[str, Source]:
-    files = _files(path)
+    found = files_below(path)
+    # A broken link in the place of an image or a table is an example that is missing, and told as such.
+    lost = [name for name in found.broken if Path(name).suffix.lower() in (*IMAGES, *TABLES)]
+    found.broken = [name for name in found.broken if name not in lost]
+    notes += found.notes()
+    files = sorted([*found.files, *lost])
     own = ("dataset_info.json", "dataset_infos.json")  # what `datasets` writes about a data set
     tables = [file for file in files if Path(file).suffix.lower() in TABLES and Path(file).name not in own]
     images = [file for file in files if Path(file).suffix.lower() in IMAGES]
+    check_names(str(path / file) for file in (*tables, *images))
     if images and get_task(config.task).modality == "image":
         # Next to images, a table counts when its name says so: any other may be a list of classes or a log.
         metadata = [table for table in tables if Path(table).stem.lower() == "metadata"]
@@ -195,7 +203,7 @@ def _read_folder(path: Path, config: Config, notes: list[str]) -> dict[str, Sour
         if not tables:
             kinds = Counter(Path(file).suffix.lower() or "without extension" for file in set(files) - set(images))
             if kinds:
-                listed = shorten(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+                listed = shorten(f"{readable(kind)} {count}" for kind, count in sorted(kinds.items()))
                 notes.append(f"Ignored, since not an image: {counted(kinds.total(), 'file')} ({listed}).")
             return _read_image_folder(path, images, config, notes)
     if tables:
@@ -205,15 +213,6 @@ def _read_folder(path: Path, config: Config, notes: list[str]) -> dict[str, Sour
         raise UserError(f"{config.dataset} holds {what} and no table, but the task is {config.task}.")
     what = f"holds no images and no tables ({', '.join(TABLES)}), and `datasets` cannot load it either"
     return _of_dict(_explained(path, lambda: datasets.load_dataset(str(path)), what))
-
-
-def _files(root: Path) -> list[str]:
-    """All files below `root` as relative paths with `/`, sorted; hidden ones and `__MACOSX` are left out."""
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found += [Path(folder, name).relative_to(root).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found)
 
 
 # --- Tables ---------------------------------------------------------------------------------------------------------
@@ -405,7 +404,7 @@ def read_image(row: Mapping[str, Any]) -> ImageHashes | str:
             opened.load()
             image = upright_rgb(opened)
     except FileNotFoundError:
-        return "no such file"
+        return "a broken link" if os.path.islink(image["path"]) else "no such file"
     except UnidentifiedImageError:  # its message is the address of an object in memory
         return "no image" if encoded else "an empty file"
     except Exception as error:  # decoders of damaged files raise about everything

@@ -327,6 +327,31 @@ def test_lower_errors_are_better(
     assert max(map(len, table.splitlines())) <= 88  # with so long a name
 
 
+def test_two_seeds_that_do_not_agree_are_said_to_tell_nothing(
+    regressed: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No interval that reaches over all scores there are, and no advice from it: what is apart stays apart."""
+    settings, out = regressed
+    copy = made_up(out, tmp_path / "copy", {"scratch": 4.0, "head": 1.0, "full": 1.0}, seeds=2)
+    path = Path(copy) / "arms/head-all-seed1"
+    about = json.loads(path.with_suffix(".json").read_text())
+    about["metrics"]["test"]["mse"]["value"] = 1.3
+    path.with_suffix(".json").write_text(json.dumps(about))
+    np.save(path.with_suffix(".npy"), np.full(1000, 1.3))
+    record = compare(**settings, methods="scratch,head,full", seeds=2, output_dir=copy)
+    rows = {row["method"]: row for row in record["rows"]}
+    assert {method: row["undecided"] for method, row in rows.items()} == {"scratch": False, "head": True, "full": False}
+    assert rows["head"]["behind"]["low"] < -1
+    page, told = (Path(copy) / "compare.md").read_text(), capsys.readouterr().out
+    for text in (page, told):
+        assert "2 seeds cannot tell" in text
+        assert f"{rows['head']['behind']['low']:+.3f}" not in text
+        assert f"{rows['scratch']['behind']['low']:+.3f}" in text
+    assert "`full` is best" in record["advice"][0]
+    assert "Two seeds cannot tell whether it is better than `head`" in record["advice"][0]
+    assert "within" not in record["advice"][0]
+
+
 def test_failed_seeds_win_nothing(
     regressed: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,7 +274,7 @@ def planted(out: Path, copy: Path, scores: dict[str, float]) -> Path:
         for length in ("",) if method == "head" else ("-num_train_epochs_0.67", "-num_train_epochs_2"):
             for seed in (0, 1):
                 outcome |= {"method": method, "seed": seed}
-                outcome["metrics"]["validation"]["accuracy"]["value"] = score
+                outcome["metrics"]["validation"]["accuracy"] |= {"value": score, "low": score, "high": score}
                 outcome["metrics"]["test"] = {"accuracy": {"value": 1 - score}}  # as if it had been looked at
                 name = f"{method.replace(':', '_')}-all{length}-seed{seed}"
                 (arms / f"{name}.json").write_text(json.dumps(outcome))
@@ -323,6 +323,27 @@ def test_what_freezes_more_and_is_as_good_is_named(
     assert record["choice"]["close"]["method"] == "last_n:1"
     assert record["choice"]["close"]["value"] == pytest.approx(-0.01)
     assert "`last_n:1` freezes more and is within its noise" in (out / "depth.md").read_text()
+
+
+def test_two_seeds_that_do_not_agree_tell_nothing(
+    searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path
+) -> None:
+    """Page and table give both scores then, not an interval from below 0 to above 1."""
+    out = planted(searched[0], tmp_path / "copy", {"full": 0.71, "last_n:2": 0.2, "last_n:1": 0.7, "head": 0.3})
+    for path in (out / "arms").glob("last_n_1*seed1.*"):
+        if path.suffix == ".npy":
+            np.save(path, np.full(1000, 0.5))
+        else:
+            outcome = json.loads(path.read_text())
+            outcome["metrics"]["validation"]["accuracy"] |= {"value": 0.5, "low": 0.5, "high": 0.5}
+            path.write_text(json.dumps(outcome))
+    record = again(out, text_model, text_data)
+    assert record["choice"]["close"]["method"] == "last_n:1"
+    assert record["choice"]["close"]["undecided"]
+    page = (out / "depth.md").read_text()
+    assert "two seeds cannot tell" in page
+    assert "0.600 (0.500 0.700)" in page
+    assert "±" not in page
 
 
 def test_head_ahead_is_compared_at_full_length(

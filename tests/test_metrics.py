@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 from hf_ft import metrics, resampling
@@ -186,7 +187,8 @@ def test_validation_may_lack_a_class() -> None:
     rows = np.eye(3, dtype=int)[[0, 1, 0]]
     scores = metrics.score(np.where(rows, 5.0, -5.0), rows, MULTI_LABEL, resamples=20)
     assert scores["f1_macro"].value == scores["map"].value == 1
-    assert scores["f1_macro"].low == scores["map"].low == 1
+    drawn = metrics.bootstrap(np.where(rows, 5.0, -5.0), rows, MULTI_LABEL, resamples=20)
+    assert drawn["f1_macro"].min() == drawn["map"].min() == 1
 
 
 # Intervals.
@@ -209,6 +211,8 @@ def test_interval_is_the_percentiles_of_the_loop(problem_type: str) -> None:
     scores = metrics.score(logits, references, problem_type, THRESHOLD, resamples=80, seed=3, confidence=0.8)
     for name, drawn in naive_bootstrap(logits, references, problem_type, resamples=80).items():
         low, high = np.percentile(drawn, [10, 90])
+        if name in ("accuracy", "subset_accuracy"):  # of 24 examples: the exact interval, see below
+            continue
         assert scores[name].low == pytest.approx(min(low, scores[name].value), abs=1e-6), name
         assert scores[name].high == pytest.approx(max(high, scores[name].value), abs=1e-6), name
 
@@ -285,9 +289,57 @@ def test_same_seed_same_interval_and_paired_draws() -> None:
 def test_one_example(problem_type: str) -> None:
     references = np.array([1]) if problem_type == SINGLE_LABEL else np.array([[0, 1]])
     for name, score in metrics.score(np.array([[-2.0, 2.0]]), references, problem_type).items():
-        assert score.low == pytest.approx(score.value), name
+        low = score.value if name in ("log_loss", "ece") else 0.025
+        assert score.low == pytest.approx(low), name
         assert score.high == pytest.approx(score.value), name
         assert score.n == 1
+
+
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+@pytest.mark.parametrize("all_right", [True, False])
+def test_intervals_hold_where_all_are_right_or_all_wrong(problem_type: str, all_right: bool) -> None:
+    """Of 100 answers in 4 equal classes: the interval of Clopper and Pearson, from 0.9638 to 1 or 0 to 0.0362."""
+    ids = np.arange(100) % 4
+    references = ids if problem_type == SINGLE_LABEL else np.eye(4, dtype=int)[ids]
+    answers = ids if all_right else (ids + 1) % 4
+    scores = metrics.score(np.eye(4)[answers] * 12 - 6, references, problem_type)
+    exact = binomtest(100 if all_right else 0, 100).proportion_ci(0.95, "exact")
+    assert exact.high - exact.low == pytest.approx(0.0362, abs=1e-4)
+    shares = {name: score for name, score in scores.items() if name not in ("log_loss", "ece", "map")}
+    assert len(shares) >= 5
+    for name, score in shares.items():
+        assert score.value == all_right, name
+        # Where classes are confused in a ring, those that a class is taken for count to its examples as well.
+        width = exact.high - exact.low if all_right or "macro" not in name else 1 - 0.025 ** (1 / 200)
+        assert score.high - score.low == pytest.approx(width, rel=1e-6), name
+    if problem_type == MULTI_LABEL and all_right:
+        assert scores["map"].low == pytest.approx(exact.low)
+
+
+def test_a_class_with_one_example_leaves_an_average_over_classes_unsure() -> None:
+    """100 right answers, of which one class has one: accuracy is sure to 0.036, the mean of two classes hardly."""
+    references = np.array([0] * 99 + [1])
+    scores = metrics.score(np.eye(2)[references], references, SINGLE_LABEL)
+    assert scores["accuracy"].low == pytest.approx(0.9638, abs=1e-4)
+    assert scores["f1_weighted"].low == pytest.approx(0.9638, abs=1e-4)
+    assert scores["recall_macro"].low == pytest.approx(0.025 ** ((1 + 1 / 99) / 4), abs=1e-4)
+    assert resampling.even_size([25, 25, 25, 25, 0]) == 100
+    assert resampling.even_size([0, 0]) == 0
+
+
+@pytest.mark.parametrize("wrong", range(13))
+def test_interval_of_accuracy_near_the_edge(wrong: int) -> None:
+    """One mistake more never makes the interval surer; ends are exact as long as fewer than ten are wrong."""
+    references = np.zeros(60, dtype=int)
+    logits = np.eye(2)[(np.arange(60) < wrong).astype(int)]
+    score = metrics.score(logits, references, SINGLE_LABEL)["accuracy"]
+    fewer = metrics.score(np.eye(2)[(np.arange(60) < wrong - 1).astype(int)], references, SINGLE_LABEL)["accuracy"]
+    assert score.low <= fewer.low
+    exact = binomtest(60 - wrong, 60).proportion_ci(0.95, "exact")
+    if wrong < 10:
+        assert (score.low, score.high) == pytest.approx((exact.low, exact.high))
+    else:
+        assert (score.low, score.high) == pytest.approx((exact.low, exact.high), abs=0.03)
 
 
 def test_a_single_class_in_the_references() -> None:

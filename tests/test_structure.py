@@ -41,7 +41,7 @@ LAYERS = {
         "feature_folders",
         "catalog",
     ),
-    "inputs": ("features", "sources", "copies", "columns", "drawing", "data", "labels", "classes"),
+    "inputs": ("features", "folders", "sources", "copies", "columns", "drawing", "data", "labels", "classes"),
     "model": (
         "tracing",
         "depth_groups",

@@ -24,6 +24,7 @@ from hf_ft.tasks.token_classification import (
     IGNORED,
     TAG,
     Collator,
+    count_entities,
     encode,
     entities,
     from_text,
@@ -32,7 +33,6 @@ from hf_ft.tasks.token_classification import (
     prepare,
     reduce,
     scheme_of,
-    statistics,
     values,
 )
 
@@ -131,7 +131,7 @@ def test_resampling_equals_a_loop() -> None:
     random = np.random.default_rng(0)
     actual = [random.integers(0, 5, size).tolist() for size in random.integers(1, 9, 25)]
     predicted = [[code if random.random() < 0.7 else int(random.integers(5)) for code in row] for row in actual]
-    drawn = resample(statistics(predicted, actual, TAGS), 25, resamples=40, seed=3)
+    drawn = resample(count_entities(predicted, actual, TAGS).statistics(), 25, resamples=40, seed=3)
     weights = np.concatenate(list(resampling_weights(25, 40, 3)), axis=1).astype(int)
     assert set(TAG.metrics) < set(drawn)
     for i, counts in enumerate(weights.T):
@@ -141,6 +141,22 @@ def test_resampling_equals_a_loop() -> None:
 
 
 # --- Windows --------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_hold_where_all_tags_are_right() -> None:
+    """Of 40 sentences, 30 with an X and 10 with a Y: the exact interval of as many sentences as a score is made of."""
+    tags = ["O", "B-X", "B-Y"]
+    actual = [[0, 1, 0]] * 30 + [[2, 0]] * 10
+    outputs = [np.array([[code, 0.9] for code in codes]) for codes in actual]
+    scores = TAG.score(outputs, actual, tags)
+    assert {score.value for score in scores.values()} == {1.0}
+    assert {score.high for score in scores.values()} == {1.0}
+    sentences = {"f1": 40, "precision": 40, "recall": 40, "accuracy": 40, "f1_of_X": 30, "f1_of_Y": 10}
+    for name, n in (sentences | {"f1_macro": 4 / (1 / 30 + 1 / 10)}).items():
+        assert scores[name].low == pytest.approx(0.025 ** (1 / n)), name
+    wrong = TAG.score([np.array([[0, 0.9]] * len(codes)) for codes in actual], actual, tags)
+    assert wrong["recall"].high == pytest.approx(1 - 0.025 ** (1 / 40))
+    assert (wrong["precision"].low, wrong["precision"].high) == (0, 1)  # nothing was predicted: nothing is known
 
 
 def test_windows_hold_whole_words() -> None:

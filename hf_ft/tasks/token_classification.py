@@ -18,7 +18,7 @@ import numpy as np
 
 from hf_ft.lookup import UserError, shorten
 from hf_ft.metrics import Counts
-from hf_ft.resampling import Floats, Score, Statistic, intervals, ratio, resample
+from hf_ft.resampling import Floats, Score, Statistic, even_size, intervals, ratio, resample
 from hf_ft.target import BoolArray, IntArray, Learning, NamedLabels, Target
 from hf_ft.tasks import Task
 
@@ -107,10 +107,49 @@ def entities(tags: Sequence[tuple[str, str]]) -> list[tuple[str, int, int]]:
 # --- Metrics --------------------------------------------------------------------------------------------------------
 
 
-def statistics(
+@dataclass(frozen=True)
+class EntityCounts:
+    """What scores are made of, by sentence: right, predicted and actual entities of each type, words, right words."""
+
+    types: tuple[str, ...]
+    entities: Floats
+    words: Floats
+    right: Floats
+
+    def statistics(self) -> dict[str, Statistic]:
+        """Every metric as a function of how often each sentence was drawn."""
+
+        def counting(formula: Callable[[Counts], Floats]) -> Statistic:
+            return lambda weights: formula(Counts(*(table @ weights for table in self.entities)))
+
+        def one(i: int) -> Statistic:
+            return lambda weights: Counts(*(table[i] @ weights for table in self.entities)).f1
+
+        return {
+            "f1": counting(lambda counts: counts.pooled.f1),
+            "precision": counting(lambda counts: counts.pooled.precision),
+            "recall": counting(lambda counts: counts.pooled.recall),
+            "f1_macro": counting(lambda counts: counts.macro(counts.f1)),
+            "accuracy": lambda weights: ratio(self.right @ weights, self.words @ weights),
+        } | {f"f1_of_{kind}": one(i) for i, kind in enumerate(self.types)}
+
+    def sizes(self) -> dict[str, float]:
+        """The sentences that each metric is an average of: the entities of one sentence are not independent."""
+        _, predicted, actual = self.entities > 0
+        having = (predicted | actual).sum(axis=1)
+        return {
+            "f1": float((predicted | actual).any(axis=0).sum()),
+            "precision": float(predicted.any(axis=0).sum()),
+            "recall": float(actual.any(axis=0).sum()),
+            "f1_macro": even_size(having),
+            "accuracy": float(len(self.words)),
+        } | {f"f1_of_{kind}": float(count) for kind, count in zip(self.types, having, strict=True)}
+
+
+def count_entities(
     predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
-) -> dict[str, Statistic]:
-    """Every metric as a function of how often each sentence was drawn, from tag numbers of words by sentence.
+) -> EntityCounts:
+    """Count what all metrics are made of, from tag numbers of words by sentence.
 
     An entity is right when type, first and last word are. `f1`, `precision` and `recall` pool all types, `f1_macro`
     averages those that occur, `f1_of_TYPE` is of one type, and `accuracy` is the share of words with the right tag.
@@ -125,27 +164,14 @@ def statistics(
                 row[place[kind], column] += 1
     words = np.array([len(codes) for codes in actual], dtype=np.float64)
     right = np.array([np.sum(np.asarray(a) == np.asarray(b)) for a, b in zip(predicted, actual, strict=True)])
-
-    def counting(formula: Callable[[Counts], Floats]) -> Statistic:
-        return lambda weights: formula(Counts(*(table @ weights for table in tables)))
-
-    def one(i: int) -> Statistic:
-        return lambda weights: Counts(*(table[i] @ weights for table in tables)).f1
-
-    return {
-        "f1": counting(lambda counts: counts.pooled.f1),
-        "precision": counting(lambda counts: counts.pooled.precision),
-        "recall": counting(lambda counts: counts.pooled.recall),
-        "f1_macro": counting(lambda counts: counts.macro(counts.f1)),
-        "accuracy": lambda weights: ratio(right @ weights, words @ weights),
-    } | {f"f1_of_{kind}": one(i) for kind, i in place.items()}
+    return EntityCounts(scheme.types, tables, words, right)
 
 
 def values(
     predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
 ) -> dict[str, float]:
     """Every metric with each sentence counted once."""
-    return _at_once(statistics(predicted, actual, tags), len(actual))
+    return _at_once(count_entities(predicted, actual, tags).statistics(), len(actual))
 
 
 def _tags(outputs: Any) -> list[list[int]]:
@@ -435,14 +461,15 @@ class Tag(Target):
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
         """All metrics over all words, with intervals over sentences."""
-        formulas, n = statistics(_tags(outputs), references, labels), len(references)
-        return intervals(_at_once(formulas, n), resample(formulas, n), n)
+        counted, n = count_entities(_tags(outputs), references, labels), len(references)
+        formulas = counted.statistics()
+        return intervals(_at_once(formulas, n), resample(formulas, n), n, sizes=counted.sizes())
 
     def bootstrap(
         self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
     ) -> Floats:
         """One metric over all words, on resamples of the sentences."""
-        formulas = statistics(_tags(outputs), references, labels)
+        formulas = count_entities(_tags(outputs), references, labels).statistics()
         return resample({metric: formulas[metric]}, len(references))[metric]
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
