@@ -43,6 +43,8 @@ OF_LABELS = (
     "id2label",
     "label2id",
     "num_labels",
+    "label_names",  # timm's wrapper
+    "num_classes",
     "problem_type",
     "_name_or_path",
     "architectures",

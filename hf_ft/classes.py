@@ -120,6 +120,10 @@ class Classes(Target):
         """How many classes there are."""
         return f"{len(labels)} classes"
 
+    def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """The probability of every class."""
+        return [sorted(zip(labels, row.tolist(), strict=True)) for row in self.probabilities(outputs)]
+
     def columns(self, labels: Sequence[str]) -> list[str]:
         """The input, its label, and the probability of each class."""
         return ["input", "label", *map(probability_column, labels)]
@@ -241,9 +245,9 @@ class AnyOfSeveral(Classes):
         """The probability from which on a label counts as predicted."""
         return metrics.fit_threshold(outputs, references)
 
-    def usage(self, example: str, threshold: float | None) -> str:
-        """All scores, and the threshold to hold them against."""
-        return f"classify({example}, top_k=None)  # a label counts from a score of {threshold:.3f} on"
+    def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:
+        """All scores (`top_k=None` would be the first five of images), and the threshold to hold them against."""
+        return f"classify({example}, top_k={len(labels)})  # a label counts from a score of {threshold:.3f} on"
 
     def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> str:
         """All labels whose probability reaches the threshold."""

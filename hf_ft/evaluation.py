@@ -1,37 +1,22 @@
-"""Scores with intervals on validation and test, and the proof that the saved model gives the same logits alone."""
+"""Scores with intervals on validation and test."""
 
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_ft.config import Config
-from hf_ft.images import upright_rgb
 from hf_ft.resampling import Score
 from hf_ft.target import Target
 from hf_ft.tasks import Task, get_task
 from hf_ft.training import Run
-
-PROOF_EXAMPLES = 8
-PROOF_TOLERANCE = 1e-4
-"""Largest difference of logits that counts as the same, relative to their scale: rounding, no more."""
-
-
-class LoadBackFailure(RuntimeError):
-    """The saved model, loaded without hf_ft, does not give the logits of the model that was trained."""
 
 
 @dataclass
@@ -126,72 +111,3 @@ def add_scores(
     confusion = target.confusion(outputs, references)
     if confusion is not None:
         results.confusion[name] = confusion
-
-
-def prove_load_back(
-    folder: Path, model: PreTrainedModel, processor: Any, task: Task, split: Dataset, max_length: int | None
-) -> dict[str, Any]:
-    """Load a saved model in a fresh process without hf_ft and compare its logits on a few raw examples.
-
-    Raises:
-        LoadBackFailure: the logits differ by more than rounding, or the folder does not load.
-    """
-    rows = split.select(range(min(PROOF_EXAMPLES, len(split))))
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs = _raw_inputs(rows, task, Path(scratch))
-        expected = _logits_of(model, processor, inputs, task.modality, max_length)
-        request = {
-            "folder": str(folder.resolve()),  # the process starts in another folder
-            "auto_class": task.auto_class,
-            "modality": task.modality,
-            "inputs": inputs,
-            "max_length": max_length,
-        }
-        found = np.asarray(_in_fresh_process(request), dtype=np.float32)
-    scale = max(1.0, float(np.abs(expected).max()))
-    difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
-    if not difference <= PROOF_TOLERANCE * scale:
-        raise LoadBackFailure(
-            f"The saved model gives other logits when loaded by {task.auto_class}.from_pretrained: they differ by "
-            f"up to {difference:.3g}."
-        )
-    return {"examples": len(rows), "largest_difference": difference, "passed": True}
-
-
-def _raw_inputs(rows: Dataset, task: Task, scratch: Path) -> list[Any]:
-    """The examples as a stranger would have them: image files, or texts."""
-    if task.modality == "image":
-        paths = [scratch / f"{i}.png" for i in range(len(rows))]
-        for path, row in zip(paths, rows, strict=True):
-            upright_rgb(row["image"]).save(path)
-        return [str(path) for path in paths]
-    names = [name for name in task.inputs if name in rows.column_names]
-    return [[row[name] for name in names] for row in rows]
-
-
-def _logits_of(
-    model: PreTrainedModel, processor: Any, inputs: list[Any], modality: str, max_length: int | None
-) -> np.ndarray:
-    from hf_ft import fresh_process
-
-    with torch.inference_mode():
-        encoded = fresh_process.encode(processor, inputs, modality, max_length).to(model.device)
-        return np.asarray(model(**encoded).logits.float().cpu().numpy())
-
-
-def _in_fresh_process(request: Mapping[str, Any]) -> Any:
-    script = Path(__file__).parent / "fresh_process.py"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-        cwd="/",
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise LoadBackFailure(f"The saved model does not load in a fresh process: {last}")
-    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,40 +1,72 @@
-"""A script that loads a saved model as a stranger would, with `transformers` alone, and prints its logits.
+"""A script that asks saved models as a stranger would: with the plain `pipeline` of `transformers`, on raw inputs.
 
-It is run by path in a process of its own, where hf_ft must not be imported; see `evaluation.prove_load_back`.
+It is run by path in a process of its own, where hf_ft must not be imported; see `load_back`. Each line of standard
+input is a request in JSON, and each line of standard output its answer.
 """
 
 import json
+import os
+import re
 import sys
 from typing import Any
 
 
-def encode(processor: Any, inputs: list[Any], modality: str, max_length: int | None) -> Any:
-    """Turn image files, or lists of one or two texts (or of one list of words), into one batch."""
-    if modality == "image":
-        from PIL import Image
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What `AutoConfig` calls the outputs of the model in `folder`, and what its `pipeline` says of each input.
 
-        return processor([Image.open(path) for path in inputs], return_tensors="pt")
-    columns = [list(column) for column in zip(*inputs, strict=True)]
-    limit = min(max_length or 512, processor.model_max_length)
-    words = isinstance(columns[0][0], list)
-    options = {"padding": True, "truncation": True, "max_length": limit, "return_tensors": "pt"}
-    return processor(*columns, is_split_into_words=words, **options)
+    `answers` are pairs of label and score for each example: of every class, by name, or of every word, in order (None
+    where no token begins in a word). `logits` are those of the same passes; those of words are left out.
+    """
+    import transformers
+
+    folder, words = request["folder"], request["pipeline"] == "token-classification"
+    names = transformers.AutoConfig.from_pretrained(folder).id2label
+    classify = transformers.pipeline(request["pipeline"], model=folder, device="cpu")
+    if "hf_ft" in sys.modules:
+        raise RuntimeError("hf_ft was imported: this proves nothing")
+    logits: list[Any] = []
+    classify.model.register_forward_hook(lambda model, given, output: logits.append(output.logits[0].float().tolist()))
+    # `top_k=None` would mean five to the pipeline of images, and all to that of texts.
+    options = {**request["options"], **({} if words else {"top_k": len(names)})}
+    answers = [classify(given, **options) for given in request["inputs"]]
+    return {
+        "names": [names[i] for i in range(len(names))],
+        "answers": [
+            first_of_each_word(found[0], given) if words else sorted([one["label"], one["score"]] for one in found)
+            for found, given in zip(answers, request["inputs"], strict=True)
+        ],
+        "logits": None if words else logits,
+    }
+
+
+def first_of_each_word(tokens: list[dict[str, Any]], words: list[str]) -> list[Any]:
+    """Tag and score of the first token of each word; the pipeline joins the words by blanks to tell characters."""
+    found, start = [], 0
+    for word in words:
+        inside = [token for token in tokens if start <= token["start"] < start + max(1, len(word))]
+        found.append([inside[0]["entity"], float(inside[0]["score"])] if inside else None)
+        start += len(word) + 1
+    return found
+
+
+def reason(error: Exception) -> str:
+    """One line of an error; `pipeline` packs the errors of all classes that it tried into the text of one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    packed = [line for line in lines[1:] if re.match(r"\w+(Error|Exception): ", line)]
+    return packed[0] if packed else f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def main() -> None:
-    """Read a request from standard input, load the model it names and print the logits as JSON."""
-    import torch
-    import transformers
-
-    request = json.load(sys.stdin)
-    processor_class = "AutoImageProcessor" if request["modality"] == "image" else "AutoTokenizer"
-    processor = getattr(transformers, processor_class).from_pretrained(request["folder"])
-    model = getattr(transformers, request["auto_class"]).from_pretrained(request["folder"]).eval()
-    if "hf_ft" in sys.modules:
-        sys.exit("hf_ft was imported: this proves nothing")
-    with torch.inference_mode():
-        logits = model(**encode(processor, request["inputs"], request["modality"], request["max_length"])).logits
-    print(json.dumps(logits.float().tolist()))
+    """Answer request after request; a request that fails is answered by its error."""
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        try:
+            found = answer(json.loads(line))
+        except Exception as error:  # whatever a folder's own content raises is what has to be told
+            found = {"error": reason(error)}
+        print(json.dumps(found), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft import __version__, adapters, report
-from hf_ft.evaluation import Results, prove_load_back
+from hf_ft.evaluation import Results
+from hf_ft.load_back import prove_load_back
 from hf_ft.model import without_bars
 from hf_ft.record import describe, machine, recorded_settings, versions
 from hf_ft.resampling import Score
@@ -24,7 +25,7 @@ def save(run: Run, results: Results) -> dict[str, Any]:
     """Write the result folder, prove that it loads back, remove the checkpoints; returns what `run.json` says.
 
     Raises:
-        LoadBackFailure: the saved model does not give the logits of the trained one.
+        LoadBackFailure: the saved model does not answer as the trained one.
     """
     if not run.args.should_save:  # one process of several writes
         return make_record(run, results)
@@ -37,10 +38,7 @@ def save(run: Run, results: Results) -> dict[str, Any]:
         adapters.name_base(out / "adapter", loaded.hub_id, loaded.commit)
     record = make_record(run, results)
     if run.config.load_back_proof:
-        split = run.splits.test if run.splits.test is not None else run.splits.validation
-        record["proofs"]["load_back"] = prove_load_back(
-            out, run.model, run.processor, task, split, run.config.max_length
-        )
+        record["proofs"]["load_back"] = prove_load_back(out, run.model, run.processor, task, run.splits, run.config)
     _write_local(run)
     (out / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     report.draw_figures(record, out / "figures")
@@ -68,7 +66,7 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
         "baseline": results.baseline,
         "baseline_is": {"name": target.baseline_name, "note": target.baseline_note},
         "threshold": results.threshold,
-        "usage": target.usage(example, results.threshold),
+        "usage": target.usage(example, run.splits.labels, results.threshold),
         "confusion": results.confusion,
         "proofs": {
             "only_head_new": {"new": list(loaded.new), "loaded": loaded.loaded} if loaded.loaded else None,

@@ -34,13 +34,23 @@ TEXTS = get_task("text_classification").inputs["text"]
 
 
 def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, Any]:
-    """The record, task, model and processor of a result folder."""
+    """The record, task, model and processor of a result folder.
+
+    Raises:
+        UserError: its model calls its outputs otherwise than the run did.
+    """
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     task = get_task(record["task"])
     with quiet_loading():
         model = getattr(transformers, task.auto_class).from_pretrained(folder).eval()
         processor_class = transformers.AutoImageProcessor if task.modality == "image" else transformers.AutoTokenizer
         processor = processor_class.from_pretrained(folder)
+    names, trained = list((model.config.id2label or {}).values()), record["data"]["labels"]
+    if names != trained:
+        raise UserError(
+            f"The model in {folder} has the labels {shorten(names, 5)} in its config.json, and its run.json says that "
+            f"it was trained on {shorten(trained, 5)}. One of the two was changed: train again, or put it right."
+        )
     return record, task, model, processor
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,8 +62,7 @@ def load_model(
     settings = find_settings(config.model, config.model_revision, config.trust_remote_code)
     check_kind(settings, task, config.model)
     previous = list((settings.id2label or {}).values())
-    settings.id2label = dict(enumerate(labels))
-    settings.label2id = {label: i for i, label in enumerate(labels)}
+    name_outputs(settings, labels, previous)
     settings.problem_type = task.target(problem_type).problem_type
     processor, notes = _load_processor(config, folder, settings, task)
     if task.prepare is not None:
@@ -160,6 +160,32 @@ def find_settings(name: str, revision: str | None = None, trust_remote_code: boo
     except (OSError, ValueError) as error:
         remedy = "" if path.is_dir() else " Check the name and the network, or give a folder."
         raise UserError(_first_line(f"Cannot load the model '{name}'", error) + remedy) from error
+
+
+def name_outputs(settings: PreTrainedConfig, labels: Sequence[str], previous: Sequence[str]) -> None:
+    """Write the labels wherever this kind of configuration holds those that the checkpoint had.
+
+    `id2label` is one place; timm's wrapper reads `label_names`, a configuration with code of its own whatever it likes.
+    So each list of the `previous` names becomes the new one, what was said of each of them goes, and then the
+    configuration is saved and loaded to see whether it answers with the new names.
+
+    Raises:
+        UserError: it does not, so that whoever loads the result would read other names.
+    """
+    for name, value in list(vars(settings).items()):
+        if isinstance(value, list | tuple) and list(value) == list(previous):
+            setattr(settings, name, list(labels))
+        elif isinstance(value, dict) and len(value) > 1 and list(value) == list(previous):  # timm's label_descriptions
+            delattr(settings, name)
+    settings.id2label = dict(enumerate(labels))
+    settings.label2id = {label: i for i, label in enumerate(labels)}
+    found = type(settings).from_dict(json.loads(settings.to_json_string())).id2label
+    if found != settings.id2label:
+        raise UserError(
+            f"A model of type {settings.model_type} does not keep the names of classes: saved and loaded again, its "
+            f"configuration calls them {shorten((found or {}).values(), 3)}, and the data {shorten(labels, 3)}. Choose "
+            "another model."
+        )
 
 
 def _timm_settings(architecture: str) -> Any:

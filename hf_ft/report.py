@@ -192,8 +192,8 @@ def proof_lines(record: Record) -> list[str]:
         lines.append(f"frozen stayed frozen: {counts} parameters and buffers bit-identical after training")
     if proofs.get("load_back"):
         lines.append(
-            "loads without hf_ft: in a fresh process the logits differ by at most "
-            f"{proofs['load_back']['largest_difference']:.1g}"
+            "loads without hf_ft: in a fresh process the plain `pipeline` gives the same labels, and scores that "
+            f"differ by at most {proofs['load_back']['largest_difference']:.1g}"
         )
     return lines
 

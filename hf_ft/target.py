@@ -247,10 +247,14 @@ class Target(ABC):
     # Words and predictions.
 
     @abstractmethod
+    def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """What a plain `pipeline` says of each example: label and score of every class, by name, or of every word."""
+
+    @abstractmethod
     def spoken(self, labels: Sequence[str]) -> str:
         """What is predicted, for tables and card: "3 classes"."""
 
-    def usage(self, example: str, threshold: float | None) -> str:
+    def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:
         """The line of Python that uses the saved model by a `pipeline` called `classify`."""
         return f"classify({example})"
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import gc
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -41,6 +46,33 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     os.environ["HF_FT_CACHE"] = str(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="session")
+def stranger() -> Iterator[Callable[[Mapping[str, Any]], dict[str, Any]]]:
+    """A process in which hf_ft is never imported, and which answers all requests: its imports take seconds."""
+    from hf_ft.load_back import fresh_environment, fresh_script
+
+    command = [sys.executable, fresh_script()]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **pipes, text=True, env=fresh_environment(), cwd="/") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answered = process.stdin, process.stdout
+
+        def ask(request: Mapping[str, Any]) -> dict[str, Any]:
+            print(json.dumps(request), file=asked, flush=True)
+            answer: dict[str, Any] = json.loads(answered.readline())
+            return answer
+
+        yield ask
+        asked.close()
+
+
+@pytest.fixture
+def quick_proof(monkeypatch: pytest.MonkeyPatch, stranger: Callable[..., dict[str, Any]]) -> None:
+    """Load-back proofs ask the one process that is there already."""
+    monkeypatch.setattr("hf_ft.load_back.in_fresh_process", stranger)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ LAYERS = {
         "candidates",
     ),
     "leaf": ("figures", "depth_picture", "report", "ranking_report", "publishing", "fresh_process"),
-    "run": ("record", "training", "evaluation", "hub", "arms", "evidence"),
+    "run": ("record", "training", "evaluation", "load_back", "hub", "arms", "evidence"),
     "product": ("inspection", "inference", "run", "comparison", "depth_search", "ranking", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""

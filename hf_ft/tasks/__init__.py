@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.lookup import UserError, choose
@@ -33,6 +34,15 @@ CLASS_OPTIONS = (
 Encode = Callable[["Dataset", Any, "Config", bool], "Dataset"]
 
 
+@dataclass(frozen=True)
+class Raw:
+    """Examples as `rows` for a task's `encode` and, the same ones, as `inputs` of a plain `pipeline` with `options`."""
+
+    rows: Dataset
+    inputs: list[Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 def _classes() -> tuple[Target, ...]:
     from hf_ft.classes import MULTI, SINGLE
 
@@ -52,6 +62,7 @@ class Task:
     `inputs` maps each input role to the column names it usually goes by, the first being the name it gets here;
     roles in `optional_inputs` may be missing. `encode(dataset, processor, config, training)` turns the input
     columns into what the model's forward takes, keeping `labels`; `collator(processor)` makes batches of that.
+    `raw(rows, processor, config, folder)` gives rows as a user of the saved model has them, files in `folder`.
     `training` are defaults for `TrainingArguments`.
 
     `targets()` are the kinds of labels that the task learns, `find_target(rows, column, config)` the one that a label
@@ -69,6 +80,7 @@ class Task:
     inputs: Mapping[str, tuple[str, ...]]
     encode: Encode
     collator: Callable[[Any], Any]
+    raw: Callable[[Dataset, Any, Config, Path], Raw]
     optional_inputs: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     label_names: tuple[str, ...] = ("label", "labels", "fine_label", "class", "category", "target", "sentiment")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.tasks import Task
+from hf_ft.tasks import Raw, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +28,16 @@ def collator(processor: Any) -> Any:
     return default_data_collator
 
 
+def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
+    """Image files."""
+    from hf_ft.images import upright_rgb
+
+    paths = [str(folder / f"{i}.png") for i in range(len(rows))]
+    for path, row in zip(paths, rows, strict=True):
+        upright_rgb(row["image"]).save(path)
+    return Raw(rows, paths)
+
+
 TASK = Task(
     name="image_classification",
     summary="one or several labels per image",
@@ -36,4 +47,5 @@ TASK = Task(
     inputs={"image": ("image", "img", "image_file_path", "file_name", "pixel_values")},
     encode=encode,
     collator=collator,
+    raw=raw,
 )

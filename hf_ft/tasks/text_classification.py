@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.tasks import Task
+from hf_ft.tasks import Raw, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,9 +16,14 @@ LONGEST = 512
 """Tokens kept of a text when `max_length` is not set: what encoders of BERT's kind take."""
 
 
+def longest(processor: Any, config: Config) -> int:
+    """How many tokens of a text are read."""
+    return int(min(config.max_length or LONGEST, processor.model_max_length))
+
+
 def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
     """Tokenise once, truncated to `max_length`; padding is left to the collator, batch by batch."""
-    limit = min(config.max_length or LONGEST, processor.model_max_length)
+    limit = longest(processor, config)
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [batch[name] for name in ("text", "text_pair") if name in batch]
@@ -34,6 +40,13 @@ def collator(processor: Any) -> Any:
     return DataCollatorWithPadding(processor)
 
 
+def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
+    """Texts, or pairs of them as `pipeline` takes them, cut where they are cut in training."""
+    names = [name for name in ("text", "text_pair") if name in rows.column_names]
+    inputs = [row["text"] if names == ["text"] else row for row in rows.select_columns(names)]
+    return Raw(rows, inputs, {"truncation": True, "max_length": longest(processor, config)})
+
+
 TASK = Task(
     name="text_classification",
     summary="one or several labels per text or pair of texts",
@@ -48,4 +61,5 @@ TASK = Task(
     training={"train_sampling_strategy": "group_by_length"},  # batches of like length waste little on padding
     encode=encode,
     collator=collator,
+    raw=raw,
 )

@@ -317,6 +317,10 @@ class Number(Target):
         found = values(constant, actual)
         return {name: found[name] for name in ("mse", "mae", "r2")}
 
+    def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """The number, called as the column is."""
+        return [[(labels[0], found)] for found in _flat(outputs).tolist()]
+
     def spoken(self, labels: Sequence[str]) -> str:
         """What kind of number."""
         return "a number"
@@ -361,6 +365,7 @@ TASK = Task(
     training=text_classification.TASK.training,
     encode=text_classification.encode,
     collator=text_classification.collator,
+    raw=text_classification.raw,
     label_names=("label", "labels", "score", "target", "value", "rating", "stars", "similarity_score", "price"),
     targets=lambda: (NUMBER,),
     find_target=lambda rows, column, config: NUMBER,

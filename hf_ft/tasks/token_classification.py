@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ from hf_ft.lookup import UserError, shorten
 from hf_ft.metrics import Counts
 from hf_ft.resampling import Floats, Score, Statistic, even_size, intervals, ratio, resample
 from hf_ft.target import BoolArray, IntArray, Learning, NamedLabels, Target
-from hf_ft.tasks import Task
+from hf_ft.tasks import Raw, Task
 
 if TYPE_CHECKING:
     import torch
@@ -269,27 +270,39 @@ def pack(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
     return list(pairwise([*borders, len(lengths)]))
 
 
+def tokens_of(sentences: Sequence[Sequence[str]], processor: Any) -> list[list[int]]:
+    """How many tokens each word of each sentence has."""
+    found = processor(sentences, is_split_into_words=True, add_special_tokens=False, verbose=False)
+    words = [[word for word in found.word_ids(i) if word is not None] for i in range(len(sentences))]
+    counts = (np.bincount(ids, minlength=len(s)) for ids, s in zip(words, sentences, strict=True))
+    return [count.tolist() for count in counts]
+
+
+def window_of(processor: Any, config: Config) -> tuple[int, int]:
+    """The longest window, and how many tokens of words fit beside the special tokens.
+
+    Raises:
+        UserError: none.
+    """
+    limit = int(min(config.max_length or LONGEST, processor.model_max_length))
+    room = limit - processor.num_special_tokens_to_add(pair=False)
+    if room < 1:
+        raise UserError(f"max_length {limit} leaves no room for a word beside the special tokens. Raise it.")
+    return limit, room
+
+
 def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
     """Tokenise windows of whole words; `labels` on first sub-tokens, `example` says whose window it is.
 
     Without tags every word's label is 0, since labels also say where the words are: see `reduce`.
     """
-    limit = min(config.max_length or LONGEST, processor.model_max_length)
-    room = limit - processor.num_special_tokens_to_add(pair=False)
-    if room < 1:
-        raise UserError(f"max_length {limit} leaves no room for a word beside the special tokens. Raise it.")
+    limit, room = window_of(processor, config)
     # A word that the tokenizer drops (an empty one, control characters) stands as unknown, so that it has a tag.
     unknown = processor.unk_token or "?"
 
-    def tokens_of(sentences: list[list[str]]) -> list[list[int]]:
-        found = processor(sentences, is_split_into_words=True, add_special_tokens=False, verbose=False)
-        words = [[word for word in found.word_ids(i) if word is not None] for i in range(len(sentences))]
-        counts = (np.bincount(ids, minlength=len(s)) for ids, s in zip(words, sentences, strict=True))
-        return [count.tolist() for count in counts]
-
     def windows(batch: dict[str, list[Any]], examples: list[int]) -> dict[str, Any]:
         sentences = [[word or "" for word in words] for words in batch["tokens"]]
-        counted = tokens_of(sentences)
+        counted = tokens_of(sentences, processor)
         pieces, labels, owners = [], [], []
         tags = batch.get("labels") or [[0] * len(words) for words in sentences]
         for words, counts, own, example in zip(sentences, counted, tags, examples, strict=True):
@@ -302,6 +315,23 @@ def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> 
         return {**encoded, "labels": placed, "example": owners}
 
     return dataset.map(windows, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenising")
+
+
+def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
+    """Lists of words: as many of a sentence as one window holds, since a `pipeline` cuts off what is longer.
+
+    Words that the tokenizer drops are left out; they stand as unknown in `encode`, which a `pipeline` does not do.
+    """
+    from datasets import Dataset
+
+    _, room = window_of(processor, config)
+    sentences = [[word for word in words if word] for words in rows["tokens"]]
+    inputs = []
+    for words, counts in zip(sentences, tokens_of(sentences, processor), strict=True):
+        _, end = pack([max(1, count) for count in counts], room)[0]
+        inputs.append([word for word, count in zip(words[:end], counts[:end], strict=True) if count])
+    inputs = [words for words in inputs if words]
+    return Raw(Dataset.from_dict({"tokens": inputs}), inputs, {"is_split_into_words": True, "ignore_labels": []})
 
 
 def _on_first(words: Sequence[int | None], labels: Sequence[int]) -> list[int]:
@@ -483,11 +513,15 @@ class Tag(Target):
         predicted = [[known.get(word, commonest) for word in words] for words in split["tokens"]]
         return values(predicted, split["labels"][:], labels)
 
+    def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """The tag of every word with its probability."""
+        return [[(labels[int(tag)], float(share)) for tag, share in sentence] for sentence in outputs]
+
     def spoken(self, labels: Sequence[str]) -> str:
         """How many tags there are."""
         return f"{len(labels)} tags"
 
-    def usage(self, example: str, threshold: float | None) -> str:
+    def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:
         """Words joined to entities."""
         return f'classify({example}, aggregation_strategy="simple")'
 
@@ -520,6 +554,7 @@ TASK = Task(
     training={"train_sampling_strategy": "group_by_length"},  # batches of like length waste little on padding
     encode=encode,
     collator=Collator,
+    raw=raw,
     label_names=("ner_tags", "tags", "labels", "ner", "pos_tags", "pos", "upos", "chunk_tags", "label"),
     targets=lambda: (TAG,),
     find_target=lambda rows, column, config: TAG,
