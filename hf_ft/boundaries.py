@@ -1,8 +1,8 @@
-"""What an example looks like at each boundary between blocks, pooled to one vector, all in one forward pass."""
+"""What an example looks like at each boundary between blocks and to the head: one vector each, in one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,17 +14,21 @@ from hf_ft.depth_groups import Anatomy
 from hf_ft.tracing import evaluating
 
 
-def pooled(model: PreTrainedModel, groups: Anatomy, batch: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+def pooled(
+    model: PreTrainedModel, groups: Anatomy, batch: Mapping[str, torch.Tensor], head: bool = False
+) -> list[torch.Tensor]:
     """What enters the first block, then what leaves each block: the mean over positions, `(examples, width)` each.
 
-    Padding does not count. Float32 on the CPU; widths differ where the model's do.
+    Padding does not count. With `head`, what the head reads comes last: the state that enters it, the mean over those
+    positions that the logits depend on. Float32 on the CPU; widths differ where the model's do.
 
     Raises:
-        CannotCut: a block gives nothing that can be pooled.
+        CannotCut: a block gives nothing that can be pooled, or the head reads nothing that can be seen.
     """
     blocks = [group.modules for group in groups.of_role("block")]
     entered: list[torch.Tensor] = []
     left: dict[int, torch.Tensor] = {}
+    read: list[torch.Tensor] = []
 
     def wrap(forward: Callable[..., Any], block: int) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -42,13 +46,46 @@ def pooled(model: PreTrainedModel, groups: Anatomy, batch: Mapping[str, torch.Te
         for name in names
         if hasattr(module := model.get_submodule(name), "forward")
     }
-    with torch.no_grad(), evaluating(model), replaced(model, watching):
-        model(**batch)
+    if head:
+        names = groups.of_role("head")[0].modules
+        watching |= {name: _reading(model.get_submodule(name).forward, read) for name in names}
+    with torch.set_grad_enabled(head), evaluating(model), replaced(model, watching):
+        logits = model(**batch).logits
     if len(left) < len(blocks):
         raise CannotCut(f"block {min(set(range(len(blocks))) - set(left))} was not called as one module")
     states = [entered[0], *(left[block] for block in range(len(blocks)))]
     examples, mask = len(next(iter(batch.values()))), batch.get("attention_mask")
-    return [pool(state, examples, mask).float().cpu() for state in states]
+    found = [pool(state, examples, mask) for state in states]
+    found += [_read(read, logits, examples)] if head else []
+    return [state.detach().float().cpu() for state in found]
+
+
+def _reading(forward: Callable[..., Any], read: list[torch.Tensor]) -> Callable[..., Any]:
+    """A module's forward that notes the state that enters it, from which gradients begin, where it is called first."""
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if read:
+            return forward(*args, **kwargs)
+        values, structure = pytree.tree_flatten((args, kwargs))
+        state = _main(values)
+        read.append(state.detach().requires_grad_())
+        args, kwargs = pytree.tree_unflatten([read[0] if value is state else value for value in values], structure)
+        return forward(*args, **kwargs)
+
+    return watched
+
+
+def _read(read: Sequence[torch.Tensor], logits: torch.Tensor, examples: int) -> torch.Tensor:
+    """What the head reads of the state that enters it, `(examples, width)`: many heads pick one token out of all."""
+    if not read:
+        raise CannotCut("the head is no module of its own")
+    state = read[0]
+    if state.ndim != 3 or len(state) != examples:
+        return pool(state, examples)
+    weighted = (logits * torch.linspace(-1, 1, logits.shape[-1]).to(logits)).sum()
+    (slope,) = torch.autograd.grad(weighted, state)
+    touched = slope.abs().sum(-1, keepdim=True) > 0
+    return (state * touched).sum(1) / touched.sum(1).clamp(min=1)
 
 
 def _main(values: Any) -> torch.Tensor:

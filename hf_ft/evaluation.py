@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_ft.config import Config
+from hf_ft.head_input import compare_head_input
 from hf_ft.resampling import Score
 from hf_ft.target import Target
 from hf_ft.tasks import Task, get_task
@@ -25,7 +26,8 @@ class Results:
 
     `threshold` is the probability above which a label counts as predicted (several labels per example), fitted on
     validation; `confusion[split]` counts true class (row) against predicted class (column). `without_copies[split]` are
-    the scores on the examples that do not stand in train as well, for splits that have others.
+    the scores on the examples that do not stand in train as well, for splits that have others. `head_input` is that of
+    `compare_head_input`.
     """
 
     metrics: dict[str, dict[str, Score]]
@@ -33,6 +35,7 @@ class Results:
     threshold: float | None = None
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
     without_copies: dict[str, dict[str, Score]] = field(default_factory=dict)
+    head_input: dict[str, Any] | None = None
 
 
 def predict_outputs(
@@ -82,10 +85,11 @@ def _by_length(encoded: Dataset) -> np.ndarray | None:
 def score(run: Run) -> Results:
     """Score a trained model on validation and on test, with 95 % intervals and a baseline that needs no model.
 
-    The threshold for several labels per example is fitted on validation alone.
+    The threshold for several labels per example is fitted on validation alone. Where all blocks were frozen, what the
+    head reads is compared with what the layers offer.
     """
     task, splits = get_task(run.config.task), run.splits
-    results = Results({}, {})
+    results = Results({}, {}, head_input=compare_head_input(run))
     for name, split in (("validation", splits.validation), ("test", splits.test)):
         if split is None:
             continue

@@ -8,30 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch.nn.functional import linear
 
 from hf_ft.arms import Arm, Bench
-from hf_ft.boundaries import pooled
-from hf_ft.cache import row_lengths
 from hf_ft.cutting import CannotCut
+from hf_ft.layer_probes import Loss, Reader, probe, sampled
 from hf_ft.lookup import UserError
-from hf_ft.probe import fit_linear
-
-Loss = Callable[..., torch.Tensor]
 
 MOST = 2000
 """Most examples of a split that are looked at."""
-BATCH = 32
-PENALTIES = tuple(10.0**power for power in range(1, -5, -1))
-"""Fewer than a head that is kept deserves."""
 
 
 def gather_evidence(bench: Bench, seed: int) -> dict[str, Any]:
@@ -43,17 +32,30 @@ def gather_evidence(bench: Bench, seed: int) -> dict[str, Any]:
     started = time.perf_counter()
     found: dict[str, Any] = {"probe": [], "examples": 0, "pass_seconds": 0.0, "missing": ""}
     try:
-        rows = [_looked_at(part, seed) for part in (bench.splits.train, bench.splits.validation)]
-        begun = time.perf_counter()
-        states = [_states(bench, part) for part in rows]
+        rows = [sampled(part, MOST, seed) for part in (bench.splits.train, bench.splits.validation)]
+        begun, reader = time.perf_counter(), _reader(bench)
+        states = [reader.states(part) for part in rows]
         found["pass_seconds"] = (time.perf_counter() - begun) / sum(map(len, rows))
         found["examples"] = len(rows[0])
         loss = _loss(bench, rows[0])
-        found["probe"] = [_probed(bench, rows, loss, both) for both in zip(*states, strict=True)]
+        for both in zip(*states, strict=True):
+            found["probe"].append(_score(bench, probe(both, rows, len(bench.splits.labels), loss), rows[1]))
     except (CannotCut, UserError) as reason:
         found["missing"] = str(reason)
     found["seconds"] = round(time.perf_counter() - started, 3)
     return found
+
+
+def _reader(bench: Bench) -> Reader:
+    settings = bench.settings(Arm("head", 0))
+    config = dataclasses.replace(settings.config, augment="none")
+    return Reader(
+        bench.model,
+        bench.groups,
+        lambda rows: bench.task.encode(rows, bench.processor, config, False),
+        bench.task.collator(bench.processor),
+        settings.arguments().device,
+    )
 
 
 def _loss(bench: Bench, train: Dataset) -> Loss:
@@ -71,56 +73,8 @@ def _loss(bench: Bench, train: Dataset) -> Loss:
     return loss
 
 
-def _looked_at(rows: Dataset, seed: int) -> Dataset:
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:MOST]
-    return rows.select(np.sort(chosen))
-
-
-def _states(bench: Bench, rows: Dataset) -> list[torch.Tensor]:
-    """Pooled states at each boundary `(rows, width)`, from one pass."""
-    settings = bench.settings(Arm("head", 0))
-    config, device = dataclasses.replace(settings.config, augment="none"), settings.arguments().device
-    encoded = bench.task.encode(rows, bench.processor, config, False)
-    collate, model = bench.task.collator(bench.processor), bench.model
-    model.to(device)  # type: ignore[arg-type]  # its annotation is that of a decorator
-    lengths = row_lengths(encoded)
-    order = np.arange(len(encoded)) if lengths is None else np.argsort(-lengths, kind="stable")
-    parts = []
-    for begin in range(0, len(order), BATCH):
-        batch = collate([encoded[int(place)] for place in order[begin : begin + BATCH]])
-        inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-        parts.append(pooled(model, bench.groups, inputs))
-    back = np.argsort(order)
-    return [torch.cat(values)[back] for values in zip(*parts, strict=True)]
-
-
-def _probed(bench: Bench, rows: Sequence[Dataset], loss: Loss, states: Sequence[torch.Tensor]) -> float:
-    """The score on validation of a probe fitted on train; `rows` and `states` are those of both."""
-    train, validation = rows
-    fit = fit_linear(
-        lambda: [(states[0], _labels(train))],
-        len(bench.splits.labels),
-        loss,
-        _validate(loss, states[1], validation),
-        penalties=PENALTIES,
-    )
-    target, outputs = bench.splits.target, linear(states[1], fit.weight, fit.bias).numpy()
-    references = validation["labels"][:]
+def _score(bench: Bench, outputs: NDArray[np.float32], validation: Dataset) -> float:
+    """The score of a probe's outputs on validation."""
+    target, references = bench.splits.target, validation["labels"][:]
     scores = target.score(outputs, references, bench.splits.labels, target.fit(outputs, references))
     return float(scores[bench.metric].value)
-
-
-def _labels(rows: Dataset) -> torch.Tensor:
-    cells: NDArray[Any] = np.asarray(rows["labels"][:])
-    labels = torch.tensor(cells)
-    return labels.double() if labels.is_floating_point() else labels
-
-
-def _validate(loss: Loss, states: torch.Tensor, rows: Dataset) -> Callable[..., float]:
-    labels = _labels(rows)
-
-    def validate(weight: torch.Tensor, bias: torch.Tensor | None) -> float:
-        logits = SimpleNamespace(logits=linear(states, weight, bias))
-        return float(loss(logits, labels, num_items_in_batch=int((labels != -100).sum())))
-
-    return validate

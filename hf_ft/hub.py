@@ -68,6 +68,7 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
         "threshold": results.threshold,
         "usage": target.usage(example, run.splits.labels, results.threshold),
         "confusion": results.confusion,
+        "head_input": results.head_input,
         "proofs": {
             "only_head_new": {"new": list(loaded.new), "loaded": loaded.loaded} if loaded.loaded else None,
             "frozen": {"tensors": [stage.frozen_checked for stage in run.stages]},

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrain
 from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters, undeclared_sharing
 from hf_ft.lookup import UserError, choose, shorten, split_argument
+from hf_ft.pooling import match_pooling, sentence_pooling
 from hf_ft.tasks import Task, get_task, task_names
 from hf_ft.tracing import padding_matters
 
@@ -68,6 +69,8 @@ def load_model(
     if task.prepare is not None:
         processor = task.prepare(processor)
     _match_padding(settings, processor, notes)
+    if task.modality == "text" and task.gather is None:  # tags are read from each token
+        notes += match_pooling(settings, sentence_pooling(folder, config.model_revision))
 
     set_seed(seed)
     if config.chosen_method.pretrained:

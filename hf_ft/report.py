@@ -35,6 +35,9 @@ TITLES = {
 }
 
 
+LIMITS = "The scores hold for data like those above. The base model's own limits and licence apply."
+
+
 def title(metric: str) -> str:
     """What a metric is called in tables; scores of one type of entity are `f1_of_TYPE`."""
     return TITLES.get(metric, metric.replace("f1_of_", "F1 of ", 1))
@@ -141,6 +144,7 @@ def after_training(record: Record, folder: Path) -> str:
         + f"\nProved:\n{proofs}\n"
         f"Training took {seconds:.0f} s; {trained} of {record['model']['parameters']:,} parameters trained.\n"
         + "".join(f"{line}\n" for line in cache_lines(record))
+        + "".join(f"{line}\n" for sentence in head_input_lines(record) for line in wrapped(sentence))
         + f"{notes}"
         f"The model is in {folder}"
     )
@@ -160,6 +164,21 @@ def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
         for name, score in scores.items()
     ]
     return ["", "value", "95 % interval", record["baseline_is"]["name"], "n"], rows
+
+
+def head_input_lines(record: Record) -> list[str]:
+    """Where the head reads less than the layers offer: the figures and the remedy; nothing where it does not."""
+    found = record["head_input"]
+    if not found or not found["below"]:
+        return []
+    where = f"after block {found['best'] - 1}" if found["best"] else "before the first block"
+    best, (low, high) = found["layers"][found["boundaries"].index(found["best"])], found["gap"]
+    return [
+        f"The head reads less than the frozen layers offer: {title(found['metric'])} of a linear probe is "
+        f"{found['head']:.3f} on what the head reads and {best:.3f} on the mean of all "
+        f"positions {where} ({found['examples'][1]:,} validation examples; difference {low:.3f} to {high:.3f}). "
+        f"`--method {found['remedy']}` trains the layers in between."
+    ]
 
 
 def copies_lines(record: Record) -> list[str]:
@@ -359,7 +378,7 @@ def card(record: Record) -> str:
             "## Training\n\n" + markdown_table(*group_rows(record)) + "\n\n" + _training_note(record),
             "## Data\n\n" + _data_note(record),
             "## Proofs\n\n" + "\n".join(f"- {line}" for line in proof_lines(record)),
-            "## Limits\n\nThe scores hold for data like those above. The base model's own limits and licence apply.",
+            "## Limits\n\n" + " ".join([*head_input_lines(record), LIMITS]),
             f"Made with hf_ft {record['hf_ft']}. All figures on this page stand in `run.json`.\n",
         ]
     )

@@ -53,6 +53,8 @@ LAYERS = {
         "feature_store",
         "cutting",
         "boundaries",
+        "layer_probes",
+        "pooling",
         "cache",
         "prepared",
         "feature_cache",
@@ -63,7 +65,7 @@ LAYERS = {
         "candidates",
     ),
     "leaf": ("figures", "depth_picture", "report", "ranking_report", "publishing", "fresh_process"),
-    "run": ("record", "training", "evaluation", "load_back", "hub", "arms", "evidence"),
+    "run": ("record", "training", "head_input", "evaluation", "load_back", "hub", "arms", "evidence"),
     "product": ("inspection", "inference", "run", "comparison", "depth_search", "ranking", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""

@@ -1,0 +1,56 @@
+"""The pooling that a sentence encoder was trained for, as `modules.json` in its folder says it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MEAN = "mean"
+NEWER, OLDER = "pooling_mode", "pooling_mode_"
+"""How `1_Pooling/config.json` says it: one word, or a flag for each kind."""
+
+
+def sentence_pooling(folder: str, revision: str | None = None) -> str | None:
+    """The pooling that a folder or Hub repository names (`mean`, `cls`, `max`, ...); None where it is no such encoder.
+
+    Several kinds that are put side by side are joined by `+`. Format: https://sbert.net/docs/package_reference.
+    """
+    modules = _json(folder, "modules.json", revision)
+    paths = [
+        module.get("path", "")
+        for module in (modules if isinstance(modules, list) else [])
+        if isinstance(module, dict) and str(module.get("type", "")).rpartition(".")[2] == "Pooling"
+    ]
+    settings = _json(folder, f"{paths[0]}/config.json", revision) if paths else None
+    if not isinstance(settings, dict):
+        return None
+    if isinstance(settings.get(NEWER), str):
+        return str(settings[NEWER])
+    kinds = [name.removeprefix(OLDER) for name, on in settings.items() if name.startswith(OLDER) and on is True]
+    return "+".join(kind.removesuffix("_tokens").removesuffix("_token") for kind in kinds) or None
+
+
+def match_pooling(settings: Any, pooling: str | None) -> list[str]:
+    """Let a classifier pool as its encoder was trained to, where its config has a setting for that; notes on it."""
+    if pooling != MEAN:
+        return []
+    said = "its folder names a sentence encoder trained for mean pooling"
+    if not hasattr(settings, "classifier_pooling"):
+        return [f"{said}; classifiers of type {settings.model_type} pool in a way of their own"]
+    if settings.classifier_pooling == MEAN:
+        return []
+    before, settings.classifier_pooling = settings.classifier_pooling, MEAN
+    return [f"{said}: classifier_pooling is mean, not {before}"]
+
+
+def _json(folder: str, name: str, revision: str | None) -> Any:
+    """The content of a JSON file; None where there is none, or nothing that can be read."""
+    from transformers.utils.hub import cached_file
+
+    flags = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    try:
+        path = cached_file(folder, name, revision=revision, **flags)
+        return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+    except (OSError, ValueError):
+        return None
