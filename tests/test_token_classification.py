@@ -82,6 +82,57 @@ def test_entities_as_seqeval_reads_them() -> None:
         assert read(" ".join(tags)) == [(kind, a, b + 1) for kind, a, b in get_entities(tags)]
 
 
+def iob1(random: np.random.Generator, size: int) -> list[str]:
+    """A random sequence in IOB1: B- only where an entity follows one of its own type."""
+    tags, before = [], ""
+    while len(tags) < size:
+        kind = str(random.choice(["", "A", "B"]))
+        if kind:
+            tags += [f"{'B' if kind == before else 'I'}-{kind}", *[f"I-{kind}"] * int(random.integers(0, 3))]
+        else:
+            tags.append("O")
+        before = kind
+    return tags[:size]
+
+
+def test_scores_of_iob1_are_those_of_seqeval() -> None:
+    """In its strict mode on sequences in IOB1, in its default mode on anything that a model may predict."""
+    seqeval, scheme = importlib.import_module("seqeval.metrics"), importlib.import_module("seqeval.scheme").IOB1
+    random, tags = np.random.default_rng(0), ["O", "B-A", "I-A", "B-B", "I-B"]
+    number = {tag: i for i, tag in enumerate(tags)}
+    different = 0
+    for _ in range(60):
+        actual = [iob1(random, int(random.integers(1, 12))) for _ in range(10)]
+        strict = [one if random.random() < 0.4 else iob1(random, len(one)) for one in actual]
+        loose = [[tag if random.random() < 0.7 else str(random.choice(tags)) for tag in one] for one in actual]
+        for predicted, options in ((strict, {"mode": "strict", "scheme": scheme}), (loose, {}), (strict, {})):
+            found = values(*([[number[tag] for tag in one] for one in split] for split in (predicted, actual)), tags)
+            for name in ("f1", "precision", "recall"):
+                theirs = getattr(seqeval, f"{name}_score")(actual, predicted, zero_division=0, **options)
+                assert found[name] == pytest.approx(theirs), (name, options)
+            different += 0 < found["f1"] < 1
+    assert different > 100
+
+
+@pytest.mark.parametrize(
+    ("sentences", "kind"),
+    [
+        (["I-A O I-A B-A", "O I-B I-A"], "IOB1"),
+        (["B-A O B-A B-A I-A", "O B-B B-A"], "IOB2"),
+        (["B-A O B-B", "O B-B"], "IOB2"),
+        (["I-A O B-A I-A", "O I-B I-A"], "of no one kind: 5 entities begin with B- as in IOB2, and 15 with I-"),
+    ],
+)
+def test_iob1_is_told_from_iob2(sentences: list[str], kind: str, tmp_path: Path) -> None:
+    """A file whose entities begin with I- is not announced as one where they begin with B-."""
+    lines = ["\n".join(f"word{i} {tag}" for i, tag in enumerate(line.split())) for line in sentences * 5]
+    (tmp_path / "train.conll").write_text("\n\n".join(lines) + "\n")
+    (note,) = (note for note in load(tmp_path).notes if note.startswith("Tags are read as BIO"))
+    assert kind in note
+    assert ("(IOB1" in note) is (kind == "IOB1")
+    assert ("(IOB2" in note) is (kind == "IOB2")
+
+
 def test_schemes_are_found_from_the_tags() -> None:
     found = {name: scheme_of(list(dict.fromkeys(line.split()))).name for name, (line, _) in BY_HAND.items()}
     assert set(found.values()) == {"BIO", "IOBES", "BILOU", "types in runs", "a type for each word"}
@@ -266,7 +317,7 @@ def test_tags_are_in_natural_order_behind_o(tmp_path: Path) -> None:
     assert splits.problem_type == "token_classification"
     for words, tags in zip(splits.train["tokens"], splits.train["labels"], strict=True):
         assert (list(words), [splits.labels[tag] for tag in tags]) in GOOD
-    assert "Tags are read as BIO; entities: LOC, PER." in splits.notes
+    assert "Tags are read as BIO (IOB2: each entity begins with B-); entities: LOC, PER." in splits.notes
     assert TAG.counts(splits.train, splits.labels) == [
         sum(tags.count(k) for tags in splits.train["labels"]) for k in range(4)
     ]

@@ -213,11 +213,32 @@ class TagLabels(NamedLabels):
         """The tags; says how they are read."""
         tags = super().outputs(used, notes)
         scheme = scheme_of(tags)
-        notes.append(f"Tags are read as {scheme.name}; entities: {shorten(scheme.types, 10)}.")
+        how = scheme.name if scheme.name != "BIO" else self._kind_of_bio(used)
+        notes.append(f"Tags are read as {how}; entities: {shorten(scheme.types, 10)}.")
         if scheme.name in ("IOBES", "BILOU"):
             notes.append(f"`pipeline` joins words by B- and I- alone, `hf-ft predict` by {scheme.name}.")
         notes.append("Sentences longer than the model takes are cut at word borders; every word keeps its tag.")
         return tags
+
+    def _kind_of_bio(self, used: IntArray) -> str:
+        """Whether entities begin with B- (IOB2), or with I- unless they follow one of their own type (IOB1).
+
+        Both are read alike, by `entities`; but who believes to have the one should be told of the other.
+        """
+        inside = np.isin(self.rows, used)
+        rows, codes = self.rows[inside], self.codes[inside]
+        parts = scheme_of(self.names).parts
+        begins, is_o = (np.array([place == what for place, _ in parts])[codes] for what in "BO")
+        numbers = {kind: i for i, kind in enumerate(dict.fromkeys(kind for _, kind in parts))}
+        kinds = np.array([numbers[kind] for _, kind in parts])[codes]
+        follows = np.zeros(len(codes), dtype=bool)  # an entity of its own type, in the same sentence
+        follows[1:] = (rows[1:] == rows[:-1]) & (kinds[1:] == kinds[:-1]) & ~is_o[1:] & ~is_o[:-1]
+        by_i, by_b = int((~begins & ~is_o & ~follows).sum()), int((begins & ~follows).sum())
+        if not by_i:
+            return "BIO (IOB2: each entity begins with B-)"
+        if not by_b:
+            return "BIO (IOB1: entities begin with I-, and with B- only behind one of their own type)"
+        return f"BIO, of no one kind: {by_b:,} entities begin with B- as in IOB2, and {by_i:,} with I- as in IOB1"
 
     def column(self) -> Dataset:
         """The numbers of each row's tags."""
