@@ -44,6 +44,7 @@ from hf_ft.report import title
 from hf_ft.resampling import Floats
 from hf_ft.tasks import get_task
 from hf_ft.training import Run, make_plan, train
+from hf_ft.truncation import with_cut
 
 UNIMPORTANT = {
     *("method", "model", "dataset", "output_dir", "cache_dir", "cache_max_gb"),
@@ -144,6 +145,7 @@ class Bench:
         self.model, self.processor, self.loaded = load_model(
             config, self.splits.labels, self.splits.problem_type, args.seed
         )
+        self.splits = with_cut(self.splits, self.task, self.processor, config)
         self.about = self._about(settings)
 
     @property

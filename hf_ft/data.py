@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
@@ -23,6 +24,9 @@ from hf_ft.lookup import UserError, shorten
 from hf_ft.sources import assign_roles, read_sources
 from hf_ft.target import Target
 
+if TYPE_CHECKING:
+    from hf_ft.truncation import Cut
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -33,7 +37,8 @@ class Splits:
     0.0 and 1.0 of length `len(labels)`; for a number a float; for a tag per word a list of ints. The tuple `labels`
     names the model's outputs, in natural order ("2" before "10"), or in that of the data's own `ClassLabel`.
     `fingerprint` hashes the content of all that is used, whatever its path. `notes` says, a sentence each, what was
-    done to the data and what is odd about them, `copies` which examples are there more than once.
+    done to the data and what is odd about them, `copies` which examples are there more than once, `cut` (once
+    a tokenizer has counted them) which texts are longer than what the model reads.
     """
 
     train: Dataset
@@ -44,6 +49,7 @@ class Splits:
     fingerprint: str
     notes: tuple[str, ...]
     copies: Copies = field(default_factory=Copies)
+    cut: tuple[Cut, ...] | None = None
 
     @property
     def problem_type(self) -> str:

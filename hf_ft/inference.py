@@ -25,6 +25,7 @@ from hf_ft.model import quiet_loading
 from hf_ft.report import text_table, title
 from hf_ft.sources import IMAGES, TABLES, read_image, read_tables
 from hf_ft.tasks import Task, get_task
+from hf_ft.truncation import count_cut, longest_of
 
 SHAPE = ("label_column", "label_separator", "bad_examples")
 """The settings of a run that say what its data look like, beside its input columns: new data are taken to look so."""
@@ -70,6 +71,9 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     record, task, model, processor = load_folder(folder)
     config = _config_of(record, dataset=dataset, test_split=split)
     rows = load_rows(dataset, config, record["data"]["labels"])
+    _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
+    cut = count_cut(rows.split, rows.rows, task, processor, config)
+    notes = [*rows.notes, *([cut.note(longest_of(processor))] if cut else [])]
     outputs = predict_outputs(model, processor, task, rows.rows, config)
     results = Results({}, {}, threshold=record["threshold"])
     add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
@@ -77,12 +81,12 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     scored = split or rows.split
     if as_json:
         metrics = {name: asdict(score) for name, score in scores.items()}
-        what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": rows.notes}
-        return json.dumps({**what, "metrics": metrics}, indent=1)
+        what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": notes}
+        return json.dumps({**what, "cut": asdict(cut) if cut else None, "metrics": metrics}, indent=1)
     table = [
         [title(name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] for name, score in scores.items()
     ]
-    head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *rows.notes])
+    head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *notes])
     return f"{head}\n\n" + text_table(["metric", "value", "95 % interval"], table)
 
 
@@ -96,8 +100,11 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         check_path(str(Path(output).expanduser().absolute().parent), "folder for the output")
     record, task, model, processor = load_folder(folder)
     config = _config_of(record)
-    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config, processor)
+    learnt = record["data"].get("inputs")  # not in the records of earlier versions
+    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config, processor, learnt)
     dataset = Dataset.from_dict(rows)
+    if cut := count_cut("inputs", dataset, task, processor, config):
+        print(cut.note(longest_of(processor)), file=sys.stderr)
     if task.modality == "image":
         dataset = dataset.cast_column("image", Image())
     arguments = transformers.TrainingArguments(
@@ -149,14 +156,20 @@ def _images_below(folder: Path) -> list[Path]:
     return [folder / name for name in sorted([*found.files, *found.broken]) if Path(name).suffix.lower() in IMAGES]
 
 
-def _text_rows(inputs: Sequence[str], task: Task, config: Config, processor: Any) -> dict[str, list[Any]]:
-    """Texts from files (tables by column, other files line by line) or from the command line itself."""
+def _text_rows(
+    inputs: Sequence[str], task: Task, config: Config, processor: Any, learnt: Sequence[str] | None
+) -> dict[str, list[Any]]:
+    """Texts from files (tables by column, other files line by line) or from the command line itself.
+
+    Raises:
+        UserError: pairs for a model that learnt from single texts, or the other way round.
+    """
     rows: list[dict[str, Any]] = []
     for item in inputs:
         check_names([item])
         path = Path(item).expanduser()
         if path.suffix.lower() in TABLES:
-            rows += _table_rows(path, task, config)
+            rows += _table_rows(path, task, config, learnt)
         elif os.path.isfile(path):
             rows += [{"text": line} for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         elif path.suffix == ".txt":
@@ -169,12 +182,40 @@ def _text_rows(inputs: Sequence[str], task: Task, config: Config, processor: Any
         raise UserError(f"No text in {', '.join(inputs)}.")
     if task.from_text is not None:
         return task.from_text(rows, processor)
+    if learnt is not None:
+        _check_pairs(rows, learnt, config)
     roles = [role for role in task.inputs if any(role in row for row in rows)]
     columns = {role: [row.get(role, "") for row in rows] for role in roles}
     return {"input": [" | ".join(row.values()) for row in rows]} | columns
 
 
-def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, Any]]:
+def _check_pairs(rows: Sequence[Mapping[str, Any]], learnt: Sequence[str], config: Config) -> None:
+    """Raise unless all rows are pairs where the model learnt from pairs, and none where it did not."""
+    pairs = sum(bool(row.get("text_pair")) for row in rows)
+    if "text_pair" in learnt and pairs < len(rows):
+        first, second = config.text_column or "text", config.text_pair_column or "text_pair"
+        raise UserError(
+            f"The model was trained on pairs of texts, and {len(rows) - pairs:,} of {len(rows):,} inputs are single "
+            f"texts. Give a file of CSV or JSON lines with the columns {first} and {second}."
+        )
+    if "text_pair" not in learnt and pairs:
+        raise UserError(
+            f"The model was trained on single texts, and {pairs:,} of {len(rows):,} inputs are pairs. Give files with "
+            "one column of texts."
+        )
+
+
+def _check_inputs(found: Sequence[str], record: Mapping[str, Any], dataset: str) -> None:
+    """Raise unless a data set has the input columns that the model learnt from: pairs of texts for pairs."""
+    learnt = record["data"].get("inputs", found)
+    if set(learnt) != set(found):
+        raise UserError(
+            f"The model was trained on {' and '.join(learnt)}, and {dataset} has {' and '.join(found)} for input. Give "
+            "data with the columns of the training data."
+        )
+
+
+def _table_rows(path: Path, task: Task, config: Config, learnt: Sequence[str] | None) -> list[dict[str, Any]]:
     """The inputs of a table, read as in training; columns are those of the training data, else the usual ones.
 
     A task that takes texts as well as its own inputs (`from_text`) takes a column of texts where there is no other.
@@ -186,6 +227,8 @@ def _table_rows(path: Path, task: Task, config: Config) -> list[dict[str, Any]]:
     columns = {}
     for role, names in task.inputs.items():
         wanted = getattr(config, f"{role}_column")
+        if learnt is not None and role not in learnt and config.text_column:
+            continue  # training read the one column that was named, whatever stood beside it
         if known := [wanted] if wanted in found.features else usual_columns(found.features, names, set()):
             columns[role] = known[0]
         elif task.from_text is not None and (texts := usual_columns(found.features, TEXTS, set())):

@@ -92,6 +92,8 @@ def _data(config: Config, splits: Splits) -> dict[str, Any]:
         "labels": list(splits.labels),
         "sizes": {name: len(split) for name, split in parts.items() if split is not None},
         "fingerprint": splits.fingerprint,
+        "inputs": [name for name in get_task(config.task).inputs if name in splits.train.column_names],
+        "cut": [asdict(found) for found in splits.cut or ()],
         "copies": [asdict(found) for found in splits.copies.overlaps],
         "notes": list(splits.notes),
     }

@@ -52,6 +52,7 @@ from hf_ft.record import describe
 from hf_ft.target import Learning
 from hf_ft.tasks import Task, get_task
 from hf_ft.tracing import example_inputs
+from hf_ft.truncation import with_cut
 
 EVALUATIONS = 20
 """Most evaluations (and checkpoints) in a run whose epochs are so short that one each would be too many."""
@@ -169,6 +170,7 @@ def train(
     splits.target.higher_is_better(metric)
     splits.target.check_options(config, args)
     check_solver(config, plan.stages, loaded.groups)
+    splits = with_cut(splits, task, processor, config)
     learning = splits.target.learning(model, splits.train, splits.labels, config, args)
     encoded = [
         task.encode(learning.prepare(part), processor, config, training)

@@ -69,7 +69,8 @@ class Task:
     column holds. `reduce(logits, labels)` leaves of a batch's logits what is needed of them, and `gather(encoded,
     outputs)` makes outputs per example of outputs per encoded row, where these are not the same. `prepare(processor)`
     changes the processor before it is used and saved. `from_text(rows, processor)` makes the input columns of raw
-    texts, where the task's inputs are no texts.
+    texts, where the task's inputs are no texts. `limit(processor, config)` is the number of tokens at which `encode`
+    cuts a text, where it does.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Task:
     gather: Callable[[Dataset, Any], Any] | None = None
     prepare: Callable[[Any], Any] | None = None
     from_text: Callable[[list[dict[str, Any]], Any], dict[str, list[Any]]] | None = None
+    limit: Callable[[Any, Config], int] | None = None
 
     def target(self, name: str, remedy: str = "") -> Target:
         """The target of that name.

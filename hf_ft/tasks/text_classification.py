@@ -61,5 +61,6 @@ TASK = Task(
     training={"train_sampling_strategy": "group_by_length"},  # batches of like length waste little on padding
     encode=encode,
     collator=collator,
+    limit=longest,
     raw=raw,
 )

@@ -365,6 +365,7 @@ TASK = Task(
     training=text_classification.TASK.training,
     encode=text_classification.encode,
     collator=text_classification.collator,
+    limit=text_classification.longest,
     raw=text_classification.raw,
     label_names=("label", "labels", "score", "target", "value", "rating", "stars", "similarity_score", "price"),
     targets=lambda: (NUMBER,),
