@@ -30,7 +30,7 @@ from hf_ft.config import Config
 from hf_ft.cutting import CannotCut, Cut, Upper, find_cut, frozen_depth
 from hf_ft.depth_groups import Anatomy
 from hf_ft.feature_folders import default_root, make_room, spoken_size
-from hf_ft.feature_store import Features, FeatureStore, Layout, size_of
+from hf_ft.feature_store import Features, FeatureStore, Layout, Unusable, size_of, using
 from hf_ft.features import is_list
 from hf_ft.freezing import snapshot
 from hf_ft.lookup import UserError
@@ -158,6 +158,10 @@ def open_cache(job: Job) -> Cached:
     """
     try:
         return _opened(job)
+    except Unusable as reason:
+        if job.config.cache == "on":
+            raise
+        raise Live(f"{reason.why} (--cache_dir names another folder)") from reason
     except (Live, CannotCut) as reason:  # a cut may fail on a later example, such as the first that is very long
         if job.config.cache == "on" and str(reason):
             raise UserError(
@@ -378,8 +382,9 @@ def make_forecast(
     )
     examples, computed = sum(len(part.rows) for part in parts), sum(map(len, missing))
     whole = sum(len(part.rows) * often for part, often in zip(parts, reads, strict=True))
-    there = next(parent for parent in folder.parents if parent.exists())
-    free, saved = shutil.disk_usage(there).free, each * (whole - computed)
+    with using(folder, "read"):
+        free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
+    saved = each * (whole - computed)
     return Forecast(what, folder, examples, computed, needed, free, whole / examples, saved, solved)
 
 
@@ -392,10 +397,12 @@ def decide(job: Job, forecast: Forecast) -> None:
         raise Live(f"it needs {spoken_size(needed)}, and --cache_max_gb is {limit:g}")
     if needed > 0.95 * forecast.free:
         raise Live(
-            f"it needs {spoken_size(needed)}, and {job.root} has {spoken_size(forecast.free)} free (--cache_dir names "
-            "another folder)"
+            f"it needs {spoken_size(needed)}, and its folder has {spoken_size(forecast.free)} free (--cache_dir names "
+            "another one)"
         )
-    for entry in make_room(job.root, needed, int(limit * 1e9), forecast.folder) if needed else []:
+    with using(job.root, "written"):
+        removed = make_room(job.root, needed, int(limit * 1e9), forecast.folder) if needed else []
+    for entry in removed:
         tell(f"cache    removed {entry.what}, {spoken_size(entry.size)}: --cache_max_gb is {limit:g}", job.args)
 
 

@@ -86,6 +86,17 @@ def size_of(layouts: Sequence[Layout], count: int, total_length: int) -> int:
     return sum(sizes) + len(sizes) * NPY_HEADER
 
 
+class Unusable(UserError):
+    """The disk refuses to read or to write the cache; `why` says so without naming the folder."""
+
+    def __init__(self, folder: Path, purpose: str, error: OSError) -> None:
+        self.why = f"its folder cannot be {purpose}: {error.strerror or type(error).__name__}"
+        super().__init__(
+            f"The feature cache cannot be {purpose} in {folder}: {error.strerror}. Give another folder with "
+            "--cache_dir, make room with hf-ft cache clear, or train with --cache off."
+        )
+
+
 class FeatureStore:
     """The features that are kept under one key; makes nothing on disk until something is built.
 
@@ -123,7 +134,7 @@ class FeatureStore:
         nothing is left. When another process has built the same meanwhile, its shard stays and this one goes.
 
         Raises:
-            UserError: the folder cannot be written to, or has too little room.
+            Unusable: the folder cannot be written to, or has too little room.
             ValueError: examples that are none or not distinct, or lengths that do not go with the layouts.
             RuntimeError: rows that were not put, or other layouts than the key's shards have.
         """
@@ -135,14 +146,14 @@ class FeatureStore:
         begun, purpose = begun_folder(self.folder), f"written ({spoken_size(needed)})"
         started = time.perf_counter()
         try:
-            with _using(self.folder, purpose):
+            with using(self.folder, purpose):
                 self._mark_used()
                 remove_leftovers(self.folder)
                 begun.mkdir(parents=True)
                 _check_room(begun, needed)
                 writer = Writer(begun, wanted, layouts, lengths)
             yield writer
-            with _using(self.folder, purpose):
+            with using(self.folder, purpose):
                 seconds = time.perf_counter() - started
                 writer.finish(self._digest, seconds)
                 self._place(begun, self.folder / _digest_of(wanted), layouts, seconds / len(wanted))
@@ -165,7 +176,7 @@ class FeatureStore:
 
     def _shards(self) -> list[_Shard]:
         """The sound shards; those that have come since the last call are checked."""
-        with _using(self.folder, "read"):
+        with using(self.folder, "read"):
             for folder in shards(self.folder):
                 if folder.name in self._sound:
                     continue
@@ -437,15 +448,12 @@ def _check(examples: Fingerprints, layouts: tuple[Layout, ...], lengths: Integer
 
 
 @contextmanager
-def _using(folder: Path, purpose: str) -> Iterator[None]:
-    """Turn what the disk refuses (it is full, a quota, no permission) into one `UserError`."""
+def using(folder: Path, purpose: str) -> Iterator[None]:
+    """Turn what the disk refuses (it is full, a quota, no permission) into one `Unusable`."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"The feature cache cannot be {purpose} in {folder}: {error.strerror}. Give another folder with "
-            "--cache_dir, make room with hf-ft cache clear, or train with --cache off."
-        ) from error
+        raise Unusable(folder, purpose, error) from error
 
 
 def _check_room(folder: Path, needed: int) -> None:

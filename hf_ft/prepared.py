@@ -37,7 +37,7 @@ from hf_ft.cache import (
     make_forecast,
     tell,
 )
-from hf_ft.feature_store import Features, FeatureStore, Layout
+from hf_ft.feature_store import Features, FeatureStore, Layout, Unusable
 from hf_ft.images import ImageTransform, upright_rgb
 
 PACKAGES = ("pillow", "torchvision", "transformers")
@@ -107,6 +107,17 @@ def prepare(job: Job) -> tuple[list[Any], Facts | None]:
     parts: list[Any] = list(job.parts)
     if job.config.cache == "off" or not isinstance(parts[0], Dataset) or not is_image(parts[0]):
         return parts, None
+    try:
+        return _prepared(job, parts)
+    except Unusable as reason:
+        if job.config.cache == "on":
+            raise
+        tell(f"images   are decoded in every epoch: of the cache, {reason.why} (--cache_dir names another)", job.args)
+        return list(job.parts), None
+
+
+def _prepared(job: Job, parts: list[Any]) -> tuple[list[Any], Facts | None]:
+    """The parts with images from the store, where it can be used; replaces them in the list that is given."""
     facts: Facts = {}
     random = job.config.augment not in (None, "none")
     trial = _tried(job.processor, parts[0])
