@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy
 from hf_ft.freezing import FrozenMode, freeze, quiet_modules
 from hf_ft.images import ImageTransform
-from hf_ft.lookup import UserError
+from hf_ft.lookup import UserError, shorten
 from hf_ft.plan import plan_method
 
 
@@ -30,16 +31,18 @@ class FeatureCache:
     Args:
         model: a classifier of transformers.
         method: what trains, as in `freeze`.
-        train: rows with `labels` and either what the model takes, tokenised but not padded, or a column `image`.
+        train: rows with `labels` and either what the model takes, tokenised but not padded, or a column `image`; other
+            columns, such as the raw text, are left out.
         validation: the same for evaluation.
         processor: the tokenizer, or the image processor, which prepares images without augmentation.
-        args: the settings of the `Trainer` to come; epochs, precision and device are read.
+        args: the settings of the `Trainer` to come; epochs, precision and device are read, and `remove_unused_columns`
+            is set to False: `Trainer` would take the features for columns that the model does not know.
         collator: makes a batch of tokenised rows; by default it pads to the longest.
         cache_dir: the folder of the features; by default that of `hf-ft cache`.
         groups: the depth groups, if they are known.
 
     Raises:
-        UserError: nothing is frozen, or what is frozen is no fixed function; says why.
+        UserError: rows without labels or inputs, nothing is frozen, or what is frozen is no fixed function; says why.
     """
 
     def __init__(
@@ -58,7 +61,8 @@ class FeatureCache:
         groups = groups if groups is not None else anatomy(model)
         freeze(model, method, groups).remove()
         stage = plan_method(method, groups, args.num_train_epochs, 1.0).stages[0]
-        parts = [rows for rows in (train, validation) if rows is not None]
+        parts = [_read_columns(rows, model) for rows in (train, validation) if rows is not None]
+        args.remove_unused_columns = False
         if is_image(train):
             parts = [rows.with_transform(ImageTransform(processor, "none")) for rows in parts]
         collator = collator or (default_data_collator if is_image(train) else DataCollatorWithPadding(processor))
@@ -86,6 +90,28 @@ class FeatureCache:
     ) -> None:
         self._installed.__exit__(kind, error, trace)
         self._frozen.remove()
+
+
+def _read_columns(rows: Dataset, model: PreTrainedModel) -> Dataset:
+    """Rows with the columns alone that training reads.
+
+    Raises:
+        UserError: labels or inputs are missing.
+    """
+    there = shorten(rows.column_names)
+    if "labels" not in rows.column_names:
+        raise UserError(
+            f"FeatureCache needs a column 'labels', and the rows have {there}. Rename theirs: "
+            "rows.rename_column('label', 'labels')."
+        )
+    taken = ["image"] if is_image(rows) else [name for name in signature(model.forward).parameters if name != "labels"]
+    inputs = [name for name in rows.column_names if name in taken]
+    if not inputs:
+        raise UserError(
+            f"FeatureCache needs rows with a column 'image', or with what the tokenizer makes of a text (input_ids, "
+            f"attention_mask); these have {there}. Tokenise them: rows.map(lambda row: tokenizer(row['text']))."
+        )
+    return rows.select_columns([*inputs, "labels"])
 
 
 def _total(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

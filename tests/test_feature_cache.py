@@ -113,6 +113,37 @@ def test_trains_as_without_it(kind: str, method: str, tmp_path: Path, request: p
     assert (moved == above) == (method == "head")
 
 
+def test_as_the_readme_shows_it(text_model: str, text_data: str, tmp_path: Path) -> None:
+    """Settings of `Trainer` by default, rows that still hold their texts: it trains what `freeze` leaves."""
+    tokenizer = AutoTokenizer.from_pretrained(text_model)
+    model = AutoModelForSequenceClassification.from_pretrained(text_model, num_labels=2)
+    rows = load_dataset("csv", data_files=str(Path(text_data) / "train.csv"), split="train")
+    rows = rows.class_encode_column("label").rename_column("label", "labels")
+    rows = rows.map(lambda batch: tokenizer(batch["text"]), batched=True)
+    assert "text" in rows.column_names
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    args = TrainingArguments(output_dir=str(tmp_path / "own"), num_train_epochs=2, report_to=[], use_cpu=True)
+    assert args.remove_unused_columns
+    with FeatureCache(model, "last_n:1", rows, processor=tokenizer, args=args, cache_dir=str(tmp_path / "c")) as cached:
+        sides = {"model": cached.model, "train_dataset": cached.train, "data_collator": cached.collator}
+        Trainer(args=args, compute_loss_func=cached.loss, **sides).train()
+    assert cached.facts["computed"] == len(rows)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    top = {name for group in anatomy(model) if group.name in ("block 2", "neck", "head") for name in group.parameters}
+    assert moved == top
+
+
+def test_rows_that_cannot_be_read_are_told(texts: Subject, tmp_path: Path) -> None:
+    """No labels, or nothing that the model takes: one line with the remedy."""
+    model, tokenizer, rows, _ = texts
+    settings = {"processor": tokenizer, "args": arguments(tmp_path), "cache_dir": str(tmp_path)}
+    with pytest.raises(UserError, match=r"needs a column 'labels'.*rename_column"):
+        FeatureCache(model, "head", rows.rename_column("labels", "label"), **settings)
+    raw = rows.select_columns(["labels"]).add_column("text", ["a film"] * len(rows))
+    with pytest.raises(UserError, match=r"input_ids.*these have labels, text"):
+        FeatureCache(model, "head", raw, **settings)
+
+
 def test_what_is_not_fixed_is_refused(texts: Subject, tmp_path: Path) -> None:
     """Where nothing is frozen, or adapters are asked for, there is one error and no cache."""
     model, tokenizer, rows, _ = texts
