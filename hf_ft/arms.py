@@ -237,7 +237,10 @@ class Bench:
         path = self.folder / f"{arm.name}.json"
         if not path.exists() or not self._drawn(arm).exists():
             return None
-        found = Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            found = Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):  # damaged: it is trained again
+            return None
         return None if found.error else found
 
     def draws(self, arm: Arm) -> Floats:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft import __version__
+from hf_ft.finished import COMPARISON, SEARCH, read_record, read_run
 from hf_ft.lookup import UserError, choose
 from hf_ft.ranges import check_range
 
@@ -29,7 +30,13 @@ def run(command: Callable[[], Any]) -> int:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when `datasets` is imported
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read this has seen enough, as in `hf-ft methods | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
+        return 141  # what a shell says of a process that SIGPIPE ended
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,11 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `hf-ft`; returns the exit code: 0 success, 2 a mistake of the user's."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
+        return run(lambda: print(_overview()))
     if words[0] == "--version":
-        print(f"hf-ft {__version__}")
-        return 0
+        return run(lambda: print(f"hf-ft {__version__}"))
     name, rest = words[0], words[1:]
     return run(lambda: COMMANDS[choose(name, COMMANDS, "command", "See hf-ft --help.")](rest))
 
@@ -82,8 +87,7 @@ def _check_result(folder: str) -> None:
     from hf_ft.config import check_path
 
     check_path(str(Path(folder).expanduser().absolute()), "result folder")
-    if not Path(folder).expanduser().joinpath("run.json").is_file():
-        raise UserError(f"{folder} holds no finished run (no run.json in it). Give the --output_dir of a training run.")
+    read_run(Path(folder).expanduser())
 
 
 def train(argv: Sequence[str]) -> None:
@@ -101,9 +105,12 @@ def _redrawn(layers: Sequence[tuple[str, Any]], holds: str) -> Path | None:
         return None
     if layers[-1][1]:
         raise UserError(f"--redraw takes no other option: what is drawn stands in {holds}.")
-    if not Path(folder).expanduser().joinpath(holds).is_file():
-        raise UserError(f"{folder} holds no {holds}. Give the --output_dir of a run that has finished.")
-    return Path(folder).expanduser()
+    path = Path(folder).expanduser() / holds
+    if holds == "compare.json":
+        read_record(path, COMPARISON, "finished comparison")
+    else:
+        read_record(path, SEARCH, "finished search")
+    return path.parent
 
 
 def compare(argv: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from hf_ft import __version__, figures
 from hf_ft.arms import Arm, Bench, Outcome
 from hf_ft.depths import candidates
+from hf_ft.finished import COMPARISON, drawing, read_record
 from hf_ft.grid import DEPTHS, Grid, clear, read_grid
 from hf_ft.lookup import UserError, shorten, split_argument
 from hf_ft.paired import Seeds, difference, mean_interval
@@ -116,8 +117,8 @@ def check_same(path: Path, record: Mapping[str, Any], kind: str) -> Record:
     if not path.exists():
         return {}
     try:
-        there: Record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        there: Record = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
         raise UserError(
             f"{path} cannot be read, so what is in its folder is not known. Choose another folder."
         ) from None
@@ -398,12 +399,9 @@ def redraw(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    path = folder / "compare.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if "rows" not in record:
-        what = "a comparison that has not finished" if record else "no comparison (no compare.json in it)"
-        raise UserError(f"{folder} holds {what}. Give the --output_dir of a finished hf-ft compare.")
-    return publish(record, folder)
+    record = read_record(folder / "compare.json", COMPARISON, "finished comparison")
+    with drawing(folder / "compare.json"):
+        return publish(record, folder)
 
 
 def table(record: Record, size: int | None) -> tuple[list[str], list[list[str]]]:

@@ -541,7 +541,7 @@ def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
     for kind, source in (("model", config.model), ("dataset", config.dataset)):
         if path == Path(source).expanduser().absolute():
             raise UserError(f"The output folder {output_dir} is the {kind}'s own folder. Choose another folder.")
-    if why := _not_made(path):
+    if why := not_made(path):
         raise UserError(f"No output folder {_short(output_dir)} can be made: {why}. Choose another folder.")
     if not path.is_dir() or not any(path.iterdir()):
         return
@@ -559,8 +559,8 @@ def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
     )
 
 
-def _not_made(path: Path) -> str:
-    """Why no folder of that name can be made or written to, empty where it can."""
+def not_made(path: Path) -> str:
+    """Why no folder or file of that name can be made or written to, empty where it can."""
     there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not there.is_dir():
         return f"{there} is {'a file' if there.exists() else 'a link to nothing'}"

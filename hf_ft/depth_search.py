@@ -26,6 +26,7 @@ from hf_ft.config import Settings, build, normalise
 from hf_ft.depth_picture import draw_depths
 from hf_ft.depths import Search, candidates, kept, read_search, rungs
 from hf_ft.evidence import gather_evidence
+from hf_ft.finished import SEARCH, drawing, read_record
 from hf_ft.grid import Layer, clear
 from hf_ft.lookup import UserError, split_argument
 from hf_ft.paired import difference, mean_interval
@@ -434,12 +435,9 @@ def redraw(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    path = folder / FILE
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if "cost" not in record:
-        what = "a search that has not finished" if record else f"no search (no {FILE} in it)"
-        raise UserError(f"{folder} holds {what}. Give the --output_dir of a finished hf-ft depth.")
-    return publish(record, folder)
+    record = read_record(folder / FILE, SEARCH, "finished search")
+    with drawing(folder / FILE):
+        return publish(record, folder)
 
 
 # --- Method `auto` ----------------------------------------------------------------------------------------------------

@@ -58,7 +58,6 @@ def _one_layer() -> Any:
         def __init__(self, config: PreTrainedConfig) -> None:
             super().__init__(config)
             self.layer = torch.nn.Linear(1, 1)
-            self.layer.requires_grad_(True)
 
     return OneLayer(PreTrainedConfig())
 

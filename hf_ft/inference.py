@@ -16,12 +16,13 @@ from datasets import Dataset, Image
 from transformers import PreTrainedModel
 
 from hf_ft.columns import usual_columns
-from hf_ft.config import Config, check_path
+from hf_ft.config import Config, check_path, not_made
 from hf_ft.data import load_rows
 from hf_ft.evaluation import Results, add_scores, predict_outputs
+from hf_ft.finished import read_run
 from hf_ft.folders import check_names, files_below, readable
 from hf_ft.lookup import UserError, shorten
-from hf_ft.model import quiet_loading
+from hf_ft.model import first_line, quiet_loading
 from hf_ft.report import text_table, title
 from hf_ft.sources import IMAGES, TABLES, read_image, read_tables
 from hf_ft.tasks import Task, get_task
@@ -38,21 +39,28 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, An
     """The record, task, model and processor of a result folder.
 
     Raises:
-        UserError: its model calls its outputs otherwise than the run did.
+        UserError: something in it is missing or damaged, or its model calls its outputs otherwise than the run did.
     """
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = read_run(folder)
     task = get_task(record["task"])
-    with quiet_loading():
-        model = getattr(transformers, task.auto_class).from_pretrained(folder).eval()
-        processor_class = transformers.AutoImageProcessor if task.modality == "image" else transformers.AutoTokenizer
-        processor = processor_class.from_pretrained(folder)
+    processor_class = transformers.AutoImageProcessor if task.modality == "image" else transformers.AutoTokenizer
+    try:
+        with quiet_loading():
+            auto = getattr(transformers, task.auto_class)
+            model, info = auto.from_pretrained(folder, output_loading_info=True)
+            processor = processor_class.from_pretrained(folder)
+    except Exception as error:  # whatever damaged files make transformers raise
+        told = first_line(f"Cannot load the model in {folder}", error)
+        raise UserError(f"{told} Copy the folder anew, or train again.") from error
+    if lost := [name for name, _ in model.named_parameters() if name in info["missing_keys"]]:
+        raise UserError(f"The weights in {folder} lack {shorten(lost, 3)}, which would be random. Train again.")
     names, trained = list((model.config.id2label or {}).values()), record["data"]["labels"]
     if names != trained:
         raise UserError(
             f"The model in {folder} has the labels {shorten(names, 5)} in its config.json, and its run.json says that "
             f"it was trained on {shorten(trained, 5)}. One of the two was changed: train again, or put it right."
         )
-    return record, task, model, processor
+    return record, task, model.eval(), processor
 
 
 def _config_of(record: Mapping[str, Any], **changes: Any) -> Config:
@@ -98,6 +106,10 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
     """
     if output is not None:
         check_path(str(Path(output).expanduser().absolute().parent), "folder for the output")
+        if Path(output).expanduser().is_dir():
+            raise UserError(f"--output {output} is a folder. Name a file in it that ends in .csv or .jsonl.")
+        if why := not_made(Path(output).expanduser().absolute()):
+            raise UserError(f"--output {output} cannot be written: {why}. Choose another file.")
     record, task, model, processor = load_folder(folder)
     config = _config_of(record)
     learnt = record["data"].get("inputs")  # not in the records of earlier versions
@@ -116,7 +128,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
     if output is None:
         _write_csv(columns, predictions, sys.stdout)
         return
-    with Path(output).open("w", encoding="utf-8", newline="") as file:
+    with Path(output).expanduser().open("w", encoding="utf-8", newline="") as file:
         if output.endswith(".jsonl"):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
         else:
@@ -139,8 +151,9 @@ def _image_rows(inputs: Sequence[str]) -> dict[str, list[str]]:
             check_path(os.path.abspath(path), "file or folder")
         paths += _images_below(path) if path.is_dir() else [path]
     check_names(map(str, paths))
-    if not paths:
-        raise UserError(f"No images in {', '.join(inputs)}. Known are files that end in {', '.join(IMAGES)}.")
+    if not paths or not all(item.strip() for item in inputs):
+        listed = ", ".join(map(repr, inputs))
+        raise UserError(f"No images in {listed}. Known are files that end in {', '.join(IMAGES)}.")
     contents = (read_image({"image": {"path": str(path), "bytes": None}}) for path in paths)
     bad = [f"{path} ({why})" for path, why in zip(paths, contents, strict=True) if isinstance(why, str)]
     if bad:
@@ -171,7 +184,11 @@ def _text_rows(
         if path.suffix.lower() in TABLES:
             rows += _table_rows(path, task, config, learnt)
         elif os.path.isfile(path):
-            rows += [{"text": line} for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            rows += _lines(path.read_bytes(), item)
+        elif item == "-":
+            rows += _lines(sys.stdin.buffer.read(), "standard input")
+        elif not item.strip():
+            raise UserError("An input is empty. Give files, text itself, or - for lines of standard input.")
         elif path.suffix == ".txt":
             check_path(str(path.absolute()), "file")
         elif os.path.isdir(path):
@@ -187,6 +204,22 @@ def _text_rows(
     roles = [role for role in task.inputs if any(role in row for row in rows)]
     columns = {role: [row.get(role, "") for row in rows] for role in roles}
     return {"input": [" | ".join(row.values()) for row in rows]} | columns
+
+
+def _lines(content: bytes, name: str) -> list[dict[str, Any]]:
+    """The lines of a text in UTF-8, without empty ones."""
+    if b"\0" in content or content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        kind = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "no text but binary data"
+        raise UserError(f"{name} is {kind}. Give text in UTF-8, one input on each line.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{name} is not in UTF-8: line {line} holds the byte 0x{content[error.start]:02x}. Save it in UTF-8, for "
+            "example with iconv -f latin1 -t utf8."
+        ) from None
+    return [{"text": line} for line in text.splitlines() if line.strip()]
 
 
 def _check_pairs(rows: Sequence[Mapping[str, Any]], learnt: Sequence[str], config: Config) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_ft.config import Config
@@ -77,7 +76,7 @@ def load_model(
         model, new, loaded, groups = load_weights(config, task.auto_class, folder, settings, previous, notes)
     else:
         auto = getattr(transformers, task.auto_class)
-        model, loaded = auto.from_config(settings, trust_remote_code=config.trust_remote_code), 0
+        model, loaded = from_config(auto, config, settings), 0
         new, groups = {name for name, _ in model.named_parameters()}, anatomy(model)
     if shared := undeclared_sharing(model):
         raise UserError(
@@ -91,6 +90,19 @@ def load_model(
             "with the batch size"
         )
     return model, processor, _report(config, folder, settings, new, loaded, groups, notes)
+
+
+def from_config(auto: Any, config: Config, settings: PreTrainedConfig) -> PreTrainedModel:
+    """A model with random weights.
+
+    Raises:
+        UserError: the model's code cannot make one of its config.
+    """
+    try:
+        model: PreTrainedModel = auto.from_config(settings, trust_remote_code=config.trust_remote_code)
+    except Exception as error:
+        raise UserError(first_line(f"Cannot make a model of the config.json of '{config.model}'", error)) from error
+    return model
 
 
 def load_weights(
@@ -160,9 +172,9 @@ def find_settings(name: str, revision: str | None = None, trust_remote_code: boo
         )
     try:
         return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what is wrong in a config shows in as many kinds as there are models
         remedy = "" if path.is_dir() else " Check the name and the network, or give a folder."
-        raise UserError(_first_line(f"Cannot load the model '{name}'", error) + remedy) from error
+        raise UserError(first_line(f"Cannot load the model '{name}'", error) + remedy) from error
 
 
 def name_outputs(settings: PreTrainedConfig, labels: Sequence[str], previous: Sequence[str]) -> None:
@@ -229,17 +241,17 @@ def _load_processor(config: Config, folder: str, settings: PreTrainedConfig, tas
     if task.modality == "text":
         try:
             return AutoTokenizer.from_pretrained(folder, **options), []
-        except (OSError, ValueError) as error:
-            raise UserError(_first_line(f"Cannot load the tokenizer of '{config.model}'", error)) from error
+        except Exception as error:  # tokenizers raise what their files make them stumble over
+            raise UserError(first_line(f"Cannot load the tokenizer of '{config.model}'", error)) from error
     if settings.model_type == "timm_wrapper":
         from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
         return TimmWrapperImageProcessor(settings.pretrained_cfg, settings.architecture), []
     try:
         return AutoImageProcessor.from_pretrained(folder, **options), []
-    except (OSError, ValueError) as error:
+    except Exception as error:
         if not Path(folder).is_dir() or (Path(folder) / "preprocessor_config.json").exists():
-            raise UserError(_first_line(f"Cannot load the image processor of '{config.model}'", error)) from error
+            raise UserError(first_line(f"Cannot load the image processor of '{config.model}'", error)) from error
     size = getattr(settings, "image_size", None) or 224
     height, width = size if isinstance(size, list | tuple) else (size, size)
     note = f"the model has no preprocessor_config.json: images are resized to {height}x{width} and scaled to -1..1"
@@ -275,9 +287,10 @@ def _pretrained(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, SafetensorError) as error:
-        message = _first_line(f"Cannot load weights of '{config.model}'", error)
-        hint = " Only safetensors are read; --allow_pickle reads pickled weights too." if _pickled(folder) else ""
+    except Exception as error:  # a broken pickle, a size that is none, an activation that nobody knows
+        message = first_line(f"Cannot load weights of '{config.model}'", error)
+        ignored = _pickled(folder) and not config.allow_pickle
+        hint = " Only safetensors are read; --allow_pickle reads pickled weights too." if ignored else ""
         scratch = " To train this architecture from random weights use --method scratch." if not hint else ""
         raise UserError(message + (hint or scratch)) from error
     new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
@@ -418,6 +431,10 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(what: str, error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"{what}: {text.rstrip('.')}."
+def first_line(what: str, error: Exception) -> str:
+    """What went wrong and the first line of an error of many lines; two where the first announces the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
+    if not isinstance(error, OSError | ValueError | RuntimeError | ImportError) or not text:
+        text = f"{type(error).__name__}: {text}".rstrip(": ")
+    return f"{what}: {text}."

@@ -25,14 +25,15 @@ KEYS = tuple(item.name for item in dataclasses.fields(Stage))
 class _Loader(yaml.SafeLoader):
     """YAML in which a key given twice is a mistake; PyYAML keeps the last and says nothing."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping whose keys differ."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Read a mapping whose keys differ; merge keys (`<<: *base`) are none, and what they bring may be replaced."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for tag, key in keys:
+            if keys.count((tag, key)) > 1 and not tag.endswith(":merge"):
                 line = node.start_mark.line + 1
                 raise UserError(f"'{key}' is given twice in the mapping that begins in line {line}. Keep one of them.")
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def read_yaml(path: str, option: str, content: str) -> dict[str, Any]:

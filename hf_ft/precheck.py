@@ -11,7 +11,7 @@ from transformers.initialization import no_init_weights
 
 from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy
-from hf_ft.model import check_kind, find_settings, quiet_loading
+from hf_ft.model import check_kind, find_settings, from_config, quiet_loading
 from hf_ft.plan import plan_method, plan_stages
 from hf_ft.tasks import get_task
 
@@ -44,4 +44,4 @@ def bare_groups(config: Config, found: Any) -> Anatomy:
     """The depth groups of a model built from its config, whose weights are not even initialised."""
     auto = getattr(transformers, get_task(config.task).auto_class)
     with quiet_loading(), torch.random.fork_rng(), no_init_weights():
-        return anatomy(auto.from_config(found, trust_remote_code=config.trust_remote_code))
+        return anatomy(from_config(auto, config, found))

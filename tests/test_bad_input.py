@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -182,6 +184,49 @@ def replaced(folder: Path, name: str, content: str) -> Path:
     """A folder in which one file has another content."""
     (folder / name).write_text(content)
     return folder
+
+
+def file(world: World, name: str, content: bytes) -> str:
+    """A new file."""
+    path = world.folder / name
+    path.write_bytes(content)
+    return str(path)
+
+
+def folder(world: World, name: str) -> str:
+    """A new folder."""
+    (world.folder / name).mkdir()
+    return str(world.folder / name)
+
+
+def changed(world: World, run: str, name: str, content: bytes | int | None) -> Path:
+    """A copy of a finished run with one file of other content, cut off after so many bytes, or without it."""
+    copy = world.folder / "run"
+    shutil.copytree(world.runs[run], copy)
+    if content is None:
+        return without(copy, name)
+    (copy / name).write_bytes((copy / name).read_bytes()[:content] if isinstance(content, int) else content)
+    return copy
+
+
+def fewer_weights(world: World) -> Path:
+    """A copy of a finished run whose weights lack one tensor."""
+    from safetensors.torch import load_file, save_file
+
+    copy = changed(world, "text", "run.json", 10**9)
+    weights = load_file(copy / "model.safetensors")
+    del weights["classifier.bias"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def drawn(world: World, name: str, text: str) -> Path:
+    """A folder with a record from which pictures are to be drawn."""
+    (world.folder / name).write_text(text, encoding="latin-1")
+    return world.folder
+
+
+EMPTY_COMPARISON = {"rows": [{}], "metric": "accuracy", "data": {}, "model": {}, "advice": [], "machine": {}}
 
 
 def beside_a_model(world: World) -> Path:
@@ -452,6 +497,26 @@ MODELS: dict[str, Mistake] = {
         r"'.*/model' does not fit its weights: 9 tensors of the backbone would be random, not pretrained: "
         r"bert\.encoder\.layer\.0\.intermediate\.dense\.bias, .* and 6 more\. Check config\.json .*",
     ),
+    "size that is text": (
+        lambda w: w.train(model=w.copy("text", hidden_size="32")),
+        r"Cannot load the model '.*/model': .*'hidden_size'.* expected int, got str .*",
+    ),
+    "size of zero": (
+        lambda w: w.train(model=w.copy("text", hidden_size=0)),
+        r"Cannot load weights of '.*/model': .*",
+    ),
+    "activation that nobody knows": (
+        lambda w: w.train(method="scratch", model=w.copy("text", hidden_act="gelo")),
+        r"Cannot make a model of the config\.json of '.*/model': KeyError: 'gelo'\.",
+    ),
+    "pickle that is none": (
+        lambda w: w.train(model=replaced(pickled(w.copy("text")), "pytorch_model.bin", "no pickle"), allow_pickle=True),
+        r"Cannot load weights of '.*/model': .*\. To train this architecture from random weights use .*",
+    ),
+    "empty pickle": (
+        lambda w: w.train(model=replaced(pickled(w.copy("text")), "pytorch_model.bin", ""), allow_pickle=True),
+        r"Cannot load weights of '.*/model': EOFError\. To train .*",
+    ),
     "more layers than there are weights": (
         lambda w: w.train(model=w.copy("text", num_hidden_layers=4)),
         r"'.*/model' does not fit its weights: 16 tensors of the backbone would be random, not pretrained: "
@@ -687,7 +752,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "push: folder without run.json": (
         lambda w: ["push", w.models["text"], "--repo_id", "me/name"],
-        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of a training run\.",
+        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of one\.",
     ),
     "push: no such folder": (
         lambda w: ["push", str(w.old_run("done").with_name("doen")), "--repo_id", "me/name"],
@@ -699,7 +764,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "evaluate: folder without run.json": (
         lambda w: ["evaluate", w.models["text"], "--dataset", w.data["text"]],
-        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of a training run\.",
+        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of one\.",
     ),
     "evaluate: no such data set": (
         lambda w: ["evaluate", w.runs["text"], "--dataset", str(w.table(test=OPINIONS).with_name("tabel"))],
@@ -719,7 +784,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "predict: folder without run.json": (
         lambda w: ["predict", w.models["text"], "a film"],
-        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of a training run\.",
+        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of one\.",
     ),
     "predict: no such folder": (
         lambda w: ["predict", "nowhere", "a film"],
@@ -740,6 +805,86 @@ OTHERS: dict[str, Mistake] = {
     "predict: image cut off": (
         lambda w: ["predict", w.runs["image"], str(w.images("test/red/0.png") / "test")],
         r"1 of 18 images cannot be read: .*/test/red/0\.png \(.*\)\.",
+    ),
+    "predict: binary data for text": (
+        lambda w: ["predict", w.runs["text"], file(w, "data.bin", bytes(range(256)))],
+        r".*/data\.bin is no text but binary data\. Give text in UTF-8, one input on each line\.",
+    ),
+    "predict: UTF-16": (
+        lambda w: ["predict", w.runs["text"], file(w, "new.txt", "a film\n".encode("utf-16"))],
+        r".*/new\.txt is UTF-16\. Give text in UTF-8, one input on each line\.",
+    ),
+    "predict: Latin 1": (
+        lambda w: ["predict", w.runs["text"], file(w, "new.txt", "fine\ncaf\xe9\n".encode("latin-1"))],
+        r".*/new\.txt is not in UTF-8: line 2 holds the byte 0xe9\. Save it in UTF-8, .*",
+    ),
+    "predict: a table in Latin 1": (
+        lambda w: ["predict", w.runs["text"], file(w, "new.csv", "text\ncaf\xe9\n".encode("latin-1"))],
+        r".*/new\.csv cannot be read: 'utf-8' codec can't decode byte 0xe9 .*",
+    ),
+    "predict: nothing": (
+        lambda w: ["predict", w.runs["text"], ""],
+        r"An input is empty\. Give files, text itself, or - for lines of standard input\.",
+    ),
+    "predict: no image": (
+        lambda w: ["predict", w.runs["image"], ""],
+        r"No images in ''\. Known are files that end in \.jpg, .*",
+    ),
+    "predict: output that is a folder": (
+        lambda w: ["predict", w.runs["text"], "a film", "--output", folder(w, "new.csv")],
+        r"--output .*/new\.csv .*\.",
+    ),
+    "predict: output where nobody can write": (
+        lambda w: ["predict", w.runs["text"], "a film", "--output", "/proc/x.csv"],
+        r"--output /proc/x\.csv cannot be written: /proc cannot be written to\. Choose another file\.",
+    ),
+    "predict: broken record": (
+        lambda w: ["predict", str(changed(w, "text", "run.json", b"{")), "a film"],
+        r".*/run\.json is damaged \(.*line 1 column 2 .*\)\. Run the command that wrote it again\.",
+    ),
+    "evaluate: empty record": (
+        lambda w: ["evaluate", str(changed(w, "text", "run.json", b"")), "--dataset", w.data["text"]],
+        r".*/run\.json is damaged \(.*\)\. Run the command that wrote it again\.",
+    ),
+    "predict: record of another program": (
+        lambda w: ["predict", str(changed(w, "text", "run.json", b'{"loss": 1}')), "a film"],
+        r".*/run\.json is no record of a finished run: it lacks task, settings, data, .*",
+    ),
+    "predict: no weights": (
+        lambda w: ["predict", str(changed(w, "text", "model.safetensors", None)), "a film"],
+        r"Cannot load the model in .*: .*model\.safetensors.*\. Copy the folder anew, or train again\.",
+    ),
+    "predict: weights cut off": (
+        lambda w: ["predict", str(changed(w, "text", "model.safetensors", 1000)), "a film"],
+        r"Cannot load the model in .*: .*\. Copy the folder anew, or train again\.",
+    ),
+    "evaluate: weights of nothing": (
+        lambda w: ["evaluate", str(changed(w, "image", "model.safetensors", b"")), "--dataset", w.data["image"]],
+        r"Cannot load the model in .*: .*\. Copy the folder anew, or train again\.",
+    ),
+    "predict: weights that lack some": (
+        lambda w: ["predict", str(fewer_weights(w)), "a film"],
+        r"The weights in .* lack classifier\.bias, which would be random\. Train again\.",
+    ),
+    "compare: broken record to draw": (
+        lambda w: ["compare", "--redraw", str(drawn(w, "compare.json", "{"))],
+        r".*/compare\.json is damaged \(.*\)\. Run the command that wrote it again\.",
+    ),
+    "compare: record of something else to draw": (
+        lambda w: ["compare", "--redraw", str(drawn(w, "compare.json", "[]"))],
+        r".*/compare\.json is no record of a finished comparison: it lacks rows, metric, .*",
+    ),
+    "compare: record to draw without what its rows need": (
+        lambda w: ["compare", "--redraw", str(drawn(w, "compare.json", json.dumps(EMPTY_COMPARISON)))],
+        r".*/compare\.json is damaged \(KeyError: .*\)\. Run the command that wrote it again\.",
+    ),
+    "depth: broken record to draw": (
+        lambda w: ["depth", "--redraw", str(drawn(w, "depth.json", "\xff"))],
+        r".*/depth\.json is damaged \(.*\)\. Run the command that wrote it again\.",
+    ),
+    "depth: nothing to draw": (
+        lambda w: ["depth", "--redraw", w.runs["text"]],
+        r".*/text holds no finished search \(no depth\.json in it\)\. Give the --output_dir of one\.",
     ),
     "predict: output of another kind": (
         lambda w: ["predict", w.runs["text"], "a film", "--output", "x.txt"],
@@ -878,3 +1023,26 @@ def test_exit_codes_of_a_real_process(code: int, tmp_path: Path) -> None:
     assert re.fullmatch(out, done.stdout)
     assert re.fullmatch(err, done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_of_standard_input(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-` stands for them, alone or among other inputs; the order is that of the command line."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a bad film\n\na good one\n")))
+    assert main(["predict", world.runs["text"], "first", "-", "last"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["input"] for row in rows] == ["first", "a bad film", "a good one", "last"]
+
+
+@pytest.mark.parametrize("words", [["methods"], ["--help"], ["--version"], ["models"], ["train", "--help_training"]])
+def test_a_reader_that_has_seen_enough(words: list[str]) -> None:
+    """As in `hf-ft methods | head -1`: no traceback, and no complaint of the interpreter as it ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_ft", *words], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 141

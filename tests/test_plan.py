@@ -541,6 +541,16 @@ def test_wrong_plans(text: str, tmp_path: Path) -> None:
         own_stages(text, tmp_path)
 
 
+def test_merge_keys_of_yaml(tmp_path: Path) -> None:
+    """`<<: *base` brings the keys of another stage, which the stage may replace; a key given twice is still told."""
+    base = "stages:\n  - &base {name: a, trains: head, scale: 2}\n  - {<<: *base, name: b, trains: all}\n"
+    first, second = own_stages(base, tmp_path)
+    assert (first.name, first.trains, first.scale) == ("a", "head", 2)
+    assert (second.name, second.trains, second.scale) == ("b", "all", 2)
+    with pytest.raises(UserError, match="'name' is given twice"):
+        own_stages(base.replace("name: b", "name: b, name: c"), tmp_path)
+
+
 ALL = "stem: train, 'block 0-': train, neck: train"
 UNFIT_STAGES = {
     "groups: {head: train}": r"groups leaves out stem, block 0, block 1, block 2, neck\. Give each group",

@@ -21,6 +21,7 @@ LAYERS = {
         "__init__",
         "lookup",
         "ranges",
+        "finished",
         "output_folder",
         "resampling",
         "paired",
