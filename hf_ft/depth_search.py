@@ -24,7 +24,7 @@ from hf_ft.arms import Arm, Bench, Outcome
 from hf_ft.comparison import Record, check_same, ran_live, seeds_of, write
 from hf_ft.config import Settings, build, normalise
 from hf_ft.depth_picture import draw_depths
-from hf_ft.depths import Search, candidates, kept, read_search, rungs
+from hf_ft.depths import FEWEST, Search, candidates, kept, read_search, rungs
 from hf_ft.evidence import gather_evidence
 from hf_ft.finished import SEARCH, drawing, read_record
 from hf_ft.grid import Layer, clear
@@ -33,11 +33,6 @@ from hf_ft.paired import difference, mean_interval
 from hf_ft.report import markdown_table, text_table, wrapped
 
 FILE = "depth.json"
-FEWEST = 50
-"""Steps that a training needs before its score says something: the sixth of what methods make by default at least.
-
-MiniLM on 320 sentences of SST-2 (seed 0, batch 32): 0.56 after 30 steps of last_n:4, 0.78 after 60.
-"""
 
 
 def depth(**settings: Any) -> Record:
@@ -124,31 +119,41 @@ class Race:
         alive = [frozen for frozen in self.methods if frozen not in solved]
         own = self.rung("Head, which stands by", solved, 1.0) if solved else []
         last: list[Record] = []
-        self.warn(alive)
-        for number, (share, count) in enumerate(plan := rungs(len(alive)), start=1):
+        plan = self.plan(alive)
+        for number, (share, count) in enumerate(plan, start=1):
             going = "goes on" if count == 1 else "go on"
             last = self.rung(
                 f"Rung {number} of {len(plan)}: the best {count} {going}", alive, share, len(plan) - number
             )
             alive = kept({row["frozen"]: self.sign * row["mean"] for row in last}, count)
         best = self.best([*own, *(row for row in last if row["frozen"] in alive)])
-        if alive and (best is None or best in own):
+        if alive and (best is None or best in own) and plan[-1:] != [(1.0, 1)]:
             own = [*own, *self.rung("Head is ahead: the best of the others too", alive, 1.0)]
             best = self.best(own)
         if best is None:
             raise UserError(f"All {len(self.trained)} trainings failed, the first with: {self.record['failed'][0]}")
-        return {**best, "close": self.close(best, [*own, *last])}
+        return {**best, "close": self.close(best, [*own, *last]), "contradicted": self.contradicted(best)}
 
-    def warn(self, depths: Sequence[int]) -> None:
-        """Note it where the first rung will be too short to tell depths apart."""
-        steps = [self.full_length(frozen)[1] * rungs(len(depths))[0][0] for frozen in depths if len(depths) > 1]
-        if steps and min(steps) < FEWEST:
+    def plan(self, depths: Sequence[int]) -> list[tuple[float, int]]:
+        """The rungs for these depths; notes it where even their own length is too short to tell them apart."""
+        steps = min((self.full_length(frozen)[1] for frozen in depths), default=math.inf)
+        if steps < FEWEST and len(depths) > 1:
             note = (
-                f"The first rung has {min(steps):.0f} steps, and fewer than about {FEWEST} hardly tell depths apart. "
-                "Set more --num_train_epochs or --max_steps, or leave them out."
+                f"Depths have {steps:.0f} steps at their own length, which all of them train for. Fewer than about "
+                f"{FEWEST} hardly tell depths apart: set more --num_train_epochs or --max_steps, or leave them out."
             )
             self.record["notes"] = [note]
             print("\n".join(wrapped(f"Note     {note}", " " * 9)), flush=True)
+        return rungs(len(depths), steps)
+
+    def contradicted(self, best: Record) -> Record | None:
+        """The best layer probe, where it scores beyond the interval of what is chosen; None where it does not."""
+        probes = self.record["evidence"]["probe"]
+        if not probes:
+            return None
+        frozen = max(range(len(probes)), key=lambda i: self.sign * probes[i])
+        beyond = probes[frozen] > best["high"] if self.sign > 0 else probes[frozen] < best["low"]
+        return {"frozen": frozen, "score": probes[frozen]} if beyond else None
 
     @property
     def sign(self) -> int:
@@ -369,6 +374,13 @@ def sentences(record: Record) -> list[str]:
         if close.get("undecided"):
             how = "may be as good: two seeds cannot tell. Give more --seeds"
         told.append(f"`{close['method']}` freezes more and {how}.")
+    if found := choice.get("contradicted"):
+        told.append(
+            f"The layer probes contradict this: one on the mean over positions after {found['frozen']} of {blocks} "
+            f"blocks scores {_figure(found['score'])}, beyond the interval of what is chosen. A head on frozen layers "
+            "may read another state than that mean, and the other depths may have had too few steps to learn it: "
+            "search again with more --num_train_epochs."
+        )
     told.append(
         f"It cost {cost['trained']:.0f} s of training and {cost['evidence']:.0f} s for the probes "
         f"({cost['wall']:.0f} s with loading and scoring). Every depth at its own length, with frozen layers running "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ MOST = 9
 """Most depths that are tried where none are named; in deeper models they are spread evenly."""
 SHARES = (1 / 6, 1 / 2)
 """How long depths train in each rung, as a share of what their method takes by itself."""
+FEWEST = 50
+"""Steps that a training needs before its score says something: the sixth of what methods make by default at least.
+
+MiniLM on 320 sentences of SST-2 (seed 0, batch 32): 0.56 after 30 steps of last_n:4, 0.78 after 60.
+"""
 KEPT = 3
 """One of so many depths goes on from the first rung."""
 
@@ -87,13 +93,16 @@ def candidates(depths: Sequence[int] | None, blocks: int) -> dict[int, str]:
     return {depth: method_at(depth, blocks) for depth in sorted(depths)}
 
 
-def rungs(count: int) -> list[tuple[float, int]]:
+def rungs(count: int, steps: float = math.inf) -> list[tuple[float, int]]:
     """The rungs for so many depths that train by steps: the share of their length, and how many go on.
 
-    One depth alone needs none.
+    One depth alone needs none. No rung has fewer than `FEWEST` of the `steps` of a whole length, but for lengths that
+    are shorter: these are trained as they are. Rungs that become equal are one.
     """
     both = list(zip(SHARES, (max(2, math.ceil(count / KEPT)), 1), strict=True))
-    return both if count > 2 else both[1:] if count == 2 else []
+    plan = both if count > 2 else both[1:] if count == 2 else []
+    long = [(min(1.0, max(share, FEWEST / steps)), going) for share, going in plan]
+    return [one for one, after in itertools.zip_longest(long, long[1:]) if after is None or one[0] < after[0]]
 
 
 def kept(scores: Mapping[int, float], count: int) -> list[int]:

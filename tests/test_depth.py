@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_ft import UserError, anatomy, depth, finetune
+from hf_ft import UserError, anatomy, depth, depth_search, depths, finetune
 from hf_ft.arms import Arm, Outcome
 from hf_ft.boundaries import pool, pooled
 from hf_ft.cli import main
@@ -28,6 +29,7 @@ from hf_ft.depths import MOST, candidates, kept, read_search, rungs
 from hf_ft.publishing import publishable
 from hf_ft.tasks import task_names
 
+LEAST_STEPS = depths.FEWEST
 SHORT = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "max_eval_examples": 12}
 TASKS = {
     "image_classification": ("image_model", "image_data", [0, 3]),
@@ -156,6 +158,15 @@ def searched(tmp_path_factory: pytest.TempPathFactory, text_model: str, text_dat
     return out, depth(**settings(text_model, text_data), output_dir=str(out), seeds=2, cache_dir=cache)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_steps() -> Iterator[None]:
+    """Let rungs of three steps count here, so that there are rungs; the tests that need the real number ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depths, "FEWEST", 3)
+        patch.setattr(depth_search, "FEWEST", 3)
+        yield
+
+
 def settings(model: str, data: str, task: str = "text_classification") -> dict[str, Any]:
     """Settings of a short search."""
     return {"task": task, "model": model, "dataset": data, **SHORT}
@@ -193,11 +204,36 @@ def test_test_split_is_left_alone(searched: tuple[Path, dict[str, Any]]) -> None
     assert record["split"] == "validation"
 
 
-def test_short_rungs_are_noted(searched: tuple[Path, dict[str, Any]]) -> None:
-    """Four epochs of five steps: a sixth of them says little, and the page says so."""
-    out, record = searched
-    assert record["notes"] == [(out / "depth.md").read_text().split("\n- ")[-1].split("\n")[0]]
-    assert record["notes"][0].startswith("The first rung has 3 steps, and fewer than about 50 hardly tell")
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (20, [(1.0, 1)]),  # shorter than any rung: all depths at their own length
+        (60, [(50 / 60, 1)]),  # both rungs would be as long
+        (200, [(50 / 200, 2), (1 / 2, 1)]),
+        (300, [(1 / 6, 2), (1 / 2, 1)]),
+        (3000, [(1 / 6, 2), (1 / 2, 1)]),
+    ],
+)
+def test_rungs_have_a_least_number_of_steps(
+    steps: int, expected: list[tuple[float, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty steps, or the whole length where that is shorter; rungs that become equal are one."""
+    monkeypatch.setattr(depths, "FEWEST", LEAST_STEPS)
+    assert rungs(6, steps) == [(pytest.approx(share), going) for share, going in expected]
+    assert all(share * steps >= min(steps, LEAST_STEPS) - 1e-9 for share, _ in rungs(6, steps))
+
+
+def test_short_lengths_are_noted_and_trained_whole(
+    text_model: str, text_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four epochs of five steps: every depth has all of them once, and the page says how little that tells."""
+    for module in (depths, depth_search):
+        monkeypatch.setattr(module, "FEWEST", LEAST_STEPS)
+    record = depth(**settings(text_model, text_data), output_dir=str(tmp_path / "out"))
+    assert shape(record) == [(1.0, [3]), (1.0, [0, 1, 2])]
+    assert {run["epochs"] for run in record["runs"]} == {4}
+    assert record["notes"] == [(tmp_path / "out/depth.md").read_text().split("\n- ")[-1].split("\n")[0]]
+    assert record["notes"][0].startswith("Depths have 20 steps at their own length")
 
 
 def test_what_is_frozen_runs_once(searched: tuple[Path, dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_ft import anatomy
+from hf_ft import anatomy, depth
 from hf_ft.boundaries import pooled
 from hf_ft.cli import main
 from hf_ft.pooling import sentence_pooling
@@ -163,3 +163,16 @@ def test_an_architecture_that_can_pools_as_its_encoder_was_trained(opinions: str
         record = run(str(tmp_path / name), opinions, tmp_path / f"out-{name}", "head")
         assert json.loads((tmp_path / f"out-{name}/config.json").read_text())["classifier_pooling"] == pooling
         assert any("classifier_pooling is mean" in note for note in record["model"]["notes"]) == (pooling == "mean")
+
+
+def test_depth_says_what_contradicts_its_choice(
+    deaf_model: str, opinions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A handful of steps cannot open a deaf head: the probes show what the layers hold, and this is said."""
+    settings = {"task": "text_classification", "model": deaf_model, "dataset": opinions, "depths": "0,2,3"}
+    record = depth(**settings, num_train_epochs=1, output_dir=str(tmp_path / "out"))
+    choice = record["choice"]
+    assert choice["contradicted"]["score"] == max(record["evidence"]["probe"]) > 0.95 > choice["high"]
+    page = (tmp_path / "out/depth.md").read_text()
+    for told in (" ".join(capsys.readouterr().out.split()), page):
+        assert "The layer probes contradict this" in told
