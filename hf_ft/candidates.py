@@ -22,6 +22,7 @@ from hf_ft.plan import plan_method
 from hf_ft.tasks import get_task
 from hf_ft.tracing import evaluating
 from hf_ft.transferability import constant, panel
+from hf_ft.vocabulary import check_tokens
 
 BEFORE_THE_HEAD = "before the head"
 CHUNK = 1024
@@ -51,6 +52,7 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     check_kind(find_settings(config.model, config.model_revision, config.trust_remote_code), task, config.model)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
     rows = task.encode(splits.train, processor, config, False)
+    check_tokens(rows, processor, config.model)
     stage = plan_method("head", loaded.groups, 1, 1.0).stages[0]
     # Two passes, since a cache that is read once would not be built.
     job = Job(model, loaded.groups, stage, (rows,), processor, task.collator(processor), config, args, 2, 0)

@@ -21,12 +21,13 @@ from hf_ft.data import load_rows
 from hf_ft.evaluation import Results, add_scores, predict_outputs
 from hf_ft.finished import read_run
 from hf_ft.folders import check_names, files_below, readable
-from hf_ft.lookup import UserError, shorten
-from hf_ft.model import first_line, quiet_loading
+from hf_ft.lookup import UserError, first_line, shorten
+from hf_ft.model import quiet_loading
 from hf_ft.report import text_table, title
 from hf_ft.sources import IMAGES, TABLES, read_image, read_tables
 from hf_ft.tasks import Task, get_task
 from hf_ft.truncation import count_cut, longest_of
+from hf_ft.vocabulary import load_tokenizer
 
 SHAPE = ("label_column", "label_separator", "bad_examples")
 """The settings of a run that say what its data look like, beside its input columns: new data are taken to look so."""
@@ -39,16 +40,21 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, An
     """The record, task, model and processor of a result folder.
 
     Raises:
-        UserError: something in it is missing or damaged, or its model calls its outputs otherwise than the run did.
+        UserError: something in it is missing or damaged, its model calls its outputs otherwise than the run did, or
+            its tokenizer is not the model's.
     """
     record = read_run(folder)
     task = get_task(record["task"])
-    processor_class = transformers.AutoImageProcessor if task.modality == "image" else transformers.AutoTokenizer
     try:
         with quiet_loading():
             auto = getattr(transformers, task.auto_class)
             model, info = auto.from_pretrained(folder, output_loading_info=True)
-            processor = processor_class.from_pretrained(folder)
+            if task.modality == "image":
+                processor = transformers.AutoImageProcessor.from_pretrained(folder)
+            else:
+                processor = load_tokenizer(str(folder), model.config, str(folder))
+    except UserError:
+        raise
     except Exception as error:  # whatever damaged files make transformers raise
         told = first_line(f"Cannot load the model in {folder}", error)
         raise UserError(f"{told} Copy the folder anew, or train again.") from error

@@ -59,3 +59,12 @@ def shorten(items: Iterable[object], limit: int = 5) -> str:
     listed = [str(item) for item in items]
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
+
+
+def first_line(what: str, error: Exception) -> str:
+    """What went wrong and the first line of an error of many lines; two where the first announces the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
+    if not isinstance(error, OSError | ValueError | RuntimeError | ImportError) or not text:
+        text = f"{type(error).__name__}: {text}".rstrip(": ")
+    return f"{what}: {text}."

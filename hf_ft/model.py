@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters, undeclared_sharing
-from hf_ft.lookup import UserError, choose, shorten, split_argument
+from hf_ft.lookup import UserError, choose, first_line, shorten, split_argument
 from hf_ft.pooling import match_pooling, sentence_pooling
 from hf_ft.tasks import Task, get_task, task_names
 from hf_ft.tracing import padding_matters
+from hf_ft.vocabulary import load_tokenizer
 
 BUILTIN = Path(__file__).parent / "builtin"
 """Folder of the source models that ship with the package."""
@@ -239,10 +241,7 @@ def _load_processor(config: Config, folder: str, settings: PreTrainedConfig, tas
     """The tokenizer or image processor, and notes on what had to be chosen for the user."""
     options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
     if task.modality == "text":
-        try:
-            return AutoTokenizer.from_pretrained(folder, **options), []
-        except Exception as error:  # tokenizers raise what their files make them stumble over
-            raise UserError(first_line(f"Cannot load the tokenizer of '{config.model}'", error)) from error
+        return load_tokenizer(folder, settings, config.model, **options), []
     if settings.model_type == "timm_wrapper":
         from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
@@ -358,12 +357,19 @@ def prove_only_head_is_new(model: PreTrainedModel, new: set[str], groups: Anatom
 
 
 def _limit_length(processor: Any, model: PreTrainedModel, asked: int | None) -> None:
-    """Tell the tokenizer the model's longest text; many say nothing, which stands there as 1e30."""
+    """Tell the tokenizer the model's longest text; many say nothing, which stands there as 1e30.
+
+    Models with relative positions state no longest text, or -1 (XLNet), which is none either.
+    """
+    if not hasattr(processor, "model_max_length"):
+        return
+    if processor.model_max_length < 1:
+        processor.model_max_length = VERY_LARGE_INTEGER
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit and hasattr(processor, "model_max_length") and processor.model_max_length > limit:
+    if limit and 0 < limit < processor.model_max_length:
         processor.model_max_length = limit - _first_position(model, limit)
-    longest = getattr(processor, "model_max_length", None)
-    if asked and longest and asked > longest:
+    longest = processor.model_max_length
+    if asked and asked > longest:
         raise UserError(f"max_length {asked:,} is more than the model's longest text, {longest:,} tokens.")
 
 
@@ -429,12 +435,3 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def first_line(what: str, error: Exception) -> str:
-    """What went wrong and the first line of an error of many lines; two where the first announces the second."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
-    if not isinstance(error, OSError | ValueError | RuntimeError | ImportError) or not text:
-        text = f"{type(error).__name__}: {text}".rstrip(": ")
-    return f"{what}: {text}."

@@ -53,6 +53,7 @@ from hf_ft.target import Learning
 from hf_ft.tasks import Task, get_task
 from hf_ft.tracing import example_inputs
 from hf_ft.truncation import with_cut
+from hf_ft.vocabulary import check_tokens
 
 EVALUATIONS = 20
 """Most evaluations (and checkpoints) in a run whose epochs are so short that one each would be too many."""
@@ -176,6 +177,7 @@ def train(
         task.encode(learning.prepare(part), processor, config, training)
         for part, training in ((splits.train, True), (splits.validation, False))
     ]
+    check_tokens(encoded[0], processor, config.model)
     for stage in plan.stages:
         if stage.peft:  # a method that does not fit is answered before anything is trained or removed
             adapters.find_targets(model, loaded.groups, stage.settings, stage.peft, stage.peft_options)

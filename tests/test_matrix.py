@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -35,10 +36,12 @@ from contracts import (
     trainable,
     with_gradient,
 )
-from tiny_models import LABELS, CannotBuild, Subject, batch, build, subjects
+from PIL import Image
+from tiny_models import LABELS, LEFT, CannotBuild, Subject, batch, build, save_with_processor, subjects
 from transformers import PreTrainedModel
 
 from hf_ft import UserError, adapters
+from hf_ft.cli import main
 from hf_ft.config import Config
 from hf_ft.cutting import CannotCut, Upper, cut_at
 from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters
@@ -248,8 +251,6 @@ def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: s
 
 DEPTHS = 12
 """About how many depths of a model are tried at most."""
-LEFT = ("xlnet",)
-"""Read the last token of the batch, and so are padded on the left, as their tokenizers do."""
 
 
 def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
@@ -469,3 +470,51 @@ def test_padding_and_batching(subject: Subject, tiny: Any) -> None:
     record(subject, padding=matters)
     if not matters:
         assert same_logits(longer, answers)
+
+
+TASKS = {
+    "image": "image_classification",
+    "timm": "image_classification",
+    "sequence": "text_classification",
+    "token": "token_classification",
+}
+NAMES = ["ant", "bee", "wasp"]
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Task -> data as files: a folder of images by class, a table of texts, lists of words with their tags."""
+    folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    for split, count in {"train": 6, "validation": 3, "test": 3}.items():
+        texts = [" ".join(f"w{number}" for number in random.integers(4, 30, 3 + i)) for i in range(count)]
+        labels = [NAMES[i % 3] for i in range(count)]
+        for i, label in enumerate(labels):
+            place = folder / "image_classification" / split / label
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(place / f"{i}.png")
+        (folder / "text_classification").mkdir(exist_ok=True)
+        rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
+        (folder / "text_classification" / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
+        (folder / "token_classification").mkdir(exist_ok=True)
+        tagged = [{"tokens": text.split(), "tags": (NAMES * 9)[: len(text.split())]} for text in texts]
+        lines = "\n".join(map(json.dumps, tagged))
+        (folder / "token_classification" / f"{split}.jsonl").write_text(lines)
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_from_files_by_the_command_line_to_a_plain_pipeline(
+    subject: Subject, tiny: Any, tmp_path: Path, files: dict[str, str]
+) -> None:
+    """`hf-ft train` on files; without hf_ft, the pipeline answers raw inputs with the names and scores of the run."""
+    model, task = tiny[0], TASKS[subject.kind]
+    save_with_processor(subject, copy.deepcopy(model), tmp_path / "model")
+    words = ["train", "--task", task, "--model", str(tmp_path / "model"), "--dataset", files[task]]
+    words += ["--method", "full", "--max_steps", "1", "--output_dir", str(tmp_path / "out")]
+    assert main(words) == 0
+    proof = json.loads((tmp_path / "out" / "run.json").read_text())["proofs"]["load_back"]
+    assert proof["passed"]
+    assert proof["examples"] == 3
+    assert {"id2label", "labels", "scores"} <= set(proof["compared"])
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "out").id2label == dict(enumerate(NAMES))
+    record(subject, pipeline=proof["largest_difference"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForImageClassification,
@@ -26,10 +27,13 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
+    XLNetConfig,
+    XLNetModel,
 )
 
 from hf_ft import Config, UserError, finetune, load_model
 from hf_ft.model import BEST_BUILTIN, BUILTIN, prove_only_head_is_new
+from hf_ft.tasks import get_task
 
 SINGLE = "single_label_classification"
 
@@ -220,3 +224,15 @@ def test_dependence_on_padding_is_noted(tmp_path: Path, minilm: str) -> None:
     assert any("padded" in note for note in report.notes)
     _, _, report = load_model(config_for(minilm), ("a", "b"), SINGLE)
     assert not any("padded" in note for note in report.notes)
+
+
+def test_trap_a_longest_text_of_minus_one_is_none(tmp_path: Path, minilm: str) -> None:
+    """XLNet's positions are relative, and its config says -1: the tokenizer cuts at what tasks read, not at -1."""
+    config = XLNetConfig(d_model=32, n_layer=3, n_head=2, d_inner=48, vocab_size=30522)
+    assert config.max_position_embeddings == -1
+    XLNetModel(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(minilm, model_max_length=-1).save_pretrained(tmp_path)
+    _, tokenizer, _ = load_model(config_for(tmp_path, max_length=1000), ("a", "b"), SINGLE)
+    assert tokenizer.model_max_length > 1000
+    task, rows = get_task("text_classification"), Dataset.from_dict({"text": ["good " * 600]})
+    assert len(task.encode(rows, tokenizer, config_for(tmp_path), False)[0]["input_ids"]) == 512

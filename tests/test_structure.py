@@ -60,6 +60,7 @@ LAYERS = {
         "freezing",
         "optim",
         "adapters",
+        "vocabulary",
         "model",
         "precheck",
         "feature_store",

@@ -7,11 +7,13 @@ architecture joins the tests by being installed. What cannot be built is named w
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -433,3 +435,51 @@ def batch(model: PreTrainedModel, examples: int = 4, length: int = 16) -> dict[s
         else:
             found[name] = value.expand(examples, *value.shape[1:]).clone()
     return found
+
+
+# --- A tiny model as a user finds it ----------------------------------------------------------------------------------
+
+
+def save_with_processor(subject: Subject, model: PreTrainedModel, folder: Path) -> None:
+    """Write the model as a folder of the Hub: weights, configuration, and tokenizer or image processor."""
+    from hf_ft.tracing import image_shape
+
+    size = dict(zip(("height", "width"), image_shape(model)[1:], strict=True)) if "token" not in subject.kind else {}
+    if subject.kind == "timm":  # its wrapper keeps what prepares an image in the configuration
+        model.config.pretrained_cfg = {"input_size": [3, *size.values()], "mean": [0.5] * 3, "std": [0.5] * 3}
+    model.save_pretrained(folder)
+    if subject.kind == "image":
+        flat = "spatial_shapes" in inspect.signature(model.forward).parameters
+        side = {"patch_size": model.config.vision_config.patch_size, "max_num_patches": 16} if flat else {}
+        processor = transformers.Siglip2ImageProcessor(**side) if flat else transformers.ViTImageProcessor(size=size)
+        processor.save_pretrained(folder)
+    elif subject.kind in ("sequence", "token"):
+        tokenizer_for(model).save_pretrained(folder)
+
+
+def tokenizer_for(model: PreTrainedModel) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer of the words `w4`, `w5`, ... as large as the model's vocabulary, with its padding and end."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    config = model.config.get_text_config()
+    size, end = getattr(config, "vocab_size", None) or WORDS, getattr(config, "eos_token_id", None)
+    end = end if isinstance(end, int) else 2
+    special = {0: "<pad>", 3: "<unk>", end: "</s>"}
+    vocabulary = {special.get(i, f"w{i}"): i for i in range(min(size, WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", end)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        padding_side="left" if model.config.model_type in LEFT else "right",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+LEFT = ("xlnet",)
+"""Read the last token of the batch, and so are padded on the left, as their tokenizers do."""
