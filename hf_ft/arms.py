@@ -11,14 +11,14 @@ import copy
 import dataclasses
 import gc
 import hashlib
+import io
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from datasets import Dataset
 from torch.utils.data import Subset
 from transformers import Trainer
 
-from hf_ft import adapters
+from hf_ft import adapters, output_folder
 from hf_ft.cache import Cached, Job, Live, WholeBatches, open_cache
 from hf_ft.config import OF_ADAPTERS, Settings, build, normalise
 from hf_ft.data import Splits, load_splits
@@ -43,7 +43,7 @@ from hf_ft.record import describe, machine, versions
 from hf_ft.report import title
 from hf_ft.resampling import Floats
 from hf_ft.tasks import get_task
-from hf_ft.training import Run, make_plan, train
+from hf_ft.training import Run, discard, make_plan, train
 from hf_ft.truncation import with_cut
 
 UNIMPORTANT = {
@@ -128,7 +128,8 @@ class Bench:
     def __init__(self, layers: Sequence[Layer], folder: Path, test: bool = True) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
-        self.layers, self.folder = [(source, normalise(layer, source)) for source, layer in layers], folder / "arms"
+        self.layers = [(source, normalise(layer, source)) for source, layer in layers]
+        self.root, self.folder = folder, folder / "arms"
         own = {"method": "head", "output_dir": str(self.folder / "data")}
         settings = build(*fitted(self.layers, "head"), ("the comparison", own))
         config, args = settings.config, settings.arguments()
@@ -160,7 +161,8 @@ class Bench:
 
     def settings(self, arm: Arm) -> Settings:
         """All settings of an arm."""
-        own = {"method": arm.method, "seed": arm.seed, "output_dir": str(self.folder / arm.name), **arm.settings}
+        out = {"output_dir": str(self.folder / arm.name), "overwrite_output_dir": True}  # one that was killed leaves it
+        own = {"method": arm.method, "seed": arm.seed, **out, **arm.settings}
         return build(*fitted(self.layers, arm.method), ("the comparison", own))
 
     def _about(self, settings: Settings) -> dict[str, Any]:
@@ -261,23 +263,32 @@ class Bench:
         if done is not None:
             return done
         scratch = self.folder / arm.name
-        shutil.rmtree(scratch, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{arm.name}.log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        log_file = self.folder / f"{arm.name}.log"
+        output_folder.make_way(self.root, f"arms/{log_file.name}")
+        with log_file.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
             try:
-                outcome, draws = self._train(arm, others)
+                outcome, draws = self._in_scratch(scratch, arm, others)
             except Exception as error:  # whatever it is, it must not take the other arms with it
                 traceback.print_exc(file=log)
                 text = " ".join(str(error).split()) or type(error).__name__
                 outcome, draws = Outcome(arm.method, arm.seed, arm.size, error=text), None
-        shutil.rmtree(scratch, ignore_errors=True)
+        output_folder.record_files(self.root, [log_file])
         if draws is not None:
-            with _replacing(self._drawn(arm)) as path, path.open("wb") as file:
-                np.save(file, draws)
-        with _replacing(self.folder / f"{arm.name}.json") as path:
-            path.write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
+            content = io.BytesIO()
+            np.save(content, draws)
+            output_folder.write(self.root, f"arms/{arm.name}.npy", content.getvalue())
+        output_folder.write(self.root, f"arms/{arm.name}.json", json.dumps(asdict(outcome), indent=1) + "\n")
         gc.collect()
         return outcome
+
+    def _in_scratch(self, scratch: Path, arm: Arm, others: int) -> tuple[Outcome, Floats]:
+        """Train an arm in a folder of its own, which is a run's like any other, and is gone afterwards."""
+        try:
+            with output_folder.locked(scratch, "run"):
+                return self._train(arm, others)
+        finally:
+            discard(scratch)
 
     def _train(self, arm: Arm, others: int) -> tuple[Outcome, Floats]:
         started = time.perf_counter()
@@ -305,14 +316,6 @@ class Bench:
             scores = target.score(outputs, references, labels, threshold)
             outcome.metrics[name] = {metric: asdict(score) for metric, score in scores.items()}
         return target.bootstrap(outputs, references, labels, self.metric, threshold)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file that takes the place of `path` when it is written, so that nobody ever reads half of it."""
-    begun = path.with_name(f".{path.name}.part")
-    yield begun
-    begun.replace(path)
 
 
 def _described(arm: Arm, run: Run) -> Outcome:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft import __version__
 from hf_ft.finished import COMPARISON, SEARCH, read_record, read_run
 from hf_ft.lookup import UserError, choose
+from hf_ft.output_folder import check_new_file
 from hf_ft.ranges import check_range
 
 if TYPE_CHECKING:
@@ -266,6 +267,7 @@ def inspect(argv: Sequence[str]) -> None:
     parser.add_argument("--plan", metavar="FILE.yaml", help="stages of your own to show instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--picture", metavar="FILE", help="draw the groups there: .png or .svg")
+    parser.add_argument("--overwrite", action="store_true", help="replace that picture if it exists")
     options = parser.parse_args(argv)
     from hf_ft.config import check_path
     from hf_ft.plan import parse_method
@@ -280,6 +282,7 @@ def inspect(argv: Sequence[str]) -> None:
         if picture.suffix not in (".png", ".svg"):
             raise UserError(f"--picture {picture}: draw to a file that ends in .png or .svg.")
         check_path(str(picture.absolute().parent), "folder for the picture")
+        check_new_file(picture, "--picture", [options.model], options.overwrite)
     from hf_ft.inspection import inspect_model
 
     print(inspect_model(options.model, options.task, options.method, options.json, plan, picture))
@@ -308,12 +311,15 @@ def predict(argv: Sequence[str]) -> None:
     parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="files or folders; for text models also text itself")
     parser.add_argument("--output", metavar="FILE", help="write .csv or .jsonl there (default: CSV on the screen)")
+    parser.add_argument("--overwrite", action="store_true", help="replace that file if it exists")
     parser.add_argument("--batch_size", type=int, default=32)
     options = parser.parse_args(argv)
     _check_result(options.folder)
     check_range("per_device_eval_batch_size", options.batch_size, "--batch_size")
     if options.output and not options.output.endswith((".csv", ".jsonl")):
         raise UserError(f"--output {options.output}: write to a file that ends in .csv or .jsonl.")
+    if options.output:
+        check_new_file(Path(options.output).expanduser(), "--output", options.inputs, options.overwrite)
     from hf_ft.inference import predict_inputs
 
     predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from hf_ft import __version__, figures
+from hf_ft import __version__, figures, output_folder
 from hf_ft.arms import Arm, Bench, Outcome
 from hf_ft.depths import candidates
 from hf_ft.finished import COMPARISON, drawing, read_record
-from hf_ft.grid import DEPTHS, Grid, clear, read_grid
+from hf_ft.grid import DEPTHS, Grid, read_grid
 from hf_ft.lookup import UserError, shorten, split_argument
 from hf_ft.paired import Seeds, difference, mean_interval
-from hf_ft.report import markdown_table, text_table, title, wrapped
+from hf_ft.report import bullets, escaped, markdown_table, text_table, title, wrapped
 
 Record = dict[str, Any]
 
@@ -45,7 +45,16 @@ def compare(**settings: Any) -> Record:
 
 
 def run_comparison(grid: Grid) -> Record:
-    """Compare what a grid asks for; prints what is done."""
+    """Compare what a grid asks for; prints what is done.
+
+    Raises:
+        UserError: what is asked for does not go, or another process writes into the output folder.
+    """
+    with output_folder.locked(grid.folder, "comparison"):
+        return _compare(grid)
+
+
+def _compare(grid: Grid) -> Record:
     bench = Bench(grid.layers, grid.folder)
     folder, seeds, notes = grid.folder, grid.seeds, list[str]()
     methods = spelled_out(grid.methods, bench.blocks) or fitting(bench, seeds[0], notes)
@@ -57,7 +66,7 @@ def run_comparison(grid: Grid) -> Record:
         )
     record: Record = {"hf_ft": __version__, "kind": "comparison", **bench.about, "notes": notes}
     if grid.anew:
-        clear(folder, "compare")
+        output_folder.remove(folder)
     before = check_same(folder / "compare.json", record, "comparison")
     arms = joined(arms, before, folder)
     print("\n".join(introduction(record, arms, bench)), flush=True)
@@ -193,10 +202,7 @@ def _line(arm: Arm, outcome: Outcome, split: str, metric: str) -> str:
 
 def write(folder: Path, record: Mapping[str, Any], name: str = "compare.json") -> None:
     """Write `compare.json`, or a file of another name, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = folder / f".{name}.part"
-    begun.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    begun.replace(folder / name)
+    output_folder.write(folder, name, json.dumps(record, indent=1) + "\n")
 
 
 # --- Summary ----------------------------------------------------------------------------------------------------------
@@ -388,9 +394,10 @@ def _part(times: float) -> str:
 
 def publish(record: Record, folder: Path) -> list[Path]:
     """Write the Markdown table and draw the pictures, from the record alone; returns the pictures."""
-    drawn = figures.draw_comparison(record, folder / "figures")
-    (folder / "compare.md").write_text(markdown(record, [path for path in drawn if path.suffix == ".png"]), "utf-8")
-    return drawn
+    with output_folder.staging(folder) as new:
+        drawn = figures.draw_comparison(record, new / "figures")
+        (new / "compare.md").write_text(markdown(record, [path for path in drawn if path.suffix == ".png"]), "utf-8")
+    return [folder / path.relative_to(new) for path in drawn]
 
 
 def redraw(folder: Path) -> list[Path]:
@@ -400,7 +407,7 @@ def redraw(folder: Path) -> list[Path]:
         UserError: there is none.
     """
     record = read_record(folder / "compare.json", COMPARISON, "finished comparison")
-    with drawing(folder / "compare.json"):
+    with output_folder.locked_if_ours(folder, "comparison"), drawing(folder / "compare.json"):
         return publish(record, folder)
 
 
@@ -474,15 +481,15 @@ def heading(record: Record, size: int | None) -> str:
 
 def markdown(record: Record, pictures: Sequence[Path]) -> str:
     """The page of a comparison."""
-    parts = [f"# {split_argument(record['model']['name'])[0]} on {record['data']['name']}: methods compared"]
-    parts += [f"- {sentence}" for sentence in record["advice"]]
+    about = f"{split_argument(record['model']['name'])[0]} on {record['data']['name']}: methods compared"
+    parts = [f"# {escaped(about)}", *(bullets([sentence]) for sentence in record["advice"])]
     for size in _sizes(record):
-        parts += [f"## {heading(record, size)}", markdown_table(*table(record, size))]
+        parts += [f"## {escaped(heading(record, size))}", markdown_table(*table(record, size))]
     parts.append(_reading(record))
-    parts += [f"- {note}" for note in (*record["notes"], *record["live"])]
+    parts += [bullets([note]) for note in (*record["notes"], *record["live"])]
     parts += [f"![{path.stem.replace('_', ' ')}](figures/{path.name})" for path in pictures]
     if record["failed"]:
-        parts += ["Failed:", *(f"- {failed}" for failed in record["failed"])]
+        parts += ["Failed:", *(bullets([failed]) for failed in record["failed"])]
     machine = record["machine"]
     parts.append(f"{machine['device']}, {machine['cores']} cores; hf_ft {record['hf_ft']}; {record['date']}.")
     return "\n\n".join(parts) + "\n"

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.dry_run import try_arguments
 from hf_ft.installed import ENUMERATIONS, class_body, lacks, members, trackers
 from hf_ft.lookup import UserError, choose, nearest, unknown
+from hf_ft.output_folder import check_apart, check_ours, is_first_process
 from hf_ft.peft_methods import check_options
 from hf_ft.plan import METHODS, Method, Stage, method_defaults, own_method, parse_method
 from hf_ft.plan_file import read_stages, read_yaml
@@ -535,24 +536,22 @@ def check_path(name: str, kind: str) -> None:
     raise UserError(f"No such {kind}: {_short(name)}{parent}.{hint} Give {others} that exists.")
 
 
-def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
-    """Refuse an output folder that holds another run, unless told to resume or to replace it."""
-    path = Path(output_dir).expanduser().absolute()
-    for kind, source in (("model", config.model), ("dataset", config.dataset)):
-        if path == Path(source).expanduser().absolute():
-            raise UserError(f"The output folder {output_dir} is the {kind}'s own folder. Choose another folder.")
-    if why := not_made(path):
+def check_place(output_dir: str, config: Config) -> None:
+    """Refuse an output folder that cannot be made, or in which results would mix with what they are made from."""
+    path = Path(output_dir).expanduser()
+    if why := not_made(path.absolute()):
         raise UserError(f"No output folder {_short(output_dir)} can be made: {why}. Choose another folder.")
-    if not path.is_dir() or not any(path.iterdir()):
-        return
-    if resume or (config.overwrite_output_dir and any((path / name).exists() for name in ("run.json", "checkpoints"))):
-        return
-    if config.overwrite_output_dir:
-        raise UserError(
-            f"The output folder {output_dir} holds files that are no run (no run.json, no checkpoints), so "
-            "--overwrite_output_dir does not replace them. Choose another folder."
-        )
-    what = "a finished run" if (path / "run.json").exists() else "files"
+    for what, source in (("model", config.model), ("dataset", config.dataset)):
+        check_apart(path, Path(source).expanduser(), what)
+
+
+def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
+    """Refuse an output folder that is not ours, or holds another run, unless told to resume or to replace that."""
+    check_place(output_dir, config)
+    path = Path(output_dir).expanduser()
+    if not is_first_process() or check_ours(path, "run") == "nothing" or resume or config.overwrite_output_dir:
+        return  # the first process of several may have begun by now
+    what = "a finished run" if (path / "run.json").exists() else "an interrupted run"
     raise UserError(
         f"The output folder {output_dir} already holds {what}. Choose another folder, continue an interrupted run "
         "with --resume, or replace it with --overwrite_output_dir."

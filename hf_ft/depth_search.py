@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hf_ft import __version__
+from hf_ft import __version__, output_folder
 from hf_ft.arms import Arm, Bench, Outcome
 from hf_ft.comparison import Record, check_same, ran_live, seeds_of, write
 from hf_ft.config import Settings, build, normalise
@@ -27,10 +26,10 @@ from hf_ft.depth_picture import draw_depths
 from hf_ft.depths import FEWEST, Search, candidates, kept, read_search, rungs
 from hf_ft.evidence import gather_evidence
 from hf_ft.finished import SEARCH, drawing, read_record
-from hf_ft.grid import Layer, clear
+from hf_ft.grid import Layer
 from hf_ft.lookup import UserError, split_argument
 from hf_ft.paired import difference, mean_interval
-from hf_ft.report import markdown_table, text_table, wrapped
+from hf_ft.report import bullets, escaped, markdown_table, text_table, wrapped
 
 FILE = "depth.json"
 
@@ -49,7 +48,16 @@ def depth(**settings: Any) -> Record:
 
 
 def search(asked: Search) -> Record:
-    """Race the depths that a search asks for; prints what is done."""
+    """Race the depths that a search asks for; prints what is done.
+
+    Raises:
+        UserError: what is asked for does not go, or another process writes into the output folder.
+    """
+    with output_folder.locked(asked.folder, "search"):
+        return _search(asked)
+
+
+def _search(asked: Search) -> Record:
     bench = Bench(asked.layers, asked.folder, test=False)
     methods = candidates(asked.depths, bench.blocks)
     bench.check([Arm(method, asked.seeds[0]) for method in methods.values()])
@@ -62,7 +70,7 @@ def search(asked: Search) -> Record:
     }
     record["candidates"] = [{"frozen": frozen, "method": method} for frozen, method in methods.items()]
     if asked.anew:
-        clear(asked.folder, "depth")
+        output_folder.remove(asked.folder)
     check_same(asked.folder / FILE, record, "search")
     record["evidence"] = _evidence(bench, asked)
     write(asked.folder, record, FILE)  # by which the folder is known, should this be stopped
@@ -418,23 +426,30 @@ def command(layers: Sequence[Layer], record: Record) -> str:
 
 def publish(record: Record, folder: Path) -> list[Path]:
     """Write the page and draw the picture, from the record alone; returns the picture's files."""
-    drawn = draw_depths(record, folder / "figures")
+    with output_folder.staging(folder) as new:
+        drawn = draw_depths(record, new / "figures")
+        (new / "depth.md").write_text(page(record, drawn), encoding="utf-8")
+    return [folder / path.relative_to(new) for path in drawn]
+
+
+def page(record: Record, drawn: Sequence[Path]) -> str:
+    """The page of a search, which shows those of the pictures that are PNG."""
     spread = "the scores of both" if len(record["choice"]["values"]) == 2 else "half of its 95 % interval"
     machine = record["machine"]
+    about = f"{split_argument(record['model']['name'])[0]} on {record['data']['name']}"
     parts = [
-        f"# {split_argument(record['model']['name'])[0]} on {record['data']['name']}: how many blocks to freeze",
-        "\n".join(f"- {sentence}" for sentence in sentences(record)),
+        f"# {escaped(about)}: how many blocks to freeze",
+        bullets(sentences(record)),
         markdown_table(*table(record)),
         f"{record['metric_title'].capitalize()} on validation (n = {record['data']['sizes']['validation']:,}): mean "
         f"over {_counted(len(record['seeds']), 'seed')}, with {spread}. `*` is chosen. "
         "Probe: a linear probe on what stands at that boundary, which is evidence and no answer. Seconds of training.",
         *(f"![how many blocks to freeze](figures/{path.name})" for path in drawn if path.suffix == ".png"),
-        *(f"- {note}" for note in (*record.get("notes", ()), *record["live"])),
-        *(f"- failed: {failed}" for failed in record["failed"]),
+        *(bullets([note]) for note in (*record.get("notes", ()), *record["live"])),
+        *(bullets([f"failed: {failed}"]) for failed in record["failed"]),
         f"{machine['device']}, {machine['cores']} cores; hf_ft {record['hf_ft']}; {record['date']}.",
     ]
-    (folder / "depth.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return drawn
+    return "\n\n".join(parts) + "\n"
 
 
 def _counted(number: int, what: str) -> str:
@@ -448,7 +463,7 @@ def redraw(folder: Path) -> list[Path]:
         UserError: there is none.
     """
     record = read_record(folder / FILE, SEARCH, "finished search")
-    with drawing(folder / FILE):
+    with output_folder.locked_if_ours(folder, "search"), drawing(folder / FILE):
         return publish(record, folder)
 
 
@@ -467,9 +482,8 @@ def resolve(settings: Settings) -> tuple[Settings, Record]:
     values = {**vars(settings.config), **settings.training}
     given = {name: values[name] for name in settings.config.given - NOT_SEARCHED}
     folder = out / "depth"
-    if settings.config.overwrite_output_dir and not settings.training.get("resume_from_checkpoint"):
-        shutil.rmtree(folder, ignore_errors=True)
-    layer = {**given, "output_dir": str(folder), "seeds": [values["seed"]]}
+    anew = settings.config.overwrite_output_dir and not settings.training.get("resume_from_checkpoint")
+    layer = {**given, "output_dir": str(folder), "overwrite_output_dir": anew, "seeds": [values["seed"]]}
     record = search(read_search([("the settings of method auto", layer)]))
     chosen = record["choice"]
     how = {name: chosen[name] for name in ("frozen", "mean", "low", "high", "close")}

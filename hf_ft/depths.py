@@ -65,7 +65,7 @@ def read_search(layers: Sequence[Layer]) -> Search:
             f"One depth ({depths[0]} frozen blocks) is nothing to choose from. Give at least two: --depths 0,2."
         )
     seeds = seeds_of(own.get("seeds", 1))
-    rest, folder, anew = output_folder(rest, "depth.json", "search")
+    rest, folder, anew = output_folder(rest, "search")
     build(*rest, ("the search", {"method": "full", "output_dir": str(folder / "arms" / "data")}))
     return Search(depths, seeds, rest, folder, anew)
 

@@ -53,8 +53,9 @@ def write_figure(figure: Any, *paths: Path) -> list[Path]:
 
 
 def clip(label: str) -> str:
-    """A label that is not too long for a picture."""
-    return label if len(label) <= 18 else label[:17] + "…"
+    """A label that is not too long for a picture, on one line, in which a dollar is no mathematics."""
+    label = " ".join("".join(sign if sign.isprintable() else " " for sign in label).split())
+    return (label if len(label) <= 18 else label[:17] + "…").replace("$", r"\$")
 
 
 def draw_comparison(record: Record, folder: Path) -> list[Path]:

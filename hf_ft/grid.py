@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_ft.config import OF_ADAPTERS, OF_LORA, Config, build, check_output_dir, normalise
+from hf_ft.config import OF_ADAPTERS, OF_LORA, Config, build, check_place, normalise
 from hf_ft.lookup import UserError, split_argument
+from hf_ft.output_folder import check_ours
 from hf_ft.plan import METHODS
 
 Layer = tuple[str, Mapping[str, Any]]
@@ -49,7 +49,7 @@ def read_grid(layers: Sequence[Layer]) -> Grid:
     own, rest = _take_own(layers)
     methods, seeds = methods_of(own.get("methods")), seeds_of(own.get("seeds", SEEDS))
     sizes = sizes_of(own.get("examples_per_class"))
-    rest, folder, anew = output_folder(rest, "compare.json", "comparison")
+    rest, folder, anew = output_folder(rest, "comparison")
     joins = not anew and (folder / "compare.json").exists()
     if len(methods) * len(sizes) == 1 and methods != [DEPTHS] and not joins:
         raise UserError(
@@ -138,11 +138,10 @@ def sizes_of(value: Any) -> list[int | None]:
     return [None] if value is None else [*sorted(whole_numbers(value, "examples_per_class", 1))]
 
 
-def output_folder(layers: Sequence[Layer], holds: str, kind: str) -> tuple[list[Layer], Path, bool]:
+def output_folder(layers: Sequence[Layer], kind: str) -> tuple[list[Layer], Path, bool]:
     """The layers in plain spelling, the output folder that they name, and whether what it holds is to be replaced.
 
-    A folder that holds `holds`, a file by which a result of this `kind` is known, is gone on with without being asked
-    to; any other has to be empty.
+    A folder with a result of this `kind` is gone on with without being asked to; any other has to be empty.
 
     Raises:
         UserError: none is given, or it holds something else.
@@ -155,19 +154,5 @@ def output_folder(layers: Sequence[Layer], holds: str, kind: str) -> tuple[list[
     if not given.get("output_dir"):
         raise UserError("No output folder given: set --output_dir.")
     folder = Path(given["output_dir"]).expanduser()
-    if (folder / holds).exists():
-        return rest, folder, bool(given.get("overwrite_output_dir"))
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(
-            f"The output folder {folder} holds files that are no {kind} (no {holds} in it). Choose another folder."
-        )
-    check_output_dir(str(folder), Config(model=given.get("model", ""), dataset=given.get("dataset", "")), None)
-    return rest, folder, False
-
-
-def clear(folder: Path, stem: str) -> None:
-    """Remove a comparison or a search, whose files are called `stem`, with its trainings and pictures."""
-    for name in (f"{stem}.json", f"{stem}.md"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("arms", "figures"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    check_place(str(folder), Config(model=given.get("model", ""), dataset=given.get("dataset", "")))
+    return rest, folder, check_ours(folder, kind) == kind and bool(given.get("overwrite_output_dir"))

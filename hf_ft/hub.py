@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hf_ft import __version__, adapters, report
+from hf_ft import __version__, adapters, output_folder, report
 from hf_ft.evaluation import Results
+from hf_ft.leaks import without_secrets
 from hf_ft.load_back import prove_load_back
 from hf_ft.model import without_bars
-from hf_ft.record import describe, machine, recorded_settings, versions
+from hf_ft.record import describe, machine, places_of, recorded_settings, versions, without_places
 from hf_ft.resampling import Score
 from hf_ft.tasks import get_task
 from hf_ft.training import Run
@@ -29,22 +30,34 @@ def save(run: Run, results: Results) -> dict[str, Any]:
     """
     if not run.args.should_save:  # one process of several writes
         return make_record(run, results)
-    out, task, loaded = run.output_dir, get_task(run.config.task), run.loaded
+    out = run.output_dir
+    with output_folder.staging(out) as new:  # so that the folder holds a whole result or none
+        record = _write(run, results, new)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    print("\n" + report.after_training(record, out))
+    output_folder.let_go(out)
+    return record
+
+
+def _write(run: Run, results: Results, out: Path) -> dict[str, Any]:
+    """Write the files of a result into an empty folder, and prove that they load; returns the record."""
+    task, loaded = get_task(run.config.task), run.loaded
     with without_bars():
         run.model.save_pretrained(out)
     run.processor.name_or_path = loaded.hub_id or loaded.source  # would be written as the path it came from
     run.processor.save_pretrained(out)
-    if (out / "adapter").is_dir():
+    if run.adapter is not None:
+        shutil.copytree(run.adapter, out / "adapter")
         adapters.name_base(out / "adapter", loaded.hub_id, loaded.commit)
     record = make_record(run, results)
+    record = without_places(record, places_of(run.config, run.output_dir))
     if run.config.load_back_proof:
         record["proofs"]["load_back"] = prove_load_back(out, run.model, run.processor, task, run.splits, run.config)
-    _write_local(run)
-    (out / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_local(run, out / output_folder.LOCAL)
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (out / "run.json").write_text(text, encoding="utf-8")
     report.draw_figures(record, out / "figures")
     (out / "README.md").write_text(report.card(record), encoding="utf-8")
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    print("\n" + report.after_training(record, out))
     return record
 
 
@@ -87,12 +100,11 @@ def _plain(metrics: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
     return {split: {name: asdict(score) for name, score in scores.items()} for split, scores in metrics.items()}
 
 
-def _write_local(run: Run) -> None:
+def _write_local(run: Run, folder: Path) -> None:
     """Keep what is needed to repeat the run on this machine, paths included, where it is never published."""
-    folder = run.output_dir / ".local"
     folder.mkdir(exist_ok=True)
     record = {
-        "command": sys.argv,
+        "command": without_secrets(sys.argv),
         "cwd": str(Path.cwd()),
         "model": run.config.model,
         "dataset": run.config.dataset,

@@ -114,7 +114,8 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         check_path(str(Path(output).expanduser().absolute().parent), "folder for the output")
         if Path(output).expanduser().is_dir():
             raise UserError(f"--output {output} is a folder. Name a file in it that ends in .csv or .jsonl.")
-        if why := not_made(Path(output).expanduser().absolute()):
+        path = Path(output).expanduser().absolute()
+        if why := "" if path.is_file() else not_made(path):
             raise UserError(f"--output {output} cannot be written: {why}. Choose another file.")
     record, task, model, processor = load_folder(folder)
     config = _config_of(record)

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,15 @@ Entry = dict[str, Any]
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file whole or not at all: under a temporary name beside it, flushed to the disk, then renamed."""
+    _write_bytes(path, text.encode("utf-8"))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     begun = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with begun.open("wb") as file:
-            file.write(text.encode("utf-8"))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         begun.replace(path)
@@ -109,9 +113,11 @@ def mark(folder: Path, kind: str) -> None:
 
 
 def record(folder: Path, entries: dict[str, Entry]) -> None:
-    """Add files to the manifest, before they are written or after."""
+    """Add files to the manifest, before they are written or after; a folder without one stays as it is."""
     found = _manifest(folder)
-    kind, files = (found["kind"], found["files"]) if found else ("run", {})
+    if found is None:
+        return
+    kind, files = found["kind"], found["files"]
     for name, entry in entries.items():
         known = files.get(name)
         replaced = known["sha256"] if known and known["sha256"] != entry["sha256"] else None
@@ -127,13 +133,13 @@ def record_files(folder: Path, paths: Iterable[Path]) -> None:
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, name: str, text: str) -> None:
-    """Write a text file of ours into an output folder; what a user put under that name is moved aside."""
-    content = text.encode("utf-8")
+def write(folder: Path, name: str, content: str | bytes) -> None:
+    """Write a file of ours into an output folder; what a user put under that name is moved aside."""
+    content = content.encode("utf-8") if isinstance(content, str) else content
     entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    _make_way(folder, name, entry)
+    make_way(folder, name, entry)
     record(folder, {name: entry})
-    write_atomically(folder / name, text)
+    _write_bytes(folder / name, content)
 
 
 @contextmanager
@@ -150,12 +156,13 @@ def staging(folder: Path) -> Iterator[Path]:
         _settle(folder, new)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        prune(folder, [new.parent])
 
 
 def _settle(folder: Path, new: Path) -> None:
     entries = {path.relative_to(new).as_posix(): entry_of(path) for path in sorted(new.rglob("*")) if path.is_file()}
     for name, entry in entries.items():
-        _make_way(folder, name, entry)
+        make_way(folder, name, entry)
     record(folder, entries)
     for name in entries:
         target = folder / name
@@ -167,15 +174,14 @@ def _settle(folder: Path, new: Path) -> None:
         flush_folder(parent)
 
 
-def _make_way(folder: Path, name: str, coming: Entry) -> None:
+def make_way(folder: Path, name: str, coming: Entry | None = None) -> None:
     """Move aside what stands where a file of ours is to be written, unless it is ours or the same."""
     path = folder / name
     for parent in reversed(path.relative_to(folder).parents[:-1]):  # a file, or a link out of the folder
         if os.path.lexists(folder / parent) and ((folder / parent).is_symlink() or not (folder / parent).is_dir()):
             _move_aside(folder / parent)
-    if not os.path.lexists(path) or is_unchanged(path, files_of(folder).get(name, coming)):
-        return
-    if not is_unchanged(path, coming):
+    known = [entry for entry in (files_of(folder).get(name), coming) if entry is not None]
+    if os.path.lexists(path) and not any(is_unchanged(path, entry) for entry in known):
         _move_aside(path)
 
 
@@ -208,6 +214,14 @@ def remove(folder: Path, below: str = "") -> None:
     prune(folder, {(folder / name).parent for name in mine})
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder of ours whose files have been removed; of that, what a user has put there stays."""
+    if state_of(folder) == "nothing":
+        for name in (MANIFEST, LOCK, HOLDER):
+            (folder / name).unlink(missing_ok=True)
+        prune(folder.parent, [folder / LOCAL])
+
+
 def prune(root: Path, folders: Iterable[Path]) -> None:
     """Remove folders that are empty, and those around them up to `root`, which stays."""
     for folder in sorted(set(folders), key=lambda path: -len(path.parts)):
@@ -221,58 +235,85 @@ def prune(root: Path, folders: Iterable[Path]) -> None:
             folder = folder.parent
 
 
-# --- Folders that hold one thing of ours, such as a checkpoint --------------------------------------------------------
+# --- Which folder may be used -----------------------------------------------------------------------------------------
 
-SEAL = "files.json"
-
-
-def seal(folder: Path) -> None:
-    """Write into a folder, all of whose files are ours, what they are: `damage` and `remove_sealed` go by that."""
-    files = {
-        path.relative_to(folder).as_posix(): entry_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != SEAL
-    }
-    write_atomically(folder / SEAL, json.dumps(files, indent=1) + "\n")
+KINDS = {"run": "a training run", "comparison": "a comparison", "search": "a depth search", "ranking": "a ranking"}
+LOCK, HOLDER = f"{LOCAL}/lock", f"{LOCAL}/holder.json"
 
 
-def sealed_files(folder: Path) -> dict[str, Entry] | None:
-    """What `seal` wrote; None where there is nothing that can be read."""
-    try:
-        found = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+def state_of(folder: Path) -> str:
+    """What an output folder holds: `nothing`, `files` (not ours), else the kind of result that was begun there."""
+    if not folder.is_dir():
+        return "nothing"
+    bare = {folder / name for name in (LOCAL, MANIFEST, LOCK, HOLDER)}  # a process that begins leaves these first
+    there = (path for path in folder.rglob("*") if path not in bare)
+    if all(path.parent == folder / LOCAL and path.suffix == ".part" for path in there):
+        return "nothing"
+    return kind_of(folder) or "files"
 
 
-def damage(folder: Path) -> str:
-    """What is wrong with a sealed folder: a file that is missing or changed; empty where nothing is."""
-    files = sealed_files(folder)
-    if not files:
-        return f"it is not complete (no {SEAL})"
-    return next(
-        (f"{name} is missing or damaged" for name, entry in files.items() if not _intact(folder, name, entry)), ""
-    )
+def check_ours(folder: Path, kind: str) -> str:
+    """What a folder holds, `nothing` or the wanted kind of result.
+
+    Raises:
+        UserError: it holds something else, and no option of ours could make room there.
+    """
+    state = state_of(folder)
+    if state == "files":
+        found = shorten(sorted(path.name for path in folder.iterdir()), 3)
+        raise UserError(
+            f"The output folder {folder} holds files that hf_ft did not write ({found}), and neither --resume nor "
+            "--overwrite_output_dir touches these. Choose another folder."
+        )
+    if state not in ("nothing", kind):
+        held = KINDS.get(state, state)
+        raise UserError(f"The output folder {folder} holds {held}, not {KINDS[kind]}. Choose another folder.")
+    return state
 
 
-def _intact(folder: Path, name: str, entry: Entry) -> bool:
-    path = folder / name
-    return path.is_file() and path.stat().st_size == entry["size"] and is_unchanged(path, entry)
+def check_apart(folder: Path, source: Path, what: str) -> None:
+    """Raise where results would be written over what they are made from, by whichever path it is called.
 
-
-def remove_sealed(folder: Path) -> None:
-    """Remove the files of a sealed folder, and the folder unless a user has put something into it."""
-    files = sealed_files(folder)
-    if files is None:
+    Raises:
+        UserError: the folder is the source, or lies inside it, or holds it.
+    """
+    if not source.exists():
         return
-    for name in (*files, SEAL):
-        (folder / name).unlink(missing_ok=True)
-    prune(folder.parent, {folder, *((folder / name).parent for name in files)})
+    around = [folder.resolve(), *folder.resolve().parents]
+    if _same(around[0], source):
+        raise UserError(f"The output folder {folder} is the {what}'s own folder. Choose another folder.")
+    if any(_same(parent, source) for parent in around[1:]):
+        raise UserError(f"The output folder {folder} lies inside the {what} {source}. Choose another folder.")
+    if what == "model" and any(_same(parent, around[0]) for parent in source.resolve().parents):
+        raise UserError(f"The output folder {folder} holds the {what} {source}. Choose another folder.")
+
+
+def _same(one: Path, other: Path | str) -> bool:
+    """Whether two paths are one file or folder, also through links, bind mounts and other spellings."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # no such file; a text that no file can be called
+        return False
+
+
+def check_new_file(path: Path, option: str, inputs: Iterable[str], overwrite: bool) -> None:
+    """Refuse to write over a file, unless that was asked for, and over an input in any case.
+
+    Raises:
+        UserError: names the file and the remedy.
+    """
+    if any(_same(path, os.path.expanduser(one)) for one in inputs):
+        raise UserError(f"{option} {path} is an input itself, which is never overwritten. Choose another file.")
+    if os.path.isdir(path):
+        raise UserError(f"{option} {path} is a folder. Give the name of a file.")
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{option} {path} exists. Choose another file, or add --overwrite to replace it.")
 
 
 # --- Lock -------------------------------------------------------------------------------------------------------------
 
-LOCK, HOLDER = f"{LOCAL}/lock", f"{LOCAL}/holder.json"
+_HELD: dict[Path, ExitStack] = {}
+"""Folders that this process holds; the locks that `hold` took are closed by `let_go`."""
 
 
 @contextmanager
@@ -282,16 +323,20 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
     It is a lock of the operating system's, so a process that is killed leaves none.
 
     Raises:
-        UserError: another process writes there.
+        UserError: another process writes there, or the folder holds something else.
     """
     if not is_first_process():
         yield
         return
     from filelock import FileLock, Timeout
 
-    folder = folder.expanduser()
+    check_ours(folder, kind)
     made = [path for path in (folder / LOCAL, *(folder / LOCAL).parents) if not path.exists()]
-    (folder / LOCAL).mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / LOCAL).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"The output folder {folder} cannot be made: {why}. Choose another folder.") from None
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -300,20 +345,43 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
             f"The output folder {folder} is in use{_holder(folder)}. Wait until that has ended, or choose another "
             "folder."
         ) from None
+    held = folder.resolve()
+    _HELD[held] = ExitStack()
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         write_atomically(folder / HOLDER, json.dumps({"pid": os.getpid(), "started": started}) + "\n")
         mark(folder, kind)
         yield
     finally:
+        del _HELD[held]
         with suppress(OSError):
             (folder / HOLDER).unlink()
             if state_of(folder) == "nothing":  # a mistake in the data, say: leave no trace
                 (folder / MANIFEST).unlink()
                 (folder / LOCK).unlink()
-                for path in made:
+                for path in made or [folder / LOCAL]:
                     path.rmdir()
         lock.release()
+
+
+def locked_if_ours(folder: Path, kind: str) -> AbstractContextManager[None]:
+    """`locked` for a folder of ours; any other, into which somebody has copied a record, is not made ours."""
+    return locked(folder, kind) if kind_of(folder) == kind else nullcontext()
+
+
+def hold(folder: Path, kind: str) -> None:
+    """Hold an output folder as `locked` does, until `let_go` or the end of the process, if it is not held already."""
+    if folder.resolve() in _HELD:
+        return
+    stack = ExitStack()
+    stack.enter_context(locked(folder, kind))
+    if is_first_process():
+        _HELD[folder.resolve()] = stack
+
+
+def let_go(folder: Path) -> None:
+    """End what `hold` began; a folder that was held before stays held."""
+    _HELD.get(folder.resolve(), ExitStack()).close()
 
 
 def is_first_process() -> bool:
@@ -323,27 +391,11 @@ def is_first_process() -> bool:
 
 
 def _holder(folder: Path) -> str:
-    try:
-        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f" by process {found['pid']} since {found['started']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-# --- Which folder may be used -----------------------------------------------------------------------------------------
-
-
-def state_of(folder: Path) -> str:
-    """What an output folder holds: `nothing`, `files` (not ours), else the kind of result that was begun there."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return "nothing"
-    kind = kind_of(folder)
-    if kind is None:
-        return "files"
-    bare = {folder / name for name in (MANIFEST, LOCK, HOLDER)}
-    return kind if any(path not in bare and not path.is_dir() for path in folder.rglob("*")) else "nothing"
-
-
-def others_in(folder: Path) -> str:
-    """The first names in a folder that is not ours, for a message."""
-    return shorten(sorted(path.name for path in folder.iterdir()), 3)
+    """Who holds a folder, as far as that is known: a process that has just taken the lock writes it in a moment."""
+    for _ in range(10):
+        try:
+            found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+            return f" by process {found['pid']} since {found['started']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            time.sleep(0.1)
+    return ""

@@ -10,15 +10,14 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
-import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft import output_folder
 from hf_ft.catalog import sources_for
 from hf_ft.config import Config, Settings, build, check_path, config_fields, normalise
 from hf_ft.lookup import UserError, shorten
@@ -105,6 +104,11 @@ def rank_models(models: Sequence[str], confirm: int, *layers: tuple[str, Mapping
     if confirm < 0:
         raise UserError(f"--confirm must be at least 0, not {confirm}.")
     base, out = _base(layers)
+    with output_folder.locked(out, "ranking"):
+        return _rank(names, confirm, base, out, layers)
+
+
+def _rank(names: Mapping[str, str], confirm: int, base: Settings, out: Path, layers: Layers) -> Record:
     from hf_ft import ranking_report
     from hf_ft.data import load_splits
     from hf_ft.record import machine, public_name, versions
@@ -124,6 +128,8 @@ def rank_models(models: Sequence[str], confirm: int, *layers: tuple[str, Mapping
         "machine": machine(),
         "versions": versions(),
     }
+    if base.config.overwrite_output_dir:
+        _clear(out)
     before = _earlier(out, record)
     print(ranking_report.before(record), flush=True)
     if "training" in before:
@@ -144,7 +150,8 @@ def _finish(out: Path, record: Record, splits: Splits) -> None:
 
     _compare_with_confirmed(record, splits)
     _write(out, record)
-    ranking_report.write(record, out)
+    with output_folder.staging(out) as new:
+        ranking_report.write(record, new)
     print("\n" + ranking_report.after(record), flush=True)
 
 
@@ -181,21 +188,17 @@ def _base(layers: Layers) -> tuple[Settings, Path]:
         raise UserError("No output folder given: set --output_dir.")
     out = Path(given["output_dir"]).expanduser().absolute()
     settings = _settings(layers, "builtin", out / "confirm" / "none")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / FILE).is_file():
-            raise UserError(
-                f"The output folder {given['output_dir']} holds files that are no ranking. Choose another folder."
-            )
-        if settings.config.overwrite_output_dir:
-            _clear(out)
+    output_folder.check_ours(out, "ranking")
     return settings, out
 
 
 def _clear(out: Path) -> None:
-    """Remove a ranking, and nothing else from its folder."""
-    for name in ("rank.json", "rank.md", "figures/rank.png", "figures/rank.svg"):
-        (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "confirm", ignore_errors=True)
+    """Remove a ranking with its runs, and nothing else from its folder."""
+    from hf_ft.training import discard
+
+    output_folder.remove(out)
+    for folder in sorted((out / "confirm").glob("*")):
+        discard(folder)
 
 
 def _of_scores(config: Config) -> Config:
@@ -258,10 +261,7 @@ def _spoken(settings: Mapping[str, Any], name: str) -> str:
 
 def _write(out: Path, record: Record) -> None:
     """Replace `rank.json` in one step, so that it is whole whenever the process ends."""
-    out.mkdir(parents=True, exist_ok=True)
-    begun = out / f".{FILE}"
-    begun.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(begun, out / FILE)
+    output_folder.write(out, FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 # --- Scoring ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft.figures import draw_ranking
-from hf_ft.report import TITLES, markdown_table, text_table, wrapped
+from hf_ft.report import TITLES, bullets, escaped, markdown_table, text_table, wrapped
 
 Record = Mapping[str, Any]
 
@@ -134,7 +134,7 @@ def write(record: Record, out: Path) -> None:
     """Write `rank.md` and the picture `figures/rank.png` and `.svg` into the folder of a ranking."""
     points = {row["name"]: (row["ms_per_example"], row["scores"]) for row in _scored(record)}
     draw_ranking(points, _titles(record), [out / "figures" / f"rank.{kind}" for kind in ("png", "svg")])
-    notes = "\n".join(f"- {line}" for line in _sentences(record))
+    notes = bullets(_sentences(record))
     text = f"{_heading(record)}\n\n{markdown_table(*rows_of(record))}\n\n{notes}\n\n![Ranking](figures/rank.png)\n"
     (out / "rank.md").write_text(text, encoding="utf-8")
 
@@ -142,7 +142,7 @@ def write(record: Record, out: Path) -> None:
 def _heading(record: Record) -> str:
     data, machine = record["data"], record["machine"]
     return (
-        f"# Source models for {data['name']}\n\nTask {record['task']}, {data['predicts']}, scored on "
+        f"# Source models for {escaped(data['name'])}\n\nTask {record['task']}, {data['predicts']}, scored on "
         f"{data['examples']:,} examples of train. Time on {machine['device']} ({machine['cores']} cores)."
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +17,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.exact import expects_solver
+from hf_ft.feature_folders import default_root
 from hf_ft.lookup import shorten, split_argument
 from hf_ft.model import LoadReport
 from hf_ft.plan import Plan
@@ -38,6 +41,8 @@ RECORDED = (
     "torch_compile",
 )
 """The `TrainingArguments` in `run.json`: a list of its own, because the rest includes tokens and paths."""
+UNRECORDED = ("given", "cache_dir", "overwrite_output_dir")
+"""The fields of `Config` that are not in `run.json`: where things are on this machine."""
 
 
 def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: LoadReport, plan: Plan) -> dict[str, Any]:
@@ -101,9 +106,29 @@ def _data(config: Config, splits: Splits) -> dict[str, Any]:
 
 def recorded_settings(config: Config, args: TrainingArguments) -> dict[str, Any]:
     """The settings that may be published: local folders by their last part, and a fixed list of training arguments."""
-    own = {name: value for name, value in asdict(config).items() if name != "given" and value is not None}
+    own = {name: value for name, value in asdict(config).items() if name not in UNRECORDED and value is not None}
     own |= {"model": public_name(config.model), "dataset": public_name(config.dataset)}
     return own | {name: _plain(getattr(args, name)) for name in RECORDED}
+
+
+def without_places(value: Any, places: Iterable[str]) -> Any:
+    """A value of `run.json` with each of these folders by its last part: notes may quote an error that names one."""
+    if isinstance(value, str):
+        for place in sorted({*places}, key=len, reverse=True):
+            if len(Path(place).parts) > 2:  # not a name or the root, which may be part of anything
+                value = value.replace(place, Path(place).name)
+        return value
+    if isinstance(value, Mapping):
+        return {name: without_places(item, places) for name, item in value.items()}
+    return [without_places(item, places) for item in value] if isinstance(value, list | tuple) else value
+
+
+def places_of(config: Config, out: Path) -> set[str]:
+    """The folders of this machine that a run has to do with, as they are written and as they are found."""
+    named = [config.model, config.dataset, config.cache_dir or str(default_root()), str(out)]
+    local = [Path(name).expanduser() for name in named if Path(name).expanduser().exists()]
+    local += [Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
+    return {str(form) for path in local for form in (path.absolute(), path.resolve()) if len(form.parts) > 2}
 
 
 def public_name(name: str) -> str:

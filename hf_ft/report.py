@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,42 @@ def wrapped(text: str, indent: str = "") -> list[str]:
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same table in Markdown."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    lines = [[escaped(cell).replace("|", "\\|") for cell in line] for line in (header, *rows)]
+    lines.insert(1, ["---"] + ["---:"] * (len(header) - 1))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+CODE = re.compile(r"(`[^`]+`)")
+MARKS = re.compile(
+    r"[\\<*]|&(?=#?\w+;)|`|(?<=\])(?=\()|(?<!\w)_|_(?!\w)|^(?:[#>]|[+-](?=\s)|[=-]+$|~{3}|\d+(?=[.)]\s))"
+)
+"""What means something to Markdown or HTML in running text, or at its beginning."""
+UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+"""Control characters, line ends and marks that turn the direction of writing."""
+
+
+def escaped(text: str) -> str:
+    """Text for a page in Markdown, as it would be read: labels and names come from the data, and may hold anything.
+
+    Everything is on one line, and nothing makes a heading, a link or HTML. Code between backticks stays code.
+    """
+    parts = CODE.split(" ".join(UNSEEN.sub(" ", str(text)).split()))
+    return "".join(part if CODE.fullmatch(part) else MARKS.sub(_escape, part) for part in parts)
+
+
+def _escape(match: re.Match[str]) -> str:
+    mark = match.group(0)
+    return {"<": "&lt;", "&": "&amp;"}.get(mark, mark + "\\" if mark[:1].isdigit() else "\\" + mark)
+
+
+def code(text: str) -> str:
+    """Text as code in Markdown, on one line."""
+    return "`" + " ".join(UNSEEN.sub(" ", text).replace("`", "'").split()) + "`"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A list in Markdown."""
+    return "\n".join(f"- {escaped(line)}" for line in lines)
 
 
 def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
@@ -369,16 +404,16 @@ def card(record: Record) -> str:
     return "\n\n".join(
         [
             _card_metadata(record),
-            f"# {_title(record)}",
-            f"Task: {record['task'].replace('_', ' ')}, {data['predicts']} ({_listed(data['labels'])}).\n"
+            f"# {escaped(_title(record))}",
+            escaped(f"Task: {record['task'].replace('_', ' ')}, {data['predicts']} ({_listed(data['labels'])}).") + "\n"
             f"It is {_base(record)}, trained with {_method(record)}.",
             "## Use\n\n" + _usage(record),
             "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),
             "\n\n".join(_pictures(record)),
             "## Training\n\n" + markdown_table(*group_rows(record)) + "\n\n" + _training_note(record),
             "## Data\n\n" + _data_note(record),
-            "## Proofs\n\n" + "\n".join(f"- {line}" for line in proof_lines(record)),
-            "## Limits\n\n" + " ".join([*head_input_lines(record), LIMITS]),
+            "## Proofs\n\n" + bullets(proof_lines(record)),
+            "## Limits\n\n" + " ".join([*map(escaped, head_input_lines(record)), LIMITS]),
             f"Made with hf_ft {record['hf_ft']}. All figures on this page stand in `run.json`.\n",
         ]
     )
@@ -421,15 +456,17 @@ def _title(record: Record) -> str:
 def _base(record: Record) -> str:
     model = record["model"]
     if not record["proofs"]["only_head_new"]:
-        return f"the architecture of `{model['name']}` with random weights"
+        return f"the architecture of {code(model['name'])} with random weights"
     if not model["hub_id"]:
-        return f"`{model['name']}`"
+        return code(model["name"])
     commit = f" at commit `{model['commit'][:12]}`" if model["commit"] else ""
     return f"[{model['hub_id']}](https://huggingface.co/{model['hub_id']}){commit}"
 
 
 def _method(record: Record) -> str:
-    return f"method `{record['method']}` ({record['paper']})" if record["paper"] else "a plan of its own (see below)"
+    return (
+        f"method {code(record['method'])} ({record['paper']})" if record["paper"] else "a plan of its own (see below)"
+    )
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -447,7 +484,7 @@ def _results_note(record: Record) -> str:
     note = f"Intervals are 95 % bootstrap intervals over examples; {record['baseline_is']['note']}."
     if record["threshold"] is not None:
         note += f" Labels count from a probability of {record['threshold']:.3f} on, fitted on validation."
-    return " ".join([note, *copies_lines(record)])
+    return " ".join([note, *map(escaped, copies_lines(record))])
 
 
 def _pictures(record: Record) -> list[str]:
@@ -482,7 +519,8 @@ def _training_note(record: Record) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return (
-        " ".join([*cache_lines(record), ""]) + f"Numbers behind `train` and `adapt` are learning rates. Settings: "
+        " ".join([*map(escaped, cache_lines(record)), ""])
+        + f"Numbers behind `train` and `adapt` are learning rates. Settings: "
         f"{named}, weight_decay "
         f"{settings['weight_decay']}. Training took {seconds:.0f} s and at most {memory / 2**30:.1f} GiB on "
         f"{machine['device']} ({machine['cores']} cores). Versions: {versions}."
@@ -492,5 +530,5 @@ def _training_note(record: Record) -> str:
 def _data_note(record: Record) -> str:
     data = record["data"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
-    notes = "".join(f"\n- {note}" for note in data["notes"])
-    return f"{data['name']}: {sizes}. Content fingerprint `{data['fingerprint']}`.{notes}"
+    lines = [f"{escaped(data['name'])}: {sizes}. Content fingerprint `{data['fingerprint']}`."]
+    return "\n".join([*lines, *([bullets(data["notes"])] if data["notes"] else [])])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from hf_ft.config import Settings, build
+from hf_ft.config import Settings, build, check_output_dir
+from hf_ft.output_folder import locked
 
 
 def finetune(**settings: Any) -> dict[str, Any]:
@@ -20,7 +22,18 @@ def finetune(**settings: Any) -> dict[str, Any]:
 
 
 def execute(settings: Settings) -> dict[str, Any]:
-    """Train, score and save as the settings say; prints what is done and returns the record."""
+    """Train, score and save as the settings say; prints what is done and returns the record.
+
+    Raises:
+        UserError: a mistake in the settings or the data, or another process writes into the output folder.
+    """
+    out, resume = settings.training["output_dir"], settings.training.get("resume_from_checkpoint")
+    with locked(Path(out).expanduser(), "run"):
+        check_output_dir(out, settings.config, resume)  # once more: another run may have ended there since
+        return _execute(settings)
+
+
+def _execute(settings: Settings) -> dict[str, Any]:
     # Options have been checked by now; the imports below take seconds.
     from hf_ft.data import load_splits
     from hf_ft.evaluation import score

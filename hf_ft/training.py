@@ -35,7 +35,7 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
 
-from hf_ft import adapters, publishing, report
+from hf_ft import adapters, output_folder, report
 from hf_ft.cache import Cached, CachedRows, Job, Live, WholeBatches, is_image, open_cache, row_lengths, tell
 from hf_ft.config import Config
 from hf_ft.data import Splits
@@ -92,7 +92,8 @@ class StageResult:
 class Run:
     """A trained model with all that describes how it came about; what `score` and `save` work on.
 
-    `others` is that of `train`; `chosen` says how method `auto` came to the method that was trained.
+    `others` is that of `train`; `chosen` says how method `auto` came to the method that was trained. `adapter` is the
+    folder of the adapter that stands for the result, without the name of its base.
     """
 
     config: Config
@@ -108,6 +109,7 @@ class Run:
     learning: Learning
     others: int = 0
     chosen: dict[str, Any] | None = None
+    adapter: Path | None = None
 
     @property
     def groups(self) -> Anatomy:
@@ -184,8 +186,10 @@ def train(
     run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, others)
     if args.should_save:
         print(report.before_training(describe(config, splits, model, loaded, plan)) + "\n", flush=True)
-    if not args.resume_from_checkpoint and args.should_save:
-        publishing.clear(run.output_dir)
+    if args.should_save:
+        output_folder.hold(run.output_dir, "run")
+        if not args.resume_from_checkpoint:
+            clear(run.output_dir)
     for number, stage in enumerate(plan.stages, start=1):
         _run_stage(run, number, stage, encoded[0], encoded[1])
     best = _keep_best(run)
@@ -195,10 +199,22 @@ def train(
     if learning.finish:
         learning.finish(run.model)
     adapter = _stage_folder(run, best) / "adapter"
-    if args.should_save and adapter.is_dir():
-        shutil.copytree(adapter, run.output_dir / "adapter", dirs_exist_ok=True)  # `save` adds the name of its base
+    run.adapter = adapter if adapter.is_dir() else None
     run.model.eval()
     return run
+
+
+def clear(out: Path) -> None:
+    """Remove what a run wrote into its output folder, and nothing else."""
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    output_folder.remove(out)
+
+
+def discard(out: Path) -> None:
+    """Remove a whole run with its folder, and nothing else that stands there."""
+    if output_folder.kind_of(out) == "run":
+        clear(out)
+        output_folder.discard(out)
 
 
 def _stage_folder(run: Run, number: int) -> Path:
@@ -519,7 +535,7 @@ def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples:
     if stage.warmup is not None:
         args.warmup_steps = stage.warmup
     args.remove_unused_columns = False  # an image column is read by the transform, after this would drop it
-    args.push_to_hub = False
+    args.push_to_hub, args.hub_token = False, None  # `training_args.bin` of each checkpoint would hold the token
     args.metric_for_best_model = run.metric
     args.greater_is_better = run.splits.target.higher_is_better(run.metric)
     given = run.config.given

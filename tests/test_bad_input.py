@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from hf_ft import finetune
+from hf_ft import finetune, output_folder
 from hf_ft.cli import main
 from hf_ft.cli import run as run_command
 from hf_ft.installed import lacks, trackers
@@ -97,9 +97,9 @@ class World:
     def old_run(self, name: str = "out") -> Path:
         """A folder that looks like the result of an earlier run."""
         folder = self.folder / name
-        (folder / "figures").mkdir(parents=True)
+        output_folder.mark(folder, "run")
         for file in ("run.json", "README.md", "config.json", "model.safetensors", "figures/learning_curves.png"):
-            (folder / file).write_text(f"old {file}")
+            output_folder.write(folder, file, f"old {file}")
         return folder
 
 
@@ -696,12 +696,11 @@ FOLDERS: dict[str, Mistake] = {
     ),
     "output folder with other files": (
         lambda w: w.train(output_dir=replaced(w.copy("text", "notes"), "notes.txt", "mine")),
-        r"The output folder .*/notes already holds files\. Choose another folder, .*",
+        r"The output folder .*/notes holds files that hf_ft did not write \(.*\), .* Choose another folder\.",
     ),
     "overwriting what is no run": (
         lambda w: w.train(output_dir=w.copy("text", "mine"), overwrite_output_dir=True),
-        r"The output folder .*/mine holds files that are no run \(no run\.json, no checkpoints\), so "
-        r"--overwrite_output_dir does not replace them\. Choose another folder\.",
+        r"The output folder .*/mine holds files that hf_ft did not write .* nor --overwrite_output_dir .*",
     ),
     "output folder that is a file": (
         lambda w: w.train(output_dir=w.copy("text") / "config.json"),

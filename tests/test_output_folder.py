@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_ft import output_folder
+from hf_ft.cli import main
 from hf_ft.lookup import UserError
 
 
@@ -142,14 +144,14 @@ def test_what_a_folder_holds(tmp_path: Path, ours: Path) -> None:
 
 HOLD = (
     "import sys, time; from pathlib import Path; from hf_ft.output_folder import locked\n"
-    "with locked(Path(sys.argv[1]), 'run'):\n    print('held', flush=True); time.sleep(60)"
+    "with locked(Path(sys.argv[1]), sys.argv[2]):\n    print('held', flush=True); time.sleep(60)"
 )
 
 
-def holding(folder: Path, **environment: str) -> subprocess.Popen[str]:
+def holding(folder: Path, kind: str = "run", **environment: str) -> subprocess.Popen[str]:
     """A process that holds a folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)],
+        [sys.executable, "-c", HOLD, str(folder), kind],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
@@ -202,22 +204,171 @@ def test_a_mistake_leaves_no_trace(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
-# --- Sealed folders ---------------------------------------------------------------------------------------------------
+# --- Commands ---------------------------------------------------------------------------------------------------------
+
+FOREIGN = (
+    *("checkpoints/mine.txt", "figures/paper.pdf", "README.md", "config.json", "model.safetensors", "run.json"),
+    *("compare.json", "depth.json", "rank.json", "arms/head-all-seed0.json", "confirm/x/run.json", "depth/depth.json"),
+)
+"""What a folder of the user's may hold, called as files of ours are."""
 
 
-def test_a_sealed_folder_is_known_to_be_whole(tmp_path: Path) -> None:
-    """A file that was cut off, changed or removed is named; files that came later are none of its business."""
-    folder = tmp_path / "checkpoint-1"
-    folder.mkdir()
-    for name in ("model.safetensors", "optimizer.pt"):
-        (folder / name).write_text(name)
-    assert output_folder.damage(folder)
-    output_folder.seal(folder)
-    (folder / "notes.txt").write_text("mine")
-    assert output_folder.damage(folder) == ""
-    (folder / "optimizer.pt").write_text("optimizer.p!")
-    assert "optimizer.pt" in output_folder.damage(folder)
-    (folder / "optimizer.pt").unlink()
-    assert "optimizer.pt" in output_folder.damage(folder)
-    output_folder.remove_sealed(folder)
-    assert names(folder) == {"notes.txt"}
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder with what is in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def words(command: str, model: str, data: str, out: Path, *more: str) -> list[str]:
+    """A command on a tiny model, short enough for a test."""
+    own = {"train": ["--method=full", "--load_back_proof=false"], "auto": ["--method=auto"], "rank": []}
+    models = [model, "builtin"] if command == "rank" else [f"--model={model}"]
+    first = [{"auto": "train"}.get(command, command), *(models if command == "rank" else [])]
+    usual = ["--task=text_classification", f"--dataset={data}", f"--output_dir={out}", "--max_steps=1", "--seed=1"]
+    return [*first, *(models if command != "rank" else []), *usual, *own.get(command, []), *more]
+
+
+@pytest.mark.parametrize("command", ["train", "auto", "compare", "depth", "rank"])
+@pytest.mark.parametrize("option", ["--overwrite_output_dir", "--resume", ""])
+def test_a_folder_that_is_not_ours_is_never_touched(
+    command: str, option: str, text_model: str, text_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files called as ours are do not make a folder ours: the command is refused, and every byte stays."""
+    for name in FOREIGN:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text(f"my {name}")
+    before = content(tmp_path)
+    assert main(words(command, text_model, text_data, tmp_path / "out", *[option] * bool(option))) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert str(tmp_path / "out") in told
+    assert content(tmp_path) == before
+
+
+def test_files_of_the_user_survive(
+    text_model: str, text_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run replaces what the first one wrote, and nothing that was put or changed there since."""
+    out = tmp_path / "out"
+    assert main(words("train", text_model, text_data, out)) == 0
+    first = content(out)
+    assert {"model.safetensors", "run.json", "README.md"} <= set(output_folder.files_of(out)) < set(first)
+    mine = {"notes.txt": b"mine", "figures/paper.pdf": b"mine", "adapter/mine.txt": b"mine", "vocab_mine.txt": b"mine"}
+    for name, text in mine.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(text)
+    (out / "README.md").write_text("my card")
+    capsys.readouterr()
+    assert main([*words("train", text_model, text_data, out), "--seed=2", "--overwrite_output_dir"]) == 0
+    second = content(out)
+    assert {name: second[name] for name in mine} == mine
+    assert second["README.md.kept"] == b"my card"
+    assert "README.md.kept" in capsys.readouterr().out
+    assert second["model.safetensors"] != first["model.safetensors"]
+    assert set(second) == {*first, *mine, "README.md.kept"}
+    assert not {*mine, "README.md.kept"} & set(output_folder.files_of(out))
+
+
+def test_a_result_of_one_command_is_not_for_another(
+    text_model: str, text_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A comparison is neither replaced nor gone on with by a run, nor the other way round."""
+    for kind, command in (("comparison", "train"), ("run", "compare"), ("ranking", "depth"), ("search", "rank")):
+        out = tmp_path / kind
+        output_folder.mark(out, kind)
+        output_folder.write(out, "run.json", "{}")
+        assert main(words(command, text_model, text_data, out, "--overwrite_output_dir")) == 2
+        assert output_folder.KINDS[kind] in capsys.readouterr().err
+        assert (out / "run.json").read_text() == "{}"
+
+
+# --- What is read is not written over ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["model", "dataset"])
+def test_the_source_is_not_overwritten_by_another_name(
+    what: str, text_model: str, text_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither through a link, nor by a path with dots, nor in a folder inside; even where the source was a run."""
+    source = tmp_path / "source"
+    shutil.copytree({"model": text_model, "dataset": text_data}[what], source)
+    output_folder.mark(source, "run")
+    (tmp_path / "link").symlink_to(source)
+    before = content(source)
+    sources = {"model": text_model, "dataset": text_data} | {what: str(source)}
+    for out in (source, tmp_path / "link", tmp_path / "link/../source", source / "new", tmp_path / "link/a/b"):
+        for option in ("--overwrite_output_dir", "--resume"):
+            assert main(words("train", sources["model"], sources["dataset"], out, option)) == 2
+            assert what in capsys.readouterr().err
+    assert content(source) == before
+
+
+def test_a_model_in_the_output_folder_is_not_overwritten(text_model: str, text_data: str, tmp_path: Path) -> None:
+    """Who trains on from a checkpoint of a run must not replace that run."""
+    shutil.copytree(text_model, tmp_path / "out/checkpoints/1-full/checkpoint-1")
+    output_folder.mark(tmp_path / "out", "run")
+    before = content(tmp_path / "out")
+    model = str(tmp_path / "out/checkpoints/1-full/checkpoint-1")
+    assert main(words("train", model, text_data, tmp_path / "out", "--overwrite_output_dir")) == 2
+    assert content(tmp_path / "out") == before
+
+
+def test_predictions_and_pictures_do_not_overwrite_files(
+    text_model: str, text_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that exists is refused without --overwrite, and the input with it, by whichever name."""
+    out, table, picture = tmp_path / "out", tmp_path / "in.csv", tmp_path / "model.png"
+    assert main(words("train", text_model, text_data, out)) == 0
+    table.write_text("text\ngood\n")
+    (tmp_path / "link.csv").symlink_to(table)
+    (tmp_path / "old.csv").write_text("old")
+    picture.write_text("old")
+    for output, more in (("old.csv", []), ("in.csv", []), ("in.csv", ["--overwrite"]), ("link.csv", ["--overwrite"])):
+        assert main(["predict", str(out), str(table), "--output", str(tmp_path / output), *more]) == 2
+        assert output in capsys.readouterr().err
+    assert main(["inspect", text_model, "--picture", str(picture)]) == 2
+    assert table.read_text() == "text\ngood\n"
+    assert (tmp_path / "old.csv").read_text() == picture.read_text() == "old"
+    assert main(["predict", str(out), str(table), "--output", str(tmp_path / "old.csv"), "--overwrite"]) == 0
+    assert main(["inspect", text_model, "--picture", str(picture), "--overwrite"]) == 0
+    assert "label" in (tmp_path / "old.csv").read_text()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# --- One process at a time --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["train", "auto", "compare", "depth", "rank"])
+def test_a_folder_in_use_is_refused(
+    command: str, text_model: str, text_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command that writes a folder answers on one line while another process holds it, and writes nothing."""
+    kind = {"auto": "run", "train": "run", "compare": "comparison", "depth": "search", "rank": "ranking"}[command]
+    process = holding(tmp_path / "out", kind)
+    before = content(tmp_path)
+    try:
+        for more in ([], ["--resume"], ["--overwrite_output_dir"]):
+            assert main(words(command, text_model, text_data, tmp_path / "out", *more)) == 2
+            told = capsys.readouterr().err.splitlines()[-1]
+            assert str(process.pid) in told
+            assert str(tmp_path / "out") in told
+    finally:
+        process.kill()
+        process.wait()
+    assert content(tmp_path) == before
+
+
+def test_two_runs_begun_together(text_model: str, text_data: str, tmp_path: Path) -> None:
+    """Of two real processes one trains and the other is refused; the result is whole, and the folder free."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "hf_ft", *words("train", text_model, text_data, out, "--resume")]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=200)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2]
+    refused = codes.index(2)
+    assert str(out) in errors[refused].splitlines()[-1]
+    assert str(both[1 - refused].pid) in errors[refused].splitlines()[-1]
+    for name, entry in output_folder.files_of(out).items():
+        assert output_folder.is_unchanged(out / name, entry)
+    with output_folder.locked(out, "run"):
+        assert output_folder.state_of(out) == "run"

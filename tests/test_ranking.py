@@ -413,7 +413,7 @@ def test_a_folder_with_other_files_is_left_alone(
 ) -> None:
     """It holds no ranking, so none is written into it."""
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds files that are no ranking"):
+    with pytest.raises(UserError, match="holds files that hf_ft did not write"):
         hf_ft.rank([text_model, random_model], task="text_classification", dataset=nouns, output_dir=str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

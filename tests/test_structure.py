@@ -77,7 +77,7 @@ LAYERS = {
         "transferability",
         "candidates",
     ),
-    "leaf": ("figures", "depth_picture", "report", "ranking_report", "publishing", "fresh_process"),
+    "leaf": ("figures", "depth_picture", "report", "ranking_report", "leaks", "publishing", "fresh_process"),
     "run": ("record", "training", "head_input", "evaluation", "load_back", "hub", "arms", "evidence"),
     "product": ("inspection", "inference", "run", "comparison", "depth_search", "ranking", "cli", "__main__"),
 }
