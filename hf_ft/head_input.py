@@ -21,8 +21,8 @@ from hf_ft.layer_probes import Reader, probe, sampled
 from hf_ft.lookup import UserError
 from hf_ft.training import Run
 
-MOST = 500
-"""Most examples of train and of validation that are looked at: one pass, a small part of what features take."""
+MOST, LEAST, SECONDS = 500, 100, 20.0
+"""Examples of train and of validation that are looked at: fewer where they take longer, as large photos do."""
 BOUNDARIES = 9
 """Most boundaries that are probed; in deeper models they are spread evenly."""
 PENALTIES, TOLERANCE = (1.0, 0.1, 0.01), 1e-3
@@ -57,7 +57,7 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
         head=True,
     )
     started = time.perf_counter()
-    rows = [sampled(part, MOST, run.args.seed) for part in (splits.train, splits.validation)]
+    rows = [sampled(part, _most(run), run.args.seed) for part in (splits.train, splits.validation)]
     try:
         every = list(zip(*(reader.states(part) for part in rows), strict=True))
         places = sorted({round(place) for place in np.linspace(0, len(blocks), min(BOUNDARIES, len(blocks) + 1))})
@@ -83,6 +83,14 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
         "examples": [len(part) for part in rows],
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _most(run: Run) -> int:
+    """How many examples of a split to look at, by what the features of one took."""
+    facts = run.stages[-1].cache
+    if not facts:
+        return LEAST
+    return max(LEAST, min(MOST, int(SECONDS / max(facts["whole_seconds"] / facts["examples"], 1e-6))))
 
 
 def _judged(scores: NDArray[np.float64], draws: NDArray[np.float64], places: Sequence[int]) -> dict[str, Any]:
