@@ -69,6 +69,12 @@ def expects_solver(
     return wants_solver(config, stages, stage, groups) and config.cache != "off" and linear_head(groups)
 
 
+def steps_instead(config: Config, stage: PlannedStage, groups: Sequence[DepthGroup]) -> list[str]:
+    """The settings by which a head that could be solved trains by steps, though nobody asked for these by name."""
+    could = config.head_solver == "auto" and _head_alone(stage, groups) and linear_head(groups)
+    return sorted(OF_STEPS & config.given) if could and config.cache != "off" and not stage.own_steps else []
+
+
 def _head_alone(stage: PlannedStage, groups: Sequence[DepthGroup]) -> bool:
     pairs = zip(groups, stage.settings, strict=True)
     return {group.role for group, setting in pairs if setting.mode != "frozen"} == {"head"}

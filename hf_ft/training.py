@@ -40,7 +40,7 @@ from hf_ft.cache import Cached, CachedRows, Job, Live, WholeBatches, is_image, o
 from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
-from hf_ft.exact import check_solver, expects_solver, fit_exact, linear_head_of, wants_solver
+from hf_ft.exact import check_solver, expects_solver, fit_exact, linear_head_of, steps_instead, wants_solver
 from hf_ft.freezing import FrozenMode, audit, ensure_gradients, frozen_tensors, quiet_modules, set_trainable, snapshot
 from hf_ft.heap import settled_heap
 from hf_ft.lookup import UserError
@@ -249,7 +249,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
         sets = (*prepared, validation_set)[:2]
         frozen = FrozenMode(trained, quiet)
         trainer = _trainer(run, trained, stage, args, *sets)
-        fit = _solve(run, stage, cached) if wants_solver(run.config, run.plan.stages, stage, run.groups) else None
+        fit = _solve(run, stage, cached)
         with cached.cut.installed() if cached else nullcontext():
             if fit is None:
                 trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
@@ -334,12 +334,18 @@ def _solve(run: Run, stage: PlannedStage, cached: Cached | None) -> dict[str, An
     Raises:
         UserError: `head_solver` is `exact` and cannot be.
     """
+    config, stages, groups = run.config, run.plan.stages, run.groups
+    if not wants_solver(config, stages, stage, groups):
+        if cached and (given := steps_instead(config, stage, groups)):
+            named = ", ".join(f"--{name}" for name in given)
+            tell(f"solver   not used, since {named} asks for steps; --head_solver exact uses it all the same", run.args)
+        return None
     layer = linear_head_of(cached.cut) if cached else None
     if cached is None or layer is None or cached.validation is None or run.learning.loss is None:
         why = "the stage runs without the cache" if cached is None else "the head is not linear"
-        if run.config.head_solver == "exact":
+        if config.head_solver == "exact":
             raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
-        if expects_solver(run.config, run.plan.stages, stage, run.groups):
+        if expects_solver(config, stages, stage, groups):
             tell(f"solver   not used in stage '{stage.name}', which trains by steps: {why}", run.args)
         return None
     fit = fit_exact(*layer, cached.train, cached.validation, run.learning.loss)

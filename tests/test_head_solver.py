@@ -86,6 +86,18 @@ def test_stages_of_ones_own(text_model: str, text_data: str, tmp_path: Path) -> 
     assert solved(train(text_model, text_data, tmp_path / "epochs", num_train_epochs=2, **alone)) == [False]
 
 
+def test_settings_that_ask_for_steps_are_named(
+    text_model: str, text_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `head`, a number of epochs means steps; the output says so, and how it is solved all the same."""
+    settings = {"method": "head", "num_train_epochs": 2}
+    assert solved(train(text_model, text_data, tmp_path / "out", **settings)) == [False]
+    assert "solver   not used, since --num_train_epochs asks for steps" in capsys.readouterr().out
+    assert solved(train(text_model, text_data, tmp_path / "exact", head_solver="exact", **settings)) == [True]
+    assert solved(train(text_model, text_data, tmp_path / "sgd", head_solver="sgd", **settings)) == [False]
+    assert "solver   not used" not in capsys.readouterr().out
+
+
 def test_images_of_a_solved_head_are_not_augmented(image_model: str, image_data: str, tmp_path: Path) -> None:
     """Augmentation is for steps: by default the head of `lp_ft` is solved on plain images; asked for, it stays."""
     settings = {"task": "image_classification", "num_train_epochs": 3}
