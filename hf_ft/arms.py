@@ -18,7 +18,7 @@ import re
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ from hf_ft.drawing import draw
 from hf_ft.evaluation import predict_outputs
 from hf_ft.grid import Layer, fitted
 from hf_ft.lookup import UserError, shorten
-from hf_ft.model import check_kind, find_settings, load_model
+from hf_ft.model import load_model
 from hf_ft.plan import Plan, PlannedStage, Setting
+from hf_ft.precheck import check_model
 from hf_ft.record import describe, machine, versions
 from hf_ft.report import title
 from hf_ft.resampling import Floats
@@ -114,18 +115,31 @@ class Outcome:
         return self.metrics[split][metric]["value"]
 
 
+def blocks_of(groups: Anatomy) -> int:
+    """How many blocks a model has."""
+    return len(groups.of_role("block"))
+
+
 class Bench:
     """What the arms of a comparison share: settings, data, and the folder in which each leaves its files.
 
     `layers` are those of `config.build`, without a method. Data are read once; arms draw their training examples from
     the train split by their seed, smaller sizes from larger ones. Without `test`, that split is left alone and arms are
-    scored on validation: who chooses by their scores must not have seen it.
+    scored on validation: who chooses by their scores must not have seen it. What is wrong with `methods`, or what
+    `check` says of the model's depth groups, is told before the data are read.
 
     Raises:
         UserError: wrong settings or data, or several processes.
     """
 
-    def __init__(self, layers: Sequence[Layer], folder: Path, test: bool = True) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        folder: Path,
+        test: bool = True,
+        methods: Sequence[str] = (),
+        check: Callable[[Anatomy], object] | None = None,
+    ) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
         self.layers = [(source, normalise(layer, source)) for source, layer in layers]
@@ -134,8 +148,7 @@ class Bench:
         settings = build(*fitted(self.layers, "head"), ("the comparison", own))
         config, args = settings.config, settings.arguments()
         self.task = get_task(config.task)
-        found = find_settings(config.model, config.model_revision, config.trust_remote_code)
-        check_kind(found, self.task, config.model)
+        check_model(config, args, methods, check)
         splits = load_splits(config, args.seed)
         self.splits = splits if test else dataclasses.replace(splits, test=None)
         self.metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
@@ -157,7 +170,7 @@ class Bench:
     @property
     def blocks(self) -> int:
         """How many blocks the model has."""
-        return sum(group.role == "block" for group in self.groups)
+        return blocks_of(self.groups)
 
     def settings(self, arm: Arm) -> Settings:
         """All settings of an arm."""

@@ -21,6 +21,7 @@ from hf_ft.finished import COMPARISON, SEARCH, read_record, read_run
 from hf_ft.lookup import UserError, choose
 from hf_ft.output_folder import check_new_file
 from hf_ft.ranges import check_range
+from hf_ft.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from hf_ft.catalog import Source
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
 
 def run(command: Callable[[], Any]) -> int:
     """Run a command; a mistake of the user's becomes one line on stderr and exit code 2."""
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when `datasets` is imported
     try:
-        try:
-            command()
-        finally:
-            sys.stdout.flush()
+        with quiet_libraries():
+            try:
+                command()
+            finally:
+                sys.stdout.flush()
     except BrokenPipeError:  # whoever read this has seen enough, as in `hf-ft methods | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
         return 141  # what a shell says of a process that SIGPIPE ended

@@ -20,6 +20,7 @@ from hf_ft.grid import DEPTHS, Grid, read_grid
 from hf_ft.lookup import UserError, shorten, split_argument
 from hf_ft.paired import Seeds, difference, mean_interval
 from hf_ft.report import bullets, escaped, markdown_table, text_table, title, wrapped
+from hf_ft.terminal import quiet_libraries
 
 Record = dict[str, Any]
 
@@ -44,6 +45,7 @@ def compare(**settings: Any) -> Record:
     return run_comparison(read_grid([("the call of compare()", settings)]))
 
 
+@quiet_libraries()
 def run_comparison(grid: Grid) -> Record:
     """Compare what a grid asks for; prints what is done.
 
@@ -55,7 +57,7 @@ def run_comparison(grid: Grid) -> Record:
 
 
 def _compare(grid: Grid) -> Record:
-    bench = Bench(grid.layers, grid.folder)
+    bench = Bench(grid.layers, grid.folder, methods=grid.methods)
     folder, seeds, notes = grid.folder, grid.seeds, list[str]()
     methods = spelled_out(grid.methods, bench.blocks) or fitting(bench, seeds[0], notes)
     arms = [Arm(method, seed, size) for size in grid.sizes for method in methods for seed in seeds]

@@ -31,6 +31,7 @@ from hf_ft.plan import METHODS, Method, Stage, method_defaults, own_method, pars
 from hf_ft.plan_file import read_stages, read_yaml
 from hf_ft.ranges import check_range
 from hf_ft.tasks import get_task, task_names
+from hf_ft.terminal import bars_shown
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -299,7 +300,7 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
         value = int(value)
     if not isinstance(value, str):
         if value is not None and kinds <= {*TYPES, "None"} and not any(_is(value, kind) for kind in kinds - {"None"}):
-            raise UserError(f"'{name}' takes {_spoken(kinds)}, not {value!r}.")
+            raise UserError(f"'{name}' takes {_spoken(kinds)}, not {_said(value)}.{IN_MEMORY.get(name, '')}")
         return value
     if value.lower() in ("none", "null") and "None" in kinds and value not in _choices(name):
         return None
@@ -313,6 +314,19 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
     if kinds & {"str", "list"}:
         return value
     raise UserError(f"'{name}' takes {_spoken(kinds)}, not '{value}'.")
+
+
+IN_MEMORY = {
+    "dataset": " Data in memory are not supported yet: write them with save_to_disk(FOLDER) and give the folder.",
+    "model": " Models in memory are not supported yet: write them with save_pretrained(FOLDER) and give the folder.",
+}
+"""Setting -> what to do with an object that was given in place of a name."""
+
+
+def _said(value: Any) -> str:
+    """A value in a message: as it was written, unless it is a whole object."""
+    plain = isinstance(value, bool | int | float | str | list | tuple | dict) and len(repr(value)) <= 80
+    return repr(value) if plain else f"an object of type {type(value).__name__}"
 
 
 TYPES = {"bool": bool, "int": Integral, "float": Real, "str": str, "dict": dict, "list": list}
@@ -393,7 +407,7 @@ class Settings:
         try:
             with warnings.catch_warnings():  # the old name is what everybody writes, and it works
                 warnings.filterwarnings("ignore", "`gradient_checkpointing.* is deprecated", FutureWarning)
-                arguments = TrainingArguments(**self.training)
+                arguments = TrainingArguments(**{"disable_tqdm": not bars_shown(), **self.training})
         except Exception as error:  # its checks, and those of what it reads, raise as many kinds as there are
             raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
         if arguments.fsdp and arguments.world_size == 1:
@@ -700,7 +714,7 @@ def parse(
     arguments = settings.arguments()
     from hf_ft.precheck import check_model
 
-    check_model(settings.config)
+    check_model(settings.config, arguments)
     return settings.config, arguments
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft import __version__, output_folder
-from hf_ft.arms import Arm, Bench, Outcome
+from hf_ft.arms import Arm, Bench, Outcome, blocks_of
 from hf_ft.comparison import Record, check_same, ran_live, seeds_of, write
 from hf_ft.config import Settings, build, normalise
 from hf_ft.depth_picture import draw_depths
@@ -30,6 +30,7 @@ from hf_ft.grid import Layer
 from hf_ft.lookup import UserError, split_argument
 from hf_ft.paired import difference, mean_interval
 from hf_ft.report import bullets, escaped, markdown_table, text_table, wrapped
+from hf_ft.terminal import quiet_libraries
 
 FILE = "depth.json"
 
@@ -47,6 +48,7 @@ def depth(**settings: Any) -> Record:
     return search(read_search([("the call of depth()", settings)]))
 
 
+@quiet_libraries()
 def search(asked: Search) -> Record:
     """Race the depths that a search asks for; prints what is done.
 
@@ -58,7 +60,8 @@ def search(asked: Search) -> Record:
 
 
 def _search(asked: Search) -> Record:
-    bench = Bench(asked.layers, asked.folder, test=False)
+    # Depths that the model has not are told before its data are read.
+    bench = Bench(asked.layers, asked.folder, False, check=lambda groups: candidates(asked.depths, blocks_of(groups)))
     methods = candidates(asked.depths, bench.blocks)
     bench.check([Arm(method, asked.seeds[0]) for method in methods.values()])
     record: Record = {

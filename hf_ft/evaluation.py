@@ -17,6 +17,7 @@ from hf_ft.head_input import compare_head_input
 from hf_ft.resampling import Score
 from hf_ft.target import Target
 from hf_ft.tasks import Task, get_task
+from hf_ft.terminal import bars_shown
 from hf_ft.training import Run
 
 
@@ -57,6 +58,7 @@ def predict_outputs(
         arguments.save_strategy, arguments.load_best_model_at_end = "no", False
         arguments.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
         arguments.report_to, arguments.dataloader_pin_memory = [], False
+        arguments.disable_tqdm = arguments.disable_tqdm or not bars_shown()
         trainer = Trainer(
             model=model,
             args=arguments,

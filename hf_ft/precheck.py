@@ -7,16 +7,23 @@ from typing import Any
 
 import torch
 import transformers
+from transformers import TrainingArguments
 from transformers.initialization import no_init_weights
 
 from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy
+from hf_ft.lookup import UserError
 from hf_ft.model import check_kind, find_settings, from_config, quiet_loading
 from hf_ft.plan import plan_method, plan_stages
 from hf_ft.tasks import get_task
 
 
-def check_model(config: Config, methods: Iterable[str] = (), check: Callable[[Anatomy], object] | None = None) -> None:
+def check_model(
+    config: Config,
+    args: TrainingArguments,
+    methods: Iterable[str] = (),
+    check: Callable[[Anatomy], object] | None = None,
+) -> None:
     """Refuse a model of another kind, and a method or stages that it is too shallow for or whose names it lacks.
 
     Args:
@@ -28,6 +35,9 @@ def check_model(config: Config, methods: Iterable[str] = (), check: Callable[[An
     """
     found = find_settings(config.model, config.model_revision, config.trust_remote_code)
     check_kind(found, get_task(config.task), config.model)
+    known = getattr(transformers, get_task(config.task).auto_class)._model_mapping.get(type(found), None)
+    if args.gradient_checkpointing and not getattr(known, "supports_gradient_checkpointing", True):
+        raise UserError(f"--gradient_checkpointing: {known.__name__} does not support it. Leave it out.")
     asking = [name for name in methods or [config.method] if ":" in name and not name.startswith("peft:")]
     if not (asking or config.stages or check):
         return

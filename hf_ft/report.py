@@ -148,8 +148,11 @@ def _setting(mode: str, rate: float) -> str:
     return mode if mode == "frozen" else f"{mode} at {rate:.2g}"
 
 
-def before_training(record: Record) -> str:
-    """What is about to happen: data, model, and the table of depth groups with their settings."""
+def before_training(record: Record, machine: Record, alone: str = "") -> str:
+    """What is about to happen: data, model, device, and the table of depth groups with their settings.
+
+    `alone` is a note where fewer processes run than were asked for.
+    """
     data, model = record["data"], record["model"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     kind = "" if data["problem_type"] in record["task"] else f", {data['problem_type'].replace('_', ' ')}"
@@ -160,6 +163,8 @@ def before_training(record: Record) -> str:
         f"Model   {model['name']} ({model['class']}, {model['parameters']:,} parameters)",
         *(f"        {note}" for note in model["notes"]),
         f"Method  {record['method']}",
+        f"Device  {machine['device']}, {machine['processes']} process{'es' * (machine['processes'] > 1)}",
+        *(f"        {note}" for note in [alone] if note),
         "",
         text_table(*group_rows(record)),
     ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_ft.config import Settings, build, check_output_dir
 from hf_ft.output_folder import locked
+from hf_ft.terminal import quiet_libraries
 
 
 def finetune(**settings: Any) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def finetune(**settings: Any) -> dict[str, Any]:
     return execute(build(("the call of finetune()", settings)))
 
 
+@quiet_libraries()
 def execute(settings: Settings) -> dict[str, Any]:
     """Train, score and save as the settings say; prints what is done and returns the record.
 
@@ -48,7 +50,7 @@ def _execute(settings: Settings) -> dict[str, Any]:
 
         settings, chosen = resolve(settings)
     config, args = settings.config, settings.arguments()
-    check_model(config)  # reading the data may take long
+    check_model(config, args)  # reading the data may take long
     splits = load_splits(config, args.seed)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
     plan = make_plan(config, args, loaded.groups, len(splits.train))

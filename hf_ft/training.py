@@ -48,7 +48,7 @@ from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
 from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
 from hf_ft.prepared import CopiedRows, prepare
-from hf_ft.record import describe
+from hf_ft.record import alone, describe, machine
 from hf_ft.target import Learning
 from hf_ft.tasks import Task, get_task
 from hf_ft.tracing import example_inputs
@@ -185,7 +185,8 @@ def train(
             adapters.find_targets(model, loaded.groups, stage.settings, stage.peft, stage.peft_options)
     run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, others)
     if args.should_save:
-        print(report.before_training(describe(config, splits, model, loaded, plan)) + "\n", flush=True)
+        told = report.before_training(describe(config, splits, model, loaded, plan), machine(), alone())
+        print(told + "\n", flush=True)
     if args.should_save:
         output_folder.hold(run.output_dir, "run")
         if not args.resume_from_checkpoint:

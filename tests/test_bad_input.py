@@ -23,6 +23,7 @@ from hf_ft import finetune, output_folder
 from hf_ft.cli import main
 from hf_ft.cli import run as run_command
 from hf_ft.installed import lacks, trackers
+from hf_ft.lookup import UserError
 from hf_ft.plan import METHODS
 from hf_ft.tasks import get_task, task_names
 
@@ -497,6 +498,10 @@ MODELS: dict[str, Mistake] = {
         r"'.*/model' does not fit its weights: 9 tensors of the backbone would be random, not pretrained: "
         r"bert\.encoder\.layer\.0\.intermediate\.dense\.bias, .* and 6 more\. Check config\.json .*",
     ),
+    "gradient checkpointing that the model lacks": (
+        lambda w: w.train("image", gradient_checkpointing=True),
+        r"--gradient_checkpointing: ResNetForImageClassification does not support it\. Leave it out\.",
+    ),
     "size that is text": (
         lambda w: w.train(model=w.copy("text", hidden_size="32")),
         r"Cannot load the model '.*/model': .*'hidden_size'.* expected int, got str .*",
@@ -865,6 +870,14 @@ OTHERS: dict[str, Mistake] = {
         lambda w: ["predict", str(fewer_weights(w)), "a film"],
         r"The weights in .* lack classifier\.bias, which would be random\. Train again\.",
     ),
+    "compare: last_n larger than the model": (
+        lambda w: ["compare", *w.train(method=None, dataset=broken(w), methods="head,last_n:9")[1:]],
+        r"last_n:9 asks for more blocks than the model has \(3\)\. Use last_n:1 to last_n:3, or .*",
+    ),
+    "depth: more frozen blocks than the model has": (
+        lambda w: ["depth", *w.train(method=None, dataset=broken(w), depths="0,9")[1:]],
+        r"--depths 9: the model has 3 blocks, so 0 \(full\) to 3 \(head\) of them can be frozen\.",
+    ),
     "compare: broken record to draw": (
         lambda w: ["compare", "--redraw", str(drawn(w, "compare.json", "{"))],
         r".*/compare\.json is damaged \(.*\)\. Run the command that wrote it again\.",
@@ -1045,3 +1058,20 @@ def test_a_reader_that_has_seen_enough(words: list[str]) -> None:
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode == 141
+
+
+def test_data_in_memory(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """An object in place of a name is answered by its type and the remedy, not by a dump of it."""
+    from datasets import Dataset, DatasetDict
+
+    split = Dataset.from_dict({"text": [f"a film, number {i}, " * 30 for i in range(9)], "label": [0, 1, 0] * 3})
+    for data, kind in ((DatasetDict(train=split, test=split), "DatasetDict"), (split, "Dataset")):
+        with pytest.raises(UserError) as caught:
+            finetune(task="text_classification", model=world.models["text"], dataset=data, output_dir=str(world.out))
+        told = str(caught.value)
+        assert f"an object of type {kind}." in told
+        assert "save_to_disk" in told
+        assert len(told) < 200
+        assert "\n" not in told
+    DatasetDict(train=split, test=split).save_to_disk(world.folder / "saved")
+    assert main(world.train(dataset=world.folder / "saved")) == 0

@@ -21,6 +21,7 @@ LAYERS = {
         "__init__",
         "lookup",
         "ranges",
+        "terminal",
         "finished",
         "output_folder",
         "resampling",
