@@ -33,6 +33,9 @@ from hf_ft.images import upright_rgb
 from hf_ft.lookup import UserError, choose, shorten, split_argument
 from hf_ft.tasks import get_task
 
+# Asked for local files, too, `load_dataset` counts a download by a request to a cloud host; read when it is called.
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
