@@ -188,11 +188,11 @@ class OneOfSeveral(Classes):
         )
 
     def confusion(self, outputs: Any, references: Any) -> list[list[int]]:
-        """How many examples of each class (row) were given each class (column)."""
-        classes = outputs.shape[1]
-        cells = np.bincount(np.asarray(references) * classes + outputs.argmax(1), minlength=classes * classes)
-        table: list[list[int]] = cells.reshape(classes, classes).tolist()
-        return table
+        """Which classes were given to the examples of each class: at most a cell for each example."""
+        pairs = np.stack([np.asarray(references), outputs.argmax(1)], axis=1)
+        cells, counts = np.unique(pairs, axis=0, return_counts=True)
+        found: list[list[int]] = np.column_stack([cells, counts]).tolist()
+        return found
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Results:
     """Scores by split: `metrics[split][name]`, those that need no model beside them, and what figures are drawn from.
 
     `threshold` is the probability above which a label counts as predicted (several labels per example), fitted on
-    validation; `confusion[split]` counts true class (row) against predicted class (column). `without_copies[split]` are
+    validation; `confusion[split]` lists true class, predicted class and how often that was. `without_copies[split]` are
     the scores on the examples that do not stand in train as well, for splits that have others. `head_input` is that of
     `compare_head_input`.
     """

@@ -341,9 +341,14 @@ def draw_penalties(solver: Mapping[str, Any], path: Path) -> Path:
 
 def draw_confusion(record: Record, split: str, path: Path) -> Path:
     """Share of each true class (row) that was given each class (column); counts are written in small matrices."""
-    cells, labels = record["confusion"][split], record["data"]["labels"]
+    import numpy as np
+
+    labels = record["data"]["labels"]
     many = len(labels)
-    shares = [[cell / max(1, sum(row)) for cell in row] for row in cells]
+    cells = np.zeros((many, many), dtype=np.int64)
+    for true, predicted, count in record["confusion"][split]:
+        cells[true, predicted] = count
+    shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
     size = min(9.0, 3.4 + 0.32 * many)
     figure, axis = new_figure(1, size + 0.8, size)
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -351,14 +356,12 @@ def draw_confusion(record: Record, split: str, path: Path) -> Path:
         axis.set_xticks(range(many), [clip(label) for label in labels], rotation=90 if many > 4 else 0)
         axis.set_yticks(range(many), [clip(label) for label in labels])
     if many <= 15:
-        for i, row in enumerate(cells):
-            for j, count in enumerate(row):
-                if count:
-                    colour = "white" if shares[i][j] > 0.55 else INK
-                    axis.text(j, i, f"{count}", ha="center", va="center", fontsize=9, color=colour)
+        for i, j in np.argwhere(cells):
+            colour = "white" if shares[i, j] > 0.55 else INK
+            axis.text(j, i, f"{cells[i, j]}", ha="center", va="center", fontsize=9, color=colour)
     axis.set_xlabel("predicted", color=INK)
     axis.set_ylabel("true", color=INK)
-    axis.set_title(f"{split}, n = {sum(map(sum, cells)):,}", fontsize=11, color=INK, loc="left")
+    axis.set_title(f"{split}, n = {cells.sum():,}", fontsize=11, color=INK, loc="left")
     figure.colorbar(image, ax=axis, label="share of the true class", shrink=0.8)
     return write_figure(figure, path)[0]
 

@@ -241,7 +241,11 @@ class Target(ABC):
         """The scores on `split` of predictions that need no model; metrics that they have none of are left out."""
 
     def confusion(self, outputs: Any, references: Any) -> list[list[int]] | None:
-        """How many examples of each class (row) were given each class (column); None where that has no meaning."""
+        """How many examples of a class were given a class; None where that has no meaning.
+
+        A list of true class, predicted class and count, for the pairs that occur: with thousands of classes, the whole
+        table would be larger than the data.
+        """
         return None
 
     # Words and predictions.
