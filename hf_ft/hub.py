@@ -35,6 +35,8 @@ def save(run: Run, results: Results) -> dict[str, Any]:
         record = _write(run, results, new)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     print("\n" + report.after_training(record, out))
+    logs = (path for path in (out / output_folder.LOCAL / "tensorboard").rglob("*") if path.is_file())
+    output_folder.record_files(out, logs)
     output_folder.let_go(out)
     return record
 
