@@ -21,10 +21,18 @@ from hf_ft.finished import COMPARISON, SEARCH, read_record, read_run
 from hf_ft.lookup import UserError, choose
 from hf_ft.output_folder import check_new_file
 from hf_ft.ranges import check_range
+from hf_ft.signals import Terminated
 from hf_ft.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from hf_ft.catalog import Source
+
+
+GO_ON = "hf-ft train goes on with --resume, others with the same command (without --overwrite_output_dir)"
+EXIT_CODES = (
+    "Exit codes: 0 success; 2 a mistake in what was given, or a disk that takes no more; 130 Ctrl-C, 143 SIGTERM, 129 "
+    "SIGHUP, 138 SIGUSR1: training has written a checkpoint after the step that was running, and --resume goes on."
+)
 
 
 def run(command: Callable[[], Any]) -> int:
@@ -42,12 +50,11 @@ def run(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "interrupted; hf-ft train goes on with --resume, others with the same command (without "
-            "--overwrite_output_dir)",
-            file=sys.stderr,
-        )
+        print(f"interrupted; {GO_ON}", file=sys.stderr)
         return 130
+    except Terminated as told:
+        print(f"ended by {told.name}; {GO_ON}", file=sys.stderr)
+        return int(str(told.code))
     return 0
 
 
@@ -68,6 +75,8 @@ def _overview() -> str:
         "hf-ft: transfer learning on Hugging Face models\n\nusage: hf-ft COMMAND [options]\n\n"
         + "\n".join(lines)
         + "\n\nhf-ft COMMAND --help lists the options of a command.\n\n"
+        + "\n".join(textwrap.wrap(EXIT_CODES, 79))
+        + "\n\n"
         "example: hf-ft train --task image_classification --model google/vit-base-patch16-224-in21k \\\n"
         "           --dataset AI-Lab-Makerere/beans --method lp_ft --output_dir beans"
     )

@@ -22,6 +22,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft import resuming
 from hf_ft.dry_run import try_arguments
 from hf_ft.installed import ENUMERATIONS, class_body, lacks, members, trackers
 from hf_ft.lookup import UserError, choose, nearest, unknown
@@ -46,7 +47,7 @@ class Config:
     """What a run needs beyond `TrainingArguments`: task, model, data and method.
 
     Built by `parse` or `build`, which check every value; `given` names the settings that the user wrote, as
-    opposed to defaults.
+    opposed to defaults, and `asked` holds the values of all, for `--resume` to compare.
     """
 
     task: str = _option("what to learn: " + ", ".join(task_names()), "", group="what")
@@ -129,6 +130,7 @@ class Config:
     load_back_proof: bool = _option("load the result in a fresh process and compare", True, group="training")
 
     given: frozenset[str] = frozenset()
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[Stage, ...] | None:
@@ -154,8 +156,8 @@ class Config:
 
 
 def config_fields() -> dict[str, dataclasses.Field[Any]]:
-    """The options of `Config` by name (all fields but `given`)."""
-    return {item.name: item for item in dataclasses.fields(Config) if item.name != "given"}
+    """The options of `Config` by name (all fields but `given` and `asked`)."""
+    return {item.name: item for item in dataclasses.fields(Config) if item.name not in ("given", "asked")}
 
 
 @dataclass(frozen=True)
@@ -455,7 +457,8 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     own = config_fields()
     if "plan" in given:
         merged["method"] = "plan"
-    config = Config(**{k: v for k, v in merged.items() if k in own}, given=frozenset(given))
+    chosen = {name: value for name, value in merged.items() if name in own}
+    config = Config(**chosen, given=frozenset(given), asked=resuming.comparable(merged))
     training = {name: value for name, value in merged.items() if name not in own}
     _check_whole(config, training)
     return Settings(config, training)
@@ -521,6 +524,8 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
     _check_packages(training)
     get_task(config.task).check({**vars(config), **training})
     check_output_dir(training["output_dir"], config, training.get("resume_from_checkpoint"))
+    if training.get("resume_from_checkpoint"):
+        resuming.check_settings(Path(training["output_dir"]).expanduser(), config)
 
 
 def is_local(name: str) -> bool:

@@ -493,7 +493,8 @@ def resolve(settings: Settings) -> tuple[Settings, Record]:
     own = ("the run", {**given, "method": chosen["method"], "output_dir": str(folder / "run")})
     found = build(own)
     kept = {name: settings.training[name] for name in NOT_SEARCHED if name in settings.training}
-    config = replace(found.config, overwrite_output_dir=settings.config.overwrite_output_dir)
+    own_settings = settings.config  # a resumed run compares what the user asked for, not what was chosen
+    config = replace(found.config, overwrite_output_dir=own_settings.overwrite_output_dir, asked=own_settings.asked)
     return Settings(config, found.training | kept), {
         "by": "hf-ft depth",
         "blocks": record["blocks"],

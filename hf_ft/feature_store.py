@@ -33,6 +33,7 @@ import torch
 
 from hf_ft.feature_folders import KEY_FILE, SHARD_FILE, begun_folder, discard, remove_leftovers, shards, spoken_size
 from hf_ft.lookup import UserError
+from hf_ft.sealed import Damaged, opened, sealed, sha256, sync
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Fingerprints: TypeAlias = npt.NDArray[np.void]
@@ -182,7 +183,7 @@ class FeatureStore:
                     continue
                 try:
                     self._sound[folder.name] = _verified(folder, self._digest)
-                except _Damaged as error:
+                except Damaged as error:
                     if discard(folder):  # otherwise somebody else removed it while it was read
                         self.notes.append(f"a damaged part of the cache ({folder.name}: {error}) is built again")
         return list(self._sound.values())
@@ -212,7 +213,7 @@ class FeatureStore:
             return
         shard.folder = target
         self._sound[target.name] = shard
-        _sync(self.folder)
+        sync(self.folder)
 
     def _mark_used(self) -> None:
         """Let the time of `key.json` be now, and its text the key."""
@@ -288,17 +289,17 @@ class Writer:
             target.flush()
         files = sorted(self._folder.iterdir())
         for path in files:
-            _sync(path)
+            sync(path)
         about = {
             "key": key,
             "examples": len(self._puts),
             "seconds": round(seconds, 6),
             "layouts": [asdict(layout) for layout in self._layouts],
-            "files": {path.name: _sha256(path) for path in files},
+            "files": {path.name: sha256(path) for path in files},
         }
-        (self._folder / SHARD_FILE).write_bytes(_sealed(about))
-        _sync(self._folder / SHARD_FILE)
-        _sync(self._folder)
+        (self._folder / SHARD_FILE).write_bytes(sealed(about))
+        sync(self._folder / SHARD_FILE)
+        sync(self._folder)
 
 
 class Features:
@@ -355,10 +356,6 @@ class Features:
         return np.concatenate(parts)
 
 
-class _Damaged(Exception):
-    """A shard is not what was written; says how."""
-
-
 class _Shard:
     """The maps of one shard, which was verified before; `each` is the seconds that building an example took."""
 
@@ -387,34 +384,16 @@ class _Shard:
 def _verified(folder: Path, key: str) -> _Shard:
     """A shard, after every file of it was compared with its checksum."""
     try:
-        about = _opened((folder / SHARD_FILE).read_bytes())
+        about = opened((folder / SHARD_FILE).read_bytes(), SHARD_FILE)
         if about["key"] != key:
-            raise _Damaged("it belongs to another key")
+            raise Damaged("it belongs to another key")
         for name, digest in about["files"].items():
-            if _sha256(folder / name) != digest:
-                raise _Damaged(f"{name} is not what was written")
+            if sha256(folder / name) != digest:
+                raise Damaged(f"{name} is not what was written")
         layouts = [Layout(layout["dtype"], tuple(layout["shape"]), layout["ragged"]) for layout in about["layouts"]]
         return _Shard(folder, tuple(layouts), about["seconds"] / about["examples"])
     except FileNotFoundError as error:
-        raise _Damaged(f"{Path(error.filename).name} is missing") from error
-
-
-def _sealed(about: Mapping[str, Any]) -> bytes:
-    """The text of `shard.json`, which begins with the checksum of the rest."""
-    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    return json.dumps({"sha256": digest, **about}, indent=1).encode()
-
-
-def _opened(sealed: bytes) -> dict[str, Any]:
-    """What `_sealed` was given; any other text than it makes is damage."""
-    try:
-        about = json.loads(sealed)
-        del about["sha256"]
-        if _sealed(about) == sealed:
-            return about
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise _Damaged(f"{SHARD_FILE} is not what was written")
+        raise Damaged(f"{Path(error.filename).name} is missing") from error
 
 
 def _fingerprints(examples: npt.NDArray[Any]) -> Fingerprints:
@@ -487,20 +466,6 @@ def _to_torch(array: npt.NDArray[Any], layout: Layout) -> torch.Tensor:
     return torch.from_numpy(array).view(layout.torch_dtype)
 
 
-def _sync(path: Path) -> None:
-    """Bring a file or a folder to the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
 def _digest_of(examples: Fingerprints) -> str:
     """The name of the shard that holds these examples."""
     return hashlib.sha256(examples.view(np.uint8).data).hexdigest()[:32]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

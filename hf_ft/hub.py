@@ -11,13 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hf_ft import __version__, adapters, output_folder, report
+from hf_ft import __version__, adapters, checkpoints, output_folder, report
 from hf_ft.evaluation import Results
 from hf_ft.leaks import without_secrets
 from hf_ft.load_back import prove_load_back
 from hf_ft.model import without_bars
 from hf_ft.record import describe, machine, places_of, recorded_settings, versions, without_places
 from hf_ft.resampling import Score
+from hf_ft.sealed import SEAL
 from hf_ft.tasks import get_task
 from hf_ft.training import Run
 
@@ -33,7 +34,7 @@ def save(run: Run, results: Results) -> dict[str, Any]:
     out = run.output_dir
     with output_folder.staging(out) as new:  # so that the folder holds a whole result or none
         record = _write(run, results, new)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    checkpoints.remove(out)
     print("\n" + report.after_training(record, out))
     logs = (path for path in (out / output_folder.LOCAL / "tensorboard").rglob("*") if path.is_file())
     output_folder.record_files(out, logs)
@@ -49,7 +50,7 @@ def _write(run: Run, results: Results, out: Path) -> dict[str, Any]:
     run.processor.name_or_path = loaded.hub_id or loaded.source  # would be written as the path it came from
     run.processor.save_pretrained(out)
     if run.adapter is not None:
-        shutil.copytree(run.adapter, out / "adapter")
+        shutil.copytree(run.adapter, out / "adapter", ignore=shutil.ignore_patterns(SEAL))
         adapters.name_base(out / "adapter", loaded.hub_id, loaded.commit)
     record = make_record(run, results)
     record = without_places(record, places_of(run.config, run.output_dir))

@@ -41,8 +41,8 @@ RECORDED = (
     "torch_compile",
 )
 """The `TrainingArguments` in `run.json`: a list of its own, because the rest includes tokens and paths."""
-UNRECORDED = ("given", "cache_dir", "overwrite_output_dir")
-"""The fields of `Config` that are not in `run.json`: where things are on this machine."""
+UNRECORDED = ("given", "asked", "cache_dir", "overwrite_output_dir")
+"""The fields of `Config` that are not in `run.json`: no options, or where things are on this machine."""
 
 
 def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: LoadReport, plan: Plan) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from hf_ft import resuming
 from hf_ft.config import Settings, build, check_output_dir
 from hf_ft.output_folder import locked
+from hf_ft.signals import Stop, stoppable
 from hf_ft.terminal import quiet_libraries
 
 
@@ -29,14 +32,18 @@ def execute(settings: Settings) -> dict[str, Any]:
     Raises:
         UserError: a mistake in the settings or the data, or another process writes into the output folder.
     """
-    out, resume = settings.training["output_dir"], settings.training.get("resume_from_checkpoint")
-    with locked(Path(out).expanduser(), "run"):
-        check_output_dir(out, settings.config, resume)  # once more: another run may have ended there since
-        return _execute(settings)
+    out, resume = Path(settings.training["output_dir"]).expanduser(), settings.training.get("resume_from_checkpoint")
+    with stoppable() as stop, locked(out, "run"):
+        check_output_dir(str(out), settings.config, resume)  # once more: another run may have ended there since
+        if resume and resuming.finished(out):
+            print(f"resume   the run in {out} has finished: nothing is left to do")
+            return dict(json.loads((out / "run.json").read_text(encoding="utf-8")))
+        return _execute(settings, stop)
 
 
-def _execute(settings: Settings) -> dict[str, Any]:
+def _execute(settings: Settings, stop: Stop) -> dict[str, Any]:
     # Options have been checked by now; the imports below take seconds.
+    from hf_ft.checkpoints import writing
     from hf_ft.data import load_splits
     from hf_ft.evaluation import score
     from hf_ft.hub import save
@@ -57,4 +64,6 @@ def _execute(settings: Settings) -> dict[str, Any]:
     run = train(model, processor, splits, plan, config, args, loaded)
     run.chosen = chosen
     results = score(run)
-    return save(run, results)
+    stop.check()
+    with writing(run.output_dir, "The result"):
+        return save(run, results)

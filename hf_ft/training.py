@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import functools
 import itertools
-import json
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import broadcast_object_list, extract_model_from_parallel
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch.utils.data import RandomSampler, SequentialSampler
 from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from hf_ft import adapters, output_folder, report
-from hf_ft.cache import Cached, CachedRows, Job, Live, WholeBatches, is_image, open_cache, row_lengths, tell
+from hf_ft import adapters, checkpoints, output_folder, report, resuming
+from hf_ft.cache import Cached, Job, Live, WholeBatches, is_image, open_cache, tell
 from hf_ft.config import Config
 from hf_ft.data import Splits
 from hf_ft.depth_groups import Anatomy, linear_head
@@ -46,9 +38,12 @@ from hf_ft.heap import settled_heap
 from hf_ft.lookup import UserError
 from hf_ft.model import LoadReport, without_bars
 from hf_ft.optim import rated_groups
+from hf_ft.order import SeededRows
 from hf_ft.plan import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
 from hf_ft.prepared import CopiedRows, prepare
 from hf_ft.record import alone, describe, machine
+from hf_ft.signals import Stop, stoppable
+from hf_ft.stage_trainer import StageTrainer
 from hf_ft.target import Learning
 from hf_ft.tasks import Task, get_task
 from hf_ft.tracing import example_inputs
@@ -93,7 +88,8 @@ class Run:
     """A trained model with all that describes how it came about; what `score` and `save` work on.
 
     `others` is that of `train`; `chosen` says how method `auto` came to the method that was trained. `adapter` is the
-    folder of the adapter that stands for the result, without the name of its base.
+    folder of the adapter that stands for the result, without the name of its base; `resumed` says whether the run goes
+    on where an earlier process stopped.
     """
 
     config: Config
@@ -110,6 +106,7 @@ class Run:
     others: int = 0
     chosen: dict[str, Any] | None = None
     adapter: Path | None = None
+    resumed: bool = False
 
     @property
     def groups(self) -> Anatomy:
@@ -162,11 +159,13 @@ def train(
 
     `task` replaces the one that `config` names, for data that need other steps from rows to batches. `others` is how
     many trainings of this length are to come that freeze alike, so that features pay which one alone would not. With
-    `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped.
+    `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped. Signals that
+    end the process, Ctrl-C among them, let a stage write a checkpoint before.
 
     Raises:
         FreezeViolation: something frozen changed.
-        UserError: settings that do not go together.
+        UserError: settings that do not go together, or others than those of the run that is to be resumed.
+        Terminated: the process was told to end.
     """
     task = task or get_task(config.task)
     metric = (args.metric_for_best_model or splits.target.default_metric).removeprefix("eval_")
@@ -189,10 +188,12 @@ def train(
         print(told + "\n", flush=True)
     if args.should_save:
         output_folder.hold(run.output_dir, "run")
-        if not args.resume_from_checkpoint:
-            clear(run.output_dir)
-    for number, stage in enumerate(plan.stages, start=1):
-        _run_stage(run, number, stage, encoded[0], encoded[1])
+    _begin(run)
+    with stoppable() as stop:
+        for number, stage in enumerate(plan.stages, start=1):
+            stop.check()
+            _run_stage(run, number, stage, encoded[0], encoded[1], stop)
+        stop.check()  # it came too late for the last step
     best = _keep_best(run)
     if best < len(run.stages):
         name = run.stages[best - 1].name
@@ -207,7 +208,7 @@ def train(
 
 def clear(out: Path) -> None:
     """Remove what a run wrote into its output folder, and nothing else."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    checkpoints.remove(out)
     output_folder.remove(out)
 
 
@@ -218,17 +219,35 @@ def discard(out: Path) -> None:
         output_folder.discard(out)
 
 
+def _begin(run: Run) -> None:
+    """Go on with the run in the output folder where that is asked for and can be; else write down that one begins.
+
+    Raises:
+        UserError: it began with other data or another model.
+    """
+    out, args, facts = run.output_dir, run.args, {"data": run.splits.fingerprint, "processes": run.args.world_size}
+    facts |= {"model": run.loaded.commit or run.loaded.digest}
+    run.resumed = bool(args.resume_from_checkpoint) and resuming.read_start(out) is not None
+    if run.resumed:
+        resuming.check_settings(out, run.config)
+        resuming.check_content(out, facts)
+    elif args.resume_from_checkpoint:
+        tell(f"resume   no run has begun in {out}: this one starts", args)
+    if args.world_size > 1:
+        torch.distributed.barrier()  # the others must have looked before there is something
+    if args.should_save and not run.resumed:
+        clear(out)
+        with checkpoints.writing(out, "The run"):
+            resuming.write_start(out, run.config, facts)
+
+
 def _stage_folder(run: Run, number: int) -> Path:
-    return run.output_dir / "checkpoints" / f"{number}-{run.plan.stages[number - 1].name}"
+    return run.output_dir / checkpoints.FOLDER / f"{number}-{run.plan.stages[number - 1].name}"
 
 
-def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any) -> None:
+def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
     folder = _stage_folder(run, number)
-    done = folder / "stage.json"
-    if run.args.resume_from_checkpoint and done.exists():
-        result = StageResult(**json.loads(done.read_text(encoding="utf-8")))
-        _restore(run.model, run.output_dir / str(result.checkpoint))
-        run.stages.append(result)
+    if _ended_before(run, folder):
         return
     args = stage_arguments(run, stage, folder, len(train_set))
     quiet = quiet_modules(run.model, run.groups, stage.settings)
@@ -243,17 +262,16 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     started = time.perf_counter()
     _reset_peak_memory()
     with without_bars(), settled_heap():
-        job, opened = _opened(run, stage, args, train_set, validation_set)
+        opened, prepared, images = _read_once(run, folder, stage, args, (train_set, validation_set))
         cached = opened if isinstance(opened, Cached) else None
         trained = cached.upper if cached else model
-        prepared, images = ((cached.train, cached.validation), None) if cached else prepare(job)
         sets = (*prepared, validation_set)[:2]
         frozen = FrozenMode(trained, quiet)
-        trainer = _trainer(run, trained, stage, args, *sets)
+        trainer = _trainer(run, trained, stage, args, sets[0], sets[1], stop)
         fit = _solve(run, stage, cached)
         with cached.cut.installed() if cached else nullcontext():
             if fit is None:
-                trainer.train(resume_from_checkpoint=_checkpoint_to_resume(run.args, folder))
+                _train(run, trainer, folder)
             else:
                 trainer.log({"loss": fit["objective"]})
                 score = trainer.evaluate()[f"eval_{run.metric}"]
@@ -268,34 +286,93 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     if isinstance(sets[0], CopiedRows) and sets[0].note:
         run.stages[-1].notes.append(sets[0].note)
     if isinstance(model, PeftModel):
-        if not args.load_best_model_at_end:  # it is the last state that is merged and has to compete
-            scores = [entry.get(f"eval_{run.metric}") for entry in run.stages[-1].history]
-            run.stages[-1].best_metric = next((score for score in reversed(scores) if score is not None), None)
         _merge(run, number, model, folder, initial)
-    elif cached:
+    elif cached or (args.save_strategy != "no" and not run.stages[-1].checkpoint):
         _save_whole(run, folder / "whole")
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
-        done.parent.mkdir(parents=True, exist_ok=True)
-        done.write_text(json.dumps(asdict(run.stages[-1])), encoding="utf-8")
+        checkpoints.end(folder, asdict(run.stages[-1]), keep=trainer.most != 1)
+
+
+def _of_main(run: Run, find: Callable[[list[str]], Any]) -> Any:
+    """What the main process finds on the disk, for all of them: it removes what is damaged, and tells its notes."""
+    notes: list[str] = []
+    found = [find(notes) if run.args.should_save else None]
+    for note in notes:
+        tell(f"resume   {note}", run.args)
+    return broadcast_object_list(found)[0]
+
+
+def _ended_before(run: Run, folder: Path) -> bool:
+    """Whether an earlier process has ended a stage; its result and the model's weights after it are taken over."""
+    found = _of_main(run, lambda notes: checkpoints.result_of(folder, run.output_dir, notes)) if run.resumed else None
+    if found is not None:
+        run.stages.append(StageResult(**found))
+        _restore(run.model, run.output_dir / str(run.stages[-1].checkpoint))
+    return found is not None
+
+
+def _read_once(
+    run: Run, folder: Path, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any]
+) -> tuple[Cached | str, Sequence[Any], dict[str, float] | None]:
+    """The cached stage or why it runs live, what it reads, and which images are kept.
+
+    Whether that pays is measured, so a resumed stage takes over what was decided when it began.
+    """
+    earlier = _of_main(run, lambda notes: checkpoints.decided(folder, notes)) if run.resumed else None
+    live = earlier["live"] if earlier else None
+    job, opened = _opened(run, stage, args, sets, live)
+    if earlier and live is None and isinstance(opened, str) and checkpoints.steps(folder):
+        raise UserError(
+            f"--resume: stage '{stage.name}' read the outputs of its frozen layers from the cache, and now it "
+            f"cannot: {opened}. Make that possible, or begin anew with --overwrite_output_dir."
+        )
+    if isinstance(opened, Cached):
+        prepared: Sequence[Any] = (opened.train, opened.validation)
+        images = None
+    else:
+        none = earlier is not None and not earlier["images"]
+        prepared, images = prepare(replace(job, config=replace(job.config, cache="off")) if none else job)
+    if earlier is None and run.args.should_save:
+        kept = images is not None
+        checkpoints.write_file(
+            folder / checkpoints.BEGUN, {"live": None if isinstance(opened, Cached) else opened, "images": kept}
+        )
+    return opened, prepared, images
+
+
+def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
+    """Train, from the newest checkpoint that is whole where a stage was interrupted."""
+    found: checkpoints.Checkpoint | None = None
+    if run.resumed and trainer.model and adapters.allocates(trainer.model):
+        tell("resume   these adapters settle their ranks as they train: the stage begins anew", run.args)
+    elif run.resumed and not trainer.args.save_only_model:
+        found = _of_main(run, lambda notes: checkpoints.newest(folder, notes))
+        at = f"from {found.folder.name}" if found else "from its beginning: it has no checkpoint yet"
+        tell(f"resume   stage '{folder.name.partition('-')[2]}' goes on {at}", run.args)
+    if found is None and run.args.should_save:
+        checkpoints.clear(folder)
+    trainer.train_from(found)
 
 
 def _opened(
-    run: Run, stage: PlannedStage, args: TrainingArguments, train_set: Any, validation_set: Any
+    run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any], live: str | None
 ) -> tuple[Job, Cached | str]:
-    """What a stage reads, and the stage split at its first group that trains, or why it runs live.
+    """What a stage reads, and the stage split at its first group that trains, or why it runs live (if known, `live`).
 
     Augmentation is for steps: a head that is to be solved reads the images as they are, unless the user augments.
     """
     config = run.config
-    augments = is_image(train_set) and config.augment not in (None, "none") and "augment" not in config.given
+    if live is not None:
+        return _job(run, stage, args, sets, config), live
+    augments = is_image(sets[0]) and config.augment not in (None, "none") and "augment" not in config.given
     if augments and expects_solver(config, run.plan.stages, stage, run.groups):
-        plain = dataclasses.replace(config, augment="none")
+        plain = replace(config, augment="none")
         rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)
-        job = _job(run, stage, args, (rows, validation_set), plain)
+        job = _job(run, stage, args, (rows, sets[1]), plain)
         opened = _open_cache(job)
         if isinstance(opened, Cached) and linear_head_of(opened.cut):
             return job, opened
-    job = _job(run, stage, args, (train_set, validation_set), config)
+    job = _job(run, stage, args, sets, config)
     return job, _open_cache(job)
 
 
@@ -363,8 +440,8 @@ def _save_whole(run: Run, folder: Path) -> None:
     """Keep the whole model at the end of a stage whose checkpoints hold the upper part alone."""
     run.stages[-1].checkpoint = str(folder.relative_to(run.output_dir))
     if run.args.should_save:
-        with without_bars():
-            run.model.save_pretrained(folder, save_original_format=False)
+        with checkpoints.whole(folder) as begun, without_bars():
+            run.model.save_pretrained(begun, save_original_format=False)
 
 
 def _prepare(run: Run, stage: PlannedStage, steps: int) -> PreTrainedModel | PeftModel:
@@ -388,12 +465,13 @@ def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[
         if run.learning.finish:  # saved as the result will be, while the model itself may go on into another stage
             finished = copy.deepcopy(model)
             run.learning.finish(finished)
-        adapters.save_adapter(finished, folder / "adapter", initial)
+        with checkpoints.whole(folder / "adapter") as begun:
+            adapters.save_adapter(finished, begun, initial)
     run.model = adapters.merge(model)
     result.checkpoint = str((folder / "merged").relative_to(run.output_dir))
     if run.args.should_save:
-        with without_bars():
-            run.model.save_pretrained(folder / "merged", save_original_format=False)
+        with checkpoints.whole(folder / "merged") as begun, without_bars():
+            run.model.save_pretrained(begun, save_original_format=False)
 
 
 def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str:
@@ -407,85 +485,6 @@ def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str
     return ""
 
 
-def _checkpoint_to_resume(args: TrainingArguments, folder: Path) -> str | None:
-    if not args.resume_from_checkpoint or not folder.is_dir():
-        return None
-    return get_last_checkpoint(str(folder))
-
-
-class StageTrainer(Trainer):
-    """`Trainer` with one learning rate per depth group, and logs that go on from the stages before."""
-
-    def __init__(
-        self,
-        *args: Any,
-        grouping: Callable[[Any], list[dict[str, Any]]],
-        steps_before: int = 0,
-        epochs_before: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.grouping, self.steps_before, self.epochs_before = grouping, steps_before, epochs_before
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with steps and epochs counted over all stages: trackers read them from the state, as the curves do."""
-        step, epoch = self.state.global_step, self.state.epoch
-        self.state.global_step = step + self.steps_before
-        self.state.epoch = (epoch or 0.0) + self.epochs_before
-        try:
-            super().log(logs, start_time)
-        finally:
-            self.state.global_step, self.state.epoch = step, epoch
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save checkpoints under the names that the parameters have in the model.
-
-        `save_pretrained` writes the names of older versions (`vit.encoder.layer.0.attention.attention.query`), which
-        `Trainer` does not translate when it resumes or goes back to the best checkpoint: it warns, and leaves these
-        weights as they are. Can go when https://github.com/huggingface/transformers/issues/48805 is mended.
-        """
-        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        renames = isinstance(model, PreTrainedModel)  # adapters keep their names
-        if not renames:
-            super()._save(output_dir, state_dict)
-            return
-        model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            del model.save_pretrained
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Batches of like length, as `Trainer` makes them, from lengths that are known without reading every row."""
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        lengths = row_lengths(rows) if self.args.train_sampling_strategy == "group_by_length" else None
-        if lengths is None:
-            return RandomSampler(rows) if isinstance(rows, CachedRows) else super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths.tolist()
-        )
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """From the longest to the shortest, so that little is padded; texts only."""
-        lengths = row_lengths(eval_dataset)
-        if lengths is None or self.args.world_size > 1:
-            return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
-        return np.argsort(-lengths, kind="stable").tolist()
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Let `Trainer` build whichever optimizer `args.optim` names, then regroup its parameters by rate."""
-        fresh = self.optimizer is None
-        optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
-        if fresh:
-            options = {
-                key: value
-                for key, value in optimizer.param_groups[0].items()
-                if key not in ("params", "lr", "weight_decay", "initial_lr")
-            }
-            optimizer.param_groups = [{**options, **group} for group in self.grouping(model or self.model)]
-        return optimizer
-
-
 def _trainer(
     run: Run,
     model: Any,
@@ -493,18 +492,21 @@ def _trainer(
     args: TrainingArguments,
     train_set: Any,
     validation_set: Any,
+    stop: Stop,
 ) -> StageTrainer:
     callbacks: list[Any] = []
     if run.config.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(run.config.early_stopping_patience))
     if adapters.allocates(model):
         callbacks.append(adapters.Allocation(model))
+    collate = WholeBatches(run.task.collator(run.processor))
+    seed = args.seed if args.data_seed is None else args.data_seed
     trainer = StageTrainer(
         model=model,
         args=args,
-        train_dataset=train_set,
+        train_dataset=SeededRows(train_set, seed, collate),
         eval_dataset=validation_set,
-        data_collator=WholeBatches(run.task.collator(run.processor)),
+        data_collator=collate,
         processing_class=run.processor,
         compute_metrics=run.learning.metrics,
         compute_loss_func=run.learning.loss,
@@ -513,6 +515,7 @@ def _trainer(
         grouping=lambda wrapped: rated_groups(wrapped, run.groups, stage.settings, args.weight_decay),
         steps_before=sum(done.steps for done in run.stages),
         epochs_before=run.stages[-1].history[-1]["epoch"] if run.stages else 0.0,
+        stop=stop,
     )
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
@@ -543,6 +546,7 @@ def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples:
         args.warmup_steps = stage.warmup
     args.remove_unused_columns = False  # an image column is read by the transform, after this would drop it
     args.push_to_hub, args.hub_token = False, None  # `training_args.bin` of each checkpoint would hold the token
+    args.restore_callback_states_from_checkpoint = True  # how long early stopping has waited
     args.metric_for_best_model = run.metric
     args.greater_is_better = run.splits.target.higher_is_better(run.metric)
     given = run.config.given
@@ -622,7 +626,13 @@ def _result(
     images: dict[str, float] | None,
     fit: dict[str, Any] | None,
 ) -> StageResult:
-    best = trainer.state.best_model_checkpoint
+    keeps_best, best, best_metric = trainer.args.load_best_model_at_end, None, None
+    history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
+    if keeps_best:
+        best, best_metric = trainer.state.best_model_checkpoint, trainer.state.best_metric
+    else:  # it is the last state that has to compete
+        scores = [entry[f"eval_{run.metric}"] for entry in history if f"eval_{run.metric}" in entry]
+        best_metric = scores[-1] if scores else None
     parameters = list(model.parameters())
     return StageResult(
         name=stage.name,
@@ -633,9 +643,9 @@ def _result(
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         total=sum(p.numel() for p in parameters),
         frozen_checked=checked,
-        best_metric=trainer.state.best_metric,
+        best_metric=best_metric,
         checkpoint=str(Path(best).relative_to(run.output_dir)) if best else None,
-        history=[{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history],
+        history=history,
         cache=opened.facts if isinstance(opened, Cached) else None,
         live="" if isinstance(opened, Cached) else opened,
         images=images,
@@ -645,6 +655,8 @@ def _result(
 
 def _keep_best(run: Run) -> int:
     """Go back to an earlier stage when the later ones did not do as well; returns the number of the stage kept."""
+    if "load_best_model_at_end" in run.config.given and not run.args.load_best_model_at_end:
+        return len(run.stages)
     scored = [stage for stage in run.stages if stage.best_metric is not None and stage.checkpoint]
     if not scored:
         return len(run.stages)

@@ -42,6 +42,9 @@ LAYERS = {
         "images",
         "feature_folders",
         "catalog",
+        "sealed",
+        "resuming",
+        "signals",
     ),
     "inputs": (
         "features",
@@ -75,11 +78,15 @@ LAYERS = {
         "probe",
         "exact",
         "heap",
+        "order",
         "transferability",
         "candidates",
     ),
     "leaf": ("figures", "depth_picture", "report", "ranking_report", "leaks", "publishing", "fresh_process"),
-    "run": ("record", "training", "head_input", "evaluation", "load_back", "hub", "arms", "evidence"),
+    "run": (
+        *("record", "checkpoints", "stage_trainer", "training", "head_input", "evaluation"),
+        *("load_back", "hub", "arms", "evidence"),
+    ),
     "product": ("inspection", "inference", "run", "comparison", "depth_search", "ranking", "cli", "__main__"),
 }
 """Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""
