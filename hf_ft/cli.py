@@ -88,6 +88,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise UserError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse empty texts, as an unset variable of a shell makes them: they would mean the default, or `.`."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            if getattr(found, action.dest, None) == "":
+                option = action.option_strings[0] if action.option_strings else str(action.metavar)
+                raise UserError(f"{option} is empty. Give a value, or leave it out. See {self.prog} --help.")
+        return found, rest
+
 
 def _parser(name: str, command: Callable[..., Any]) -> _Parser:
     return _Parser(prog=f"hf-ft {name}", description=(command.__doc__ or "").splitlines()[0], allow_abbrev=False)
@@ -278,7 +287,7 @@ def inspect(argv: Sequence[str]) -> None:
     parser.add_argument("--picture", metavar="FILE", help="draw the groups there: .png or .svg")
     parser.add_argument("--overwrite", action="store_true", help="replace that picture if it exists")
     options = parser.parse_args(argv)
-    from hf_ft.config import check_path
+    from hf_ft.config import check_path, not_made
     from hf_ft.plan import parse_method
     from hf_ft.plan_file import read_yaml
 
@@ -291,6 +300,8 @@ def inspect(argv: Sequence[str]) -> None:
         if picture.suffix not in (".png", ".svg"):
             raise UserError(f"--picture {picture}: draw to a file that ends in .png or .svg.")
         check_path(str(picture.absolute().parent), "folder for the picture")
+        if why := not_made(picture.absolute()):
+            raise UserError(f"--picture {picture} cannot be written: {why}. Choose another file.")
         check_new_file(picture, "--picture", [options.model], options.overwrite)
     from hf_ft.inspection import inspect_model
 

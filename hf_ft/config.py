@@ -302,7 +302,7 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
         value = int(value)
     if not isinstance(value, str):
         if value is not None and kinds <= {*TYPES, "None"} and not any(_is(value, kind) for kind in kinds - {"None"}):
-            raise UserError(f"'{name}' takes {_spoken(kinds)}, not {_said(value)}.{IN_MEMORY.get(name, '')}")
+            raise UserError(f"'{name}' takes {_spoken(kinds)}, not {_said(value, name)}.")
         return value
     if value.lower() in ("none", "null") and "None" in kinds and value not in _choices(name):
         return None
@@ -319,16 +319,19 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
 
 
 IN_MEMORY = {
-    "dataset": " Data in memory are not supported yet: write them with save_to_disk(FOLDER) and give the folder.",
-    "model": " Models in memory are not supported yet: write them with save_pretrained(FOLDER) and give the folder.",
+    "dataset": "Data in memory are not supported yet: write them with save_to_disk(FOLDER) and give the folder",
+    "model": "Models in memory are not supported yet: write them with save_pretrained(FOLDER) and give the folder",
 }
 """Setting -> what to do with an object that was given in place of a name."""
 
 
-def _said(value: Any) -> str:
+def _said(value: Any, name: str) -> str:
     """A value in a message: as it was written, unless it is a whole object."""
-    plain = isinstance(value, bool | int | float | str | list | tuple | dict) and len(repr(value)) <= 80
-    return repr(value) if plain else f"an object of type {type(value).__name__}"
+    plain = isinstance(value, bool | int | float | str | list | tuple | dict)
+    if plain and len(repr(value)) <= 80:
+        return repr(value)
+    remedy = f". {IN_MEMORY[name]}" if name in IN_MEMORY else ""
+    return f"an object of type {type(value).__name__}{remedy}"
 
 
 TYPES = {"bool": bool, "int": Integral, "float": Real, "str": str, "dict": dict, "list": list}
@@ -354,10 +357,12 @@ def _parse(text: str, kind: str) -> Any:
 def _spoken(kinds: set[str]) -> str:
     words = {"bool": "true or false", "int": "a whole number", "float": "a number", "dict": "a JSON object"}
     words |= {"str": "text", "list": "text"}
-    return " or ".join(words.get(kind, f"an object of type {kind}") for kind in sorted(kinds - {"None"}))
+    return " or ".join(dict.fromkeys(words.get(kind, f"an object of type {kind}") for kind in sorted(kinds - {"None"})))
 
 
 def _checked(name: str, value: Any) -> Any:
+    if value == "" and name in config_fields() and config_fields()[name].default != "":
+        raise UserError(f"'{name}' is empty. Give a value, or leave it out.")
     if _choices(name) and value is not None:
         choose(str(getattr(value, "value", value)), _choices(name), f"value for '{name}':")
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -489,6 +494,21 @@ def _check_adapters(config: Config) -> None:
             raise UserError(f"--{option} is given in --peft_options as well. Keep one of them.")
 
 
+def _check_inputs(config: Config) -> None:
+    """Check that options about inputs belong to the task, and that no column has two roles."""
+    task, every = get_task(config.task), [get_task(name) for name in task_names()]
+    foreign = sorted({role for other in every for role in other.inputs} - set(task.inputs))
+    options = [f"{role}_column" for role in foreign] + (["max_length"] if task.modality == "image" else ["augment"])
+    if wrong := [name for name in options if name in config.given and getattr(config, name) != "none"]:
+        raise UserError(f"--{wrong[0]} does not go with {task.name}, whose inputs are {', '.join(task.inputs)}.")
+    named = {role: getattr(config, f"{role}_column") for role in (*task.inputs, "label")}
+    for role, column in named.items():
+        for other in (other for other in named if other != role and column is not None and named[other] == column):
+            raise UserError(
+                f"--{role}_column and --{other}_column both name '{column}'. Give each a column of its own."
+            )
+
+
 OF_TRACKERS = "Install it, or all of them with pip install 'hf-ft[trackers]'."
 
 
@@ -522,6 +542,7 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
     if config.early_stopping_patience and training.get("eval_strategy") == "no":
         raise UserError("early_stopping_patience needs evaluations. Leave out --eval_strategy no.")
     _check_packages(training)
+    _check_inputs(config)
     get_task(config.task).check({**vars(config), **training})
     check_output_dir(training["output_dir"], config, training.get("resume_from_checkpoint"))
     if training.get("resume_from_checkpoint"):

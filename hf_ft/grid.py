@@ -11,10 +11,12 @@ from hf_ft.config import OF_ADAPTERS, OF_LORA, Config, build, check_place, norma
 from hf_ft.lookup import UserError, split_argument
 from hf_ft.output_folder import check_ours
 from hf_ft.plan import METHODS
+from hf_ft.ranges import check_range
 
 Layer = tuple[str, Mapping[str, Any]]
 
 SEEDS = 3
+MOST_SEEDS = 1000
 DEPTHS = "depths"
 """Among methods: `head`, `last_n` and `full` at every depth, or at nine of them."""
 OWN = ("methods", "seeds", "examples_per_class")
@@ -109,6 +111,8 @@ def methods_of(value: Any) -> list[str]:
             found[-1] += f",{name}"
         else:
             found.append(name)
+    if value is not None and not found:
+        raise UserError("--methods is empty. Give names with commas between them, or leave it out for the usual ones.")
     return found
 
 
@@ -129,8 +133,13 @@ def seeds_of(value: Any) -> list[int]:
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
     if isinstance(value, int):
-        return list(range(whole_numbers(value, "seeds", 1)[0]))
-    return whole_numbers(value, "seeds", 0)
+        count = whole_numbers(value, "seeds", 1)[0]
+        if count > MOST_SEEDS:
+            raise UserError(f"--seeds {count} is more than {MOST_SEEDS:,} seeds. One of them alone is --seeds {count},")
+        return list(range(count))
+    seeds = whole_numbers(value, "seeds", 0)
+    check_range("seed", max(seeds), "--seeds: a seed")
+    return seeds
 
 
 def sizes_of(value: Any) -> list[int | None]:

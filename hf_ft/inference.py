@@ -276,6 +276,13 @@ def _table_rows(path: Path, task: Task, config: Config, learnt: Sequence[str] | 
         elif role not in task.optional_inputs:
             listed, name = ", ".join(found.features), wanted or names[0]
             raise UserError(f"{path} has no column for the {role}: it has {listed}. Name it '{name}'.")
+    if "tokens" in columns:  # a text would be taken for the list of its characters
+        cells = enumerate(found[columns["tokens"]], start=1)
+        if bad := [row for row, cell in cells if not (isinstance(cell, list) and cell)]:
+            raise UserError(
+                f"{path}: column '{columns['tokens']}' holds no list of words in row {shorten(bad)}. Give lists of "
+                "words, or texts in a column called 'text'."
+            )
     rows = zip(*(found[column] for column in columns.values()), strict=True)
     return [{role: _plain_cell(cell) for role, cell in zip(columns, row, strict=True)} for row in rows]
 

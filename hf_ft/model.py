@@ -371,6 +371,12 @@ def _limit_length(processor: Any, model: PreTrainedModel, asked: int | None) -> 
     longest = processor.model_max_length
     if asked and asked > longest:
         raise UserError(f"max_length {asked:,} is more than the model's longest text, {longest:,} tokens.")
+    special = processor.num_special_tokens_to_add()
+    if asked and asked <= special:
+        raise UserError(
+            f"max_length {asked} leaves nothing of a text, to which the tokenizer adds {special} tokens of its own. "
+            f"Use at least --max_length {special + 1}."
+        )
 
 
 def _first_position(model: PreTrainedModel, limit: int) -> int:

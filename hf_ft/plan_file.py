@@ -42,6 +42,8 @@ def read_yaml(path: str, option: str, content: str) -> dict[str, Any]:
     Raises:
         UserError: no such file, no valid YAML, a key given twice, or something else than a mapping.
     """
+    if not path:
+        raise UserError(f"--{option} is empty. It takes a YAML file of {content}.")
     try:
         loaded = yaml.load(Path(path).expanduser().read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:

@@ -97,6 +97,8 @@ def rank_models(models: Sequence[str], confirm: int, *layers: tuple[str, Mapping
     Raises:
         UserError: as `rank`.
     """
+    if not all(model.strip() for model in models):
+        raise UserError("The name of a model is empty. Give Hub ids, folders or builtin.")
     names = short_names(models)
     if len(names) < 2:
         given = f"only '{next(iter(names))}' was given" if names else "none was given"

@@ -379,6 +379,14 @@ OPTIONS: dict[str, Mistake] = {
         lambda w: w.train(task="text_regression", dataset=w.data["prices"], problem_type="single_label_classification"),
         r"Unknown kind of labels for text_regression: 'single_label_classification'\. There is: regression\. .*",
     ),
+    "separator that is empty": (
+        lambda w: w.train(label_separator=""),
+        r"'label_separator' is empty\. Give a value, or leave it out\.",
+    ),
+    "column of another task": (
+        lambda w: w.train(task="text_classification", image_column="text"),
+        r"--image_column does not go with text_classification, whose inputs are text, text_pair\.",
+    ),
     "unknown choice": (
         lambda w: w.train(bad_examples="skp"),
         r"Unknown value for 'bad_examples': 'skp'\. Did you mean 'skip'\? There is: error, skip\.",
@@ -583,6 +591,10 @@ MODELS: dict[str, Mistake] = {
     "texts longer than the model's": (
         lambda w: w.train(max_length="5000"),
         r"max_length 5,000 is more than the model's longest text, 512 tokens\.",
+    ),
+    "texts of which nothing is left": (
+        lambda w: w.train(max_length=2),
+        r"max_length 2 leaves nothing of a text, to which the tokenizer adds 2 tokens .* at least --max_length 3\.",
     ),
     "bf16 without a GPU": (lambda w: w.train(bf16=True), r"bf16 was given and this machine has no GPU\. .*--use_cpu.*"),
     "resuming from a path": (lambda w: w.train(resume="some/checkpoint"), r"--resume takes no path: .*"),
@@ -877,6 +889,40 @@ OTHERS: dict[str, Mistake] = {
     "depth: more frozen blocks than the model has": (
         lambda w: ["depth", *w.train(method=None, dataset=broken(w), depths="0,9")[1:]],
         r"--depths 9: the model has 3 blocks, so 0 \(full\) to 3 \(head\) of them can be frozen\.",
+    ),
+    "compare: seeds beyond all": (
+        lambda w: ["compare", *w.train(method=None, seeds="0,99999999999", dataset=broken(w))[1:]],
+        r"--seeds: a seed must be at most 4,294,967,295, not 99999999999\.",
+    ),
+    "depth: too many seeds": (
+        lambda w: ["depth", *w.train(method=None, seeds="4294967296")[1:]],
+        r"--seeds 4294967296 is more than 1,000 seeds\. One of them alone is --seeds 4294967296,",
+    ),
+    "rank: a model without a name": (
+        lambda w: ["rank", "", w.models["text"], *w.train(model=None)[1:]],
+        r"The name of a model is empty\. Give Hub ids, folders or builtin\.",
+    ),
+    "inspect: picture where nobody can write": (
+        lambda w: ["inspect", w.models["text"], "--picture", "/proc/x.png"],
+        r"--picture /proc/x\.png cannot be written: /proc cannot be written to\. Choose another file\.",
+    ),
+    "inspect: no model": (lambda w: ["inspect", ""], r"MODEL is empty\. Give a value, .* See hf-ft inspect --help\."),
+    "evaluate: no data": (
+        lambda w: ["evaluate", w.runs["text"], "--dataset", ""],
+        r"--dataset is empty\. Give a value, or leave it out\. See hf-ft evaluate --help\.",
+    ),
+    "cache: no folder": (lambda w: ["cache", "list", "--cache_dir", ""], r"--cache_dir is empty\. Give a value, .*"),
+    "predict: texts for lists of words": (
+        lambda w: ["predict", w.runs["names"], file(w, "new.jsonl", b'{"tokens": "a b"}\n')],
+        r".*/new\.jsonl: column 'tokens' holds no list of words in row 1\. Give lists of words, or texts in .*",
+    ),
+    "predict: empty lists of words": (
+        lambda w: ["predict", w.runs["names"], file(w, "new.jsonl", b'{"tokens": ["a"]}\n{"tokens": []}\n')],
+        r".*/new\.jsonl: column 'tokens' holds no list of words in row 2\. .*",
+    ),
+    "compare: no methods": (
+        lambda w: ["compare", *w.train(method=None, methods=",")[1:]],
+        r"--methods is empty\. Give names with commas between them, or leave it out for the usual ones\.",
     ),
     "compare: broken record to draw": (
         lambda w: ["compare", "--redraw", str(drawn(w, "compare.json", "{"))],
