@@ -57,6 +57,7 @@ def predict_outputs(
         arguments.remove_unused_columns, arguments.eval_strategy = False, "no"  # evaluation is asked of training only
         arguments.save_strategy, arguments.load_best_model_at_end = "no", False
         arguments.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
+        arguments.label_names = ["labels"]
         arguments.report_to, arguments.dataloader_pin_memory = [], False
         arguments.disable_tqdm = arguments.disable_tqdm or not bars_shown()
         trainer = Trainer(

@@ -63,7 +63,7 @@ def prove_load_back(
     difference = _compare(found["answers"], splits.target.answers(outputs, splits.labels))
     logits = found["logits"] and _difference(found["logits"], outputs, "logits")
     return {
-        "examples": len(rows),
+        "examples": len(raw.inputs),
         "pipeline": task.pipeline,
         "compared": ["id2label", "labels", "scores", *(["logits"] if found["logits"] else [])],
         "largest_difference": difference,

@@ -21,7 +21,7 @@ from hf_ft.depth_groups import Anatomy, anatomy, label_sized_parameters, undecla
 from hf_ft.lookup import UserError, choose, first_line, shorten, split_argument
 from hf_ft.pooling import match_pooling, sentence_pooling
 from hf_ft.tasks import Task, get_task, task_names
-from hf_ft.tracing import padding_matters
+from hf_ft.tracing import example_inputs, padding_matters
 from hf_ft.vocabulary import load_tokenizer
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -84,6 +84,11 @@ def load_model(
         raise UserError(
             f"'{config.model}' uses weights in several places without declaring it ({shorten(shared, 3)}), and so "
             "`save_pretrained` refuses it: the result could not be saved. Choose another model."
+        )
+    if task.modality == "image" and (beside := set(example_inputs(model)) ^ {"pixel_values"}):
+        raise UserError(
+            f"'{config.model}' does not read images as pixels alone ({', '.join(sorted(beside))}), which is all that "
+            f"{task.name} gives. Choose another model."
         )
     _limit_length(processor, model, config.max_length)
     if padding_matters(model):
@@ -209,10 +214,16 @@ def _timm_settings(architecture: str) -> Any:
     import timm
 
     choose(architecture, timm.list_models(), "timm architecture")
-    pretrained_cfg = timm.get_pretrained_cfg(architecture)
-    known = pretrained_cfg.to_dict() if pretrained_cfg else {"input_size": (3, 224, 224)}
     timm_config: Any = transformers.TimmWrapperConfig
-    return timm_config(architecture=architecture, pretrained_cfg=known)
+    return timm_config(architecture=architecture, pretrained_cfg=_timm_images(architecture))
+
+
+def _timm_images(architecture: str) -> dict[str, Any]:
+    """What timm says of an architecture's images: size, mean and standard deviation."""
+    import timm
+
+    known = timm.get_pretrained_cfg(architecture)
+    return known.to_dict() if known else {"input_size": (3, 224, 224)}
 
 
 def check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
@@ -245,6 +256,8 @@ def _load_processor(config: Config, folder: str, settings: PreTrainedConfig, tas
     if settings.model_type == "timm_wrapper":
         from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
+        # Saved with the model, since `pipeline` reads from there how images are prepared.
+        settings.pretrained_cfg = getattr(settings, "pretrained_cfg", None) or _timm_images(settings.architecture)
         return TimmWrapperImageProcessor(settings.pretrained_cfg, settings.architecture), []
     try:
         return AutoImageProcessor.from_pretrained(folder, **options), []

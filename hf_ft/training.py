@@ -545,6 +545,7 @@ def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples:
     if stage.warmup is not None:
         args.warmup_steps = stage.warmup
     args.remove_unused_columns = False  # an image column is read by the transform, after this would drop it
+    args.label_names = ["labels"]  # some models' forward takes them as one of `**kwargs`, where `Trainer` sees none
     args.push_to_hub, args.hub_token = False, None  # `training_args.bin` of each checkpoint would hold the token
     args.restore_callback_states_from_checkpoint = True  # how long early stopping has waited
     args.metric_for_best_model = run.metric

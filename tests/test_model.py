@@ -20,10 +20,14 @@ from transformers import (
     BertForSequenceClassification,
     FNetConfig,
     FNetForSequenceClassification,
+    ImageGPTConfig,
+    ImageGPTModel,
     LlamaConfig,
     LlamaForSequenceClassification,
     RobertaConfig,
     RobertaModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -236,3 +240,20 @@ def test_trap_a_longest_text_of_minus_one_is_none(tmp_path: Path, minilm: str) -
     assert tokenizer.model_max_length > 1000
     task, rows = get_task("text_classification"), Dataset.from_dict({"text": ["good " * 600]})
     assert len(task.encode(rows, tokenizer, config_for(tmp_path), False)[0]["input_ids"]) == 512
+
+
+def test_images_that_are_read_otherwise_than_as_pixels_are_refused(tmp_path: Path) -> None:
+    """ImageGPT reads the colours of pixels as tokens, which ended in a traceback when training began."""
+    config = ImageGPTConfig(n_embd=16, n_layer=2, n_head=2, vocab_size=32, n_positions=64)
+    ImageGPTModel(config).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"does not read images as pixels alone \(.*input_ids"):
+        load_model(config_for(tmp_path, "image_classification"), ("a", "b"), SINGLE)
+
+
+def test_timm_says_how_images_are_prepared_where_the_folder_does_not(tmp_path: Path) -> None:
+    """`pipeline` reads that from the config, so it is saved there."""
+    TimmWrapperForImageClassification(TimmWrapperConfig(architecture="test_resnet")).save_pretrained(tmp_path)
+    assert "pretrained_cfg" not in json.loads((tmp_path / "config.json").read_text())
+    model, processor, _ = load_model(config_for(tmp_path, "image_classification"), ("a", "b"), SINGLE)
+    assert model.config.pretrained_cfg["input_size"] == processor.data_config["input_size"] == (3, 160, 160)

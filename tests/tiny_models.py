@@ -7,7 +7,6 @@ architecture joins the tests by being installed. What cannot be built is named w
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import re
 import zlib
@@ -444,17 +443,22 @@ def save_with_processor(subject: Subject, model: PreTrainedModel, folder: Path) 
     """Write the model as a folder of the Hub: weights, configuration, and tokenizer or image processor."""
     from hf_ft.tracing import image_shape
 
-    size = dict(zip(("height", "width"), image_shape(model)[1:], strict=True)) if "token" not in subject.kind else {}
+    text = subject.kind in ("sequence", "token")
+    size = {} if text else dict(zip(("height", "width"), image_shape(model)[1:], strict=True))
     if subject.kind == "timm":  # its wrapper keeps what prepares an image in the configuration
         model.config.pretrained_cfg = {"input_size": [3, *size.values()], "mean": [0.5] * 3, "std": [0.5] * 3}
     model.save_pretrained(folder)
     if subject.kind == "image":
-        flat = "spatial_shapes" in inspect.signature(model.forward).parameters
-        side = {"patch_size": model.config.vision_config.patch_size, "max_num_patches": 16} if flat else {}
-        processor = transformers.Siglip2ImageProcessor(**side) if flat else transformers.ViTImageProcessor(size=size)
-        processor.save_pretrained(folder)
-    elif subject.kind in ("sequence", "token"):
+        transformers.ViTImageProcessor(size=size).save_pretrained(folder)
+    elif text:
         tokenizer_for(model).save_pretrained(folder)
+        chosen = transformers.AutoTokenizer.from_pretrained(folder)
+        if not chosen("w4 w5", add_special_tokens=False)["input_ids"]:
+            # Of some models (Qwen2) the configuration decides the class whatever was saved: pieces of bytes.
+            letters = {letter: i for i, letter in enumerate(["<pad>", "<unk>", "</s>", "\u0120", *"w0123456789"])}
+            filled = letters | {f"w{i}": i for i in range(len(letters), WORDS)}
+            options = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+            type(chosen)(vocab=filled, merges=[], **options).save_pretrained(folder)
 
 
 def tokenizer_for(model: PreTrainedModel) -> transformers.PreTrainedTokenizerFast:
