@@ -49,10 +49,14 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Copies:
-    """The copies in a data set: counts for each pair of splits that has any, and which examples stand in train."""
+    """The copies in a data set: counts for each pair of splits that has any, and which examples stand in train.
+
+    `train` is what the examples of train are known by, for data that come later.
+    """
 
     overlaps: tuple[Overlap, ...] = ()
     in_train: Mapping[str, BoolArray] = field(default_factory=dict)
+    train: Contents | None = None
 
     def notes(self, sizes: Mapping[str, int]) -> list[str]:
         """A sentence for each pair of splits."""
@@ -86,7 +90,25 @@ def find_copies(contents: Mapping[str, Contents]) -> Copies:
             overlaps.append(Overlap(role, other, int(copied.sum()), int((copied & ~agreeing).sum())))
             if other == "train" and copied.any():
                 in_train[role] = copied
-    return Copies(tuple(found for found in overlaps if found.examples), in_train)
+    return Copies(tuple(found for found in overlaps if found.examples), in_train, contents.get("train"))
+
+
+FILE = "train_contents.npy"
+"""What the training examples of a result are known by, in the part of its folder that is never published."""
+
+
+def keep_contents(contents: Contents, folder: Path) -> None:
+    """Write what examples are known by into a folder."""
+    np.save(folder / FILE, np.stack([contents.inputs, contents.labelled]), allow_pickle=False)
+
+
+def kept_contents(folder: Path) -> Contents | None:
+    """What `keep_contents` wrote; None where there is nothing, or nothing that can be read."""
+    try:
+        inputs, labelled = np.load(folder / FILE, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return Contents(inputs, labelled)
 
 
 def _note(found: Overlap, size: int) -> str:

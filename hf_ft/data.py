@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from hf_ft.columns import Part, checked_rows, find_columns, take_part, without_bad
 from hf_ft.config import Config
-from hf_ft.copies import Copies, find_copies
+from hf_ft.copies import Contents, Copies, find_copies
 from hf_ft.drawing import draw_parts, limit
 from hf_ft.lookup import UserError, shorten
 from hf_ft.sources import assign_roles, read_sources
@@ -59,7 +59,10 @@ class Splits:
 
 @dataclass(frozen=True)
 class Rows:
-    """One split to score a finished model on, with the model's own labels; otherwise like `Splits`."""
+    """One split to score a finished model on, with the model's own labels; otherwise like `Splits`.
+
+    `contents` is what its examples are known by.
+    """
 
     rows: Dataset
     split: str
@@ -67,6 +70,7 @@ class Rows:
     target: Target
     fingerprint: str
     notes: tuple[str, ...]
+    contents: Contents
 
 
 def load_splits(config: Config, seed: int = 0) -> Splits:
@@ -140,7 +144,7 @@ def load_rows(dataset: str, config: Config, labels: Sequence[str], seed: int = 0
     part = _numbered(part, tuple(labels), "the model does not know", "The model knows")
     part = limit(part, config.max_eval_examples, seed, notes)
     checked = checked_rows(part, config, notes)
-    return Rows(checked.rows, role, tuple(labels), columns.target, checked.digest, tuple(notes))
+    return Rows(checked.rows, role, tuple(labels), columns.target, checked.digest, tuple(notes), checked.contents)
 
 
 def _numbered(part: Part, labels: tuple[str, ...], unknown: str, known: str) -> Part:

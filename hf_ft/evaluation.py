@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from hf_ft.config import Config
 from hf_ft.head_input import compare_head_input
 from hf_ft.resampling import Score
-from hf_ft.target import Target
+from hf_ft.target import BoolArray, Target
 from hf_ft.tasks import Task, get_task
 from hf_ft.terminal import bars_shown
 from hf_ft.training import Run
@@ -102,11 +102,19 @@ def score(run: Run) -> Results:
         add_scores(results, name, outputs, split, splits.target, splits.labels)
         copied = splits.copies.in_train.get(name)
         if copied is not None and not copied.all():
-            fresh, references = np.flatnonzero(~copied), split["labels"][:]
-            rest = [outputs[i] for i in fresh], [references[i] for i in fresh]
-            results.without_copies[name] = splits.target.score(*rest, splits.labels, results.threshold)
+            results.without_copies[name] = score_without(
+                copied, outputs, split, splits.target, splits.labels, results.threshold
+            )
         results.baseline[name] = splits.target.baseline(splits.train, split, splits.labels)
     return results
+
+
+def score_without(
+    copied: BoolArray, outputs: Any, split: Dataset, target: Target, labels: Sequence[str], threshold: float | None
+) -> dict[str, Score]:
+    """Score the examples that are not `copied`, of which there must be some."""
+    fresh, references = np.flatnonzero(~copied), split["labels"][:]
+    return target.score([outputs[i] for i in fresh], [references[i] for i in fresh], labels, threshold)
 
 
 def add_scores(

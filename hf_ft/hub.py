@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft import __version__, adapters, checkpoints, output_folder, report
+from hf_ft.copies import keep_contents
 from hf_ft.evaluation import Results
 from hf_ft.leaks import without_secrets
 from hf_ft.load_back import prove_load_back
@@ -106,6 +107,8 @@ def _plain(metrics: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
 def _write_local(run: Run, folder: Path) -> None:
     """Keep what is needed to repeat the run on this machine, paths included, where it is never published."""
     folder.mkdir(exist_ok=True)
+    if run.splits.copies.train is not None:  # so that `hf-ft evaluate` tells which examples the model has learnt from
+        keep_contents(run.splits.copies.train, folder)
     record = {
         "command": without_secrets(sys.argv),
         "cwd": str(Path.cwd()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import sys
@@ -17,13 +18,15 @@ from transformers import PreTrainedModel
 
 from hf_ft.columns import usual_columns
 from hf_ft.config import Config, check_path, not_made
-from hf_ft.data import load_rows
-from hf_ft.evaluation import Results, add_scores, predict_outputs
+from hf_ft.copies import Copies, Overlap, find_copies, kept_contents
+from hf_ft.data import Rows, load_rows
+from hf_ft.evaluation import Results, add_scores, predict_outputs, score_without
 from hf_ft.finished import read_run
 from hf_ft.folders import check_names, files_below, readable
 from hf_ft.lookup import UserError, first_line, shorten
 from hf_ft.model import quiet_loading
-from hf_ft.report import text_table, title
+from hf_ft.output_folder import LOCAL
+from hf_ft.report import copies_note, text_table, title
 from hf_ft.sources import IMAGES, TABLES, read_image, read_tables
 from hf_ft.tasks import Task, get_task
 from hf_ft.truncation import count_cut, longest_of
@@ -93,15 +96,35 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
     scores = results.metrics["test"]
     scored = split or rows.split
+    copies, fresh = _copies(folder, scored, rows, outputs, record["threshold"])
+    if copies:
+        notes.append(copies_note(scored, copies.examples, len(rows.rows), record["metric"], fresh))
     if as_json:
         metrics = {name: asdict(score) for name, score in scores.items()}
         what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": notes}
-        return json.dumps({**what, "cut": asdict(cut) if cut else None, "metrics": metrics}, indent=1)
+        told = {"cut": asdict(cut) if cut else None, "copies": asdict(copies) if copies else None}
+        return json.dumps({**what, **told, "metrics": metrics, "metrics_without_copies": fresh}, indent=1)
     table = [
         [title(name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] for name, score in scores.items()
     ]
     head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *notes])
     return f"{head}\n\n" + text_table(["metric", "value", "95 % interval"], table)
+
+
+def _copies(
+    folder: Path, name: str, rows: Rows, outputs: Any, threshold: float | None
+) -> tuple[Overlap | None, dict[str, Any] | None]:
+    """How many examples the model was trained on, and the scores of the others; None where there are none."""
+    train = kept_contents(folder / LOCAL)
+    found = find_copies({"train": train, "given": rows.contents}) if train is not None else Copies()
+    if "given" not in found.in_train:
+        return None, None
+    (overlap,) = (one for one in found.overlaps if (one.split, one.of) == ("given", "train"))
+    copied = found.in_train["given"]
+    if copied.all():
+        return dataclasses.replace(overlap, split=name), None
+    scores = score_without(copied, outputs, rows.rows, rows.target, rows.labels, threshold)
+    return dataclasses.replace(overlap, split=name), {metric: asdict(score) for metric, score in scores.items()}
 
 
 def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batch_size: int) -> None:

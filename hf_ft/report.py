@@ -223,21 +223,24 @@ def head_input_lines(record: Record) -> list[str]:
 
 def copies_lines(record: Record) -> list[str]:
     """One sentence for each split with examples that stand in train, too: the score without them."""
-    lines, metric = [], record["metric"]
+    lines = []
     for found in record["data"]["copies"]:
-        split, scores = found["split"], record["metrics_without_copies"].get(found["split"])
-        if found["of"] != "train" or split == "train":
-            continue
-        size = record["data"]["sizes"][split]
-        if scores is None:
-            lines.append(f"All {size:,} examples of {split} stand in train, too: its scores say nothing of new data.")
-            continue
-        score = scores[metric]
-        lines.append(
-            f"Without the {found['examples']:,} of {size:,} {split} examples that stand in train, too: {title(metric)} "
-            f"{score['value']:.4f} ({score['low']:.4f} to {score['high']:.4f})."
-        )
+        split = found["split"]
+        if found["of"] == "train" and split != "train":
+            scores, size = record["metrics_without_copies"].get(split), record["data"]["sizes"][split]
+            lines.append(copies_note(split, found["examples"], size, record["metric"], scores))
     return lines
+
+
+def copies_note(split: str, examples: int, size: int, metric: str, scores: Record | None) -> str:
+    """The score of a split without its examples that stand in train; without `scores` all of them do."""
+    if scores is None:
+        return f"All {size:,} examples of {split} stand in train, too: its scores say nothing of new data."
+    score = scores[metric]
+    return (
+        f"Without the {examples:,} of {size:,} {split} examples that stand in train, too: {title(metric)} "
+        f"{score['value']:.4f} ({score['low']:.4f} to {score['high']:.4f})."
+    )
 
 
 def proof_lines(record: Record) -> list[str]:

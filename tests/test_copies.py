@@ -168,3 +168,11 @@ def test_scores_without_copies(
         answers = [answer["label"] for answer in classify(test["text"].tolist())]
         assert scores["accuracy"]["value"] == pytest.approx((test["label"] == answers).mean())
         assert scores["accuracy"]["n"] == len(test) == record["metrics"]["test"]["accuracy"]["n"] - 4
+    evaluated = {}
+    for split in ("test", "train"):
+        assert main(["evaluate", str(out), "--dataset", str(folder), "--split", split, "--json"]) == 0
+        evaluated[split] = json.loads(capsys.readouterr().out)
+    assert evaluated["test"]["copies"] == (overlap if planted else None)
+    assert evaluated["test"]["metrics_without_copies"] == record["metrics_without_copies"].get("test")
+    assert evaluated["train"]["copies"]["examples"] > 0.8 * len(train)  # but for what was held out of it
+    assert evaluated["train"]["metrics_without_copies"]["accuracy"]["n"] == record["data"]["sizes"]["validation"]

@@ -49,7 +49,8 @@ def test_nothing_published_holds_a_token_or_a_path(
         content = (run_with_token / name).read_bytes()
         for secret in (TOKEN, text_model, text_data, str(run_with_token), str(Path.cwd())):
             assert secret.encode() not in content, f"{name} holds {secret}"
-    assert {str(name) for name in kept} == {".local/lock", ".local/manifest.json", ".local/origin.json"}
+    local = {"lock", "manifest.json", "origin.json", "start.json", "train_contents.npy"}
+    assert {str(name) for name in kept} == {f".local/{name}" for name in local}
     assert not list(run_with_token.rglob("training_args.bin"))
 
 

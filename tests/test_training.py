@@ -140,6 +140,8 @@ def test_result_folder_is_a_plain_model(request: pytest.FixtureRequest, tmp_path
         "figures/learning_curves.png",
         "figures/confusion_matrix.png",
         ".local/origin.json",
+        ".local/start.json",
+        ".local/train_contents.npy",
         ".local/manifest.json",
         ".local/lock",
     }
