@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import hf_ft
-from hf_ft import UserError, compare, figures
+from hf_ft import UserError, compare, figures, output_folder
 from hf_ft.arms import Arm, Bench, Outcome, _described
 from hf_ft.cli import main
 from hf_ft.comparison import advice, best_of, fitting
@@ -287,6 +287,7 @@ def made_up(out: Path, copy: Path, errors: dict[str, float], seeds: int = 3, fai
             (copy / "arms" / f"{name}.json").write_text(json.dumps(about))
             spread = np.random.default_rng(0).normal(0, 0.005, 1000)  # of the test examples, which all share
             np.save(copy / "arms" / f"{name}.npy", error + seed / 1000 + spread)
+    output_folder.record_files(copy, (copy / "arms").iterdir())  # else they are not ours, and stay for ever
     return str(copy)
 
 
