@@ -492,7 +492,10 @@ def _usage(record: Record) -> str:
 
 
 def _results_note(record: Record) -> str:
-    note = f"Intervals are 95 % bootstrap intervals over examples; {record['baseline_is']['note']}."
+    note = (
+        "Intervals are 95 % intervals over examples: by bootstrap, or exact where nearly all answers are right or wrong; "
+        f"{record['baseline_is']['note']}."
+    )
     if record["threshold"] is not None:
         note += f" Labels count from a probability of {record['threshold']:.3f} on, fitted on validation."
     return " ".join([note, *map(escaped, copies_lines(record))])
