@@ -162,7 +162,7 @@ def test_failed_arm_leaves_the_others(tmp_path: Path, text_model: str, text_data
     # What checkpointing does not know fails in the first step, not before; a head that is solved makes none.
     del settings["num_train_epochs"]  # who sets epochs wants steps
     with_fault = {**settings, "output_dir": str(tmp_path / "out"), "methods": "head,full,last_n:1", "seeds": 1}
-    fault = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"nonsense": 1, "use_reentrant": False}}
+    fault = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"nonsense": 1, "use_reentrant": True}}
     record = compare(**with_fault, **fault)
     assert {run["method"] for run in record["runs"] if run["error"]} == {"full", "last_n:1"}
     assert [row["method"] for row in record["rows"]] == ["head"]
