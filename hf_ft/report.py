@@ -493,8 +493,8 @@ def _usage(record: Record) -> str:
 
 def _results_note(record: Record) -> str:
     note = (
-        "Intervals are 95 % intervals over examples: by bootstrap, or exact where nearly all answers are right or wrong; "
-        f"{record['baseline_is']['note']}."
+        "Intervals are 95 % intervals over examples: by bootstrap, and exact where nearly all answers are right, or "
+        f"wrong; {record['baseline_is']['note']}."
     )
     if record["threshold"] is not None:
         note += f" Labels count from a probability of {record['threshold']:.3f} on, fitted on validation."
