@@ -45,11 +45,11 @@ def prove_load_back(
     rows = split.select(range(min(EXAMPLES, len(split))))
     with tempfile.TemporaryDirectory() as scratch:
         raw = task.raw(rows, processor, config, Path(scratch))
-        outputs = _outputs(model, processor, task, raw, config)
+        kept, outputs = _outputs(model, processor, task, raw, config)
         request = {
             "folder": str(folder.resolve()),  # the process starts in another folder
             "pipeline": task.pipeline,
-            "inputs": raw.inputs,
+            "inputs": [raw.inputs[i] for i in kept],
             "options": dict(raw.options),
         }
         found = in_fresh_process(request)
@@ -63,7 +63,7 @@ def prove_load_back(
     difference = _compare(found["answers"], splits.target.answers(outputs, splits.labels))
     logits = found["logits"] and _difference(found["logits"], outputs, "logits")
     return {
-        "examples": len(raw.inputs),
+        "examples": len(kept),
         "pipeline": task.pipeline,
         "compared": ["id2label", "labels", "scores", *(["logits"] if found["logits"] else [])],
         "largest_difference": difference,
@@ -72,17 +72,28 @@ def prove_load_back(
     }
 
 
-def _outputs(model: PreTrainedModel, processor: Any, task: Task, raw: Raw, config: Config) -> Any:
-    """What the model in memory gives for each example, as `predict_outputs` has it: alone, hence without padding."""
+def _outputs(model: PreTrainedModel, processor: Any, task: Task, raw: Raw, config: Config) -> tuple[list[int], Any]:
+    """What the model in memory gives for each example, as `predict_outputs` has it: alone, hence without padding.
+
+    Says also which examples these are: some models cannot answer a text of few tokens alone (Funnel pools it away).
+    """
     encoded, collate = task.encode(raw.rows, processor, config, False), task.collator(processor)
-    found = []
+    found: dict[int, Any] = {}
+    reason: Exception | None = None
     with torch.inference_mode():
         for i in range(len(encoded)):
             batch = {name: value.to(model.device) for name, value in collate([encoded[i]]).items()}
             labels = batch.pop("labels", None)
-            logits = model.eval()(**batch).logits
-            found.append((logits if task.reduce is None else task.reduce(logits, labels))[0].float().cpu().numpy())
-    return np.stack(found) if task.gather is None else task.gather(encoded, found)
+            try:
+                logits = model.eval()(**batch).logits
+            except RuntimeError as error:
+                reason = error
+                continue
+            found[i] = (logits if task.reduce is None else task.reduce(logits, labels))[0].float().cpu().numpy()
+    if not found:
+        raise LoadBackFailure("The trained model answers none of the examples alone.") from reason
+    kept, outputs = list(found), list(found.values())
+    return kept, np.stack(outputs) if task.gather is None else task.gather(encoded.select(kept), outputs)
 
 
 def _compare(found: Answers, expected: Answers) -> float:

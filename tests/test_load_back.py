@@ -19,6 +19,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    FunnelBaseModel,
+    FunnelConfig,
     TimmWrapperConfig,
     pipeline,
 )
@@ -147,6 +149,22 @@ def test_the_proof_holds_for_every_kind_and_catches_wrong_names(
     (tmp_path / "out/config.json").write_text(json.dumps(saved))
     with pytest.raises(LoadBackFailure, match=r"calls its outputs .*another"):
         prove_load_back(tmp_path / "out", *again)
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_a_text_that_the_model_cannot_answer_alone_is_left_out(tmp_path: Path, minilm: str) -> None:
+    """Funnel answers very short texts only beside longer ones; the proof takes those that it answers alone."""
+    sizes = {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 48, "block_sizes": [1, 1, 1]}
+    FunnelBaseModel(FunnelConfig(**sizes, vocab_size=30522)).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(minilm).save_pretrained(tmp_path / "model")
+    texts = [("fine", "good") if i % 2 else ("a thing of beauty is a joy for ever", "bad") for i in range(20)]
+    for split in ("train", "test"):
+        rows = "\n".join(["text,label", *(f"{text},{label}" for text, label in texts)])
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{split}.csv").write_text(rows)
+    settings = {"task": "text_classification", "model": str(tmp_path / "model"), "dataset": str(tmp_path / "data")}
+    record = finetune(**settings, method="full", max_steps=1, output_dir=str(tmp_path / "out"))
+    assert record["proofs"]["load_back"]["examples"] == 4
 
 
 def test_every_task_is_among_the_kinds(kinds: dict[str, tuple[str, str, int]]) -> None:
