@@ -241,7 +241,7 @@ def _refuse(job: Job, depth: int) -> None:
 
 def is_image(rows: Dataset) -> bool:
     """Whether an encoded split holds images, which are decoded when they are read."""
-    return "image" in rows.column_names
+    return "image" in getattr(rows, "column_names", ())  # a recipe may bring rows of its own
 
 
 def tell(line: str, args: TrainingArguments) -> None:

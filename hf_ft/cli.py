@@ -47,7 +47,8 @@ def run(command: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
         return 141  # what a shell says of a process that SIGPIPE ended
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = str(error).encode("utf-8", "backslashreplace").decode()  # a name that is no UTF-8 can be printed, too
+        print(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"interrupted; {GO_ON}", file=sys.stderr)
@@ -329,7 +330,12 @@ def predict(argv: Sequence[str]) -> None:
     """Predict labels for image files, folders, CSV or JSON lines, or plain lines of text."""
     parser = _parser("predict", predict)
     parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="files or folders; for text models also text itself")
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="files or folders; for text models also text itself, and - for lines of standard input",
+    )
     parser.add_argument("--output", metavar="FILE", help="write .csv or .jsonl there (default: CSV on the screen)")
     parser.add_argument("--overwrite", action="store_true", help="replace that file if it exists")
     parser.add_argument("--batch_size", type=int, default=32)

@@ -539,8 +539,12 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
     _check_adapters(config)
     if config.keep_head and not config.chosen_method.pretrained:
         raise UserError(f"--keep_head does not go with method '{config.method}', which starts from random weights.")
-    if config.early_stopping_patience and training.get("eval_strategy") == "no":
-        raise UserError("early_stopping_patience needs evaluations. Leave out --eval_strategy no.")
+    strategies = training.get("eval_strategy"), training.get("save_strategy")  # the one follows the other
+    if config.early_stopping_patience and (strategies[0] or strategies[1]) == "no":
+        raise UserError("early_stopping_patience needs evaluations. Leave out the strategy `no`.")
+    for kind, revision in (("model", config.model_revision), ("dataset", config.dataset_revision)):
+        if revision and is_local(getattr(config, kind)):
+            raise UserError(f"--{kind}_revision is for the Hub, and {getattr(config, kind)} is a local folder.")
     _check_packages(training)
     _check_inputs(config)
     get_task(config.task).check({**vars(config), **training})
@@ -600,6 +604,10 @@ def check_output_dir(output_dir: str, config: Config, resume: Any) -> None:
 
 def not_made(path: Path) -> str:
     """Why no folder or file of that name can be made or written to, empty where it can."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "its name is not valid UTF-8, which tokenizers refuse to write to"
     there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not there.is_dir():
         return f"{there} is {'a file' if there.exists() else 'a link to nothing'}"

@@ -25,6 +25,7 @@ def try_arguments(args: TrainingArguments) -> None:
     Raises:
         UserError: one of them cannot be made; names the options and says why.
     """
+    import torch
     from transformers import Trainer
 
     if args.deepspeed:  # makes these itself, from its own configuration
@@ -38,6 +39,11 @@ def try_arguments(args: TrainingArguments) -> None:
             row = [{"x": 0.0}]
             trainer = Trainer(model=_one_layer(), args=args, train_dataset=row, eval_dataset=row)
             trainer.get_train_dataloader()
+        if args.torch_compile_mode:
+            with _refused(_written(args, "torch_compile_mode", "torch_compile_backend")):
+                torch.compile(
+                    _one_layer(), backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode
+                )
         if args.optim_target_modules:  # names layers of the user's model
             return
         with _refused(_written(args, "optim", "optim_args")):

@@ -59,6 +59,7 @@ def predict_outputs(
         arguments.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
         arguments.label_names = ["labels"]
         arguments.report_to, arguments.dataloader_pin_memory = [], False
+        arguments.dataloader_drop_last = False  # every example is predicted
         arguments.disable_tqdm = arguments.disable_tqdm or not bars_shown()
         trainer = Trainer(
             model=model,

@@ -130,6 +130,11 @@ def make_plan(config: Config, args: TrainingArguments, groups: Anatomy, train_ex
     Raises:
         UserError: a method that the model cannot take, such as `last_n` with more blocks than there are.
     """
+    if args.dataloader_drop_last and train_examples < args.per_device_train_batch_size * args.world_size:
+        raise UserError(
+            f"--dataloader_drop_last leaves nothing to train on: {train_examples:,} examples make no batch of "
+            f"{args.per_device_train_batch_size:,}. Leave it out, or set --per_device_train_batch_size."
+        )
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.num_train_epochs
     if "num_train_epochs" not in config.given:

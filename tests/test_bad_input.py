@@ -355,9 +355,21 @@ OPTIONS: dict[str, Mistake] = {
         lambda w: w.train(method="peft:loha", peft_options='{"r": -1}'),
         r"peft:loha does not work with the options \{'r': -1\} \(.*-1\); without them it does\.",
     ),
+    "early stopping without checkpoints": (
+        lambda w: w.train(early_stopping_patience=1, save_strategy="no"),
+        r"early_stopping_patience needs evaluations\. Leave out the strategy `no`\.",
+    ),
+    "revision of a folder": (
+        lambda w: w.train(model_revision="main"),
+        r"--model_revision is for the Hub, and .*/tiny-bert is a local folder\.",
+    ),
+    "batches that are larger than the data": (
+        lambda w: w.train(dataloader_drop_last=True, per_device_train_batch_size=100),
+        r"--dataloader_drop_last leaves nothing to train on: 36 examples make no batch of 100\. .*",
+    ),
     "early stopping without evaluations": (
         lambda w: w.train(early_stopping_patience=1, eval_strategy="no"),
-        r"early_stopping_patience needs evaluations\. Leave out --eval_strategy no\.",
+        r"early_stopping_patience needs evaluations\. Leave out the strategy `no`\.",
     ),
     "label smoothing for several labels": (
         lambda w: w.train(dataset=w.data["topics"], label_smoothing_factor=0.1),
@@ -722,6 +734,10 @@ FOLDERS: dict[str, Mistake] = {
     "output folder that is a file": (
         lambda w: w.train(output_dir=w.copy("text") / "config.json"),
         r"No output folder .*/config\.json can be made: .*/config\.json is a file\. Choose another folder\.",
+    ),
+    "output folder whose name is no UTF-8": (
+        lambda w: w.train(output_dir="out\udcff"),
+        r"No output folder out.* can be made: its name is not valid UTF-8, .* Choose another folder\.",
     ),
     "output folder whose name is too long": (
         lambda w: w.train(output_dir="x" * 300),
@@ -1121,3 +1137,14 @@ def test_data_in_memory(world: World, capsys: pytest.CaptureFixture[str]) -> Non
         assert "\n" not in told
     DatasetDict(train=split, test=split).save_to_disk(world.folder / "saved")
     assert main(world.train(dataset=world.folder / "saved")) == 0
+
+
+def test_every_example_is_scored(world: World) -> None:
+    """`--dataloader_drop_last` drops examples of training, but none of validation or test."""
+    options = {"dataloader_drop_last": True, "per_device_eval_batch_size": 3, "method": "full", "max_steps": 2}
+    assert main(world.train(**options)) == 0
+    record = json.loads((world.out / "run.json").read_text())
+    assert record["data"]["sizes"]["test"] % 3
+    assert record["data"]["sizes"]["validation"] % 3
+    for split, scores in record["metrics"].items():
+        assert scores["accuracy"]["n"] == record["data"]["sizes"][split]

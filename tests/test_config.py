@@ -619,6 +619,10 @@ def test_values_that_training_arguments_refuse(tmp_path: Path) -> None:
             {"optim": "sgd", "optim_args": "momentum=much"},
             r"^--optim sgd --optim_args momentum=much .*'much'\.$",
         ),
+        (
+            {"torch_compile_mode": "x"},
+            r"^--torch_compile_mode x .* cannot be used: .*mode=x",
+        ),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, r"^--lr_scheduler_type cosine_with_min_lr cannot .*min_lr"),
         ({"lr_scheduler_kwargs": {"cycles": 2}}, r"^--lr_scheduler_type cosine --lr_scheduler_kwargs .*'cycles'\.$"),
     ],
