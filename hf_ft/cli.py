@@ -60,7 +60,7 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `hf-ft`; returns the exit code: 0 success, 2 a mistake of the user's."""
+    """Entry point of `hf-ft`; returns the exit code (`EXIT_CODES`)."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         return run(lambda: print(_overview()))

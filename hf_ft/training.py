@@ -193,12 +193,7 @@ def train(
         print(told + "\n", flush=True)
     if args.should_save:
         output_folder.hold(run.output_dir, "run")
-    _begin(run)
-    with stoppable() as stop:
-        for number, stage in enumerate(plan.stages, start=1):
-            stop.check()
-            _run_stage(run, number, stage, encoded[0], encoded[1], stop)
-        stop.check()  # it came too late for the last step
+    _run_stages(run, encoded[0], encoded[1])
     best = _keep_best(run)
     if best < len(run.stages):
         name = run.stages[best - 1].name
@@ -248,6 +243,19 @@ def _begin(run: Run) -> None:
 
 def _stage_folder(run: Run, number: int) -> Path:
     return run.output_dir / checkpoints.FOLDER / f"{number}-{run.plan.stages[number - 1].name}"
+
+
+def _run_stages(run: Run, train_set: Any, validation_set: Any) -> None:
+    try:
+        _begin(run)
+        with stoppable() as stop:
+            for number, stage in enumerate(run.plan.stages, start=1):
+                stop.check()
+                _run_stage(run, number, stage, train_set, validation_set, stop)
+            stop.check()  # a signal came too late for the last step
+    except BaseException:
+        output_folder.let_go(run.output_dir)  # the same process may go on with it, as in a notebook
+        raise
 
 
 def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
@@ -350,7 +358,9 @@ def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
     found: checkpoints.Checkpoint | None = None
     if run.resumed and trainer.model and adapters.allocates(trainer.model):
         tell("resume   these adapters settle their ranks as they train: the stage begins anew", run.args)
-    elif run.resumed and not trainer.args.save_only_model:
+    elif run.resumed and trainer.args.save_only_model:
+        tell("resume   --save_only_model: checkpoints lack the optimizer's state, so the stage begins anew", run.args)
+    elif run.resumed:
         found = _of_main(run, lambda notes: checkpoints.newest(folder, notes))
         at = f"from {found.folder.name}" if found else "from its beginning: it has no checkpoint yet"
         tell(f"resume   stage '{folder.name.partition('-')[2]}' goes on {at}", run.args)
