@@ -287,9 +287,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
                 _train(run, trainer, folder)
             else:
                 trainer.log({"loss": fit["objective"]})
-                score = trainer.evaluate()[f"eval_{run.metric}"]
-                if args.load_best_model_at_end:  # otherwise the last state is kept, and nothing competes with it
-                    trainer.state.best_metric = score
+                trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
     seconds = time.perf_counter() - started
     frozen.remove()
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
@@ -674,7 +672,8 @@ def _keep_best(run: Run) -> int:
     if "load_best_model_at_end" in run.config.given and not run.args.load_best_model_at_end:
         return len(run.stages)
     scored = [stage for stage in run.stages if stage.best_metric is not None and stage.checkpoint]
-    if not scored:
+    # A solved head is scored even where no stage evaluates: it must not win over one that has no score.
+    if not scored or run.stages[-1].best_metric is None:
         return len(run.stages)
     sign = 1 if run.splits.target.higher_is_better(run.metric) else -1
     best = max(scored, key=lambda stage: (sign * float(stage.best_metric or 0), run.stages.index(stage)))
