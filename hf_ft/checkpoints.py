@@ -23,13 +23,19 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from hf_ft import output_folder
 from hf_ft.lookup import UserError
 from hf_ft.output_folder import write_atomically
-from hf_ft.sealed import Damaged, opened, seal, sealed, sync, unsealed
+from hf_ft.sealed import SEAL, Damaged, opened, seal, sealed, sync, unsealed
 
-FOLDER, WRITING = "checkpoints", ".writing"
+FOLDER, WRITING, KEPT = "checkpoints", ".writing", "checkpoints.kept"
 RESULT, BEGUN = "stage.json", "begun.json"
 STEP = re.compile(r"checkpoint-(\d+)")
+WRITTEN = re.compile(
+    r"(adapter|added|chat|config|generation|merges|model|optimizer|preprocessor|processor|pytorch|rng|scaler|scheduler"
+    r"|special|spiece|tokenizer|trainer|training|vocab)[\w.-]*$"
+)
+"""Names of files in a checkpoint, for one whose seal is damaged."""
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 NATIVE = ("PytorchStreamWriter", "inline_container", "unexpected pos", "os error", "I/O error")
 """What torch and safetensors, which write files in C++ and Rust, say when the disk refuses."""
@@ -91,6 +97,7 @@ def finish(begun: Path, folder: Path, about: Mapping[str, Any]) -> None:
 
 def discard(folder: Path) -> None:
     """Remove a folder whose name is free at once: nobody ever finds half of it."""
+    rescue(folder)
     hidden = folder.parent / WRITING / f"{folder.name}-removed"
     shutil.rmtree(hidden, ignore_errors=True)
     if folder.exists():
@@ -196,7 +203,7 @@ def end(stage: Path, result: Mapping[str, Any], keep: bool) -> None:
 
 def rotate(stage: Path, most: int | None, best: Path | None) -> None:
     """Remove the oldest checkpoints beyond so many; never the newest, nor the best."""
-    there = steps(stage)
+    there = [folder for folder in steps(stage) if (folder / SEAL).exists()]  # others are not ours
     if not most or most < 1:
         return
     needed = {there[-1], best} if there else set()
@@ -214,11 +221,39 @@ def unanchored(folder: Path) -> None:
 
 def remove(out: Path) -> None:
     """Remove all checkpoints of a run that has finished; afterwards it counts as such."""
+    rescue(out / FOLDER)
     hidden = out / ".local" / f"{FOLDER}-removed"
     shutil.rmtree(hidden, ignore_errors=True)
     with suppress(FileNotFoundError):
         (out / FOLDER).replace(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def rescue(folder: Path) -> None:
+    """Move what is not ours out of a folder below `checkpoints` that is about to be removed, and say where it is.
+
+    It goes first, so that it is not lost where the process ends in between.
+    """
+    mine = _ours(folder)
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    for path in sorted(path for path in found if path not in mine and WRITING not in path.parts):
+        place = next(parent for parent in path.parents if parent.name == FOLDER)
+        kept = place.with_name(KEPT) / path.relative_to(place)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(output_folder.free_name(kept))
+        print(f"{path.relative_to(place)} in {FOLDER} was put there by you: it is now in {kept.parent}", flush=True)
+
+
+def _ours(folder: Path) -> set[Path]:
+    """The files that we wrote below a folder: those that seals list, the seals, and those that say how stages stand."""
+    found = {path for name in (SEAL, RESULT, BEGUN) for path in folder.rglob(name)}
+    for seal_file in folder.rglob(SEAL):
+        try:
+            names = list(opened(seal_file.read_bytes(), SEAL)["files"])
+        except (OSError, Damaged):  # then by their names
+            names = [path.name for path in seal_file.parent.iterdir() if WRITTEN.match(path.name)]
+        found |= {seal_file.parent / name for name in names}
+    return found
 
 
 def _name(stage: Path) -> str:

@@ -185,9 +185,14 @@ def make_way(folder: Path, name: str, coming: Entry | None = None) -> None:
         _move_aside(path)
 
 
+def free_name(path: Path) -> Path:
+    """The path, with a number at its end where it is taken."""
+    tries = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
+    return next(other for other in tries if not os.path.lexists(other))
+
+
 def _move_aside(path: Path) -> None:
-    tries = (path.with_name(f"{path.name}.kept{number}") for number in ("", *(f"-{n}" for n in range(2, 1000))))
-    kept = next(other for other in tries if not os.path.lexists(other))
+    kept = free_name(path.with_name(f"{path.name}.kept"))
     path.rename(kept)
     print(f"{path.name} was changed or put there by you: it is now {kept}", flush=True)
 

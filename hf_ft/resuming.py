@@ -90,7 +90,7 @@ def read_start(out: Path) -> dict[str, Any] | None:
     try:
         return opened((out / START).read_bytes(), START)
     except FileNotFoundError:
-        if not (out / "checkpoints").is_dir():
+        if not _stages(out):
             return None
         what = "is missing"
     except (OSError, Damaged):
@@ -106,7 +106,12 @@ def write_start(out: Path, config: Config, facts: Mapping[str, Any]) -> None:
 
 def finished(out: Path) -> bool:
     """Whether a folder holds a run that has nothing left to do."""
-    return (out / "run.json").is_file() and not (out / "checkpoints").exists()
+    return (out / "run.json").is_file() and not _stages(out)
+
+
+def _stages(out: Path) -> bool:
+    """Whether there are folders of stages; a user's own folder `checkpoints` has none."""
+    return any((out / "checkpoints").glob("[0-9]*-*"))
 
 
 def _spoken(settings: Mapping[str, Any], name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_ft import output_folder
+from hf_ft import checkpoints, output_folder
 from hf_ft.cli import main
 from hf_ft.lookup import UserError
 
@@ -266,6 +266,57 @@ def test_files_of_the_user_survive(
     assert second["model.safetensors"] != first["model.safetensors"]
     assert set(second) == {*first, *mine, "README.md.kept"}
     assert not {*mine, "README.md.kept"} & set(output_folder.files_of(out))
+
+
+EPOCHS = ("--max_steps=-1", "--num_train_epochs=2", "--save_total_limit=2")
+
+
+@pytest.fixture(scope="module")
+def interrupted(text_model: str, text_data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs that ended before its result was saved: its checkpoints are there."""
+    out = tmp_path_factory.mktemp("runs") / "out"
+    program = (
+        "import sys; from hf_ft import hub; from hf_ft.cli import main\n"
+        "import hf_ft.run\nhub.save = lambda *_: sys.exit(9)\nmain(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, *words("train", text_model, text_data, out, *EPOCHS)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 9
+    assert len(list(out.glob("checkpoints/1-full/checkpoint-*"))) == 2
+    return out
+
+
+@pytest.mark.parametrize("option", ["--resume", "--overwrite_output_dir"])
+def test_files_of_the_user_among_checkpoints_survive(
+    option: str, interrupted: Path, text_model: str, text_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the run goes on, ends or begins anew: what it did not write there is kept beside, and said to be."""
+    out = Path(shutil.copytree(interrupted, tmp_path / "out"))
+    last = sorted(out.glob("checkpoints/1-full/checkpoint-*"))[-1].relative_to(out / "checkpoints")
+    mine = ("mine.txt", f"{last}/notes.txt", "1-full/checkpoint-999/model.safetensors", "old/sub/x")
+    for name in mine:
+        (out / "checkpoints" / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / "checkpoints" / name).write_text(f"my {name}")
+    command = words("train", text_model, text_data, out, *EPOCHS)
+    assert main([*command, option]) == 0
+    kept = {name: text.decode() for name, text in content(out / "checkpoints.kept").items()}
+    assert kept == {name: f"my {name}" for name in mine}
+    assert "checkpoints.kept" in capsys.readouterr().out
+    assert (out / "run.json").is_file()
+    assert not (out / "checkpoints").exists()
+
+
+def test_the_limit_on_checkpoints_counts_ours(interrupted: Path, tmp_path: Path) -> None:
+    """`save_total_limit` removes the oldest of ours only, and what a user has put into it is kept."""
+    stage = Path(shutil.copytree(interrupted, tmp_path / "out")) / "checkpoints/1-full"
+    first, last = checkpoints.steps(stage)
+    (stage / "checkpoint-999").mkdir()
+    (stage / "checkpoint-999/mine.txt").write_text("mine")
+    (first / "notes.txt").write_text("mine")
+    checkpoints.rotate(stage, 1, None)
+    assert not first.exists()
+    assert (last / "model.safetensors").is_file()
+    assert (stage / "checkpoint-999/mine.txt").read_text() == "mine"
+    assert (tmp_path / "out/checkpoints.kept/1-full" / first.name / "notes.txt").read_text() == "mine"
 
 
 def test_a_result_of_one_command_is_not_for_another(
