@@ -644,7 +644,7 @@ def _result(
     history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
     if keeps_best:
         best, best_metric = trainer.state.best_model_checkpoint, trainer.state.best_metric
-    else:  # it is the last state that has to compete
+    elif fit is None:  # it is the last state that has to compete; a solved head does so with those that are scored
         scores = [entry[f"eval_{run.metric}"] for entry in history if f"eval_{run.metric}" in entry]
         best_metric = scores[-1] if scores else None
     parameters = list(model.parameters())
