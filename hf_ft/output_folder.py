@@ -376,7 +376,7 @@ def locked_if_ours(folder: Path, kind: str) -> AbstractContextManager[None]:
 
 def hold(folder: Path, kind: str) -> None:
     """Hold an output folder as `locked` does, until `let_go` or the end of the process, if it is not held already."""
-    if folder.resolve() in _HELD:
+    if is_held(folder):
         return
     stack = ExitStack()
     stack.enter_context(locked(folder, kind))
@@ -389,10 +389,30 @@ def let_go(folder: Path) -> None:
     _HELD.get(folder.resolve(), ExitStack()).close()
 
 
+RANKS = (
+    ("RANK", "WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+)
+"""Variables with the number of a process and how many there are, as `torchrun` and MPI set them."""
+
+
 def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the first of several, as `torchrun` and MPI number them."""
-    names = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+    """Whether this is the only process of a run, or the first of several.
+
+    A rank counts together with its size only: a variable `RANK` alone may stand for anything, such as LoRA's.
+    """
+    for rank, size in RANKS:
+        several = os.environ.get(size, "")
+        if rank in os.environ and several.isdecimal() and int(several) > 1:
+            return os.environ[rank] == "0"
+    return True
+
+
+def is_held(folder: Path) -> bool:
+    """Whether this process holds a folder."""
+    return folder.resolve() in _HELD
 
 
 def _holder(folder: Path) -> str:

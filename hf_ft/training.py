@@ -223,7 +223,7 @@ def _begin(run: Run) -> None:
     """Go on with the run in the output folder where that is asked for and can be; else write down that one begins.
 
     Raises:
-        UserError: it began with other data or another model.
+        UserError: it began with other data or another model, or a result stands there that is not to be replaced.
     """
     out, args, facts = run.output_dir, run.args, {"data": run.splits.fingerprint, "processes": run.args.world_size}
     facts |= {"model": run.loaded.commit or run.loaded.digest}
@@ -236,9 +236,24 @@ def _begin(run: Run) -> None:
     if args.world_size > 1:
         torch.distributed.barrier()  # the others must have looked before there is something
     if args.should_save and not run.resumed:
+        _check_free(run)
         clear(out)
         with checkpoints.writing(out, "The run"):
             resuming.write_start(out, run.config, facts)
+
+
+def _check_free(run: Run) -> None:
+    """Refuse to clear a folder that nobody has checked: variables of the environment may look like those of a launcher.
+
+    Raises:
+        UserError: it holds something, and is neither held by this process nor to be replaced.
+    """
+    out, checked = run.output_dir, run.config.overwrite_output_dir or output_folder.is_held(run.output_dir)
+    if run.args.world_size == 1 and not checked and output_folder.state_of(out) != "nothing":
+        raise UserError(
+            f"The output folder {out} already holds something, and variables of the environment (such as RANK and "
+            "WORLD_SIZE) say that this is not the first process of the run. Unset them, or choose another folder."
+        )
 
 
 def _stage_folder(run: Run, number: int) -> Path:

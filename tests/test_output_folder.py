@@ -184,6 +184,7 @@ def test_processes_of_one_run_share_a_folder(tmp_path: Path, monkeypatch: pytest
     """Only the first process of a distributed run takes the lock, so the others go on beside it."""
     process = holding(tmp_path / "out", RANK="0", WORLD_SIZE="2")
     try:
+        monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", "1")
         with output_folder.locked(tmp_path / "out", "run"):
             pass
@@ -193,6 +194,50 @@ def test_processes_of_one_run_share_a_folder(tmp_path: Path, monkeypatch: pytest
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({"RANK": "8"}, True),
+        ({"RANK": "8", "WORLD_SIZE": "1"}, True),
+        ({"RANK": "8", "WORLD_SIZE": "many"}, True),
+        ({"PMI_RANK": "3"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "8", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, False),
+    ],
+)
+def test_a_rank_counts_together_with_its_size(
+    environment: dict[str, str], first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who exports `RANK=8` for LoRA has one process, which takes the lock."""
+    for names in output_folder.RANKS:
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert output_folder.is_first_process() == first
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "8"}, {"RANK": "1", "WORLD_SIZE": "2"}])
+def test_variables_of_the_environment_delete_no_result(
+    environment: dict[str, str],
+    text_model: str,
+    text_data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever a process is called there: one that trains alone replaces a result only when it is told to."""
+    out = tmp_path / "out"
+    output_folder.mark(out, "run")
+    output_folder.write(out, "run.json", "{}")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(words("train", text_model, text_data, out)) == 2
+    assert f"{out} already holds" in capsys.readouterr().err
+    assert (out / "run.json").read_text() == "{}"
 
 
 def test_a_mistake_leaves_no_trace(tmp_path: Path) -> None:
