@@ -53,11 +53,13 @@ class StageTrainer(Trainer):
             self.state.best_model_checkpoint = str(self.best) if self.best else None
             best = self.best if self.args.load_best_model_at_end else None
             self._load_from_checkpoint(str(best or checkpoint.folder))
-            return
-        try:
-            self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
-        finally:
-            self.stop.waiting = False
+        else:
+            try:
+                self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+            finally:
+                self.stop.waiting = False
+        # Each process has read the best checkpoint on its own; the first one may remove it once all have.
+        self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint under another name and rename it when it is whole; only then may older ones go."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from hf_ft import checkpoints, finetune, order, resuming, training
@@ -353,6 +354,26 @@ def test_nothing_to_resume(work: Work, tmp_path: Path, capsys: pytest.CaptureFix
     }
 
 
+def test_no_checkpoint_goes_while_another_process_reads_it(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every process loads the best checkpoint on its own; all wait for each other before the first removes others."""
+    order_of: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: (order_of.append(name), original(*args, **kwargs))[1])
+
+    for owner, name in (
+        (Accelerator, "wait_for_everyone"),
+        (training.StageTrainer, "_load_best_model"),
+        (checkpoints, "end"),
+    ):
+        noted(owner, name)
+    assert main(work.words(tmp_path / "out", num_train_epochs=1)) == 0
+    assert order_of[order_of.index("_load_best_model") :] == ["_load_best_model", "wait_for_everyone", "end"]
+
+
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -515,15 +536,16 @@ def test_rotation_keeps_the_newest_and_the_best(
     most: int | None, best: int | None, left: list[int], tmp_path: Path
 ) -> None:
     """By step, not by time or text."""
+    stage = tmp_path / "checkpoints/1-full"
     for step in (40, 10, 30, 20):
-        sealed_step(tmp_path, step)
-    checkpoints.rotate(tmp_path, most, tmp_path / f"checkpoint-{best}" if best else None)
-    assert [path.name for path in checkpoints.steps(tmp_path)] == [f"checkpoint-{step}" for step in left]
+        sealed_step(stage, step)
+    checkpoints.rotate(stage, most, stage / f"checkpoint-{best}" if best else None)
+    assert [path.name for path in checkpoints.steps(stage)] == [f"checkpoint-{step}" for step in left]
 
 
 def test_a_folder_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     """What an exception leaves is what was there before."""
-    folder = sealed_step(tmp_path, 1)
+    folder = sealed_step(tmp_path / "checkpoints/1-full", 1)
 
     def interrupted() -> None:
         with checkpoints.whole(folder) as begun:
@@ -533,8 +555,8 @@ def test_a_folder_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert (folder / "file").read_text() == "1"
-    assert {path.name for path in tmp_path.iterdir()} <= {folder.name, checkpoints.WRITING}
-    assert not list((tmp_path / checkpoints.WRITING).glob("*"))
+    assert {path.name for path in folder.parent.iterdir()} <= {folder.name, checkpoints.WRITING}
+    assert not list((folder.parent / checkpoints.WRITING).glob("*"))
 
 
 class Noise(torch.utils.data.Dataset[Any]):
