@@ -30,7 +30,9 @@ from hf_ft.sealed import SEAL, Damaged, opened, seal, sealed, sync, unsealed
 
 FOLDER, WRITING, KEPT = "checkpoints", ".writing", "checkpoints.kept"
 RESULT, BEGUN = "stage.json", "begun.json"
-STEP = re.compile(r"checkpoint-(\d+)")
+STAGE, STEP = re.compile(r"\d+-.*"), re.compile(r"checkpoint-(\d+)")
+ENDS = ("whole", "merged", "adapter")
+"""Folders of the model at the end of a stage."""
 WRITTEN = re.compile(
     r"(adapter|added|chat|config|generation|merges|model|optimizer|preprocessor|processor|pytorch|rng|scaler|scheduler"
     r"|special|spiece|tokenizer|trainer|training|vocab)[\w.-]*$"
@@ -97,7 +99,7 @@ def finish(begun: Path, folder: Path, about: Mapping[str, Any]) -> None:
 
 def discard(folder: Path) -> None:
     """Remove a folder whose name is free at once: nobody ever finds half of it."""
-    rescue(folder)
+    rescue(folder, folder.parent.parent)
     hidden = folder.parent / WRITING / f"{folder.name}-removed"
     shutil.rmtree(hidden, ignore_errors=True)
     if folder.exists():
@@ -221,7 +223,7 @@ def unanchored(folder: Path) -> None:
 
 def remove(out: Path) -> None:
     """Remove all checkpoints of a run that has finished; afterwards it counts as such."""
-    rescue(out / FOLDER)
+    rescue(out / FOLDER, out / FOLDER)
     hidden = out / ".local" / f"{FOLDER}-removed"
     shutil.rmtree(hidden, ignore_errors=True)
     with suppress(FileNotFoundError):
@@ -229,31 +231,46 @@ def remove(out: Path) -> None:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def rescue(folder: Path) -> None:
-    """Move what is not ours out of a folder below `checkpoints` that is about to be removed, and say where it is.
+def rescue(folder: Path, place: Path) -> None:
+    """Move what is not ours out of a folder that is about to be removed, and say where it is.
 
-    It goes first, so that it is not lost where the process ends in between.
+    `place` is the folder `checkpoints` of the run. What is moved goes first, so that it is not lost where the process
+    ends in between.
     """
-    mine = _ours(folder)
-    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    for path in sorted(path for path in found if path not in mine and WRITING not in path.parts):
-        place = next(parent for parent in path.parents if parent.name == FOLDER)
-        kept = place.with_name(KEPT) / path.relative_to(place)
+    mine = _ours(folder, place)
+    found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    for path in found:
+        name = path.relative_to(place)
+        if path in mine or name.parts[1:2] == (WRITING,):
+            continue
+        kept = place.with_name(KEPT) / name
         kept.parent.mkdir(parents=True, exist_ok=True)
         path.replace(output_folder.free_name(kept))
-        print(f"{path.relative_to(place)} in {FOLDER} was put there by you: it is now in {kept.parent}", flush=True)
+        print(f"{name} in {place.name} was put there by you: it is now in {kept.parent}", flush=True)
 
 
-def _ours(folder: Path) -> set[Path]:
-    """The files that we wrote below a folder: those that seals list, the seals, and those that say how stages stand."""
-    found = {path for name in (SEAL, RESULT, BEGUN) for path in folder.rglob(name)}
-    for seal_file in folder.rglob(SEAL):
-        try:
-            names = list(opened(seal_file.read_bytes(), SEAL)["files"])
-        except (OSError, Damaged):  # then by their names
-            names = [path.name for path in seal_file.parent.iterdir() if WRITTEN.match(path.name)]
-        found |= {seal_file.parent / name for name in names}
+def _ours(folder: Path, place: Path) -> set[Path]:
+    """The files that we wrote below a folder: those that seals list, the seals, and those that say how stages stand.
+
+    Only where a run writes them: a user's copy of a checkpoint has a seal as well.
+    """
+    stages = [path for path in place.glob("*") if STAGE.fullmatch(path.name) and not path.is_symlink()]
+    found = {stage / name for stage in stages for name in (RESULT, BEGUN)}
+    found |= {path for stage in stages for name in (RESULT, BEGUN) for path in stage.glob(f".{name}.*.part")}
+    for inner in (inner for stage in stages for inner in stage.iterdir()):
+        if inner != folder and folder not in inner.parents:
+            continue
+        if (inner.name in ENDS or STEP.fullmatch(inner.name)) and (inner / SEAL).is_file() and not inner.is_symlink():
+            found |= {inner / name for name in (SEAL, *_listed(inner))}
     return found
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files that a seal lists; where it is damaged, those that are called so."""
+    try:
+        return list(opened((folder / SEAL).read_bytes(), SEAL)["files"])
+    except (OSError, Damaged):
+        return [path.name for path in folder.iterdir() if WRITTEN.match(path.name)]
 
 
 def _name(stage: Path) -> str:

@@ -350,6 +350,34 @@ def test_files_of_the_user_among_checkpoints_survive(
     assert not (out / "checkpoints").exists()
 
 
+def test_copies_of_checkpoints_are_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seals and results count where a run writes them only; so does the name of the folder of all checkpoints."""
+    out = tmp_path / "checkpoints/out"  # a name that says nothing
+    output_folder.mark(out, "run")
+    stage = out / "checkpoints/1-full"
+    with checkpoints.whole(stage / "checkpoint-8", {"best": None, "over": False}) as begun:
+        (begun / "model.safetensors").write_text("ours")
+    checkpoints.end(stage, {"checkpoint": "checkpoints/1-full/checkpoint-8"}, keep=True)
+    (stage / ".stage.json.7.part").write_text("ours, of a killed process")
+    shutil.copytree(stage / "checkpoint-8", stage / "my-best")
+    shutil.copytree(stage, out / "checkpoints/old/1-full", ignore=shutil.ignore_patterns(".*"))
+    mine = ["sealed.json", "1-full/sub/stage.json", "1-full/checkpoint-8/begun.json", "1-full/checkpoints/x.txt"]
+    mine += ["1-full/checkpoint-8/.writing/x", "1-full/checkpoint-8/sub/checkpoints/y.txt", "stage.json"]
+    for name in mine:
+        (out / "checkpoints" / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / "checkpoints" / name).write_text("mine")
+    before = content(out / "checkpoints")
+    ours = {"1-full/stage.json", "1-full/.stage.json.7.part"}
+    ours |= {f"1-full/checkpoint-8/{name}" for name in ("sealed.json", "model.safetensors")}
+    checkpoints.remove(out)
+    expected = {name: text for name, text in before.items() if name not in ours}
+    assert content(out / "checkpoints.kept") == expected
+    assert set(mine) < set(expected)
+    assert len(expected) == len(mine) + 2 + 5
+    assert not (out / "checkpoints").exists()
+    assert capsys.readouterr().out.count("\n") == len(expected)
+
+
 def test_the_limit_on_checkpoints_counts_ours(interrupted: Path, tmp_path: Path) -> None:
     """`save_total_limit` removes the oldest of ours only, and what a user has put into it is kept."""
     stage = Path(shutil.copytree(interrupted, tmp_path / "out")) / "checkpoints/1-full"
