@@ -613,7 +613,7 @@ def not_made(path: Path) -> str:
         return f"{there} is {'a file' if there.exists() else 'a link to nothing'}"
     try:
         tempfile.TemporaryFile(dir=there).close()  # root may write anywhere, but not into /proc
-        longest = os.pathconf(there, "PC_NAME_MAX")
+        longest = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST_NAME  # not on Windows
     except OSError:
         return f"{there} cannot be written to"
     long = [part for part in path.parts if len(os.fsencode(part)) > longest]

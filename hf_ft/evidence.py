@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hf_ft.arms import Arm, Bench
 from hf_ft.cutting import CannotCut
-from hf_ft.layer_probes import Loss, Reader, probe, sampled
+from hf_ft.layer_probes import MOST_LABELS, Loss, Reader, probe, sampled
 from hf_ft.lookup import UserError
 
 MOST = 2000
@@ -66,6 +66,8 @@ def _loss(bench: Bench, train: Dataset) -> Loss:
     """
     if bench.task.gather is not None:
         raise CannotCut("an example has a label for each of its parts")
+    if len(bench.splits.labels) > MOST_LABELS:
+        raise CannotCut(f"there are more than {MOST_LABELS} classes, for which layer probes take long and show little")
     settings, splits = bench.settings(Arm("head", 0)), bench.splits
     loss = splits.target.learning(bench.model, train, splits.labels, settings.config, settings.arguments()).loss
     if loss is None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ft.cutting import CannotCut
-from hf_ft.layer_probes import Reader, probe, sampled
+from hf_ft.layer_probes import MOST_LABELS, Reader, probe, sampled
 from hf_ft.lookup import UserError
 from hf_ft.training import Run
 
@@ -47,7 +47,10 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     trained = any(stage.settings[i].mode != "frozen" for stage in run.plan.stages for i in blocks)
     if trained or not blocks or run.task.gather is not None or run.learning.loss is None or run.args.world_size > 1:
         return None
-    config = dataclasses.replace(run.config, augment="none")
+    if len(splits.labels) > MOST_LABELS:
+        return None
+    # A head that was kept would be changed by `learning` of a regression, as for a training that is to come.
+    config = dataclasses.replace(run.config, augment="none", keep_head=False)
     reader = Reader(
         run.model,
         run.groups,
@@ -61,7 +64,7 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     try:
         every = list(zip(*(reader.states(part) for part in rows), strict=True))
         places = sorted({round(place) for place in np.linspace(0, len(blocks), min(BOUNDARIES, len(blocks) + 1))})
-        loss = target.learning(run.model, rows[0], splits.labels, run.config, run.args).loss
+        loss = target.learning(run.model, rows[0], splits.labels, config, run.args).loss
         assert loss is not None
         pairs = [every[place] for place in (*places, -1)]
         outputs = [probe(both, rows, len(splits.labels), loss, PENALTIES, TOLERANCE) for both in pairs]

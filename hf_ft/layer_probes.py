@@ -28,6 +28,9 @@ Loss = Callable[..., torch.Tensor]
 BATCH = 32
 PENALTIES = tuple(10.0**power for power in range(1, -5, -1))
 """Fewer than a head that is saved deserves."""
+MOST_LABELS = 300
+"""Most classes that are probed: a probe takes time in proportion to them, and a few hundred examples show little of
+more."""
 
 
 @dataclass(frozen=True)

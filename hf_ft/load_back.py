@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,14 @@ def _outputs(model: PreTrainedModel, processor: Any, task: Task, raw: Raw, confi
     encoded, collate = task.encode(raw.rows, processor, config, False), task.collator(processor)
     found: dict[int, Any] = {}
     reason: Exception | None = None
-    with torch.inference_mode():
+    with _on_cpu(model), torch.inference_mode():
         for i in range(len(encoded)):
-            batch = {name: value.to(model.device) for name, value in collate([encoded[i]]).items()}
+            batch = dict(collate([encoded[i]]))
             labels = batch.pop("labels", None)
             try:
                 logits = model.eval()(**batch).logits
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 reason = error
                 continue
@@ -94,6 +97,17 @@ def _outputs(model: PreTrainedModel, processor: Any, task: Task, raw: Raw, confi
         raise LoadBackFailure("The trained model answers none of the examples alone.") from reason
     kept, outputs = list(found), list(found.values())
     return kept, np.stack(outputs) if task.gather is None else task.gather(encoded.select(kept), outputs)
+
+
+@contextmanager
+def _on_cpu(model: PreTrainedModel) -> Iterator[None]:
+    """Have the model on the CPU meanwhile, where the fresh process computes: a GPU's TF32 convolutions differ more."""
+    device: Any = model.device
+    model.to("cpu")  # type: ignore[arg-type]  # its annotation is that of a decorator
+    try:
+        yield
+    finally:
+        model.to(device)
 
 
 def _compare(found: Answers, expected: Answers) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers.initialization import no_init_weights
 from hf_ft.config import Config
 from hf_ft.depth_groups import Anatomy, anatomy
 from hf_ft.lookup import UserError
-from hf_ft.model import check_kind, find_settings, from_config, quiet_loading
+from hf_ft.model import check_kind, find_settings, from_config, name_outputs, quiet_loading
 from hf_ft.plan import plan_method, plan_stages
 from hf_ft.tasks import get_task
 
@@ -53,5 +54,8 @@ def check_model(
 def bare_groups(config: Config, found: Any) -> Anatomy:
     """The depth groups of a model built from its config, whose weights are not even initialised."""
     auto = getattr(transformers, get_task(config.task).auto_class)
+    if not found.id2label:  # a feature extractor of timm, which gets its classes from the data
+        found = copy.deepcopy(found)
+        name_outputs(found, ("0", "1"), ())
     with quiet_loading(), torch.random.fork_rng(), no_init_weights():
         return anatomy(from_config(auto, config, found))

@@ -294,3 +294,19 @@ def test_card_speaks_of_numbers(trained: tuple[Path, Any]) -> None:
     assert "`mean` always answers with the mean of the training data" in card
     assert "classes" not in card
     assert not (trained[0] / "figures/confusion_matrix.png").exists()
+
+
+def test_a_kept_head_answers_as_before(text_model: str, regression_data: str, tmp_path: Path) -> None:
+    """With `keep_head` and steps that change next to nothing, the result is the model that it began with."""
+    common: dict[str, Any] = {
+        "task": "text_regression",
+        "dataset": regression_data,
+        "label_column": "price",
+        "load_back_proof": False,
+    }
+    first = finetune(model=text_model, method="full", num_train_epochs=4, output_dir=tmp_path / "first", **common)
+    options = {"method": "head", "head_solver": "sgd", "learning_rate": 1e-12, "num_train_epochs": 1}
+    model = tmp_path / "first"
+    again = finetune(model=model, keep_head=True, output_dir=tmp_path / "again", **options, **common)
+    before, after = (record["metrics"]["test"]["mae"]["value"] for record in (first, again))
+    assert after == pytest.approx(before, rel=1e-3)
