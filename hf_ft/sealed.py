@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_ft.output_folder import flush_folder
+
 SEAL = "sealed.json"
 """The file of a sealed folder that lists all others."""
 
@@ -50,7 +52,10 @@ def sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Bring a file or a folder to the disk."""
+    """Bring a file to the disk, or the names in a folder where the system can do that."""
+    if path.is_dir():
+        flush_folder(path)
+        return
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
