@@ -28,6 +28,7 @@ ELSEWHERE = frozenset(
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
         *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "include_num_input_tokens_seen"),
         *("push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo", "hub_always_push"),
+        *("per_device_eval_batch_size", "eval_accumulation_steps", "torch_empty_cache_steps"),  # memory may run out
         *("hub_revision", "local_rank", "restore_callback_states_from_checkpoint", "use_cache"),
     }
 )
