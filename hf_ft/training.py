@@ -542,7 +542,7 @@ def _trainer(
         callbacks=callbacks,
         grouping=lambda wrapped: rated_groups(wrapped, run.groups, stage.settings, args.weight_decay),
         steps_before=sum(done.steps for done in run.stages),
-        epochs_before=run.stages[-1].history[-1]["epoch"] if run.stages else 0.0,
+        epochs_before=epochs_of(run.stages),
         stop=stop,
     )
     for printing in (ProgressCallback, PrinterCallback):
@@ -559,6 +559,15 @@ def _trainer(
         if getattr(callback, "logging_dir", "") is None:  # TensorBoard's: else it stands among the checkpoints
             callback.logging_dir = str(run.output_dir / ".local/tensorboard")
     return trainer
+
+
+def epochs_of(stages: Sequence[StageResult]) -> float:
+    """The epochs of stages that have ended, as they were logged, where they were; logs count over all stages."""
+    epochs = 0.0
+    for stage in stages:
+        logged = [entry["epoch"] for entry in stage.history if "epoch" in entry]
+        epochs = logged[-1] if logged else epochs + stage.epochs
+    return epochs
 
 
 def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples: int) -> TrainingArguments:
