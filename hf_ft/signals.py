@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
@@ -36,9 +37,6 @@ class Stop:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Remember the signal where a checkpoint will be written for it; raise where not, or at a second Ctrl-C."""
         if os.getpid() != self.process:  # a worker that loads data, which inherits this: it ends when the loop does
-            if number != signal.SIGINT:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
             return
         first, self.number = not self.number, self.number or number
         if not self.waiting or (not first and number == signal.SIGINT):
@@ -56,6 +54,18 @@ class Stop:
         """
         if self.number:
             raise exception_of(self.number)
+
+
+def ignore_in_worker(then: Callable[[int], Any] | None, worker: int) -> None:
+    """Begin a process that loads data: signals to the whole group of processes are for the one that trains.
+
+    Without its workers that could not make the step after which it writes its checkpoint. They end when its loop does,
+    or within seconds after it is gone. Inheriting its handlers is not enough: torch puts its own in their place.
+    """
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    if then is not None:
+        then(worker)
 
 
 def exception_of(number: int) -> BaseException:

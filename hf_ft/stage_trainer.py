@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from hf_ft import checkpoints
 from hf_ft.cache import CachedRows, row_lengths
 from hf_ft.order import EpochOrder
-from hf_ft.signals import Stop, exception_of
+from hf_ft.signals import Stop, exception_of, ignore_in_worker
 
 
 class StageTrainer(Trainer):
@@ -120,6 +120,13 @@ class StageTrainer(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             del model.save_pretrained
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of training or evaluation, from workers that outlive signals."""
+        loader = super()._get_dataloader(*args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's has the one that starts the workers in it
+        inner.worker_init_fn = functools.partial(ignore_in_worker, inner.worker_init_fn)
+        return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """An order for each epoch that can be found again; batches of like length from lengths that are known."""

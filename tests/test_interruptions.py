@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from hf_ft import checkpoints, finetune, order, resuming, training
+from hf_ft import checkpoints, finetune, order, resuming, sealed, training
 from hf_ft.cli import main
 from hf_ft.lookup import UserError
 
@@ -317,6 +320,7 @@ def test_settings_that_change_nothing_may_differ(work: Work, begun: Path, tmp_pa
     out = Path(shutil.copytree(begun, tmp_path / "out"))
     free = {"disable_tqdm": "false", "cache_dir": tmp_path / "features", "logging_steps": 2, "save_total_limit": 1}
     free |= {"dataloader_num_workers": 2, "run_name": "again", "report_to": "none"}
+    free |= {"per_device_eval_batch_size": 1, "eval_accumulation_steps": 1, "torch_empty_cache_steps": 4}
     assert main([*work.words(out, **free), "--resume"]) == 0
     assert differing(out, work.root / "whole") == 0
 
@@ -374,6 +378,28 @@ def test_no_checkpoint_goes_while_another_process_reads_it(
     assert order_of[order_of.index("_load_best_model") :] == ["_load_best_model", "wait_for_everyone", "end"]
 
 
+def test_a_stage_that_logged_nothing_has_epochs(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the last checkpoint of a stage without evaluations: nothing was logged, and the next stage goes on.
+
+    Its epochs are counted from those of the stage.
+    """
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("stages:\n  - {name: one, trains: head, share: 0.5}\n  - {name: two, trains: all, share: 0.5}\n")
+    settings = {"method": None, "plan": plan, "eval_strategy": "no", "eval_steps": None, "save_steps": None}
+    settings |= {"save_strategy": "epoch", "head_solver": "sgd", "cache": "off"}
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "end", killed)
+        assert main(work.words(tmp_path / "out", **settings)) == 130
+    assert main([*work.words(tmp_path / "out", **settings), "--resume"]) == 0
+    first, second = json.loads((tmp_path / "out/run.json").read_text())["stages"]
+    assert not any("epoch" in entry for entry in first["history"])
+    assert second["history"][-1]["epoch"] == 2
+
+
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -413,6 +439,60 @@ def test_augmented_images_are_the_same_after_a_signal(
     work.interrupted(tmp_path / "out", step, monkeypatch, **settings)
     assert main([*work.words(tmp_path / "out", **settings), "--resume"]) == 0
     assert differing(tmp_path / "out", tmp_path / "whole") == 0
+
+
+GROUP = """
+import os, subprocess, sys, time
+import hf_ft.training as training
+where, name = sys.argv[1:3]
+class Doing(training.Lines):
+    def send(self):
+        if "sent" not in globals():
+            globals()["sent"] = True  # by another process: torch's workers take what their parent sends for the end
+            subprocess.run(["kill", f"-{name}", "--", f"-{os.getpgrp()}"], start_new_session=True)
+            time.sleep(0.5)
+    def on_step_begin(self, args, state, control, **kwargs):
+        if where == "step" and state.global_step == 6:
+            self.send()
+    def on_prediction_step(self, *args, **kwargs):
+        if where == "evaluation":
+            self.send()
+training.Lines = Doing
+from hf_ft.cli import main
+sys.exit(main(sys.argv[3:]))
+"""
+"""Runs a command whose group of processes gets a signal, once in the middle of a step or of an evaluation."""
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "code", "newest"),
+    [
+        ("step", "SIGTERM", 143, "checkpoint-7"),
+        ("evaluation", "SIGTERM", 143, "checkpoint-3"),
+        ("step", "SIGHUP", 129, "checkpoint-7"),
+        ("none", "SIGTERM", 0, ""),
+    ],
+)
+def test_a_signal_to_the_whole_group(where: str, name: str, code: int, newest: str, work: Work, tmp_path: Path) -> None:
+    """As a launcher, a scheduler or a closing terminal sends it: workers go on loading until the checkpoint is there.
+
+    No process of the group is left, also where nothing happened to it.
+    """
+    words = work.words(tmp_path / "out", dataloader_num_workers=2)
+    process = subprocess.Popen(
+        [sys.executable, "-c", GROUP, where, name.removeprefix("SIG"), *words], start_new_session=True
+    )
+    assert process.wait(timeout=200) == code
+    steps = checkpoints.steps(tmp_path / "out/checkpoints/1-full")
+    assert (steps[-1].name if steps else "") == newest
+    deadline = time.monotonic() + 10
+    while True:  # a worker ends when it sees that nobody waits for it
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() < deadline, "processes of the group are left"
+        time.sleep(0.1)
 
 
 def test_a_second_interrupt_ends_at_once(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,6 +588,20 @@ def test_a_full_disk(room: float, work: Work, tmp_path: Path, capsys: pytest.Cap
         assert differing(disk / "out", work.root / "whole") == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_folders_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems flush files only (EINVAL): a checkpoint is written there all the same."""
+    flush = os.fsync
+
+    def files_only(number: int) -> None:
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(number)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    folder = sealed_step(tmp_path / "checkpoints/1-full", 1)
+    assert set(sealed.unsealed(folder)) == {"best", "over"}
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
