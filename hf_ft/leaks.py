@@ -17,7 +17,7 @@ SECRETS = {
     "Hugging Face token": r"hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}",
     "OpenAI key": r"sk-(?:proj|svcacct|admin|None)-[\w-]{20,}|(?<![A-Za-z0-9])sk-[A-Za-z0-9]{32,}",
     "Anthropic key": r"sk-ant-[\w-]{20,}",
-    "AWS key": r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}|(?i:aws_(?:secret_access_key|session_token))\W{1,6}[\w/+=]{40,}",
+    "AWS key": r"(?:AKIA|ASIA)[A-Z2-7]{16}|(?i:aws_(?:secret_access_key|session_token))\W{1,6}[\w/+=]{40,}",
     "GitHub token": r"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}",
     "GitLab token": r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)-[\w-]{20,}",
     "Slack token": r"xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-\d-[A-Za-z0-9-]{10,}|hooks\.slack\.com/services/[\w/]{20,}",
@@ -62,7 +62,8 @@ PLACES = {
 def find_leaks(folder: Path, files: list[Path]) -> list[str]:
     """What must not be published in files of a folder: file, line, kind and the first characters of each find."""
     here = [str(path) for path in (Path.home(), Path.cwd(), folder.resolve()) if len(str(path)) > 5]
-    local = {"local path": "|".join([PLACES["local path"], *map(re.escape, here)])}
+    bounded = [rf"(?<![\w/.-]){re.escape(path)}(?![\w-])" for path in here]  # a Hub id or an address may end like one
+    local = {"local path": "|".join([PLACES["local path"], *bounded])}
     everything = {kind: re.compile(pattern) for kind, pattern in (SECRETS | PLACES | local).items()}
     secrets = {kind: everything[kind] for kind in SECRETS}
     found: dict[tuple[Path, str], str] = {}

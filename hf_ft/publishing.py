@@ -125,10 +125,10 @@ def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = Fals
             f"Nothing was published: {shorten(wrong)}. Only what the run wrote is published. Restore it, or train "
             "again."
         )
-    if hits := find_leaks(folder, files):
-        raise UserError(f"Nothing was published: {shorten(hits)}. Remove these from the files first.")
+    _check_leaks(folder, files)
     known = files_of(folder)
-    edited = [name for name in files if not is_unchanged(folder / name, known[name.as_posix()])]
+    cards = [name for name in files if name.as_posix() in CARDS]  # all others are unchanged
+    edited = [name for name in cards if not is_unchanged(folder / name, known[name.as_posix()])]
     total = sum((folder / name).stat().st_size for name in files)
     lines = [f"To {repo_id} ({'private' if private else 'public'}): {len(files)} files, {total / 1e6:.1f} MB"]
     lines += [
@@ -139,6 +139,24 @@ def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = Fals
     if dry_run:
         return [*lines, "Dry run: nothing was published."]
     return [*lines, f"Published: {_upload(folder, repo_id, private, files)}"]
+
+
+def _check_leaks(folder: Path, files: list[Path]) -> None:
+    """Raise for what must not leave the machine, and say what to do: of all files, only cards may be edited.
+
+    Raises:
+        UserError: names each find by its file and kind.
+    """
+    cards = [name for name in files if name.as_posix() in CARDS]
+    if fixed := find_leaks(folder, [name for name in files if name not in cards]):
+        raise UserError(
+            f"Nothing was published: {shorten(fixed)}. Only cards may be edited. Names of classes and columns come "
+            "from the data: rename them there and train again. What a tokenizer holds came with the model: train from "
+            "one without it; or if it is a false alarm, upload the folder yourself, with `hf upload REPO FOLDER "
+            "--exclude '.local/*'`, which checks nothing."
+        )
+    if hits := find_leaks(folder, cards):
+        raise UserError(f"Nothing was published: {shorten(hits)}. Remove these from the cards first.")
 
 
 def _upload(folder: Path, repo_id: str, private: bool, files: list[Path]) -> str:

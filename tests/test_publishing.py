@@ -149,6 +149,23 @@ def test_a_vocabulary_may_hold_pieces_of_paths(tmp_path: Path) -> None:
     assert [one.split(":")[0] for one in find_leaks(tmp_path, files)] == ["tokenizer.json line 9"]
 
 
+def test_genes_are_no_keys(tmp_path: Path) -> None:
+    """Vocabularies of DNA hold every word of four letters."""
+    (tmp_path / "vocab.txt").write_text("ACCATTTTTTTTTTTTTTTT\nABIACCCCCCCCCCCCCCCC\n")
+    assert find_leaks(tmp_path, [Path("vocab.txt")]) == []
+
+
+def test_a_short_home_is_found_as_a_path_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container it may be `/models`: Hub ids and addresses with that in them are none of its paths."""
+    monkeypatch.setenv("HOME", "/models")
+    card = tmp_path / "README.md"
+    card.write_text("acme/models https://example.org/models/x ./models/y /models-of-mine x-/models ../models\n")
+    assert find_leaks(tmp_path, [Path("README.md")]) == []
+    for text in ("in /models/x", "(/models)", "path=/models", '"/models"', "/models."):
+        card.write_text(text)
+        assert [one.split(":")[1].strip()[:10] for one in find_leaks(tmp_path, [Path("README.md")])] == ["local path"]
+
+
 # --- What is published ------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +241,24 @@ def test_an_edited_card_is_published(finished: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines() if "edited" in line] == ["README.md"]
     assert "confusion_matrix" not in printed
+
+
+def test_a_find_that_cannot_be_edited_away(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the file must stay as the run wrote it, the remedy is another than in a card."""
+    config = json.loads((finished / "config.json").read_text())
+    config["id2label"]["0"] = "somebody@mail.example.com"
+    output_folder.write(finished, "config.json", json.dumps(config))
+    assert pushed(finished) == 2
+    told = capsys.readouterr().err
+    assert "config.json" in told
+    assert "train again" in told
+    assert "Remove these" not in told
+    output_folder.write(finished, "README.md", "somebody@mail.example.com")
+    output_folder.write(finished, "config.json", json.dumps(config | {"id2label": {"0": "a", "1": "b"}}))
+    assert pushed(finished) == 2
+    told = capsys.readouterr().err
+    assert "README.md" in told
+    assert "Remove these" in told
 
 
 def test_only_a_run_with_its_manifest_is_published(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
