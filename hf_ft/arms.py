@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from datasets import Dataset
@@ -279,14 +279,12 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         log_file = self.folder / f"{arm.name}.log"
         output_folder.make_way(self.root, f"arms/{log_file.name}")
-        with log_file.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-            try:
-                outcome, draws = self._in_scratch(scratch, arm, others)
-            except Exception as error:  # whatever it is, it must not take the other arms with it
-                traceback.print_exc(file=log)
-                text = " ".join(str(error).split()) or type(error).__name__
-                outcome, draws = Outcome(arm.method, arm.seed, arm.size, error=text), None
-        output_folder.record_files(self.root, [log_file])
+        log = log_file.open("w", encoding="utf-8")
+        try:
+            with log, contextlib.redirect_stdout(log):
+                outcome, draws = self._logged(scratch, arm, others, log)
+        finally:  # also of an arm that is interrupted: the next call would take the log for the user's
+            output_folder.record_files(self.root, [log_file])
         if draws is not None:
             content = io.BytesIO()
             np.save(content, draws)
@@ -294,6 +292,15 @@ class Bench:
         output_folder.write(self.root, f"arms/{arm.name}.json", json.dumps(asdict(outcome), indent=1) + "\n")
         gc.collect()
         return outcome
+
+    def _logged(self, scratch: Path, arm: Arm, others: int, log: TextIO) -> tuple[Outcome, Floats | None]:
+        """Train an arm; what it fails with goes into its log."""
+        try:
+            return self._in_scratch(scratch, arm, others)
+        except Exception as error:  # whatever it is, it must not take the other arms with it
+            traceback.print_exc(file=log)
+            text = " ".join(str(error).split()) or type(error).__name__
+            return Outcome(arm.method, arm.seed, arm.size, error=text), None
 
     def _in_scratch(self, scratch: Path, arm: Arm, others: int) -> tuple[Outcome, Floats]:
         """Train an arm in a folder of its own, which is a run's like any other, and is gone afterwards."""

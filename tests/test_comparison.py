@@ -202,6 +202,26 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
     assert len(scores(records[0])) == 4
 
 
+def test_the_log_of_an_interrupted_arm_is_ours(
+    tmp_path: Path, text_model: str, text_data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C within an arm: the next call writes over its log, and does not take it for the user's."""
+    words = ["compare", "--task=text_classification", f"--model={text_model}", f"--dataset={text_data}"]
+    words += [f"--output_dir={tmp_path / 'out'}", "--methods=head,full", "--seeds=2"]
+
+    def interrupted(*_: Any) -> None:
+        print("begun")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bench, "_in_scratch", interrupted)
+    assert main(words) == 130
+    assert main(words) == 130
+    logs = [path.name for path in (tmp_path / "out/arms").iterdir()]
+    assert logs == ["head-all-seed0.log"]
+    entry = output_folder.files_of(tmp_path / "out")["arms/head-all-seed0.log"]
+    assert output_folder.is_unchanged(tmp_path / "out/arms/head-all-seed0.log", entry)
+
+
 def row(method: str, mean: float, seconds: float, best: bool = False, noise: bool = True) -> dict[str, Any]:
     """A row as `advice` reads it."""
     gap = None if best else {"value": mean - 0.9, "low": mean - 0.92, "high": mean - 0.88}
