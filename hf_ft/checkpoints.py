@@ -15,7 +15,7 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from hf_ft.output_folder import write_atomically
 from hf_ft.sealed import SEAL, Damaged, opened, seal, sealed, sync, unsealed
 
 FOLDER, WRITING, KEPT = "checkpoints", ".writing", "checkpoints.kept"
+REMOVED = f".local/{FOLDER}-removed"
 RESULT, BEGUN = "stage.json", "begun.json"
 STAGE, STEP = re.compile(r"\d+-.*"), re.compile(r"checkpoint-(\d+)")
 ENDS = ("whole", "merged", "adapter")
@@ -128,11 +129,16 @@ def read_file(path: Path) -> dict[str, Any] | None:
         raise Damaged(f"{path.name} cannot be read ({error.strerror})") from error
 
 
-def result_of(stage: Path, out: Path, notes: list[str]) -> dict[str, Any] | None:
-    """The result of a stage that has ended, with all its weights there; None where it has to go on."""
+def result_of(stage: Path, out: Path, names: Set[str], notes: list[str]) -> dict[str, Any] | None:
+    """The result of a stage that has ended, with all its weights there; None where it has to go on.
+
+    `names` are those that a result has in this version.
+    """
     try:
         found = read_file(stage / RESULT)
         if found is not None:
+            if found.keys() != names:
+                raise Damaged(f"{RESULT} was written by another version")
             for folder in {out / str(found["checkpoint"]), *stage.glob("adapter")}:
                 unsealed(folder)
         return found
@@ -224,11 +230,15 @@ def unanchored(folder: Path) -> None:
 def remove(out: Path) -> None:
     """Remove all checkpoints of a run that has finished; afterwards it counts as such."""
     rescue(out / FOLDER, out / FOLDER)
-    hidden = out / ".local" / f"{FOLDER}-removed"
-    shutil.rmtree(hidden, ignore_errors=True)
+    tidy(out)
     with suppress(FileNotFoundError):
-        (out / FOLDER).replace(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+        (out / FOLDER).replace(out / REMOVED)
+        tidy(out)
+
+
+def tidy(out: Path) -> None:
+    """Remove what is left of the checkpoints of a run that has finished, where `remove` was interrupted."""
+    shutil.rmtree(out / REMOVED, ignore_errors=True)
 
 
 def rescue(folder: Path, place: Path) -> None:

@@ -33,12 +33,13 @@ def save(run: Run, results: Results) -> dict[str, Any]:
     if not run.args.should_save:  # one process of several writes
         return make_record(run, results)
     out = run.output_dir
-    with output_folder.staging(out) as new:  # so that the folder holds a whole result or none
-        record = _write(run, results, new)
-    checkpoints.remove(out)
-    print("\n" + report.after_training(record, out))
-    logs = (path for path in (out / output_folder.LOCAL / "tensorboard").rglob("*") if path.is_file())
-    output_folder.record_files(out, logs)
+    with output_folder.let_go_if_raised(out):
+        with output_folder.staging(out) as new:  # so that the folder holds a whole result or none
+            record = _write(run, results, new)
+        checkpoints.remove(out)
+        print("\n" + report.after_training(record, out))
+        logs = (path for path in (out / output_folder.LOCAL / "tensorboard").rglob("*") if path.is_file())
+        output_folder.record_files(out, logs)
     output_folder.let_go(out)
     return record
 

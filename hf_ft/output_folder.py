@@ -389,6 +389,16 @@ def let_go(folder: Path) -> None:
     _HELD.get(folder.resolve(), ExitStack()).close()
 
 
+@contextmanager
+def let_go_if_raised(folder: Path) -> Iterator[None]:
+    """Let go of a folder where something is raised: the same process may go on with it, as in a notebook."""
+    try:
+        yield
+    except BaseException:
+        let_go(folder)
+        raise
+
+
 RANKS = (
     ("RANK", "WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),

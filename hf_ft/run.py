@@ -36,6 +36,9 @@ def execute(settings: Settings) -> dict[str, Any]:
     with stoppable() as stop, locked(out, "run"):
         check_output_dir(str(out), settings.config, resume)  # once more: another run may have ended there since
         if resume and resuming.finished(out):
+            from hf_ft.checkpoints import tidy
+
+            tidy(out)
             print(f"resume   the run in {out} has finished: nothing is left to do")
             return dict(json.loads((out / "run.json").read_text(encoding="utf-8")))
         return _execute(settings, stop)

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,17 +193,23 @@ def train(
         print(told + "\n", flush=True)
     if args.should_save:
         output_folder.hold(run.output_dir, "run")
-    _run_stages(run, encoded[0], encoded[1])
+    with output_folder.let_go_if_raised(run.output_dir):
+        _run_stages(run, encoded[0], encoded[1])
+        _settle(run)
+    return run
+
+
+def _settle(run: Run) -> None:
+    """Take the best stage for the result, and make the model what is saved."""
     best = _keep_best(run)
     if best < len(run.stages):
         name = run.stages[best - 1].name
         run.stages[-1].notes.append(f"stage '{name}' scored best on validation, so the result has its weights")
-    if learning.finish:
-        learning.finish(run.model)
+    if run.learning.finish:
+        run.learning.finish(run.model)
     adapter = _stage_folder(run, best) / "adapter"
     run.adapter = adapter if adapter.is_dir() else None
     run.model.eval()
-    return run
 
 
 def clear(out: Path) -> None:
@@ -261,16 +267,12 @@ def _stage_folder(run: Run, number: int) -> Path:
 
 
 def _run_stages(run: Run, train_set: Any, validation_set: Any) -> None:
-    try:
-        _begin(run)
-        with stoppable() as stop:
-            for number, stage in enumerate(run.plan.stages, start=1):
-                stop.check()
-                _run_stage(run, number, stage, train_set, validation_set, stop)
-            stop.check()  # a signal came too late for the last step
-    except BaseException:
-        output_folder.let_go(run.output_dir)  # the same process may go on with it, as in a notebook
-        raise
+    _begin(run)
+    with stoppable() as stop:
+        for number, stage in enumerate(run.plan.stages, start=1):
+            stop.check()
+            _run_stage(run, number, stage, train_set, validation_set, stop)
+        stop.check()  # a signal came too late for the last step
 
 
 def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
@@ -330,7 +332,10 @@ def _of_main(run: Run, find: Callable[[list[str]], Any]) -> Any:
 
 def _ended_before(run: Run, folder: Path) -> bool:
     """Whether an earlier process has ended a stage; its result and the model's weights after it are taken over."""
-    found = _of_main(run, lambda notes: checkpoints.result_of(folder, run.output_dir, notes)) if run.resumed else None
+    names = {one.name for one in fields(StageResult)}
+    found = None
+    if run.resumed:
+        found = _of_main(run, lambda notes: checkpoints.result_of(folder, run.output_dir, names, notes))
     if found is not None:
         run.stages.append(StageResult(**found))
         _restore(run.model, run.output_dir / str(run.stages[-1].checkpoint))

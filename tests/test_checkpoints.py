@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from hf_ft import finetune, training
+from hf_ft import finetune, hub, output_folder, training
 from hf_ft.config import build
 from hf_ft.data import load_splits
+from hf_ft.evaluation import score
 from hf_ft.model import load_model
 from hf_ft.training import Run, make_plan, train
 
@@ -118,3 +119,26 @@ def test_stage_without_a_checkpoint_is_repeated(
     record = finetune(**settings, resume_from_checkpoint=True)
     assert [stage["steps"] for stage in record["stages"]] == [1, 3]
     assert len(load_file(tmp_path / "out/model.safetensors")) > 40
+
+
+def test_a_recipe_that_fails_lets_go_of_its_folder(
+    text_model: str, text_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever training or saving ends: in a notebook the same process may go on with the folder."""
+    settings = {"task": "text_classification", "model": text_model, "dataset": text_data, "method": "full"}
+    settings |= {"output_dir": str(tmp_path / "out"), "max_steps": 1, "load_back_proof": False}
+
+    def failing(*_: Any) -> None:
+        assert output_folder.is_held(tmp_path / "out")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_keep_best", failing)
+        with pytest.raises(KeyboardInterrupt):
+            trained(**settings)
+    assert not output_folder.is_held(tmp_path / "out")
+    run = trained(**settings, overwrite_output_dir=True)
+    monkeypatch.setattr(hub, "_write", failing)
+    with pytest.raises(KeyboardInterrupt):
+        hub.save(run, score(run))
+    assert not output_folder.is_held(tmp_path / "out")
