@@ -7,6 +7,7 @@ folder stays. A file of ours that the user has changed since is the user's too: 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -382,6 +383,7 @@ def hold(folder: Path, kind: str) -> None:
     stack.enter_context(locked(folder, kind))
     if is_first_process():
         _HELD[folder.resolve()] = stack
+        atexit.register(let_go, folder)  # while this module is still whole
 
 
 def let_go(folder: Path) -> None:

@@ -240,6 +240,20 @@ def test_variables_of_the_environment_delete_no_result(
     assert (out / "run.json").read_text() == "{}"
 
 
+def test_a_folder_is_held_to_the_end_of_the_process(tmp_path: Path) -> None:
+    """A recipe that trains and does not save ends without noise, and nothing says that it still holds the folder."""
+    program = (
+        "import sys; from pathlib import Path; from hf_ft import output_folder as folders\n"
+        "sys.kept = folders  # so it goes late, as in a large program\n"
+        "out = Path(sys.argv[1]); folders.hold(out, 'run'); folders.write(out, 'x.txt', 'x')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert names(tmp_path / "out") == {"x.txt"}
+
+
 def test_a_mistake_leaves_no_trace(tmp_path: Path) -> None:
     """Where nothing was written the folder is gone again, with those that were made for it; others stay."""
     (tmp_path / "there").mkdir()
