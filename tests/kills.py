@@ -130,7 +130,8 @@ def fork(action: Callable[[], int], log: Path) -> int:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # both are ignored where this runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             code = action()
         except KeyboardInterrupt:  # before our own code runs

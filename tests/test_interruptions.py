@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +411,16 @@ def test_a_stage_that_logged_nothing_has_epochs(work: Work, tmp_path: Path, monk
     assert second["history"][-1]["epoch"] == 2
 
 
+@pytest.fixture(autouse=True)
+def _usual_signals() -> Iterator[None]:
+    """Signals as in a terminal: a suite that runs in the background ignores some, and a run leaves these alone."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -565,7 +575,9 @@ def test_a_limit_on_files(
         assert main(work.words(tmp_path / "out")) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    (line,) = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    (line,) = (line for line in said.splitlines() if line.startswith("error: "))
     assert line.startswith("error: The checkpoint cannot be written to ")
     assert "--resume" in line
     stage = tmp_path / "out/checkpoints/1-full"
