@@ -56,7 +56,7 @@ def table(live: Mapping[str, Any], cached: Mapping[str, Any]) -> str:
         rows.append([method, f"{without[method]:.1f}", f"{other:.1f}", *both, scores(cached, method)])
     for name, of in (("with a frozen prefix", shared), ("all methods", methods)):
         one, other = sum(without[method] for method in of), sum(seconds(cached, method) for method in of)
-        rows.append([f"**{name}**", f"{one:.1f}", f"{other:.1f}", f"{other / one:.2f}", "", ""])
+        rows.append([name, f"{one:.1f}", f"{other:.1f}", f"{other / one:.2f}", "", ""])
     limit = 1 - sum(without[method] for method in shared) / sum(without.values())
     header = ["method", "without cache s", "with cache s", "ratio", "score without", "score with"]
     return f"{markdown_table(header, rows)}\n\nLimit by arithmetic for all methods: {limit:.2f}"

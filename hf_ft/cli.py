@@ -301,7 +301,7 @@ def inspect(argv: Sequence[str]) -> None:
         if picture.suffix not in (".png", ".svg"):
             raise UserError(f"--picture {picture}: draw to a file that ends in .png or .svg.")
         check_path(str(picture.absolute().parent), "folder for the picture")
-        if why := not_made(picture.absolute()):
+        if why := "" if picture.is_file() else not_made(picture.absolute()):
             raise UserError(f"--picture {picture} cannot be written: {why}. Choose another file.")
         check_new_file(picture, "--picture", [options.model], options.overwrite)
     from hf_ft.inspection import inspect_model

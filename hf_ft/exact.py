@@ -112,6 +112,7 @@ def fit_exact(
     train: CachedRows,
     validation: CachedRows,
     loss: Callable[..., torch.Tensor],
+    goes_on: bool = False,
 ) -> Fit:
     """Fit a linear head on cached features and write it into the model; see `probe.fit_linear`.
 
@@ -126,7 +127,7 @@ def fit_exact(
             found += float(loss(_Logits(logits), labels, num_items_in_batch=items))
         return found
 
-    fit = fit_linear(lambda: chunks(train), len(weight), loss, validate, bias is not None)
+    fit = fit_linear(lambda: chunks(train), len(weight), loss, validate, bias is not None, goes_on=goes_on)
     with torch.no_grad():
         weight.copy_(fit.weight)
         if bias is not None and fit.bias is not None:

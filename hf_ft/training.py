@@ -459,7 +459,8 @@ def _solve(run: Run, stage: PlannedStage, cached: Cached | None) -> dict[str, An
         if expects_solver(config, stages, stage, groups):
             tell(f"solver   not used in stage '{stage.name}', which trains by steps: {why}", run.args)
         return None
-    fit = fit_exact(*layer, cached.train, cached.validation, run.learning.loss)
+    goes_on = stage is not run.plan.stages[-1]
+    fit = fit_exact(*layer, cached.train, cached.validation, run.learning.loss, goes_on)
     best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
     tell(
         f"solver   the head is fitted to convergence, not by steps: {len(fit.path)} penalties tried, {fit.penalty:g} "

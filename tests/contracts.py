@@ -17,12 +17,15 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments, default_data_collator
 
 from hf_ft import adapters
+from hf_ft.cache import WholeBatches
 from hf_ft.depth_groups import Anatomy
 from hf_ft.freezing import FrozenMode, ensure_gradients, plain_name, quiet_modules, set_trainable
 from hf_ft.optim import rated_groups
+from hf_ft.order import SeededRows
 from hf_ft.plan import PlannedStage, Setting, plan_method
+from hf_ft.signals import Stop
+from hf_ft.stage_trainer import StageTrainer
 from hf_ft.tracing import example_inputs
-from hf_ft.training import StageTrainer
 
 STEPS, RATE, EXAMPLES = 2, 1e-3, 4
 SAME = 1e-3
@@ -115,12 +118,14 @@ def train(
         remove_unused_columns=False,
     )
     rows = [{**{key: value[i] for key, value in inputs.items()}, "labels": labels[i]} for i in range(len(labels))]
+    collate = WholeBatches(default_data_collator)
     trainer = StageTrainer(
         model=trained,
         args=arguments,
-        train_dataset=rows,
-        data_collator=default_data_collator,
+        train_dataset=SeededRows(rows, 0, collate),
+        data_collator=collate,
         grouping=lambda wrapped: rated_groups(wrapped, groups, stage.settings, 0.0),
+        stop=Stop(),
     )
     trainer.train()
     frozen.remove()

@@ -69,8 +69,8 @@ def test_comparison_table(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = compare.table(side(head=(10.0, {})), cached).splitlines()
     assert "| head | 10.0 | 2.0 | 0.20 | 0.500 | 0.500 |" in lines
     assert "| full | 30.0 | 30.0 | the same |  | 0.500 |" in lines
-    assert "| **with a frozen prefix** | 10.0 | 2.0 | 0.20 |  |  |" in lines
-    assert "| **all methods** | 40.0 | 32.0 | 0.80 |  |  |" in lines
+    assert "| with a frozen prefix | 10.0 | 2.0 | 0.20 |  |  |" in lines
+    assert "| all methods | 40.0 | 32.0 | 0.80 |  |  |" in lines
     assert lines[-1] == "Limit by arithmetic for all methods: 0.75"
 
 

@@ -442,3 +442,20 @@ def test_penalties_must_be_positive(penalties: list[float], given: str) -> None:
     """Without one, separable data have no answer."""
     with pytest.raises(UserError, match=rf"positive.*given: {re.escape(given)}\.$"):
         fit_linear(Reader(*blobs(50, 4, 2)), 2, PLAIN, lambda weight, bias: 0.0, penalties=penalties)
+
+
+def test_a_head_that_goes_on_stands_features_that_wake_up() -> None:
+    """A column that hardly varies while features are computed, and does once the layers below train."""
+    features, labels = blobs(200, 8, 3)
+    asleep = 1e-3 * (labels + torch.randn(200, generator=torch.Generator().manual_seed(0)))
+    before = torch.cat([features, asleep[:, None].to(features)], dim=1)
+    awake = before.clone()
+    awake[:, -1] += torch.randn(200, generator=torch.Generator().manual_seed(1)).to(features)
+
+    def loss_of(goes_on: bool) -> float:
+        validate = validation(before, labels)
+        fit = fit_linear(Reader(before, labels), 3, PLAIN, validate, penalties=[1e-3], goes_on=goes_on)
+        return validation(awake, labels)(fit.weight, fit.bias)
+
+    assert loss_of(False) > 10
+    assert loss_of(True) < 1
