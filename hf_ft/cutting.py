@@ -24,7 +24,7 @@ from transformers.utils.generic import ModelOutput
 
 from hf_ft.depth_groups import Anatomy, DepthGroup
 from hf_ft.feature_store import Layout
-from hf_ft.tracing import all_require_grad, evaluating, upstream
+from hf_ft.tracing import all_require_grad, evaluating, full_precision, upstream
 
 Batch = Mapping[str, torch.Tensor]
 Collate = Callable[[list[dict[str, Any]]], Batch]
@@ -140,6 +140,7 @@ def cut_at(
     raise CannotCut(reason)
 
 
+@full_precision()
 def verify(cut: Cut, rows: list[dict[str, Any]], collate: Collate) -> None:
     """Hold the cut model to the whole one: the same logits in other batches, and the same gradients above the cut.
 

@@ -178,6 +178,26 @@ def all_require_grad(model: nn.Module, only: Sequence[nn.Parameter] | None = Non
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Meanwhile float32 is float32 on a GPU, too: its convolutions use TF32 by default, which has ten bits.
+
+    So what is compared differs by rounding alone, and not by which kernel a batch of that size gets.
+    """
+    cudnn: Any = torch.backends.cudnn
+    new = hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision")  # torch >= 2.9, where both must not mix
+    places = (cudnn.conv, torch.backends.cuda.matmul) if new else (cudnn, torch.backends.cuda.matmul)
+    name, full = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, full)
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and every module's own mode back afterwards."""
     modes = [(module, module.training) for module in model.modules()]

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, FNetConfig, 
 
 from hf_ft import anatomy
 from hf_ft.cutting import CannotCut, ForwardCut, HeadCut, Upper, cut_at, find_cut, verify
+from hf_ft.tracing import full_precision
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
 
@@ -136,3 +137,13 @@ def test_head_of_zeros_tells_nothing() -> None:
     assert cut.layouts[0].shape == (32,)
     assert not model.classifier.weight.any()
     assert not model.classifier.bias.any()
+
+
+def test_comparisons_are_in_full_precision() -> None:
+    """What a GPU rounds convolutions to is set aside while models are compared, and back afterwards."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with full_precision():
+        precision = getattr(cudnn, "conv", None)
+        assert precision.fp32_precision == "ieee" if precision else not cudnn.allow_tf32
+    assert (cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
