@@ -272,7 +272,7 @@ def test_only_a_run_with_its_manifest_is_published(finished: Path, capsys: pytes
 def test_a_name_that_no_repository_can_have(repo_id: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused before anything is read, in a dry run too."""
     assert pushed(finished, repo_id) == 2
-    assert f"'{repo_id}'" in capsys.readouterr().err
+    assert (f"'{repo_id}'" if repo_id else "--repo_id is empty") in capsys.readouterr().err
 
 
 # --- What a run writes ------------------------------------------------------------------------------------------------
