@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml
 quickstart: install  ## the main job on what ships with the package: no network, a few minutes
 	$(BIN)/python recipes/quickstart.py --output_dir runs/quickstart --overwrite_output_dir
 
-test: install  ## run the tests (CPU, no network, at most 10 minutes)
+test: install  ## run the tests (CPU, no network; about 25 minutes on 2 cores)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 matrix: install  ## every architecture times every contract, and the table of docs/architectures.md in runs/matrix
