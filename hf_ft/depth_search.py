@@ -244,7 +244,7 @@ class Race:
         return None
 
     def by_seed(self, row: Record) -> dict[int, tuple[Arm, Outcome]]:
-        """The training of each seed of a row, and what it gave."""
+        """The training of each seed of a row, and its outcome."""
         found = [self.trained[name] for name in row["arms"]]
         return {one.arm.seed: (one.arm, one.outcome) for one in found}
 
