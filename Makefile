@@ -26,8 +26,8 @@ test: install  ## run the tests (CPU, no network; about 25 minutes on 2 cores)
 matrix: install  ## every architecture times every contract, and the table of docs/architectures.md in runs/matrix
 	rm -rf runs/matrix
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 HF_FT_FACTS=runs/matrix \
-		$(BIN)/python -m pytest tests/test_matrix.py --matrix -n 2 --dist loadgroup -q -r fE
-	$(BIN)/python tests/architectures.py runs/matrix --write runs/matrix/architectures.md
+		$(BIN)/python -m pytest tests/models/test_matrix.py --matrix -n 2 --dist loadgroup -q -r fE
+	$(BIN)/python -m tests.support.architectures runs/matrix --write runs/matrix/architectures.md
 
 check: install  ## lint, format and types
 	$(BIN)/ruff check .

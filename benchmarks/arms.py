@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hf_ft.lookup import UserError
+from hf_ft.errors import UserError
 
 Request = Mapping[str, Any]
 
@@ -102,7 +102,7 @@ def hf_ft_settings(request: Request, method: str) -> dict[str, Any]:
 def prepare(request: Request) -> dict[str, Any]:
     """Write the data of a seed for the plain arms, and find what trains, by name, when so many blocks are frozen."""
     import hf_ft
-    from hf_ft.model import resolve
+    from hf_ft.models.load import resolve
 
     training = {"output_dir": str(Path(request["scratch"], "out")), "seed": request["seed"]}
     training["per_device_train_batch_size"] = request["per_device_train_batch_size"]

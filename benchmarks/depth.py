@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_ft.cli import run
-from hf_ft.config import Command, command_line
-from hf_ft.depths import Search, candidates, read_search
-from hf_ft.lookup import UserError
+from hf_ft.cli.app import run
+from hf_ft.errors import UserError
+from hf_ft.experiments.depth_grid import Search, candidates, read_search
+from hf_ft.settings.schema import Command, command_line
 
 OPTIONS = {
     "depths": ("N,M,...", "numbers of frozen blocks (default: as hf-ft depth)"),
@@ -30,7 +30,7 @@ USAGE = "--task T --model M --dataset D --output_dir OUT [options]"
 
 def sweep(asked: Search, folder: Path, cache: Mapping[str, Any]) -> dict[str, Any]:
     """Train every depth with every seed at its own length; scores, draws of the test score and seconds by depth."""
-    from hf_ft.arms import Arm, Bench
+    from hf_ft.experiments.trials import Arm, Bench
 
     bench = Bench([*asked.layers, ("the benchmark", cache)], folder)
     found: dict[str, Any] = {"sign": 1 if bench.higher_is_better else -1, "blocks": bench.blocks, "depths": {}}
@@ -66,7 +66,7 @@ def regrets(named: Mapping[str, int], swept: Mapping[str, Any]) -> list[dict[str
     """By how much the best depth on test is ahead of each choice, paired by example and seed."""
     import numpy as np
 
-    from hf_ft.paired import Seeds, difference
+    from hf_ft.metrics.significance import Seeds, difference
 
     depths, sign = swept["depths"], swept["sign"]
     best = depths[max(depths, key=lambda frozen: sign * float(np.mean(depths[frozen]["values"])))]
@@ -95,8 +95,8 @@ def main() -> None:
         return {"output_dir": str(folder / "search"), "cache_dir": str(folder / f"{name}-cache")}
 
     asked = read_search([("the benchmark", {"seeds": 3} | settings | own("search"))])
-    from hf_ft.depth_search import search
-    from hf_ft.report import markdown_table
+    from hf_ft.experiments.freeze_depth import search
+    from hf_ft.reports.run_report import markdown_table
 
     record = search(asked)
     if asked.anew:

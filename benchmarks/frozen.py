@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from side_by_side import Arm, Bench
 
-from hf_ft.lookup import UserError, choose
+from hf_ft.errors import UserError, choose
 
 PLAIN = Arm("plain Trainer", "plain")
 SGD = Arm("hf_ft, cache, SGD", "hf_ft", {"cache": "on", "head_solver": "sgd"})

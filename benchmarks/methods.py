@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hf_ft.peft_methods import mergeable
-from hf_ft.plan import METHODS
-from hf_ft.report import markdown_table
+from hf_ft.methods.peft_registry import mergeable
+from hf_ft.methods.registry import METHODS
+from hf_ft.reports.run_report import markdown_table
 
 ARGUMENTS = {"last_n": "last_n:2", "first_n": "first_n:3", "train": "train:*attention*", "peft": None, "auto": None}
 """What stands behind the colon for methods that need an argument; those of PEFT are listed, `auto` is one of them."""

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ft.cli import run
-from hf_ft.config import Command, command_line
-from hf_ft.grid import Layer, seeds_of, whole_numbers
-from hf_ft.lookup import UserError
+from hf_ft.cli.app import run
+from hf_ft.errors import UserError
+from hf_ft.experiments.grid import Layer, seeds_of, whole_numbers
+from hf_ft.settings.schema import Command, command_line
 
 OWN = ("cut", "seeds")
 OPTIONS = {
@@ -33,8 +33,8 @@ def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[
     """Folders with a model of random weights, and with the first blocks of a model as it is."""
     import transformers
 
-    from hf_ft.model import quiet_loading, resolve
-    from hf_ft.tasks import get_task
+    from hf_ft.models.load import quiet_loading, resolve
+    from hf_ft.tasks.registry import get_task
 
     source, kind = resolve(model), get_task(task)
     auto = getattr(transformers, kind.auto_class)
@@ -56,7 +56,7 @@ def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[
 
 def truth(model: str, layers: Sequence[Layer], method: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
     """Test scores of a candidate that is trained with every seed."""
-    from hf_ft.arms import Arm, Bench
+    from hf_ft.experiments.trials import Arm, Bench
 
     bench = Bench([*layers, ("the benchmark", {"model": model})], folder)
     outcomes = [bench.run(Arm(method, seed)) for seed in seeds]
@@ -72,8 +72,8 @@ def truth(model: str, layers: Sequence[Layer], method: str, seeds: Sequence[int]
 
 def told(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | None]) -> str:
     """The table of candidates, the best trained first, and how far each score agrees with it."""
-    from hf_ft.ranking_report import NAMES
-    from hf_ft.report import markdown_table
+    from hf_ft.reports.ranking import NAMES
+    from hf_ft.reports.run_report import markdown_table
 
     header = ["candidate", *NAMES.values(), "mean place", "trained, test", "seeds from, to"]
     lines = [
@@ -101,8 +101,9 @@ def main() -> None:
     if not models or not given.get("output_dir") or not given.get("task"):
         raise UserError(f"Give at least one model, --task, --dataset and --output_dir: {prog} {USAGE}")
     folder = Path(given["output_dir"])
-    from hf_ft.ranking import rank, short_names
-    from hf_ft.transferability import tau
+    from hf_ft import rank
+    from hf_ft.experiments.ranking import short_names
+    from hf_ft.heads.transferability import tau
 
     blocks = whole_numbers(given["cut"], "cut", 1) if "cut" in given else []
     models += derived(models[0], given["task"], blocks, folder / "models")

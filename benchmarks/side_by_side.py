@@ -29,7 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hf_ft.report import markdown_table
+from hf_ft.reports.run_report import markdown_table
 
 SAMPLING = 0.05
 """Seconds between two looks at a process's memory."""

@@ -11,12 +11,11 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from hf_ft.depth_groups import anatomy
-from hf_ft.lookup import UserError, choose
-from hf_ft.model import find_settings, fits, quiet_loading
-from hf_ft.plan import plan_method, plan_stages
-from hf_ft.plan_file import read_stages
-from hf_ft.report import draw_groups, text_table
+from hf_ft.errors import UserError, choose
+from hf_ft.methods import plan_method, plan_stages
+from hf_ft.models import anatomy, find_settings, fits, quiet_loading
+from hf_ft.reports import draw_groups, text_table
+from hf_ft.settings import read_stages
 from hf_ft.tasks import get_task, task_names
 
 

@@ -11,11 +11,11 @@ rate of the rest, as method `full` has it.
 import sys
 from pathlib import Path
 
-from hf_ft.cli import run
-from hf_ft.config import build, command_line
-from hf_ft.figures import draw_learning
-from hf_ft.report import text_table
-from hf_ft.run import execute
+from hf_ft.cli.app import run
+from hf_ft.finetuning import execute
+from hf_ft.reports.figures import draw_learning
+from hf_ft.reports.run_report import text_table
+from hf_ft.settings.schema import build, command_line
 
 SETTINGS = {"task": "image_classification", "model": "microsoft/resnet-18"}
 OUT = "runs/hot_dog"

@@ -9,10 +9,10 @@ answers the same question without training all depths to the end.
 
 import sys
 
-from hf_ft.cli import run
-from hf_ft.comparison import run_comparison
-from hf_ft.config import Command, command_line
-from hf_ft.grid import read_grid
+from hf_ft.cli.app import run
+from hf_ft.experiments.comparison import run_comparison
+from hf_ft.experiments.grid import read_grid
+from hf_ft.settings.schema import Command, command_line
 
 SETTINGS = {
     "task": "image_classification",

@@ -17,9 +17,10 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from hf_ft import load_model, load_splits, make_plan, parse, save, score, train
-from hf_ft.cli import run
-from hf_ft.images import upright_rgb
-from hf_ft.tasks import Task, get_task
+from hf_ft.cli.app import run
+from hf_ft.modalities.image_transforms import upright_rgb
+from hf_ft.tasks.base import Task
+from hf_ft.tasks.registry import get_task
 
 CONFIG = {
     "task": "image_classification",

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_ft.cli import run
-from hf_ft.config import build, command_line
-from hf_ft.report import comparison_figure, text_table
-from hf_ft.run import execute
+from hf_ft.cli.app import run
+from hf_ft.finetuning import execute
+from hf_ft.reports.run_report import comparison_figure, text_table
+from hf_ft.settings.schema import build, command_line
 
 SETTINGS = {
     "task": "image_classification",
@@ -56,8 +56,8 @@ def logistic_regression(layers: list[tuple[str, Mapping[str, Any]]], digits: Pat
     """
     from sklearn.linear_model import LogisticRegression
 
-    from hf_ft.data import load_splits
-    from hf_ft.metrics import score
+    from hf_ft.data.load import load_splits
+    from hf_ft.metrics.classification import score
 
     recipe = {**SETTINGS, "dataset": str(digits)}
     settings = build(("the recipe", recipe), *layers, ("the recipe", {"output_dir": str(out)}))

@@ -6,7 +6,7 @@ python recipes/text_regression.py --model M --dataset D --method K --output_dir 
 import sys
 
 import hf_ft
-from hf_ft.cli import run
+from hf_ft.cli.app import run
 
 CONFIG = {
     "task": "text_regression",

@@ -6,7 +6,7 @@ python recipes/token_classification.py --model M --dataset D --method K --output
 import sys
 
 import hf_ft
-from hf_ft.cli import run
+from hf_ft.cli.app import run
 
 CONFIG = {
     "task": "token_classification",

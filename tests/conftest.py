@@ -51,7 +51,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def stranger() -> Iterator[Callable[[Mapping[str, Any]], dict[str, Any]]]:
     """A process in which hf_ft is never imported, and which answers all requests: its imports take seconds."""
-    from hf_ft.load_back import fresh_environment, fresh_script
+    from hf_ft.evaluation.load_back import fresh_environment, fresh_script
 
     command = [sys.executable, fresh_script()]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -72,7 +72,7 @@ def stranger() -> Iterator[Callable[[Mapping[str, Any]], dict[str, Any]]]:
 @pytest.fixture
 def quick_proof(monkeypatch: pytest.MonkeyPatch, stranger: Callable[..., dict[str, Any]]) -> None:
     """Load-back proofs ask the one process that is there already."""
-    monkeypatch.setattr("hf_ft.load_back.in_fresh_process", stranger)
+    monkeypatch.setattr("hf_ft.evaluation.load_back.in_fresh_process", stranger)
 
 
 @pytest.fixture(scope="session")

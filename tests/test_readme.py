@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import hf_ft
-from hf_ft.cli import COMMANDS
-from hf_ft.config import command_line, normalise
-from hf_ft.plan import METHODS, parse_method
+from hf_ft.cli.app import COMMANDS
+from hf_ft.methods.registry import METHODS, parse_method
+from hf_ft.settings.schema import command_line, normalise
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

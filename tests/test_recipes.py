@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from test_training import KINDS
 
-from hf_ft.tasks import task_names
+from hf_ft.tasks.registry import task_names
+from tests.training.test_loop import KINDS
 
 RECIPES = sorted(Path(__file__).parent.parent.glob("recipes/*.py"))
 TINY = ["--max_steps", "2", "--load_back_proof", "false"]

@@ -6,199 +6,118 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from hf_ft.tasks import task_names
+from tests.support.structure import (
+    PACKAGE,
+    arrows,
+    between_rooms,
+    circles,
+    doors,
+    floors,
+    imports,
+    modules,
+    room_of,
+    tree_of,
+)
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "hf_ft"
-LAYERS = {
-    "values": (
-        "__init__",
-        "lookup",
-        "ranges",
-        "terminal",
-        "finished",
-        "output_folder",
-        "resampling",
-        "paired",
-        "metrics",
-        "target",
-        "tasks",
-        *(f"tasks.{name}" for name in task_names()),
-        "installed",
-        "peft_methods",
-        "selectors",
-        "plan",
-        "plan_file",
-        "dry_run",
-        "config",
-        "grid",
-        "depths",
-        "images",
-        "feature_folders",
-        "catalog",
-        "sealed",
-        "resuming",
-        "signals",
-    ),
-    "inputs": (
-        "features",
-        "folders",
-        "sources",
-        "copies",
-        "columns",
-        "drawing",
-        "data",
-        "truncation",
-        "labels",
-        "classes",
-    ),
-    "model": (
-        "tracing",
-        "depth_groups",
-        "freezing",
-        "optim",
-        "adapters",
-        "vocabulary",
-        "model",
-        "precheck",
-        "feature_store",
-        "cutting",
-        "boundaries",
-        "layer_probes",
-        "pooling",
-        "cache",
-        "prepared",
-        "feature_cache",
-        "probe",
-        "exact",
-        "heap",
-        "order",
-        "transferability",
-        "candidates",
-    ),
-    "leaf": ("figures", "depth_picture", "report", "ranking_report", "leaks", "publishing", "fresh_process"),
-    "run": (
-        *("record", "checkpoints", "stage_trainer", "training", "head_input", "evaluation"),
-        *("load_back", "hub", "arms", "evidence"),
-    ),
-    "product": ("inspection", "inference", "run", "comparison", "depth_search", "ranking", "cli", "__main__"),
-}
-"""Layer -> its modules, from the bottom to the top; docs/design.md says what each layer is for."""
-
+ROOT = PACKAGE.parent
+FLOORS = 10
+"""Most floors of rooms, the lowest included."""
 LONGEST_FUNCTION, LONGEST_MODULE, LONGEST_RECIPE = 60, 800, 60
-
-
-def modules() -> dict[str, Path]:
-    """Every module of the package by its name within it; `tasks` is the package `tasks/__init__.py`."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def tree_of(path: Path) -> ast.Module:
-    """The parsed source of a file."""
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def at_import(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The imports that run when a module is imported: not those in functions, nor those for type checkers only."""
-    for node in body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            yield from at_import(node.orelse)
-        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
-            for part in ("body", "orelse", "finalbody"):
-                yield from at_import(getattr(node, part, []))
-            for handler in getattr(node, "handlers", []):
-                yield from at_import(handler.body)
-
-
-def imported(tree: ast.Module, known: set[str]) -> set[str]:
-    """The modules of the package that a module imports when it is imported."""
-    found = set()
-    for node in at_import(tree.body):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-        for name in names:
-            if name.split(".")[0] != "hf_ft":
-                continue
-            inner = name.removeprefix("hf_ft").removeprefix(".")
-            below = [f"{inner}.{alias.name}".removeprefix(".") for alias in node.names]
-            whole = [module for module in below if isinstance(node, ast.ImportFrom) and module in known]
-            found |= set(whole) if len(whole) == len(below) else {*whole, inner or "__init__"}
-    return found
+HEAVY = {"torch", "transformers", "datasets", "peft", "timm", "pandas", "PIL", "torchvision", "evaluate", "matplotlib"}
+LIGHT = ("errors", "settings", "methods", "cli", "storage")
+"""Rooms that answer at once: help, and every mistake in an option, come before torch is imported."""
 
 
 def test_the_reader_of_imports_sees_them() -> None:
-    """Each way to write an import is read, and those that do not run at import are not."""
+    """Each way to write an import is read, wherever it stands, and those for type checkers are told from the rest."""
     source = (
-        "import hf_ft.hub\nimport torch\nfrom hf_ft import cli, report\nfrom hf_ft import __version__\n"
-        "from hf_ft.plan import METHODS\nfrom hf_ft.tasks import get_task\ntry:\n    import hf_ft.model\n"
-        "except ImportError:\n    from hf_ft import run\n"
-        "if TYPE_CHECKING:\n    from hf_ft.data import Splits\ndef f():\n    from hf_ft.training import train\n"
+        "import hf_ft.data.load\nimport torch\nfrom hf_ft import cli\ntry:\n    from hf_ft.models import a, b\n"
+        "except ImportError:\n    from hf_ft.tasks import c\nif TYPE_CHECKING:\n    from hf_ft.data import Splits\n"
+        "def f():\n    with x:\n        from hf_ft.training import train\nclass K:\n    def g(self):\n"
+        "        import hf_ft.heads\n"
     )
-    found = imported(ast.parse(source), set(modules()))
-    assert found == {"hub", "cli", "report", "__init__", "plan", "tasks", "model", "run"}
-
-
-def test_every_module_has_a_layer() -> None:
-    """The table of layers and the files are the same, so a new module must find its place."""
-    placed = [module for layer in LAYERS.values() for module in layer]
-    assert len(placed) == len(set(placed))
-    assert set(modules()) - set(placed) == set(), "these modules have no layer: write them into LAYERS"
-    assert set(placed) - set(modules()) == set(), "LAYERS names modules that do not exist"
-    assert {f"tasks.{name}" for name in task_names()} < set(placed)
-
-
-def test_imports_go_downwards() -> None:
-    """A module imports from its own layer and from those below it."""
-    place = {module: number for number, layer in enumerate(LAYERS.values()) for module in layer}
-    names = list(LAYERS)
-    edges = {module: imported(tree_of(path), set(modules())) for module, path in modules().items()}
-    assert set(edges) - set(place) == set(), "these modules have no layer: write them into LAYERS"
-    upwards = [
-        f"{module} ({names[place[module]]}) imports {other} ({names[place[other]]})"
-        for module, others in edges.items()
-        for other in sorted(others)
-        if place[other] > place[module]
-    ]
-    assert upwards == []
-    assert sum(map(len, edges.values())) >= 80
-
-
-def test_imports_make_no_circle() -> None:
-    """Within a layer, too, modules can be put in an order; otherwise `graphlib` names the circle."""
-    edges = {module: imported(tree_of(path), set(modules())) - {module} for module, path in modules().items()}
-    assert len(list(TopologicalSorter(edges).static_order())) == len(modules())
-
-
-def test_values_and_leaves_import_nothing_heavy() -> None:
-    """The bottom layer answers at once: `images`, imported when needed, has Pillow at its top, targets, tasks numpy."""
-    heavy = ("torch", "transformers", "datasets", "peft", "timm", "numpy", "pandas", "PIL", "torchvision", "evaluate")
-    seen: dict[str, set[str]] = {}
-    for module in set(LAYERS["values"]) & set(modules()):
-        for node in at_import(tree_of(modules()[module]).body):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            seen[module] = seen.get(module, set()) | {name.split(".")[0] for name in names if name.startswith(heavy)}
-    tasks = {module: seen.pop(module) for module in [*seen] if module.startswith("tasks.")}
-    assert len(tasks) == len(task_names())
-    assert {module: names for module, names in tasks.items() if not names <= {"numpy"}} == {}
-    assert len(seen) >= 7
-    assert {module: names for module, names in seen.items() if names} == {
-        "images": {"PIL"},
-        "metrics": {"numpy"},
-        "paired": {"numpy"},
-        "resampling": {"numpy"},
-        "target": {"numpy"},
+    found = {(i.module, i.name, i.typing_only, i.in_function) for i in imports(ast.parse(source))}
+    assert found == {
+        ("data.load", None, False, False),
+        ("", "cli", False, False),
+        ("models", "a", False, False),
+        ("models", "b", False, False),
+        ("tasks", "c", False, False),
+        ("data", "Splits", True, False),
+        ("training", "train", False, True),
+        ("heads", None, False, True),
     }
+
+
+def test_circles_and_floors_are_found() -> None:
+    """A circle is found however long it is, and its members share a floor."""
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"a"}}
+    assert circles(graph) == [["a", "b", "c"]]
+    assert floors(graph) == {"d": 0, "a": 1, "b": 1, "c": 1, "e": 2}
+
+
+def test_modules_make_no_circle() -> None:
+    """No module imports itself in the end, imports inside functions included."""
+    graph = arrows()
+    assert sum(map(len, graph.values())) >= 300
+    assert circles(graph) == []
+
+
+def test_rooms_make_no_circle_and_few_floors() -> None:
+    """Rooms stand on floors: each imports from lower ones alone, also inside functions."""
+    rooms = between_rooms(arrows())
+    assert len(rooms) >= 18
+    assert circles(rooms) == []
+    assert max(floors(rooms).values()) < FLOORS
+
+
+def test_rooms_are_entered_through_their_doors() -> None:
+    """What one room uses of another is named in its `__init__.pyi`; inner modules are imported within a room only."""
+    offered, past, used = doors(), [], set()
+    for module, path in modules().items():
+        for found in imports(tree_of(path)):
+            room, _, inner = found.module.partition(".")
+            if room not in offered or (module and room_of(module) == room):
+                continue
+            if inner or not found.name or found.name not in offered[room]:
+                past.append(f"{module}:{found.line}: {found.module} {found.name}")
+            used.add((room, found.name))
+    assert past == []
+    public = {node.names[0].name for node in tree_of(PACKAGE / "__init__.pyi").body if isinstance(node, ast.ImportFrom)}
+    idle = {(room, name) for room, names in offered.items() for name in names if name not in public} - used
+    assert idle == set(), "no other room uses these names: take them out of the door"
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    """Each room has a docstring, a door, and no name in it that is a module's as well, which would hide it."""
+    offered = doors()
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(offered)
+    for room, names in offered.items():
+        assert ast.get_docstring(tree_of(PACKAGE / room / "__init__.py"))
+        inner = {path.stem for path in (PACKAGE / room).glob("*.py")}
+        assert {name for name, home in names.items() if name in inner and home != f"{room}.{name}"} == set()
+
+
+def test_light_rooms_import_nothing_heavy() -> None:
+    """The modules of light rooms import heavy packages inside functions only."""
+    seen = {}
+    for module, path in modules().items():
+        if room_of(module) in LIGHT:
+            tree = tree_of(path)
+            top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            names = [name for node in top for name in _names_of(node)]
+            seen[module] = {name.split(".")[0] for name in names} & HEAVY
+    assert len(seen) >= 10
+    assert {module: names for module, names in seen.items() if names} == {}
+
+
+def _names_of(node: ast.Import | ast.ImportFrom) -> list[str]:
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
 
 
 def functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -251,7 +170,7 @@ def _is_stub(node: ast.AST) -> bool:
 
 # --- Architectures --------------------------------------------------------------------------------------------------
 
-NAMELESS = ("tracing", "depth_groups", "freezing", "optim", "adapters")
+NAMELESS = tuple(f"models.{name}" for name in ("tracing", "depth_groups", "freezing", "optimizer_groups", "adapters"))
 """The modules that find everything from the model itself."""
 
 FAMILIES = re.compile(

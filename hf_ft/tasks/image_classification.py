@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.tasks import Raw, Task
+from hf_ft.tasks.base import Raw, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_ft.config import Config
+    from hf_ft.settings import Config
 
 
 def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
     """Decode, augment (in training) and process images when they are read, so memory does not grow with them."""
-    from hf_ft.images import ImageTransform
+    from hf_ft.modalities import ImageTransform
 
     augment = (config.augment or "none") if training else "none"
     return dataset.with_transform(ImageTransform(processor, augment))
@@ -30,7 +30,7 @@ def collator(processor: Any) -> Any:
 
 def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
     """Image files."""
-    from hf_ft.images import upright_rgb
+    from hf_ft.modalities import upright_rgb
 
     paths = [str(folder / f"{i}.png") for i in range(len(rows))]
     for path, row in zip(paths, rows, strict=True):

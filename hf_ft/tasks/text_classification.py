@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.tasks import Raw, Task
+from hf_ft.tasks.base import Raw, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_ft.config import Config
+    from hf_ft.settings import Config
 
 LONGEST = 512
 """Tokens kept of a text when `max_length` is not set: what encoders of BERT's kind take."""

@@ -10,23 +10,24 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ft.lookup import UserError, shorten
-from hf_ft.resampling import Floats, Score, Statistic, intervals, resample
-from hf_ft.target import BoolArray, IntArray, Learning, Target, Values
-from hf_ft.tasks import CLASS_OPTIONS, Task, text_classification
+from hf_ft.errors import UserError, shorten
+from hf_ft.metrics import Floats, Score, Statistic, intervals, resample
+from hf_ft.tasks import text_classification
+from hf_ft.tasks.base import CLASS_OPTIONS, Task
+from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, Target, Values
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import nn
-    from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+    from transformers import EvalPrediction, TrainingArguments
 
-    from hf_ft.config import Config
+    from hf_ft.settings import Config
 
 
 # --- Reading numbers ------------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ class Numbers(Values):
         import pyarrow as pa
         from datasets import Features, Value
 
-        from hf_ft.sources import store
+        from hf_ft.tables import store
 
         numbers = pa.array(self.values, mask=~np.isfinite(self.values))
         return store([pa.table({"labels": numbers})], Features({"labels": Value("float64")}))
@@ -165,72 +166,6 @@ def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
     return np.where(scale > 1e-12 * n, both / np.where(scale > 0, scale, 1), 0.0)
 
 
-# --- Scaling --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What is taken off the numbers and what they are divided by while the head learns them.
-
-    `last` names the tensors of the head's last layer, into which `fold` puts both.
-    """
-
-    shift: float
-    unit: float
-    last: frozenset[str]
-
-    def prepare(self, split: Dataset) -> Dataset:
-        """A split with standardised labels."""
-        labels = (np.asarray(split["labels"][:], dtype=np.float64) - self.shift) / self.unit
-        standard: Dataset = split.remove_columns("labels").add_column("labels", labels)
-        return standard
-
-    def fold(self, model: nn.Module, back: bool = False) -> None:
-        """Let the head's last layer answer in the units of the data; `back` takes that out again."""
-        import torch
-
-        from hf_ft.freezing import plain_name
-
-        with torch.no_grad():
-            for name, tensor in model.named_parameters():
-                if plain_name(name) not in self.last:
-                    continue
-                shift = self.shift if tensor.dim() == 1 else 0.0
-                tensor.copy_((tensor - shift) / self.unit if back else tensor * self.unit + shift)
-
-
-def find_scale(model: PreTrainedModel, numbers: Floats) -> Scale:
-    """Mean and standard deviation of the numbers, as far as the head's last layer can hold them.
-
-    Whether it can is tried, not looked up: with its label-sized tensors doubled, and one added to the vector among
-    them, the model must answer twice as much and one more. A layer without a bias takes no mean, so the numbers are
-    divided by their root mean square; any other head learns them as they are.
-    """
-    import torch
-
-    from hf_ft.depth_groups import label_sized_parameters
-    from hf_ft.tracing import evaluating, example_inputs
-
-    last = label_sized_parameters(model)
-    sizes = sorted(tensor.dim() for name, tensor in model.named_parameters() if name in last)
-    if sizes not in ([2], [1, 2]):
-        return Scale(0.0, 1.0, frozenset())
-    shift = float(numbers.mean()) if 1 in sizes else 0.0
-    unit = float(np.sqrt(((numbers - shift) ** 2).mean())) or 1.0
-    tried = Scale(1.0 if 1 in sizes else 0.0, 2.0, frozenset(last))
-    head = {name: parameter for name, parameter in model.named_parameters() if name in last}
-    kept = {name: tensor.detach().clone() for name, tensor in head.items()}
-    with torch.no_grad(), evaluating(model):
-        inputs = example_inputs(model)
-        before = model(**inputs).logits
-        tried.fold(model)
-        after = model(**inputs).logits
-        for name, tensor in head.items():
-            tensor.copy_(kept[name])
-    holds = torch.allclose(after, before * 2 + tried.shift, atol=1e-4)
-    return Scale(shift, unit, frozenset(last)) if holds else Scale(0.0, 1.0, frozenset())
-
-
 # --- The task -------------------------------------------------------------------------------------------------------
 
 
@@ -252,8 +187,7 @@ class Number(Target):
 
     def read(self, rows: Dataset, column: str, config: Config) -> Numbers:
         """Read numbers, or text that is one."""
-        from hf_ft.features import holds_labels, is_list, spoken_type
-        from hf_ft.sources import batches
+        from hf_ft.tables import batches, holds_labels, is_list, spoken_type
 
         feature = rows.features[column]
         if is_list(feature) or not holds_labels(feature):
@@ -271,7 +205,7 @@ class Number(Target):
         return Numbers(column, found, broken)
 
     def learning(
-        self, model: PreTrainedModel, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
+        self, find_scale: FindScale, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
         """Standardised numbers in training, folded into the head at its end; metrics in the user's units.
 
@@ -280,11 +214,9 @@ class Number(Target):
         """
         from torch.nn.functional import mse_loss
 
-        from hf_ft.classes import summed
+        from hf_ft.tasks.classes import summed
 
-        scale = find_scale(model, np.asarray(train["labels"][:], dtype=np.float64))
-        if config.keep_head:
-            scale.fold(model, back=True)
+        scale = find_scale(np.asarray(train["labels"][:], dtype=np.float64))
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             outputs = prediction.predictions
@@ -293,7 +225,8 @@ class Number(Target):
             return values(*both)
 
         loss = summed(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
-        return Learning(metrics, loss, scale.prepare, scale.fold)
+        start = partial(scale.fold, back=True) if config.keep_head else None
+        return Learning(metrics, loss, scale.prepare, start, scale.fold)
 
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None

@@ -17,18 +17,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hf_ft.lookup import UserError, shorten
-from hf_ft.metrics import Counts
-from hf_ft.resampling import Floats, Score, Statistic, even_size, intervals, ratio, resample
-from hf_ft.target import BoolArray, IntArray, Learning, NamedLabels, Target
-from hf_ft.tasks import Raw, Task
+from hf_ft.errors import UserError, shorten
+from hf_ft.metrics import Counts, Floats, Score, Statistic, even_size, intervals, ratio, resample
+from hf_ft.tasks.base import Raw, Task
+from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, NamedLabels, Target
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
-    from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+    from transformers import EvalPrediction, TrainingArguments
 
-    from hf_ft.config import Config
+    from hf_ft.settings import Config
 
 LONGEST = 512
 """Tokens of a window when `max_length` is not set: what encoders of BERT's kind take."""
@@ -199,7 +198,7 @@ class TagLabels(NamedLabels):
         """More or fewer tags than words."""
         import pyarrow.compute as pc
 
-        from hf_ft.sources import batches
+        from hf_ft.tables import batches
 
         lists = (batch["tokens"] for batch in batches(inputs.select_columns(["tokens"])))
         words = np.concatenate([pc.list_value_length(column).fill_null(0) for column in lists])
@@ -245,7 +244,7 @@ class TagLabels(NamedLabels):
         import pyarrow as pa
         from datasets import Features, List, Value
 
-        from hf_ft.sources import store
+        from hf_ft.tables import store
 
         offsets = np.append(0, np.bincount(self.rows, minlength=len(self.counts)).cumsum()).astype(np.int32)
         tags = pa.ListArray.from_arrays(offsets, self.codes)
@@ -456,8 +455,8 @@ class Tag(Target):
 
     def read(self, rows: Dataset, column: str, config: Config) -> TagLabels:
         """Read lists of names, whole numbers or `ClassLabel`s."""
-        from hf_ft.features import holds_labels, is_list, spoken_type
-        from hf_ft.labels import declared_names, name_of, read_names
+        from hf_ft.tables import holds_labels, is_list, spoken_type
+        from hf_ft.tasks.labels import declared_names, name_of, read_names
 
         feature = rows.features[column]
         if not (is_list(feature) and holds_labels(feature)):
@@ -477,19 +476,19 @@ class Tag(Target):
         """How many words carry each tag."""
         import pyarrow.compute as pc
 
-        from hf_ft.sources import batches
+        from hf_ft.tables import batches
 
         lists = (batch["labels"] for batch in batches(split.select_columns(["labels"])))
         codes = np.concatenate([pc.list_flatten(column).to_numpy() for column in lists])
         return [int(count) for count in np.bincount(codes, minlength=len(labels))]
 
     def learning(
-        self, model: PreTrainedModel, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
+        self, find_scale: FindScale, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
         """Scores of windows in evaluations; the loss, in which every word counts alike however batches fall."""
         from torch.nn.functional import cross_entropy
 
-        from hf_ft.classes import balanced_weights, summed
+        from hf_ft.tasks.classes import balanced_weights, summed
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             outputs, references = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)

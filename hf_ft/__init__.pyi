@@ -1,0 +1,22 @@
+from .data import Splits as Splits
+from .data import load_splits as load_splits
+from .errors import UserError as UserError
+from .evaluation import score as score
+from .experiments import compare as compare
+from .experiments import depth as depth
+from .feature_cache import FeatureCache as FeatureCache
+from .finetuning import finetune as finetune
+from .finetuning import parse as parse
+from .finetuning import rank as rank
+from .models import Anatomy as Anatomy
+from .models import DepthGroup as DepthGroup
+from .models import anatomy as anatomy
+from .models import freeze as freeze
+from .models import load_model as load_model
+from .models import param_groups as param_groups
+from .results import save as save
+from .settings import Config as Config
+from .training import make_plan as make_plan
+from .training import train as train
+
+__version__: str

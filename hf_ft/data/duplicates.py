@@ -1,0 +1,163 @@
+"""Copies: examples with the same content, within a split or in two of them.
+
+What was learnt by heart is no test of a model, and a copy under another label is a mistake in the data. Texts are equal
+without the blanks at their ends, images when their pixels are, whatever the format of their files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hf_ft.tables import batches
+from hf_ft.tasks import BoolArray, IntArray
+
+Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the examples of a split are known by: hashes of the input, and of input and label, `(examples,)` each."""
+
+    inputs: Hashes
+    labelled: Hashes
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many examples of `split` are copies of examples of `of`, and how many only of ones with another label.
+
+    Where both are one split, the first of equal examples is not counted.
+    """
+
+    split: str
+    of: str
+    examples: int
+    other_label: int
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The copies in a data set: counts for each pair of splits that has any, and which examples stand in train.
+
+    `train` is what the examples of train are known by, for data that come later.
+    """
+
+    overlaps: tuple[Overlap, ...] = ()
+    in_train: Mapping[str, BoolArray] = field(default_factory=dict)
+    train: Contents | None = None
+
+    def notes(self, sizes: Mapping[str, int]) -> list[str]:
+        """A sentence for each pair of splits."""
+        return [_note(found, sizes[found.split]) for found in self.overlaps]
+
+
+def hashed(content: bytes) -> int:
+    """Hash a content to 64 bits: among a million examples two are alike by chance once in forty million data sets."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def text_bytes(row: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """A row of texts or words as bytes: as it is, and without blanks at the ends of its texts."""
+    cells = list(row.values())
+    bare = [cell.strip() if isinstance(cell, str) else cell for cell in cells]
+    return json.dumps(cells).encode(), json.dumps(bare).encode()
+
+
+def find_copies(contents: Mapping[str, Contents]) -> Copies:
+    """Count the copies within each split, and those in validation and test of examples in the splits before them."""
+    overlaps, in_train = [], {}
+    roles = list(contents)
+    for i, role in enumerate(roles):
+        mine = contents[role]
+        repeats = len(mine.inputs) - len(np.unique(mine.inputs))
+        conflicts = len(np.unique(mine.labelled)) - len(np.unique(mine.inputs))
+        overlaps.append(Overlap(role, role, repeats, conflicts))
+        for other in roles[:i]:
+            copied = np.isin(mine.inputs, contents[other].inputs)
+            agreeing = np.isin(mine.labelled, contents[other].labelled)
+            overlaps.append(Overlap(role, other, int(copied.sum()), int((copied & ~agreeing).sum())))
+            if other == "train" and copied.any():
+                in_train[role] = copied
+    return Copies(tuple(found for found in overlaps if found.examples), in_train, contents.get("train"))
+
+
+FILE = "train_contents.npy"
+"""What the training examples of a result are known by, in the part of its folder that is never published."""
+
+
+def keep_contents(contents: Contents, folder: Path) -> None:
+    """Write what examples are known by into a folder."""
+    np.save(folder / FILE, np.stack([contents.inputs, contents.labelled]), allow_pickle=False)
+
+
+def kept_contents(folder: Path) -> Contents | None:
+    """What `keep_contents` wrote; None where there is nothing, or nothing that can be read."""
+    try:
+        inputs, labelled = np.load(folder / FILE, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return Contents(inputs, labelled)
+
+
+def _note(found: Overlap, size: int) -> str:
+    several = found.examples != 1
+    of = "earlier ones" if found.split == found.of else f"examples in {found.of}"
+    what = f"exact copies of {of}" if several else f"an exact copy of one in {found.of}"
+    other = f", {found.other_label:,} of them under another label" if found.other_label else ""
+    return f"{found.split}: {found.examples:,} of {size:,} examples {'are' if several else 'is'} {what}{other}."
+
+
+# --- Before anything is decoded -------------------------------------------------------------------------------------
+
+IMAGE_BATCH = 64
+
+
+def equal_inputs(inputs: Dataset, used: IntArray) -> IntArray:
+    """A group number for each of the rows `used`: the same for equal texts, or for images of equal bytes.
+
+    Nothing is decoded, and of images only those are read whose size another one has.
+    """
+    keys: list[Any]
+    if "image" in inputs.features:
+        sizes = np.fromiter(_image_sizes(inputs), dtype=np.int64)[used]
+        counts = Counter(sizes.tolist())
+        alike = [i for i, size in enumerate(sizes.tolist()) if size >= 0 and counts[size] > 1]
+        keys = list(range(len(used)))
+        rows = inputs.select(used[alike])
+        read = (row["image"] for batch in batches(rows, IMAGE_BATCH) for row in batch.to_pylist())
+        for i, image in zip(alike, read, strict=True):
+            with suppress(OSError):  # a file that cannot be read is told when examples are checked
+                encoded = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+                keys[i] = hashlib.sha256(encoded).digest()
+    else:
+        keys = [hashed(text_bytes(row)[1]) for batch in batches(inputs.select(used)) for row in batch.to_pylist()]
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _image_sizes(inputs: Dataset) -> Iterator[int]:
+    """The size of each encoded image in bytes, -1 where there is none."""
+    for batch in batches(inputs):
+        for chunk in batch["image"].chunks:
+            sizes, paths = pc.binary_length(chunk.field("bytes")).to_pylist(), chunk.field("path").to_pylist()
+            for size, path in zip(sizes, paths, strict=True):
+                yield size if size is not None else _file_size(path)
+
+
+def _file_size(path: str | None) -> int:
+    try:
+        return Path(path).stat().st_size if path else -1
+    except OSError:
+        return -1

@@ -1,0 +1,150 @@
+"""Drawing: which examples are used, in the proportions of their labels and decided by the seed alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from hf_ft.data.columns import Part
+from hf_ft.data.duplicates import equal_inputs
+from hf_ft.errors import UserError, shorten
+from hf_ft.settings import Config
+from hf_ft.tables import counted
+from hf_ft.tasks import IntArray, NamedLabels
+
+
+def draw(strata: IntArray, sizes: IntArray, seed: int, equal: IntArray | None = None) -> IntArray:
+    """Positions of `sizes[k]` random members of each stratum k, ascending; `strata` has the stratum of each member.
+
+    All drawing of examples is done here. With one seed, a smaller draw is part of a larger one, so that runs on more
+    data see what runs on less data saw. Members of one group of `equal` are drawn together or not at all: where there
+    are such groups, fewer may be drawn; where there are none, the draw is the same as without `equal`.
+    """
+    generator = np.random.default_rng(seed)
+    members = np.split(np.argsort(strata, kind="stable"), np.cumsum(np.bincount(strata, minlength=len(sizes)))[:-1])
+    orders = [generator.permutation(group) for group in members]
+    if equal is not None and len(np.unique(equal)) < len(equal):
+        return _draw_together(strata, sizes, orders, equal)
+    drawn = [order[:size] for order, size in zip(orders, sizes, strict=True)]
+    return np.sort(np.concatenate(drawn))
+
+
+def _draw_together(strata: IntArray, sizes: IntArray, orders: list[IntArray], equal: IntArray) -> IntArray:
+    """Go through the members of each stratum in order and take whole groups, as long as no stratum gets too many."""
+    by_group = np.argsort(equal, kind="stable")
+    groups = np.split(by_group, np.cumsum(np.bincount(equal))[:-1])
+    taken, left = np.zeros(len(strata), dtype=bool), sizes.copy()
+    for number, order in enumerate(orders):
+        for member in order:
+            if left[number] <= 0:
+                break
+            group = groups[equal[member]]
+            wanted = np.bincount(strata[group], minlength=len(sizes))
+            if not taken[member] and (wanted <= left).all():
+                taken[group] = True
+                left -= wanted
+    return np.flatnonzero(taken)
+
+
+def share_out(total: int, counts: IntArray, least: IntArray, most: IntArray) -> IntArray:
+    """Split `total` over strata in proportion to `counts`, within `least` and `most`; the sum comes as near as it can.
+
+    Whole numbers by largest remainder.
+    """
+    exact = counts * (total / max(1, counts.sum()))
+    sizes: IntArray = np.clip(np.floor(exact).astype(np.int64), least, most)
+    while sizes.sum() < min(total, most.sum()):
+        sizes[np.argmax(np.where(sizes < most, exact - sizes, -np.inf))] += 1
+    while sizes.sum() > max(total, least.sum()):
+        sizes[np.argmin(np.where(sizes > least, exact - sizes, np.inf))] -= 1
+    return sizes
+
+
+def draw_parts(parts: dict[str, Part], config: Config, seed: int, notes: list[str]) -> dict[str, Part]:
+    """Hold out a validation part if there is none, then reduce each split to what was asked for, in that order.
+
+    Raises:
+        UserError: more examples of a class asked for than there are, or too few to hold any out.
+    """
+    if "validation" not in parts:
+        parts = parts | _hold_out(parts["train"], config.validation_fraction, seed, notes)
+    elif "validation_fraction" in config.given:
+        notes.append("validation_fraction is not used: there is a validation split.")
+    drawn = parts | {
+        "train": _per_class(parts["train"], config.examples_per_class, seed, notes),
+        "validation": _per_class(parts["validation"], config.val_examples_per_class, seed, notes),
+    }
+    limits = {"train": config.max_train_examples}
+    return {
+        role: limit(drawn[role], limits.get(role, config.max_eval_examples), seed, notes)
+        for role in ("train", "validation", "test")
+        if role in drawn
+    }
+
+
+def limit(part: Part, total: int | None, seed: int, notes: list[str]) -> Part:
+    """At most `total` examples in the proportions of the classes, at least one of each if that is possible."""
+    if total is None:
+        return part
+    if total >= len(part.used):
+        notes.append(f"{part.role}: all {len(part.used):,} examples, no more than the {total:,} asked for.")
+        return part
+    strata, counts = _strata(part)
+    least = np.minimum(counts, 1) if total >= np.count_nonzero(counts) else np.zeros_like(counts)
+    return _reduced(
+        part, draw(strata, share_out(total, counts, least, counts), seed), f"{part.labels.drawn}, seed {seed}", notes
+    )
+
+
+def _strata(part: Part) -> tuple[IntArray, IntArray]:
+    """The stratum of each row in use, and the strata's sizes."""
+    strata, width = part.labels.strata()
+    return strata[part.used], np.bincount(strata[part.used], minlength=width)
+
+
+def _reduced(part: Part, positions: IntArray, how: str, notes: list[str]) -> Part:
+    notes.append(f"{part.role}: {len(positions):,} of {len(part.used):,} examples, {how}.")
+    return dataclasses.replace(part, used=part.used[positions])
+
+
+def _hold_out(train: Part, fraction: float, seed: int, notes: list[str]) -> dict[str, Part]:
+    """Part train into train and validation; the last example of a class always stays in train."""
+    strata, counts = _strata(train)
+    sizes = share_out(max(1, round(fraction * len(strata))), counts, np.zeros_like(counts), np.maximum(counts - 1, 0))
+    if sizes.sum() == 0:
+        raise UserError(
+            f"train has {counted(len(strata), 'example')}, one of each class at most, so none can be held out for "
+            "validation. Give a validation split or more examples."
+        )
+    equal = equal_inputs(train.inputs, train.used)
+    positions = draw(strata, sizes, seed, equal)
+    together = " Copies of one example stay together." if len(np.unique(equal)) < len(equal) else ""
+    if len(positions) == 0:  # whole groups of copies are too large for it: what both sides share is told later
+        positions, together = draw(strata, sizes, seed), ""
+    held = train.used[positions]
+    drawn = f"{train.labels.drawn}, seed {seed}"
+    notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, {drawn}.{together}")
+    return {
+        "train": dataclasses.replace(train, used=np.setdiff1d(train.used, held)),
+        "validation": dataclasses.replace(train, role="validation", used=held),
+    }
+
+
+def _per_class(part: Part, each: int | None, seed: int, notes: list[str]) -> Part:
+    """`each` examples of every class; a class of train with fewer is an error, one of validation leaves a note."""
+    if each is None:
+        return part
+    assert isinstance(part.labels, NamedLabels)  # targets without classes refuse the option
+    few = {name: count for name, count in part.labels.label_counts(part.used).items() if count < each}
+    listed = shorten((f"{name} has {count:,}" for name, count in few.items()), 10)
+    if few and part.role == "train":
+        raise UserError(
+            f"examples_per_class {each:,} is more than {part.role} has: {listed} left for training. Set at most "
+            f"--examples_per_class {min(few.values())}, or give more examples of these classes."
+        )
+    if few:
+        notes.append(f"{part.role}: fewer than the {each:,} examples a class asked for: {listed}; all are used.")
+    strata, counts = _strata(part)
+    sizes = np.append(np.minimum(counts[:-1], each), 0)
+    return _reduced(part, draw(strata, sizes, seed), f"{each:,} of each class, seed {seed}", notes)

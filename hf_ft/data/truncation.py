@@ -1,0 +1,87 @@
+"""Truncation: how many texts are longer than what the model reads of them, and what is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hf_ft.data.load import Splits
+from hf_ft.settings import Config
+from hf_ft.tables import BATCH, batches
+from hf_ft.tasks import Task
+
+
+@dataclass(frozen=True)
+class Cut:
+    """So many of `of` examples of a split are longer than `limit` tokens, which loses `lost` of `tokens` tokens."""
+
+    split: str
+    examples: int
+    of: int
+    lost: int
+    tokens: int
+    limit: int
+
+    def note(self, longest: int | None) -> str:
+        """One sentence, with the remedy; `longest` is what the model takes, None where it sets no limit."""
+        share = 100 * self.lost / self.tokens
+        if longest is not None and longest <= self.limit:
+            remedy = "The model takes no more: split the texts, or choose a model for longer ones."
+        else:
+            remedy = "Raise --max_length" + (f" (the model takes {longest:,})." if longest else ".")
+        one = self.examples == 1
+        return (
+            f"{self.split}: {self.examples:,} of {self.of:,} texts {'is' if one else 'are'} longer than {self.limit:,} "
+            f"tokens and {'is' if one else 'are'} cut there, which loses {share:.2g} % of all tokens. {remedy}"
+        )
+
+
+UNLIMITED = 10**9
+"""A longest text of more tokens than this stands for no limit: tokenizers say 1e30."""
+
+
+def with_cut(splits: Splits, task: Task, processor: Any, config: Config) -> Splits:
+    """The same splits with what is cut of their texts, counted and noted; once for all models of one tokenizer."""
+    if task.limit is None or splits.cut is not None:
+        return splits
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    found = [count_cut(name, part, task, processor, config) for name, part in parts.items() if part is not None]
+    cut = tuple(one for one in found if one is not None)
+    notes = (*splits.notes, *(one.note(longest_of(processor)) for one in cut))
+    return dataclasses.replace(splits, notes=notes, cut=cut)
+
+
+def longest_of(processor: Any) -> int | None:
+    """The longest text that a model takes, in tokens; None where its tokenizer sets no limit."""
+    longest = int(processor.model_max_length)
+    return longest if longest < UNLIMITED else None
+
+
+def count_cut(split: str, rows: Dataset, task: Task, processor: Any, config: Config) -> Cut | None:
+    """Count the examples that are cut, and the tokens lost; None where none is.
+
+    Only examples as long as the limit are tokenised a second time, whole.
+    """
+    if task.limit is None:
+        return None
+    limit = task.limit(processor, config)
+    encoded = task.encode(rows, processor, config, False)
+    lengths = np.concatenate(
+        [
+            pc.list_value_length(batch["input_ids"]).to_numpy()
+            for batch in batches(encoded.select_columns(["input_ids"]))
+        ]
+    )
+    texts = rows.select_columns([role for role in task.inputs if role in rows.column_names])
+    examples = lost = 0
+    for batch in batches(texts.select(np.flatnonzero(lengths >= limit)), BATCH // 10):
+        columns = [batch[role].to_pylist() for role in texts.column_names]
+        whole = [len(tokens) for tokens in processor(*columns, verbose=False)["input_ids"]]
+        examples += sum(length > limit for length in whole)
+        lost += sum(max(0, length - limit) for length in whole)
+    return Cut(split, examples, len(rows), lost, int(lengths.sum()) + lost, limit) if examples else None

@@ -1,0 +1,17 @@
+from .host import alone as alone
+from .host import machine as machine
+from .host import versions as versions
+from .packages import ENUMERATIONS as ENUMERATIONS
+from .packages import class_body as class_body
+from .packages import lacks as lacks
+from .packages import members as members
+from .packages import peft_names as peft_names
+from .packages import schedulers as schedulers
+from .packages import trackers as trackers
+from .signals import Stop as Stop
+from .signals import Terminated as Terminated
+from .signals import exception_of as exception_of
+from .signals import ignore_in_worker as ignore_in_worker
+from .signals import stoppable as stoppable
+from .terminal import bars_shown as bars_shown
+from .terminal import quiet_libraries as quiet_libraries

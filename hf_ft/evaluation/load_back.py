@@ -1,0 +1,166 @@
+"""The proof that a saved model gives, without hf_ft, what the trained one gave: names, scores and logits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from hf_ft.data import Splits
+from hf_ft.errors import shorten
+from hf_ft.settings import Config
+from hf_ft.tasks import Raw, Task
+
+EXAMPLES = 8
+TOLERANCE = 1e-4
+"""Largest difference of scores or logits that counts as the same, relative to their scale: rounding, no more."""
+
+Answers = Sequence[Sequence[Any]]
+
+
+class LoadBackFailure(RuntimeError):
+    """The saved model, used without hf_ft, does not answer as the model that was trained."""
+
+
+def prove_load_back(
+    folder: Path, model: PreTrainedModel, processor: Any, task: Task, splits: Splits, config: Config
+) -> dict[str, Any]:
+    """Give raw examples to the plain `pipeline` of a saved model in a fresh process and compare all that it says.
+
+    What it must say is what the model in memory gives for the same examples one by one, named by the run's own labels.
+
+    Raises:
+        LoadBackFailure: other names, labels, scores or logits, or the folder does not load.
+    """
+    split = splits.test if splits.test is not None else splits.validation
+    rows = split.select(range(min(EXAMPLES, len(split))))
+    with tempfile.TemporaryDirectory() as scratch:
+        raw = task.raw(rows, processor, config, Path(scratch))
+        kept, outputs = _outputs(model, processor, task, raw, config)
+        request = {
+            "folder": str(folder.resolve()),  # the process starts in another folder
+            "pipeline": task.pipeline,
+            "inputs": [raw.inputs[i] for i in kept],
+            "options": dict(raw.options),
+        }
+        found = in_fresh_process(request)
+    if "error" in found:
+        raise LoadBackFailure(f"The saved model does not load in a fresh process: {found['error']}")
+    if found["names"] != list(splits.labels):
+        raise LoadBackFailure(
+            f"The saved model calls its outputs {shorten(found['names'], 5)} when loaded by AutoConfig, and the data "
+            f"call them {shorten(splits.labels, 5)}."
+        )
+    difference = _compare(found["answers"], splits.target.answers(outputs, splits.labels))
+    logits = found["logits"] and _difference(found["logits"], outputs, "logits")
+    return {
+        "examples": len(kept),
+        "pipeline": task.pipeline,
+        "compared": ["id2label", "labels", "scores", *(["logits"] if found["logits"] else [])],
+        "largest_difference": difference,
+        "largest_difference_of_logits": logits,
+        "passed": True,
+    }
+
+
+def _outputs(model: PreTrainedModel, processor: Any, task: Task, raw: Raw, config: Config) -> tuple[list[int], Any]:
+    """What the model in memory gives for each example, as `predict_outputs` has it: alone, hence without padding.
+
+    Says also which examples these are: some models cannot answer a text of few tokens alone (Funnel pools it away).
+    """
+    encoded, collate = task.encode(raw.rows, processor, config, False), task.collator(processor)
+    found: dict[int, Any] = {}
+    reason: Exception | None = None
+    with _on_cpu(model), torch.inference_mode():
+        for i in range(len(encoded)):
+            batch = dict(collate([encoded[i]]))
+            labels = batch.pop("labels", None)
+            try:
+                logits = model.eval()(**batch).logits
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = error
+                continue
+            found[i] = (logits if task.reduce is None else task.reduce(logits, labels))[0].float().cpu().numpy()
+    if not found:
+        raise LoadBackFailure("The trained model answers none of the examples alone.") from reason
+    kept, outputs = list(found), list(found.values())
+    return kept, np.stack(outputs) if task.gather is None else task.gather(encoded.select(kept), outputs)
+
+
+@contextmanager
+def _on_cpu(model: PreTrainedModel) -> Iterator[None]:
+    """Have the model on the CPU meanwhile, where the fresh process computes: a GPU's TF32 convolutions differ more."""
+    device: Any = model.device
+    model.to("cpu")  # type: ignore[arg-type]  # its annotation is that of a decorator
+    try:
+        yield
+    finally:
+        model.to(device)
+
+
+def _compare(found: Answers, expected: Answers) -> float:
+    """The largest difference of scores, for all that the pipeline answered; words without a token have no answer."""
+    told: list[tuple[Any, Any]] = []
+    for number, (answer, wanted) in enumerate(zip(found, expected, strict=True), start=1):
+        if len(answer) != len(wanted):
+            raise LoadBackFailure(
+                f"For example {number} the saved model's pipeline gives {len(answer)} labels in place of {len(wanted)}."
+            )
+        pairs = [(one, other) for one, other in zip(answer, wanted, strict=True) if one is not None]
+        if wrong := next(((one[0], other[0]) for one, other in pairs if one[0] != other[0]), None):
+            raise LoadBackFailure(
+                f"For example {number} the saved model's pipeline answers '{wrong[0]}', and the trained model "
+                f"'{wrong[1]}'."
+            )
+        told += pairs
+    return _difference([one[1] for one, _ in told], [other[1] for _, other in told], "scores")
+
+
+def _difference(found: Any, expected: Any, what: str) -> float:
+    one, other = (np.asarray(values, dtype=np.float64) for values in (found, expected))
+    scale = max(1.0, float(np.abs(other).max(initial=0.0)))
+    difference = float(np.abs(one - other).max()) if one.shape == other.shape and one.size else float("inf")
+    if not difference <= TOLERANCE * scale:
+        raise LoadBackFailure(
+            f"The saved model gives other {what} in a plain pipeline: they differ by up to {difference:.3g}."
+        )
+    return difference
+
+
+def in_fresh_process(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of `fresh_process` to one request."""
+    done = subprocess.run(
+        [sys.executable, fresh_script()],
+        input=json.dumps(request) + "\n",
+        capture_output=True,
+        text=True,
+        env=fresh_environment(),
+        check=False,
+        cwd="/",
+    )
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def fresh_script() -> str:
+    """The path of the script that answers."""
+    return str(Path(__file__).parent / "fresh_process.py")
+
+
+def fresh_environment() -> dict[str, str]:
+    """The environment in which it answers: no network, no GPU."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

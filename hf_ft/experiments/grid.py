@@ -1,0 +1,166 @@
+"""What a comparison is asked to do: methods times sizes times seeds, read and checked before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_ft.errors import UserError, split_argument
+from hf_ft.methods import METHODS
+from hf_ft.settings import OF_ADAPTERS, OF_LORA, Config, build, check_place, check_range, normalise
+from hf_ft.storage import check_ours
+
+Layer = tuple[str, Mapping[str, Any]]
+
+SEEDS = 3
+MOST_SEEDS = 1000
+DEPTHS = "depths"
+"""Among methods: `head`, `last_n` and `full` at every depth, or at nine of them."""
+OWN = ("methods", "seeds", "examples_per_class")
+"""Settings of a comparison that a run has not, or has in another form."""
+OF_FOLDER = ("overwrite_output_dir", "resume_from_checkpoint")
+"""Settings that say what becomes of an earlier result, not what a training does."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What to compare, and with which settings otherwise.
+
+    `methods` are empty where those that fit the model are meant, and `depths` among them stands for one method at each
+    depth; a size of None is all of train. `layers` are those of `config.build`, without a method. With `anew`, what
+    the folder holds is replaced.
+    """
+
+    methods: list[str]
+    seeds: list[int]
+    sizes: list[int | None]
+    layers: list[Layer]
+    folder: Path
+    anew: bool = False
+
+
+def read_grid(layers: Sequence[Layer]) -> Grid:
+    """Take the settings of a comparison out of layers of settings, and check them and all others.
+
+    Raises:
+        UserError: a mistake in any setting, or nothing to compare.
+    """
+    own, rest = _take_own(layers)
+    methods, seeds = methods_of(own.get("methods")), seeds_of(own.get("seeds", SEEDS))
+    sizes = sizes_of(own.get("examples_per_class"))
+    rest, folder, anew = output_folder(rest, "comparison")
+    joins = not anew and (folder / "compare.json").exists()
+    if len(methods) * len(sizes) == 1 and methods != [DEPTHS] and not joins:
+        raise UserError(
+            f"One method ({methods[0]}) at one size is nothing to compare. Give at least two: --methods head,full."
+        )
+    named = [name for name in methods if name != DEPTHS]
+    trials = [fitted(rest, name) for name in named] or [fitted(rest, "lora")]
+    if named and not joins and not any(map(_adapter_options, trials)) and _adapter_options(rest):
+        trials[0] = rest  # none of the methods takes them, and the first says so
+    for name, trial in zip(named or ["head" if methods else "lora"], trials, strict=True):
+        build(*trial, ("the comparison", {"method": name, "output_dir": str(folder / "arms" / "data")}))
+    return Grid(methods, seeds, sizes, rest, folder, anew)
+
+
+def fitted(layers: Sequence[Layer], method: str) -> list[Layer]:
+    """Layers without options of adapters that a method does not take: they are meant for others of the comparison."""
+    takes = {"lora": OF_ADAPTERS, "peft": OF_ADAPTERS - OF_LORA}.get(split_argument(method)[0], frozenset())
+    return [
+        (source, {name: value for name, value in layer.items() if name in takes or name not in OF_ADAPTERS})
+        for source, layer in layers
+    ]
+
+
+def _adapter_options(layers: Sequence[Layer]) -> set[str]:
+    return {name for _, layer in layers for name, value in layer.items() if name in OF_ADAPTERS and value is not None}
+
+
+def _take_own(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[Layer]]:
+    """The settings that only a comparison has, and the layers without them.
+
+    Raises:
+        UserError: a method or plan is given, which is what is compared.
+    """
+    own: dict[str, Any] = {}
+    rest: list[Layer] = []
+    for source, layer in layers:
+        own |= {name: layer[name] for name in OWN if layer.get(name) is not None}
+        kept = {name: value for name, value in layer.items() if name not in OWN}
+        if wrong := [name for name in ("method", "plan") if kept.get(name) is not None]:
+            raise UserError(f"'{wrong[0]}' in {source} is no option of a comparison. Give --methods, with commas.")
+        rest.append((source, kept))
+    return own, rest
+
+
+def names_of(value: Any) -> list[str]:
+    """Names from a list, or from text with commas; each once."""
+    words = value.split(",") if isinstance(value, str) else list(value or ())
+    return list(dict.fromkeys(str(word).strip() for word in words if str(word).strip()))
+
+
+def methods_of(value: Any) -> list[str]:
+    """Names of methods; in text, what is no name after `train:PATTERN` is another of its patterns, with commas too."""
+    found: list[str] = []
+    for name in names_of(value):
+        begun = isinstance(value, str) and found and found[-1].startswith("train:")
+        if begun and any(sign in name for sign in "*?[.") and split_argument(name)[0] not in METHODS:
+            found[-1] += f",{name}"
+        else:
+            found.append(name)
+    if value is not None and not found:
+        raise UserError("--methods is empty. Give names with commas between them, or leave it out for the usual ones.")
+    return found
+
+
+def whole_numbers(value: Any, option: str, least: int) -> list[int]:
+    """Whole numbers from a number, a list, or text with commas; each once, in the order given."""
+    words = [value] if isinstance(value, int) else names_of(value)
+    try:
+        numbers = [int(word) for word in words]
+    except ValueError:
+        raise UserError(f"--{option} takes whole numbers with commas between them, not '{value}'.") from None
+    if not numbers or min(numbers) < least:
+        raise UserError(f"--{option} takes whole numbers from {least} on, not '{value}'.")
+    return list(dict.fromkeys(numbers))
+
+
+def seeds_of(value: Any) -> list[int]:
+    """Seeds from how many there are to be, or from a list of them: `3` is 0, 1, 2, and `3,` or `[3]` is seed 3."""
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)
+    if isinstance(value, int):
+        count = whole_numbers(value, "seeds", 1)[0]
+        if count > MOST_SEEDS:
+            raise UserError(f"--seeds {count} is more than {MOST_SEEDS:,} seeds. One of them alone is --seeds {count},")
+        return list(range(count))
+    seeds = whole_numbers(value, "seeds", 0)
+    check_range("seed", max(seeds), "--seeds: a seed")
+    return seeds
+
+
+def sizes_of(value: Any) -> list[int | None]:
+    """Training examples of each class, smallest first; None for all there are."""
+    return [None] if value is None else [*sorted(whole_numbers(value, "examples_per_class", 1))]
+
+
+def output_folder(layers: Sequence[Layer], kind: str) -> tuple[list[Layer], Path, bool]:
+    """The layers in plain spelling, the output folder that they name, and whether what it holds is to be replaced.
+
+    A folder with a result of this `kind` is gone on with without being asked to; any other has to be empty.
+
+    Raises:
+        UserError: none is given, or it holds something else.
+    """
+    plain = [(source, normalise(layer, source)) for source, layer in layers]
+    given = {name: value for _, layer in plain for name, value in layer.items() if value is not None}
+    rest: list[Layer] = [
+        (source, {name: layer[name] for name in layer if name not in OF_FOLDER}) for source, layer in plain
+    ]
+    if not given.get("output_dir"):
+        raise UserError("No output folder given: set --output_dir.")
+    folder = Path(given["output_dir"]).expanduser()
+    check_place(str(folder), Config(model=given.get("model", ""), dataset=given.get("dataset", "")))
+    return rest, folder, check_ours(folder, kind) == kind and bool(given.get("overwrite_output_dir"))

@@ -1,0 +1,84 @@
+"""Evidence on depths: how well a linear probe does at each boundary, from one pass over some examples.
+
+What is linearly separable at a depth is not where fine-tuning does best from: a probe sees what the frozen part has
+made of an example, and not what the part above could learn. So it is shown beside the answer and does not give it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hf_ft.errors import UserError
+from hf_ft.experiments.trials import Arm, Bench
+from hf_ft.heads import MOST_LABELS, Loss, Reader, probe, sampled
+from hf_ft.models import CannotCut, scale_of
+
+MOST = 2000
+"""Most examples of a split that are looked at."""
+
+
+def gather_evidence(bench: Bench, seed: int) -> dict[str, Any]:
+    """The score of a linear probe on validation at each boundary, from what enters the first block on.
+
+    `probe` has a number for each count of frozen blocks, empty where there is none, and `missing` says why. `seconds`
+    are those of everything here; `pass_seconds` those of one example in one forward pass of the whole model.
+    """
+    started = time.perf_counter()
+    found: dict[str, Any] = {"probe": [], "examples": 0, "pass_seconds": 0.0, "missing": ""}
+    try:
+        rows = [sampled(part, MOST, seed) for part in (bench.splits.train, bench.splits.validation)]
+        begun, reader = time.perf_counter(), _reader(bench)
+        states = [reader.states(part) for part in rows]
+        found["pass_seconds"] = (time.perf_counter() - begun) / sum(map(len, rows))
+        found["examples"] = len(rows[0])
+        loss = _loss(bench, rows[0])
+        for both in zip(*states, strict=True):
+            found["probe"].append(_score(bench, probe(both, rows, len(bench.splits.labels), loss), rows[1]))
+    except (CannotCut, UserError) as reason:
+        found["missing"] = str(reason)
+    found["seconds"] = round(time.perf_counter() - started, 3)
+    return found
+
+
+def _reader(bench: Bench) -> Reader:
+    settings = bench.settings(Arm("head", 0))
+    config = dataclasses.replace(settings.config, augment="none")
+    return Reader(
+        bench.model,
+        bench.groups,
+        lambda rows: bench.task.encode(rows, bench.processor, config, False),
+        bench.task.collator(bench.processor),
+        settings.arguments().device,
+    )
+
+
+def _loss(bench: Bench, train: Dataset) -> Loss:
+    """The loss of the target.
+
+    Raises:
+        CannotCut: there is no single label for a pooled example, or no loss of ours.
+    """
+    if bench.task.gather is not None:
+        raise CannotCut("an example has a label for each of its parts")
+    if len(bench.splits.labels) > MOST_LABELS:
+        raise CannotCut(f"there are more than {MOST_LABELS} classes, for which layer probes take long and show little")
+    settings, splits = bench.settings(Arm("head", 0)), bench.splits
+    loss = splits.target.learning(
+        scale_of(bench.model), train, splits.labels, settings.config, settings.arguments()
+    ).loss
+    if loss is None:
+        raise CannotCut("the loss is the model's own")
+    return loss
+
+
+def _score(bench: Bench, outputs: NDArray[np.float32], validation: Dataset) -> float:
+    """The score of a probe's outputs on validation."""
+    target, references = bench.splits.target, validation["labels"][:]
+    scores = target.score(outputs, references, bench.splits.labels, target.fit(outputs, references))
+    return float(scores[bench.metric].value)

@@ -1,0 +1,404 @@
+"""Arms: the trainings of one comparison, one after another in one process, on the same data, each kept when it is done.
+
+All arms share validation and test; arms of one size and seed share their training examples. What frozen layers give is
+shared through the feature cache: in training, and here for validation and test as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import gc
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from datasets import Dataset
+from torch.utils.data import Subset
+from transformers import Trainer
+
+from hf_ft.data import Splits, draw, load_splits, with_cut
+from hf_ft.environment import machine, versions
+from hf_ft.errors import UserError, shorten
+from hf_ft.evaluation import predict_outputs
+from hf_ft.experiments.grid import Layer, fitted
+from hf_ft.feature_cache import Cached, Job, Live, WholeBatches, open_cache
+from hf_ft.methods import Plan, PlannedStage, Setting
+from hf_ft.metrics import Floats
+from hf_ft.models import Anatomy, adapters, check_model, load_model
+from hf_ft.reports import title
+from hf_ft.settings import OF_ADAPTERS, Settings, build, normalise
+from hf_ft.storage import output_folder
+from hf_ft.tasks import get_task
+from hf_ft.training import Run, describe, discard_model, make_plan, train
+
+UNIMPORTANT = {
+    *("method", "model", "dataset", "output_dir", "cache_dir", "cache_max_gb"),
+    *("report_to", "run_name", "logging_steps", "disable_tqdm", "save_total_limit", "dataloader_num_workers"),
+}
+"""Settings that say where things are and what is told of them; model and data are known by their content."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: a method, a seed, a number of examples of each class (None: all), and settings of its own."""
+
+    method: str
+    seed: int
+    size: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def name(self) -> str:
+        """The name of its files; patterns of `train:`, which a name of a file cannot hold, by their hash as well."""
+        own = "".join(f"-{name}_{value}" for name, value in sorted(self.settings.items()))
+        size = "all" if self.size is None else f"n{self.size}"
+        method = re.sub(r"[^\w.-]+", "_", self.method)
+        if method != self.method.replace(":", "_", 1):
+            method += "-" + hashlib.sha256(self.method.encode()).hexdigest()[:8]
+        return f"{method}-{size}{own}-seed{self.seed}"
+
+
+@dataclass
+class Outcome:
+    """What an arm gave. A failed one has `error` and nothing else.
+
+    `seconds` are those of training, with the features that it computed; `loop` are the part of them that went into
+    steps and their evaluations, `feature_seconds` into features and decoded images, `features` how many of how many
+    examples that were by cut. What it found there took `whole_seconds`, its own part included: `alone` is how long
+    it would have trained with nothing there. `wall` counts everything, from loading the model to scores on test.
+    `frozen` counts blocks that never trained, None with adapters; `live` says why what is frozen ran in every epoch.
+    `metrics` are those of `run.json`, by split and name.
+    """
+
+    method: str
+    seed: int
+    size: int | None
+    examples: int = 0
+    seconds: float = 0.0
+    loop: float = 0.0
+    feature_seconds: float = 0.0
+    whole_seconds: float = 0.0
+    features: dict[str, list[int]] = field(default_factory=dict)
+    wall: float = 0.0
+    blocks: int = 0
+    frozen: int | None = None
+    trainable: int = 0
+    epochs: float = 0.0
+    peak_memory: int = 0
+    live: list[str] = field(default_factory=list)
+    metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def alone(self) -> float:
+        """The seconds of training as if no other had left features or decoded images."""
+        return round(self.seconds - self.feature_seconds + self.whole_seconds, 3)
+
+    def score(self, split: str, metric: str) -> float:
+        """The value of a metric on a split."""
+        return self.metrics[split][metric]["value"]
+
+
+def blocks_of(groups: Anatomy) -> int:
+    """How many blocks a model has."""
+    return len(groups.of_role("block"))
+
+
+class Bench:
+    """What the arms of a comparison share: settings, data, and the folder in which each leaves its files.
+
+    `layers` are those of `config.build`, without a method. Data are read once; arms draw their training examples from
+    the train split by their seed, smaller sizes from larger ones. Without `test`, that split is left alone and arms are
+    scored on validation: who chooses by their scores must not have seen it. What is wrong with `methods`, or what
+    `check` says of the model's depth groups, is told before the data are read.
+
+    Raises:
+        UserError: wrong settings or data, or several processes.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        folder: Path,
+        test: bool = True,
+        methods: Sequence[str] = (),
+        check: Callable[[Anatomy], object] | None = None,
+    ) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
+        self.layers = [(source, normalise(layer, source)) for source, layer in layers]
+        self.root, self.folder = folder, folder / "arms"
+        own = {"method": "head", "output_dir": str(self.folder / "data")}
+        settings = build(*fitted(self.layers, "head"), ("the comparison", own))
+        config, args = settings.config, settings.arguments()
+        self.task = get_task(config.task)
+        check_model(config, args, methods, check)
+        splits = load_splits(config, args.seed)
+        self.splits = splits if test else dataclasses.replace(splits, test=None)
+        self.metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        if self.metric == "loss":
+            self.metric = self.splits.target.default_metric
+        self.higher_is_better = self.splits.target.higher_is_better(self.metric)
+        self.split = "validation" if self.splits.test is None else "test"
+        self.model, self.processor, self.loaded = load_model(
+            config, self.splits.labels, self.splits.problem_type, args.seed
+        )
+        self.splits = with_cut(self.splits, self.task, self.processor, config)
+        self.about = self._about(settings)
+
+    @property
+    def groups(self) -> Anatomy:
+        """The depth groups of the model."""
+        return self.loaded.groups
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the model has."""
+        return blocks_of(self.groups)
+
+    def settings(self, arm: Arm) -> Settings:
+        """All settings of an arm."""
+        out = {"output_dir": str(self.folder / arm.name), "overwrite_output_dir": True}  # one that was killed leaves it
+        own = {"method": arm.method, "seed": arm.seed, **out, **arm.settings}
+        return build(*fitted(self.layers, arm.method), ("the comparison", own))
+
+    def _about(self, settings: Settings) -> dict[str, Any]:
+        """What must be equal for two arms to be compared, and what tells a reader where they were run."""
+        config, args = settings.config, settings.arguments()
+        plan = make_plan(config, args, self.groups, len(self.splits.train))
+        known = describe(config, self.splits, self.model, self.loaded, plan)
+        given = {name: value for _, layer in self.layers for name, value in layer.items() if value is not None}
+        of_adapters = {name: given[name] for name in OF_ADAPTERS & {*given}}  # some arms have them, `settings` has not
+        values = {**vars(config), **settings.training, **of_adapters}
+        named = sorted(name for name in {*given} - UNIMPORTANT if not name.startswith("hub_"))
+        return {
+            "task": known["task"],
+            "model": known["model"],
+            "data": known["data"],
+            "settings": {name: values[name] for name in named},
+            "metric": self.metric,
+            "metric_title": title(self.metric),
+            "higher_is_better": self.higher_is_better,
+            "split": self.split,
+            "machine": machine(),
+            "versions": versions(),
+        }
+
+    def check(self, arms: Sequence[Arm]) -> None:
+        """Raise for what no arm could do, before any of them starts.
+
+        Raises:
+            UserError: a method that the model lacks, or more examples of a class than there are.
+        """
+        sizes = {arm.size for arm in arms if arm.size is not None}
+        self._check_sizes(sizes)
+        for arm in {arm.method: arm for arm in arms}.values():
+            for stage in self.plan(arm).stages:
+                if stage.peft:
+                    adapters.find_targets(self.model, self.groups, stage.settings, stage.peft, stage.peft_options)
+
+    def plan(self, arm: Arm) -> Plan:
+        """What an arm does when it trains on all examples.
+
+        Raises:
+            UserError: a method that the model lacks.
+        """
+        settings = self.settings(arm)
+        return make_plan(settings.config, settings.arguments(), self.groups, len(self.splits.train))
+
+    def _check_sizes(self, sizes: set[int]) -> None:
+        if not sizes:
+            return
+        counts = self.splits.target.counts(self.splits.train, self.splits.labels)
+        if counts is None or self.splits.target.refused.get("examples_per_class"):
+            raise UserError("--examples_per_class needs data with one class an example. Leave it out.")
+        few = {name: count for name, count in zip(self.splits.labels, counts, strict=True) if count < max(sizes)}
+        if few:
+            listed = shorten((f"{name} has {count:,}" for name, count in few.items()), 10)
+            raise UserError(
+                f"--examples_per_class {max(sizes):,} is more than train has: {listed}. Set at most "
+                f"{min(few.values())}, or give more examples of these classes."
+            )
+
+    def part(self, arm: Arm) -> Splits:
+        """The splits of an arm: all of train, or some examples of each class, drawn by its seed."""
+        if arm.size is None:
+            return self.splits
+        labels = np.asarray(self.splits.train["labels"][:])
+        sizes = np.full(len(self.splits.labels), arm.size, dtype=np.int64)
+        rows = self.splits.train.select(draw(labels, sizes, arm.seed))
+        return dataclasses.replace(self.splits, train=rows)
+
+    # Running.
+
+    def outcome(self, arm: Arm) -> Outcome | None:
+        """What an arm gave in this run or an earlier one; None while it is missing, or after it failed."""
+        path = self.folder / f"{arm.name}.json"
+        if not path.exists() or not self._drawn(arm).exists():
+            return None
+        try:
+            found = Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):  # damaged: it is trained again
+            return None
+        return None if found.error else found
+
+    def draws(self, arm: Arm) -> Floats:
+        """The metric on resamples of the test split `(resamples,)`, the same draws for all arms."""
+        found: Floats = np.load(self._drawn(arm), allow_pickle=False)
+        return found
+
+    def _drawn(self, arm: Arm) -> Path:
+        return self.folder / f"{arm.name}.npy"
+
+    def run(self, arm: Arm, others: int = 0) -> Outcome:
+        """Train and score an arm, unless it has been done. What it prints goes into a log beside its result.
+
+        `others` is how many arms are still to come that freeze alike, and read the features that this one computes. A
+        failure is told by the outcome; other arms can go on.
+        """
+        done = self.outcome(arm)
+        if done is not None:
+            return done
+        scratch = self.folder / arm.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log_file = self.folder / f"{arm.name}.log"
+        output_folder.make_way(self.root, f"arms/{log_file.name}")
+        log = log_file.open("w", encoding="utf-8")
+        try:
+            with log, contextlib.redirect_stdout(log):
+                outcome, draws = self._logged(scratch, arm, others, log)
+        finally:  # also of an arm that is interrupted: the next call would take the log for the user's
+            output_folder.record_files(self.root, [log_file])
+        if draws is not None:
+            content = io.BytesIO()
+            np.save(content, draws)
+            output_folder.write(self.root, f"arms/{arm.name}.npy", content.getvalue())
+        output_folder.write(self.root, f"arms/{arm.name}.json", json.dumps(asdict(outcome), indent=1) + "\n")
+        gc.collect()
+        return outcome
+
+    def _logged(self, scratch: Path, arm: Arm, others: int, log: TextIO) -> tuple[Outcome, Floats | None]:
+        """Train an arm; what it fails with goes into its log."""
+        try:
+            return self._in_scratch(scratch, arm, others)
+        except Exception as error:  # whatever it is, it must not take the other arms with it
+            traceback.print_exc(file=log)
+            text = " ".join(str(error).split()) or type(error).__name__
+            return Outcome(arm.method, arm.seed, arm.size, error=text), None
+
+    def _in_scratch(self, scratch: Path, arm: Arm, others: int) -> tuple[Outcome, Floats]:
+        """Train an arm in a folder of its own, which is a run's like any other, and is gone afterwards."""
+        try:
+            with output_folder.locked(scratch, "run"):
+                return self._train(arm, others)
+        finally:
+            discard_model(scratch)
+
+    def _train(self, arm: Arm, others: int) -> tuple[Outcome, Floats]:
+        started = time.perf_counter()
+        settings = self.settings(arm)
+        config, args = settings.config, settings.arguments()
+        args.disable_tqdm = True  # the comparison has a bar of its own
+        splits = self.part(arm)
+        model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
+        plan = make_plan(config, args, loaded.groups, len(splits.train))
+        run = train(model, processor, splits, plan, config, args, loaded, others=others)
+        outcome = _described(arm, run)
+        draws = self._score(run, outcome, others)
+        outcome.wall = round(time.perf_counter() - started, 3)
+        return outcome, draws
+
+    def _score(self, run: Run, outcome: Outcome, others: int) -> Floats:
+        """Write scores on validation and test into an outcome; returns the metric on resamples of the last of them."""
+        target, labels, threshold = self.splits.target, self.splits.labels, None
+        for name, split in (("validation", self.splits.validation), ("test", self.splits.test)):
+            if split is None:
+                continue
+            outputs, references = outputs_of(run, split, others), split["labels"][:]
+            if name == "validation":
+                threshold = target.fit(outputs, references)
+            scores = target.score(outputs, references, labels, threshold)
+            outcome.metrics[name] = {metric: asdict(score) for metric, score in scores.items()}
+        return target.bootstrap(outputs, references, labels, self.metric, threshold)
+
+
+def _described(arm: Arm, run: Run) -> Outcome:
+    stages = run.stages
+    cached = [stage.cache for stage in stages if stage.cache]
+    images = [stage.images for stage in stages if stage.images]
+    once = max((facts["whole_seconds"] for facts in images), default=0.0)  # all stages read the same
+    never = frozen_throughout(run.plan)
+    blocks = [setting for group, setting in zip(run.groups, never, strict=True) if group.role == "block"]
+    adapted = any(stage.peft for stage in run.plan.stages)
+    return Outcome(
+        arm.method,
+        arm.seed,
+        arm.size,
+        examples=len(run.splits.train),
+        seconds=round(sum(stage.seconds for stage in stages), 3),
+        loop=round(sum(entry.get("train_runtime", 0.0) for stage in stages for entry in stage.history), 3),
+        feature_seconds=round(sum(facts["seconds"] for facts in (*cached, *images)), 3),
+        whole_seconds=round(sum(facts["whole_seconds"] for facts in cached) + once, 3),
+        features={facts["cut"]: [facts["computed"], facts["examples"]] for facts in cached},
+        blocks=len(blocks),
+        frozen=None if adapted else sum(setting.mode == "frozen" for setting in blocks),
+        trainable=max(stage.trainable for stage in stages),
+        epochs=sum(stage.epochs for stage in stages),
+        peak_memory=max(stage.peak_memory for stage in stages),
+        live=[stage.live for stage in stages if stage.live],
+    )
+
+
+def frozen_throughout(plan: Plan) -> tuple[Setting, ...]:
+    """One setting for each depth group: frozen where no stage trains or adapts it."""
+    columns = zip(*(stage.settings for stage in plan.stages), strict=True)
+    return tuple(next((one for one in column if one.mode != "frozen"), column[0]) for column in columns)
+
+
+def outputs_of(run: Run, split: Dataset, others: int = 0) -> Any:
+    """What a trained model says of a split, like `evaluation.predict_outputs`, through the cache where it can be.
+
+    `others` is how many other models with the same frozen part will be asked for the same split.
+    """
+    config = dataclasses.replace(run.config, augment="none")
+    encoded = run.task.encode(split, run.processor, config, False)
+    collator = run.task.collator(run.processor)
+    stage = PlannedStage("scores", others + 1, 0.0, frozen_throughout(run.plan))
+    try:
+        job = Job(run.model, run.groups, stage, (encoded,), run.processor, collator, config, run.args, others + 1, 0)
+        cached = open_cache(job)
+    except Live:
+        return predict_outputs(run.model, run.processor, run.task, split, config, run.args)
+    return _from_features(run, cached, encoded)
+
+
+def _from_features(run: Run, cached: Cached, encoded: Dataset) -> Any:
+    with tempfile.TemporaryDirectory() as folder, cached.cut.installed():
+        args = copy.copy(run.args)
+        args.output_dir, args.remove_unused_columns, args.eval_strategy = folder, False, "no"
+        args.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
+        trainer = Trainer(
+            model=cached.upper,
+            args=args,
+            data_collator=WholeBatches(run.task.collator(run.processor)),
+            compute_loss_func=lambda outputs, labels, **_: outputs.logits.new_zeros(()),  # `Trainer` wants one
+            preprocess_logits_for_metrics=run.task.reduce,
+        )
+        trainer.accelerator.native_amp = False  # as in `predict_outputs`
+        lengths = cached.train.lengths  # the longest first, so that batches hold little padding
+        order = np.arange(len(encoded)) if lengths is None else np.argsort(-lengths, kind="stable")
+        output = trainer.predict(Subset(cached.train, order.tolist()))
+    outputs = np.asarray(output.predictions, dtype=np.float32)[np.argsort(order)]
+    return outputs if run.task.gather is None else run.task.gather(encoded, outputs)

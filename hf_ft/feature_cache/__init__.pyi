@@ -1,0 +1,16 @@
+from .api import FeatureCache as FeatureCache
+from .cache import Cached as Cached
+from .cache import CachedRows as CachedRows
+from .cache import Job as Job
+from .cache import Live as Live
+from .cache import WholeBatches as WholeBatches
+from .cache import is_image as is_image
+from .cache import open_cache as open_cache
+from .cache import row_lengths as row_lengths
+from .cache import tell as tell
+from .eviction import clear as clear
+from .eviction import default_root as default_root
+from .eviction import entries as entries
+from .eviction import spoken_size as spoken_size
+from .images import CopiedRows as CopiedRows
+from .images import prepare as prepare

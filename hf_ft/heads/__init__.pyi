@@ -1,0 +1,16 @@
+from .closed_form import check_solver as check_solver
+from .closed_form import expects_solver as expects_solver
+from .closed_form import fit_exact as fit_exact
+from .closed_form import linear_head_of as linear_head_of
+from .closed_form import steps_instead as steps_instead
+from .closed_form import wants_solver as wants_solver
+from .layer_probes import MOST_LABELS as MOST_LABELS
+from .layer_probes import Loss as Loss
+from .layer_probes import Reader as Reader
+from .layer_probes import probe as probe
+from .layer_probes import sampled as sampled
+from .transferability import agreement as agreement
+from .transferability import constant as constant
+from .transferability import panel as panel
+from .transferability import ranks as ranks
+from .transferability import tau as tau

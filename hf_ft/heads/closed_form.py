@@ -1,0 +1,160 @@
+"""The linear probe fitted to convergence: from cached features to the weights of the model's own head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from hf_ft.errors import UserError
+from hf_ft.heads.linear_solver import Fit, fit_linear
+from hf_ft.methods import PlannedStage
+from hf_ft.models import Cut, DepthGroup, evaluating, linear_head
+from hf_ft.settings import Config
+
+if TYPE_CHECKING:
+    from hf_ft.feature_cache import CachedRows
+
+CHUNK = 1024
+"""Rows that are read at once."""
+OF_STEPS = {
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "lr_scheduler_type",
+    "optim",
+    "head_lr_multiplier",
+    "early_stopping_patience",
+}
+"""Settings that say how steps are to be made: who sets one for a head alone wants steps."""
+
+
+def check_solver(config: Config, stages: Sequence[PlannedStage], groups: Sequence[DepthGroup]) -> None:
+    """Raise unless a head solver that was asked for has a stage that it can stand for.
+
+    Raises:
+        UserError: no stage trains the head alone.
+    """
+    if config.head_solver == "exact" and not any(_head_alone(stage, groups) for stage in stages):
+        raise UserError(
+            f"--head_solver exact: no stage of method '{config.method}' trains the head alone. Use --method head or "
+            "lp_ft, or leave out --head_solver."
+        )
+
+
+def wants_solver(
+    config: Config, stages: Sequence[PlannedStage], stage: PlannedStage, groups: Sequence[DepthGroup]
+) -> bool:
+    """Whether the head of a stage is to be solved, if it is linear and its features are cached.
+
+    Steps are made where the user says so: by `head_solver`, by settings of steps in the stage itself, or by those of
+    the run where no other stage could be meant. For `lp_ft` a number of epochs or a rate is that of the fine-tuning
+    after the head.
+    """
+    if config.head_solver == "sgd" or not _head_alone(stage, groups):
+        return False
+    if config.head_solver == "exact":
+        return True
+    only = all(_head_alone(other, groups) for other in stages)
+    return not stage.own_steps and not (only and OF_STEPS & config.given)
+
+
+def expects_solver(
+    config: Config, stages: Sequence[PlannedStage], stage: PlannedStage, groups: Sequence[DepthGroup]
+) -> bool:
+    """Whether the head of a stage will be solved, as far as that is known before the model is split."""
+    return wants_solver(config, stages, stage, groups) and config.cache != "off" and linear_head(groups)
+
+
+def steps_instead(config: Config, stage: PlannedStage, groups: Sequence[DepthGroup]) -> list[str]:
+    """The settings by which a head that could be solved trains by steps, though nobody asked for these by name."""
+    could = config.head_solver == "auto" and _head_alone(stage, groups) and linear_head(groups)
+    return sorted(OF_STEPS & config.given) if could and config.cache != "off" and not stage.own_steps else []
+
+
+def _head_alone(stage: PlannedStage, groups: Sequence[DepthGroup]) -> bool:
+    pairs = zip(groups, stage.settings, strict=True)
+    return {group.role for group, setting in pairs if setting.mode != "frozen"} == {"head"}
+
+
+def linear_head_of(cut: Cut) -> tuple[nn.Parameter, nn.Parameter | None] | None:
+    """Weight and bias of a head that is a linear function of what is kept; None for any other head.
+
+    Found by trying: on random features the model's head has to answer as the matrix product does.
+    """
+    named = {name: cut.model.get_parameter(name) for group in cut.above for name in group.parameters}
+    weights = [value for value in named.values() if value.ndim == 2]
+    others = [value for value in named.values() if value.ndim != 2]
+    if len(cut.above) != 1 or len(cut.layouts) != 1 or len(weights) != 1 or len(others) > 1:
+        return None
+    weight, bias = weights[0], others[0] if others else None
+    layout = cut.layouts[0]
+    if int(np.prod(layout.shape)) != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+        return None
+    features = torch.randn(3, *layout.shape, device=weight.device)
+    batch = {"attention_mask": torch.ones(1, 3, dtype=torch.long, device=weight.device)} if layout.ragged else {}
+    with torch.no_grad(), evaluating(cut.model):
+        try:
+            found = cut.replay([features], batch).reshape(3, -1)
+        except (KeyError, RuntimeError):  # the model's own forward wants more than features
+            return None
+        expected = linear(features.flatten(1), weight, bias)
+    same = found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    return (weight, bias) if same else None
+
+
+def fit_exact(
+    weight: nn.Parameter,
+    bias: nn.Parameter | None,
+    train: CachedRows,
+    validation: CachedRows,
+    loss: Callable[..., torch.Tensor],
+    goes_on: bool = False,
+) -> Fit:
+    """Fit a linear head on cached features and write it into the model; see `probe.fit_linear`.
+
+    Raises:
+        UserError: features that are not finite.
+    """
+
+    def validate(weight: torch.Tensor, bias: torch.Tensor | None) -> float:
+        found, items = 0.0, _items(validation)
+        for features, labels in chunks(validation):
+            logits = linear(features, weight, bias)
+            found += float(loss(_Logits(logits), labels, num_items_in_batch=items))
+        return found
+
+    fit = fit_linear(lambda: chunks(train), len(weight), loss, validate, bias is not None, goes_on=goes_on)
+    with torch.no_grad():
+        weight.copy_(fit.weight)
+        if bias is not None and fit.bias is not None:
+            bias.copy_(fit.bias)
+    return fit
+
+
+class _Logits:
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+def chunks(rows: CachedRows) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Features and labels a chunk at a time: `(rows, d)`, or `(1, tokens, d)` with the labels of all tokens."""
+    for begin in range(0, len(rows), CHUNK):
+        part = range(begin, min(begin + CHUNK, len(rows)))
+        (features,) = rows.features.take(np.asarray(part))
+        cells = rows.rows[begin : part.stop]["labels"]
+        if rows.features.layouts[0].ragged:
+            labels = torch.tensor([label for cell in cells for label in cell])[None]
+            yield features.float()[None], labels
+        else:
+            labels = torch.tensor(np.asarray(cells))
+            yield features.float().flatten(1), labels.double() if labels.is_floating_point() else labels
+
+
+def _items(rows: CachedRows) -> int:
+    """How many labels count."""
+    return sum(int((labels != -100).sum()) for _, labels in chunks(rows))

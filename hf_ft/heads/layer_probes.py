@@ -1,0 +1,110 @@
+"""Layer probes: how well a linear probe does on the states at each boundary between blocks, from one pass over a part.
+
+What is linearly separable at a depth is not where fine-tuning does best from: a probe sees what the layers below have
+made of an example, and not what the layers above could learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from hf_ft.heads.hidden_states import pooled
+from hf_ft.heads.linear_solver import fit_linear
+from hf_ft.models import Anatomy
+from hf_ft.tables import token_counts
+
+Loss = Callable[..., torch.Tensor]
+
+BATCH = 32
+PENALTIES = tuple(10.0**power for power in range(1, -5, -1))
+"""Fewer than a head that is saved deserves."""
+MOST_LABELS = 300
+"""Most classes that are probed: a probe takes time in proportion to them, and a few hundred examples show little of
+more."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What turns rows into states: the model with its depth groups, and the task's way from rows to batches.
+
+    `encode(rows)` makes encoded rows without augmentation, `collate` a batch of them. With `head`, what the head reads
+    comes after the boundaries.
+    """
+
+    model: PreTrainedModel
+    groups: Anatomy
+    encode: Callable[[Dataset], Dataset]
+    collate: Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]
+    device: torch.device
+    head: bool = False
+
+    def states(self, rows: Dataset) -> list[torch.Tensor]:
+        """Pooled states at each boundary `(rows, width)`, from one pass.
+
+        Raises:
+            CannotCut: a block gives nothing that can be pooled.
+        """
+        encoded = self.encode(rows)
+        self.model.to(self.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
+        lengths = token_counts(encoded)
+        order = np.arange(len(encoded)) if lengths is None else np.argsort(-lengths, kind="stable")
+        parts = []
+        for begin in range(0, len(order), BATCH):
+            batch = self.collate([encoded[int(place)] for place in order[begin : begin + BATCH]])
+            inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
+            parts.append(pooled(self.model, self.groups, inputs, self.head))
+        back = np.argsort(order)
+        return [torch.cat(values)[back] for values in zip(*parts, strict=True)]
+
+
+def sampled(rows: Dataset, most: int, seed: int) -> Dataset:
+    """At most so many rows of a split, drawn at random."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:most]
+    return rows.select(np.sort(chosen))
+
+
+def probe(
+    states: Sequence[torch.Tensor],
+    rows: Sequence[Dataset],
+    outputs: int,
+    loss: Loss,
+    penalties: Sequence[float] = PENALTIES,
+    tolerance: float = 1e-7,
+) -> NDArray[np.float32]:
+    """The logits of a linear probe on validation `(rows, outputs)`; `states` and `rows` are train and validation."""
+    fit = fit_linear(
+        lambda: [(states[0], _labels(rows[0]))],
+        outputs,
+        loss,
+        _validate(loss, states[1], rows[1]),
+        penalties=penalties,
+        tolerance=tolerance,
+    )
+    found: NDArray[np.float32] = linear(states[1], fit.weight, fit.bias).numpy()
+    return found
+
+
+def _labels(rows: Dataset) -> torch.Tensor:
+    cells: NDArray[Any] = np.asarray(rows["labels"][:])
+    labels = torch.tensor(cells)
+    return labels.double() if labels.is_floating_point() else labels
+
+
+def _validate(loss: Loss, states: torch.Tensor, rows: Dataset) -> Callable[..., float]:
+    labels = _labels(rows)
+
+    def validate(weight: torch.Tensor, bias: torch.Tensor | None) -> float:
+        logits = SimpleNamespace(logits=linear(states, weight, bias))
+        return float(loss(logits, labels, num_items_in_batch=int((labels != -100).sum())))
+
+    return validate

@@ -1,0 +1,741 @@
+"""Classification metrics that need no network, with the direction and a confidence interval of each.
+
+`METRICS` is the one table of what exists. A row says what a metric reads, which way is better, its value (by
+scikit-learn) and how to resample it (by counting, so that a thousand resamples cost less than a second).
+
+- `score` gives values with intervals, for reports; `bootstrap` gives the resampled values behind them.
+- `compute_metrics` gives values only, for `Trainer`; `load_metric` gives one metric as an `evaluate.Metric`.
+- `fit_threshold` and `majority_baseline` are what a multi-label score and any accuracy must be read with.
+
+Wherever a macro average is taken, it runs over the classes that occur in the references or in the
+predictions, so that a validation split may lack a class.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_ft.errors import UserError, choose
+from hf_ft.metrics.bootstrap import Floats, Score, Statistic, even_size, intervals, ratio, resample
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+    from transformers import EvalPrediction
+
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+
+Array: TypeAlias = npt.NDArray[Any]
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """All there is to know about one metric of one problem type.
+
+    `value` takes references, then what the metric `reads`: predicted labels, or logits `(examples, classes)`.
+    `resample` prepares what does not change between resamples and returns the function of the weights. `size` is of how
+    many examples the value is an average, for metrics between 0 and 1; `share` says that it is a share of all of them.
+    """
+
+    name: str
+    problem_type: str
+    higher_is_better: bool
+    description: str
+    reads: Literal["labels", "logits"]
+    value: Callable[[Array, Array], float]
+    resample: Callable[[_Split], Statistic]
+    size: Callable[[_Split], float] | None = None
+    share: bool = False
+
+
+# ---------------------------------------------------------------------------------------------------------
+# One split: checked logits and references, and what follows from them.
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Logits `(examples, classes)` beside references and predictions, both class ids or both rows of 0/1."""
+
+    logits: Floats
+    references: Array
+    predicted: Array
+
+    def read(self, spec: MetricSpec) -> Array:
+        """The second argument of `spec.value`."""
+        return self.predicted if spec.reads == "labels" else self.logits
+
+    @functools.cached_property
+    def members(self) -> tuple[csr_array, csr_array, csr_array]:
+        """Who belongs to each class: right, predicted and actual examples, each `(classes, examples)`."""
+        from scipy.sparse import csr_array
+
+        if self.references.ndim == 2:
+            actual, predicted = self.references == 1, self.predicted == 1
+            every = (csr_array(rows.T).astype(np.float64) for rows in (actual & predicted, predicted, actual))
+            right, predicted, actual = every
+        else:
+            classes = self.logits.shape[1]
+            hits = np.where(self.predicted == self.references, self.references, classes)
+            right, predicted, actual = (_grouping(ids, classes) for ids in (hits, self.predicted, self.references))
+        return right, predicted, actual
+
+
+def _split(logits: npt.ArrayLike, references: npt.ArrayLike, problem_type: str, threshold: float) -> _Split:
+    """Check both arrays and decide the predicted labels: argmax, or probability at or above `threshold`."""
+    choose(problem_type, METRICS, "problem type")
+    if not 0 <= threshold <= 1:
+        raise UserError(f"The threshold is a probability and must lie between 0 and 1, not {threshold}.")
+    logits = _checked_logits(logits)
+    references = _checked_references(references, logits.shape, problem_type)
+    if problem_type == SINGLE_LABEL:
+        return _Split(logits, references, logits.argmax(axis=1))
+    return _Split(logits, references, (sigmoid(logits) >= threshold).astype(np.int64))
+
+
+def _checked_logits(logits: npt.ArrayLike) -> Floats:
+    checked = np.asarray(logits, dtype=np.float64)
+    if checked.ndim != 2 or 0 in checked.shape:
+        raise ValueError(f"Logits must have the shape (examples, classes), neither 0, not {checked.shape}.")
+    broken = ~np.isfinite(checked).all(axis=1)
+    if broken.any():
+        raise UserError(
+            f"The logits of {broken.sum()} of {len(checked)} examples are NaN or infinite (first: example "
+            f"{broken.argmax()}), so no metric means anything. If training diverged, lower the learning rate."
+        )
+    return checked
+
+
+def _checked_references(references: npt.ArrayLike, shape: tuple[int, ...], problem_type: str) -> Array:
+    """References as integers, `(examples,)` class ids or `shape` = `(examples, classes)` of 0 and 1."""
+    checked = np.asarray(references)
+    wanted = shape[:1] if problem_type == SINGLE_LABEL else shape
+    if checked.shape != wanted:
+        raise ValueError(f"References of {problem_type} must have the shape {wanted}, not {checked.shape}.")
+    if problem_type == MULTI_LABEL:
+        if not np.isin(checked, (0, 1)).all():
+            raise ValueError(f"Multi-label references must be 0 or 1, not {_strangers(checked, (0, 1))}.")
+    elif not np.issubdtype(checked.dtype, np.integer):
+        raise ValueError(f"Single-label references must be integer class ids, not {checked.dtype}.")
+    elif not np.isin(checked, range(shape[1])).all():
+        strangers = _strangers(checked, range(shape[1]))
+        raise ValueError(f"Class ids must lie between 0 and {shape[1] - 1}, not {strangers}.")
+    return checked.astype(np.int64)
+
+
+def _strangers(values: Array, allowed: npt.ArrayLike) -> str:
+    return ", ".join(str(value) for value in np.setdiff1d(values, allowed)[:5])
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities over the classes `(examples, classes)`, which sum to 1."""
+    # Shifted by the largest logit, so that exp cannot overflow.
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Probability of each class on its own, `(examples, classes)`."""
+    # exp of the negative magnitude alone, so that it cannot overflow.
+    exponentials = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1, exponentials) / (1 + exponentials)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Values.
+
+
+def _by_sklearn(function: str, **options: Any) -> Callable[[Array, Array], float]:
+    """The scikit-learn metric called `function`, as a `MetricSpec.value` that reads labels."""
+
+    def value(references: Array, predicted: Array) -> float:
+        from sklearn import metrics
+
+        if references.ndim == 2 and references.shape[1] == 1:
+            # scikit-learn takes one column for a binary problem and scores the negatives as a second class.
+            # A class that nobody has or predicts keeps the columns a multi-label problem, and counts nowhere.
+            references, predicted = (np.pad(rows, ((0, 0), (0, 1))) for rows in (references, predicted))
+        with warnings.catch_warnings():
+            # scikit-learn 1.7 suspects a regression when there are few examples per class; 1.8 does not.
+            warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
+            return float(getattr(metrics, function)(references, predicted, **options))
+
+    return value
+
+
+def _or_zero(value: Callable[[Array, Array], float]) -> Callable[[Array, Array], float]:
+    """`value` with NaN, which scikit-learn gives when there is nothing to average, replaced by 0."""
+    return lambda references, predicted: float(np.nan_to_num(value(references, predicted)))
+
+
+def _log_loss_single(references: Array, logits: Array) -> float:
+    # scikit-learn's makes a table of examples and classes, which takes seconds for thousands of each.
+    return float(_negative_log(softmax(logits)[np.arange(len(logits)), references]).mean())
+
+
+def _log_loss_multi(references: Array, logits: Array) -> float:
+    from sklearn.metrics import log_loss
+
+    return float(log_loss(references.ravel(), sigmoid(logits).ravel(), labels=[0, 1]))
+
+
+def _ece(references: Array, logits: Array) -> float:
+    bins, gaps = _calibration_gaps(references, logits)
+    return float(np.abs(np.bincount(bins, weights=gaps)).sum() / len(gaps))
+
+
+def _calibration_gaps(references: Array, logits: Array) -> tuple[Array, Floats]:
+    """The confidence bin of each example, and right (1 or 0) less confidence.
+
+    |accuracy - confidence| of a bin times its share of the examples is |sum of its gaps| / examples: that is
+    why ECE needs no averages per bin. Bins are open below and closed above, as in the paper.
+    """
+    confidence = softmax(logits).max(axis=1)
+    bins = np.ceil(confidence * ECE_BINS).astype(np.int64) - 1
+    return bins, (logits.argmax(axis=1) == references) - confidence
+
+
+def _mean_average_precision(references: Array, logits: Array) -> float:
+    from sklearn.metrics import average_precision_score
+
+    classes = np.flatnonzero(references.any(axis=0))
+    precisions = [average_precision_score(references[:, k], logits[:, k]) for k in classes]
+    return float(np.mean(precisions)) if precisions else 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Resampling: every metric as a function of weighted sums over examples.
+
+
+def _grouping(groups: Array, count: int, values: Floats | None = None) -> csr_array:
+    """The matrix `(count, examples)` that sums over groups; a group id of `count` or more is left out."""
+    from scipy.sparse import csr_array
+
+    inside = np.flatnonzero(groups < count)
+    entries = np.ones(len(inside)) if values is None else values[inside]
+    return csr_array((entries, (groups[inside], inside)), shape=(count, len(groups)))
+
+
+def _averaging(per_example: Callable[[_Split], Array]) -> Callable[[_Split], Statistic]:
+    """Resample a metric that is a plain mean over examples."""
+
+    def resample(split: _Split) -> Statistic:
+        values = per_example(split).astype(np.float64)
+        return lambda weights: values @ weights / len(values)
+
+    return resample
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Right, predicted and actual examples of each class in each resample: three `(classes, resamples)`."""
+
+    right: Floats
+    predicted: Floats
+    actual: Floats
+
+    @property
+    def pooled(self) -> Counts:
+        """All classes as one, for micro averages."""
+        return Counts(*(counts.sum(axis=0) for counts in (self.right, self.predicted, self.actual)))
+
+    @property
+    def f1(self) -> Floats:
+        """The harmonic mean of precision and recall; 0 where nothing is predicted and nothing there."""
+        return ratio(2 * self.right, self.predicted + self.actual)
+
+    @property
+    def precision(self) -> Floats:
+        """The share of what was predicted that is right."""
+        return ratio(self.right, self.predicted)
+
+    @property
+    def recall(self) -> Floats:
+        """The share of what is there that was predicted."""
+        return ratio(self.right, self.actual)
+
+    def macro(self, by_class: Floats) -> Floats:
+        """The mean over the classes that occur; the others are 0 in `by_class`."""
+        occurring = (self.predicted + self.actual > 0).sum(axis=0)
+        return ratio(by_class.sum(axis=0), occurring.astype(np.float64))
+
+    def weighted(self, by_class: Floats) -> Floats:
+        """The mean over classes, each weighted by its actual examples."""
+        return ratio((by_class * self.actual).sum(axis=0), self.actual.sum(axis=0))
+
+
+def _counting(formula: Callable[[Counts], Floats]) -> Callable[[_Split], Statistic]:
+    """Resample a metric that is a formula of counts by class."""
+
+    def resample(split: _Split) -> Statistic:
+        return lambda weights: formula(Counts(*(members @ weights for members in split.members)))
+
+    return resample
+
+
+def _resample_ece(split: _Split) -> Statistic:
+    bins, gaps = _calibration_gaps(split.references, split.logits)
+    by_bin = _grouping(bins, ECE_BINS, gaps)
+    return lambda weights: np.abs(by_bin @ weights).sum(axis=0) / len(gaps)
+
+
+def _resample_average_precision(split: _Split) -> Statistic:
+    """Mean average precision as weighted sums over score levels.
+
+    A level is a distinct score of a positive: precision counts only there. Each example belongs to the first
+    level, from the top, at which it is retrieved, so that equal scores enter together, as in scikit-learn.
+    """
+    classes = []
+    for k in np.flatnonzero(split.references.any(axis=0)):
+        positive, descending = split.references[:, k] == 1, -split.logits[:, k]
+        levels = np.unique(descending[positive])
+        entry = np.searchsorted(levels, descending)
+        positive_entry = np.where(positive, entry, len(levels))
+        classes.append((_grouping(entry, len(levels)), _grouping(positive_entry, len(levels))))
+
+    def statistic(weights: Floats) -> Floats:
+        total, occurring = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+        for retrieving, hitting in classes:
+            hits = hitting @ weights
+            precision = ratio(hits.cumsum(axis=0), (retrieving @ weights).cumsum(axis=0))
+            positives = hits.sum(axis=0)
+            total += ratio((hits * precision).sum(axis=0), positives)
+            occurring += positives > 0
+        return ratio(total, occurring)
+
+    return statistic
+
+
+def _losses_single(split: _Split) -> Floats:
+    return _negative_log(softmax(split.logits)[np.arange(len(split.logits)), split.references])
+
+
+def _losses_multi(split: _Split) -> Floats:
+    probabilities = sigmoid(split.logits)
+    return _negative_log(np.where(split.references == 1, probabilities, 1 - probabilities)).mean(axis=1)
+
+
+def _negative_log(probabilities: Floats) -> Floats:
+    # Clipped as scikit-learn does, so that one certain mistake costs 36.04 and not infinity.
+    epsilon = np.finfo(np.float64).eps
+    return -np.log(probabilities.clip(epsilon, 1 - epsilon))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Of how many examples a value is an average: what its interval is made of where every answer is right.
+
+
+def _all_examples(split: _Split) -> float:
+    return float(len(split.references))
+
+
+def _by_class(split: _Split) -> float:
+    """A mean over the classes that occur in references or predictions."""
+    right, predicted, actual = (members.sum(axis=1) for members in split.members)
+    return even_size(predicted + actual - right)
+
+
+def _by_positives(split: _Split) -> float:
+    """A mean over the classes that occur in the references."""
+    return even_size(split.references.sum(axis=0))
+
+
+def _having(*which: Literal["predicted", "references"]) -> Callable[[_Split], float]:
+    """The examples that have any label among these: the labels of one example are not independent."""
+    return lambda split: float(np.any([getattr(split, name).any(axis=1) for name in which], axis=0).sum())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The table.
+
+
+def _table(*specs: MetricSpec) -> Mapping[str, MetricSpec]:
+    return MappingProxyType({spec.name: spec for spec in specs})
+
+
+_single_label = functools.partial(MetricSpec, problem_type=SINGLE_LABEL)
+_multi_label = functools.partial(MetricSpec, problem_type=MULTI_LABEL)
+
+_SINGLE_LABEL_METRICS = _table(
+    _single_label(
+        "accuracy",
+        higher_is_better=True,
+        description="Share of examples whose most probable class is the right one.",
+        reads="labels",
+        value=_by_sklearn("accuracy_score"),
+        resample=_averaging(lambda split: split.predicted == split.references),
+        size=_all_examples,
+        share=True,
+    ),
+    _single_label(
+        "f1_macro",
+        higher_is_better=True,
+        description="F1 of each class, averaged over the classes that occur.",
+        reads="labels",
+        value=_by_sklearn("f1_score", average="macro", zero_division=0),
+        resample=_counting(lambda counts: counts.macro(counts.f1)),
+        size=_by_class,
+    ),
+    _single_label(
+        "f1_weighted",
+        higher_is_better=True,
+        description="F1 of each class, averaged with the number of its examples as weight.",
+        reads="labels",
+        value=_by_sklearn("f1_score", average="weighted", zero_division=0),
+        resample=_counting(lambda counts: counts.weighted(counts.f1)),
+        size=_all_examples,
+    ),
+    _single_label(
+        "precision_macro",
+        higher_is_better=True,
+        description="Precision of each class, averaged over those that occur; 0 if never predicted.",
+        reads="labels",
+        value=_by_sklearn("precision_score", average="macro", zero_division=0),
+        resample=_counting(lambda counts: counts.macro(counts.precision)),
+        size=_by_class,
+    ),
+    _single_label(
+        "recall_macro",
+        higher_is_better=True,
+        description="Recall of each class, averaged over those that occur; 0 if only predicted.",
+        reads="labels",
+        value=_by_sklearn("recall_score", average="macro", zero_division=0),
+        resample=_counting(lambda counts: counts.macro(counts.recall)),
+        size=_by_class,
+    ),
+    _single_label(
+        "log_loss",
+        higher_is_better=False,
+        description="Mean cross entropy in nats, probabilities clipped at 2.2e-16 (at most 36.04).",
+        reads="logits",
+        value=_log_loss_single,
+        resample=_averaging(_losses_single),
+    ),
+    _single_label(
+        "ece",
+        higher_is_better=False,
+        description="Expected calibration error over 15 bins of equal width (arXiv:1706.04599).",
+        reads="logits",
+        value=_ece,
+        resample=_resample_ece,
+    ),
+)
+
+_MULTI_LABEL_METRICS = _table(
+    _multi_label(
+        "f1_micro",
+        higher_is_better=True,
+        description="F1 over all pairs of example and class.",
+        reads="labels",
+        value=_by_sklearn("f1_score", average="micro", zero_division=0),
+        resample=_counting(lambda counts: counts.pooled.f1),
+        size=_having("predicted", "references"),
+    ),
+    _multi_label(
+        "f1_macro",
+        higher_is_better=True,
+        description="F1 of each class, averaged over the classes that occur.",
+        reads="labels",
+        # With 0 instead of NaN, scikit-learn would count classes that do not occur as failures here,
+        # though it leaves them out of single-label averages.
+        value=_or_zero(_by_sklearn("f1_score", average="macro", zero_division=np.nan)),
+        resample=_counting(lambda counts: counts.macro(counts.f1)),
+        size=_by_class,
+    ),
+    _multi_label(
+        "precision_micro",
+        higher_is_better=True,
+        description="Share of the predicted labels that are right.",
+        reads="labels",
+        value=_by_sklearn("precision_score", average="micro", zero_division=0),
+        resample=_counting(lambda counts: counts.pooled.precision),
+        size=_having("predicted"),
+    ),
+    _multi_label(
+        "recall_micro",
+        higher_is_better=True,
+        description="Share of the actual labels that are predicted.",
+        reads="labels",
+        value=_by_sklearn("recall_score", average="micro", zero_division=0),
+        resample=_counting(lambda counts: counts.pooled.recall),
+        size=_having("references"),
+    ),
+    _multi_label(
+        "subset_accuracy",
+        higher_is_better=True,
+        description="Share of examples whose labels are all right.",
+        reads="labels",
+        value=_by_sklearn("accuracy_score"),
+        resample=_averaging(lambda split: (split.predicted == split.references).all(axis=1)),
+        size=_all_examples,
+        share=True,
+    ),
+    _multi_label(
+        "map",
+        higher_is_better=True,
+        description="Average precision, averaged over the classes with at least one example.",
+        reads="logits",
+        value=_mean_average_precision,
+        resample=_resample_average_precision,
+        size=_by_positives,
+    ),
+    _multi_label(
+        "log_loss",
+        higher_is_better=False,
+        description="Mean binary cross entropy in nats, probabilities clipped at 2.2e-16.",
+        reads="logits",
+        value=_log_loss_multi,
+        resample=_averaging(_losses_multi),
+    ),
+)
+
+METRICS: Mapping[str, Mapping[str, MetricSpec]] = MappingProxyType(
+    {SINGLE_LABEL: _SINGLE_LABEL_METRICS, MULTI_LABEL: _MULTI_LABEL_METRICS}
+)
+"""What exists: problem type -> name -> `MetricSpec`."""
+
+
+def default_metric(problem_type: str) -> str:
+    """The metric that chooses the best checkpoint unless told otherwise.
+
+    Raises:
+        UserError: for an unknown problem type.
+    """
+    choose(problem_type, METRICS, "problem type")
+    return "accuracy" if problem_type == SINGLE_LABEL else "f1_micro"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Scoring.
+
+
+def score(
+    logits: npt.ArrayLike,
+    references: npt.ArrayLike,
+    problem_type: str,
+    threshold: float = 0.5,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Score]:
+    """Compute every metric of the problem type with its bootstrap interval.
+
+    Args:
+        logits: `(examples, classes)`.
+        references: class ids `(examples,)`, or 0 and 1 `(examples, classes)` for multi-label.
+        threshold: the probability from which a multi-label class counts as predicted; see `fit_threshold`.
+
+    The interval is that of `resampling.intervals`, where every answer is right the exact one; of these metrics, ece is
+    biased most by resampling.
+
+    `compute_metrics` is the cheap sibling without intervals, `bootstrap` what to compare two models with.
+
+    Raises:
+        UserError: for NaN or infinite logits, an unknown problem type or numbers out of range.
+        ValueError: for shapes or references that do not fit.
+    """
+    split = _split(logits, references, problem_type, threshold)
+    values = {name: _value_by_evaluate(split, spec, threshold) for name, spec in METRICS[problem_type].items()}
+    specs, drawn = METRICS[problem_type], _bootstrap(split, problem_type, resamples, seed)
+    sizes = {name: spec.size(split) for name, spec in specs.items() if spec.size}
+    shares = [name for name, spec in specs.items() if spec.share]
+    return intervals(values, drawn, len(split.logits), confidence, sizes, shares)
+
+
+def _value_by_evaluate(split: _Split, spec: MetricSpec, threshold: float) -> float:
+    # `evaluate` copies its input cell by cell, which takes half a minute for a thousand examples of as many classes:
+    # class ids are given where the metric takes them, and what reads logits is computed by the same function directly.
+    if spec.problem_type != SINGLE_LABEL or spec.reads != "labels":
+        return spec.value(split.references, split.read(spec))
+    metric = load_metric(spec.name, spec.problem_type)
+    result = metric.compute(predictions=split.predicted, references=split.references, threshold=threshold)
+    return float(result[spec.name])
+
+
+def bootstrap(
+    logits: npt.ArrayLike,
+    references: npt.ArrayLike,
+    problem_type: str,
+    threshold: float = 0.5,
+    resamples: int = 1000,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> dict[str, Floats]:
+    """Compute every metric, or those named, on each of `resamples` draws of the examples, with replacement.
+
+    Returns values of the shape `(resamples,)` by name; `score` makes intervals of them.
+    The draws depend on the number of examples and the seed alone: two models scored on the same split may be
+    subtracted draw by draw, which is much sharper than comparing two of those intervals.
+
+    Raises:
+        UserError: for NaN or infinite logits, an unknown problem type or numbers out of range.
+        ValueError: for shapes or references that do not fit.
+    """
+    return _bootstrap(_split(logits, references, problem_type, threshold), problem_type, resamples, seed, names)
+
+
+def _bootstrap(
+    split: _Split, problem_type: str, resamples: int, seed: int, names: Sequence[str] | None = None
+) -> dict[str, Floats]:
+    specs = METRICS[problem_type]
+    statistics = {name: specs[name].resample(split) for name in names or specs}
+    return resample(statistics, len(split.logits), resamples, seed)
+
+
+def compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Make the function that `Trainer(compute_metrics=...)` calls after each evaluation: values only.
+
+    If a model returns more than logits, the first of its outputs is taken for them. Multi-label metrics are
+    those at the threshold fitted to the very predictions they judge, so that checkpoints are not compared at
+    a threshold that suits none: right for choosing one, but flattering as a result. Report `score`, at a
+    threshold fitted on other examples.
+
+    Raises:
+        UserError: for an unknown problem type; the function itself, for NaN or infinite logits.
+    """
+    specs = METRICS[choose(problem_type, METRICS, "problem type")]
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        outputs, references = prediction.predictions, np.asarray(prediction.label_ids)
+        logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
+        threshold = fit_threshold(logits, references) if problem_type == MULTI_LABEL else 0.5
+        split = _split(logits, references, problem_type, threshold)
+        return {name: spec.value(split.references, split.read(spec)) for name, spec in specs.items()}
+
+    return compute
+
+
+def fit_threshold(logits: npt.ArrayLike, references: npt.ArrayLike) -> float:
+    """Find the one probability threshold with the best micro F1 over `(examples, classes)`.
+
+    Exact: every cut between two different probabilities is tried. Of equally good cuts the one nearest to 0.5
+    wins; within it, 0.5 itself if it lies inside, else the middle.
+
+    Raises:
+        UserError: for NaN or infinite logits.
+        ValueError: for shapes or references that do not fit.
+    """
+    checked = _checked_logits(logits)
+    positives = _checked_references(references, checked.shape, MULTI_LABEL).ravel()
+    probabilities = sigmoid(checked).ravel()
+    order = np.argsort(-probabilities)
+    probabilities, positives = probabilities[order], positives[order]
+    # Equal probabilities are predicted together: a cut lies before all, or after the last of its equals.
+    last = np.flatnonzero(np.append(np.diff(probabilities) != 0, True))
+    right = np.append(0, np.cumsum(positives)[last])
+    predicted = np.append(0, last + 1)
+    f1 = 2 * right / np.maximum(predicted + positives.sum(), 1)
+    thresholds = _cut_thresholds(probabilities[last])[f1 == f1.max()]
+    return float(thresholds[np.abs(thresholds - 0.5).argmin()])
+
+
+def _cut_thresholds(levels: Floats) -> Floats:
+    """A threshold for each cut of strictly falling probabilities: above all, between two, below all."""
+    upper, lower = np.append(np.inf, levels), np.append(levels, 0.0)
+    # The middle, not a probability that occurred: the same logits computed in another batch differ in the
+    # last digits and must not change sides. Neighbouring floats have no middle, and the upper one cuts alike.
+    middle = (upper + lower) / 2
+    middle = np.where(middle > lower, middle, upper)
+    return np.where((lower < 0.5) & (upper >= 0.5), 0.5, middle)
+
+
+def majority_baseline(
+    train_references: npt.ArrayLike, references: npt.ArrayLike, problem_type: str
+) -> dict[str, float]:
+    """Score the constant prediction that needs no model, by each metric that needs no probabilities.
+
+    It is the most frequent training class (the first of equals), or for multi-label all classes of more than
+    half the training examples, and if there is none the most frequent one. References are as in `score`.
+
+    Raises:
+        UserError: for an unknown problem type.
+        ValueError: for no examples, or references that do not fit.
+    """
+    choose(problem_type, METRICS, "problem type")
+    train, test = np.asarray(train_references), np.asarray(references)
+    if not train.size or not test.size:
+        raise ValueError(f"A baseline needs examples: got {len(train)} to train, {len(test)} to score.")
+    classes = train.shape[-1] if train.ndim == 2 else int(max(train.max(), test.max())) + 1
+    train = _checked_references(train, (len(train), classes), problem_type)
+    test = _checked_references(test, (len(test), classes), problem_type)
+    predicted = np.broadcast_to(_majority(train), test.shape)
+    specs = METRICS[problem_type].values()
+    return {spec.name: spec.value(test, predicted) for spec in specs if spec.reads == "labels"}
+
+
+def _majority(train: Array) -> Array:
+    """The constant prediction: one class id, or one row of 0 and 1."""
+    if train.ndim == 1:
+        return np.asarray(np.bincount(train).argmax())
+    share = train.mean(axis=0)
+    return ((share > 0.5) | (np.arange(len(share)) == share.argmax())).astype(np.int64)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Metrics as `evaluate` knows them.
+
+
+def load_metric(name: str, problem_type: str) -> Any:
+    """Make an `evaluate.Metric`: one of `METRICS`, or with a slash in the name one from the Hub.
+
+    Ours take `compute(predictions=, references=, threshold=0.5)` with logits and references as in `score` and
+    return `{name: value}`; single-label metrics that need no probabilities take class ids `(examples,)` as
+    predictions too. Nothing is downloaded for them.
+
+    Raises:
+        UserError: for an unknown metric or problem type, naming the nearest.
+    """
+    if "/" in name:
+        import evaluate
+
+        return evaluate.load(name)
+    specs = METRICS[choose(problem_type, METRICS, "problem type")]
+    remedy = "A metric from the Hub is named with its owner: owner/name."
+    return _metric_class()(specs[choose(name, specs, f"metric for {problem_type}:", remedy)])
+
+
+@functools.cache
+def _metric_class() -> type[Any]:
+    """The class of our metrics, made on first use because importing `evaluate` takes seconds."""
+    import evaluate
+    from datasets import Features, Sequence, Value
+
+    rows, ids = Sequence(Value("float64")), Value("int64")
+
+    class ClassificationMetric(evaluate.Metric):
+        """One row of `METRICS` as an `evaluate.Metric`."""
+
+        def __init__(self, spec: MetricSpec) -> None:
+            self.spec = spec
+            # In memory: processes that evaluate at the same time share no file and no lock.
+            super().__init__(keep_in_memory=True)
+            self.info.module_name = spec.name
+
+        @property
+        def higher_is_better(self) -> bool:
+            """Whether a larger value is the better one."""
+            return self.spec.higher_is_better
+
+        def _info(self) -> Any:
+            references = ids if self.spec.problem_type == SINGLE_LABEL else rows
+            features = [Features(predictions=rows, references=references)]
+            if self.spec.problem_type == SINGLE_LABEL and self.spec.reads == "labels":
+                features.append(Features(predictions=ids, references=references))
+            return evaluate.MetricInfo(description=self.spec.description, citation="", features=features)
+
+        def _compute(self, predictions: Any, references: Any, threshold: float = 0.5) -> dict[str, float]:
+            spec, given = self.spec, np.asarray(predictions)
+            if given.ndim == 1:
+                return {spec.name: spec.value(np.asarray(references), given)}
+            split = _split(given, references, spec.problem_type, threshold)
+            return {spec.name: spec.value(split.references, split.read(spec))}
+
+    return ClassificationMetric

@@ -1,0 +1,101 @@
+"""Paired comparison of methods that were scored on the same test examples, over several seeds.
+
+Two things make a score uncertain: which examples were scored, and which seed trained. The first is resampled (Efron
+1979, https://doi.org/10.1214/aos/1176344552). Of the second there are too few to resample: three seeds drawn with
+replacement are one seed three times in every ninth draw, and the interval ends at the most extreme of them. So seeds
+come in by their standard error and Student's t, and the two reach as far together as the root of the sum of their
+squares (limits recovered for each part alone: Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
+
+Of two seeds the t of one degree of freedom is 12.7: the interval is right, and reaches over all scores there are unless
+the two agree almost to the digit. What it says then is that two seeds cannot tell (`Difference.undecided`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_ft.metrics.bootstrap import Floats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much one method scores above another: mean over seeds, and its 95 % interval.
+
+    It is `undecided` where the interval holds zero because two seeds, which do not agree, are all there is.
+    """
+
+    value: float
+    low: float
+    high: float
+    undecided: bool = False
+
+    @property
+    def noise(self) -> bool:
+        """Whether the interval holds zero: the two cannot be told apart."""
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What one method gave over seeds.
+
+    `values` are the score of each seed, `draws` for each seed the score on resamples of the test examples
+    `(resamples,)`. `ends` are the seeds' own intervals over examples: they count where resamples are all alike, since
+    every answer was right, or wrong.
+    """
+
+    values: Sequence[float]
+    draws: Sequence[Floats]
+    ends: Sequence[tuple[float, float]] = ()
+
+    def reach(self) -> tuple[float, float]:
+        """How far the seeds' own intervals go below and above their scores, on average."""
+        if not self.ends:
+            return 0.0, 0.0
+        below, above = zip(
+            *((v - low, high - v) for v, (low, high) in zip(self.values, self.ends, strict=True)), strict=True
+        )
+        return float(np.mean(below)), float(np.mean(above))
+
+
+def mean_interval(found: Seeds) -> Difference:
+    """The mean score over seeds with its interval over test examples and, where there are several, seeds."""
+    return _interval(found.values, np.stack(found.draws), found.reach())
+
+
+def difference(one: Seeds, other: Seeds) -> Difference:
+    """By how much the first method scores above the second, paired by test example and by seed.
+
+    Both have the same seeds in the same order; resample number k of every seed and method has to be of the same
+    examples, as `Target.bootstrap` makes them. One seed says nothing of how far seeds differ: the interval is that of
+    the examples alone.
+    """
+    (below, above), (other_below, other_above) = one.reach(), other.reach()
+    reach = max(below, other_above), max(above, other_below)
+    return _interval(np.subtract(one.values, other.values).tolist(), np.stack(one.draws) - np.stack(other.draws), reach)
+
+
+def _interval(values: Sequence[float], draws: Floats, alike: tuple[float, float]) -> Difference:
+    """The interval around the mean; `alike` is how far it reaches where no resample differs from another."""
+    tail = (1 - CONFIDENCE) / 2
+    means = draws.mean(axis=0)
+    value, ends = float(np.mean(values)), np.quantile(means, (tail, 1 - tail))
+    sides = (value - float(ends[0]), float(ends[1]) - value) if np.ptp(means) > 0 else alike
+    examples, seeds = [max(0.0, side) for side in sides], _reach_of_seeds(values)
+    low, high = value - float(np.hypot(examples[0], seeds)), value + float(np.hypot(examples[1], seeds))
+    return Difference(value, low, high, len(values) == 2 and seeds > max(examples) and low <= 0 <= high)
+
+
+def _reach_of_seeds(values: Sequence[float]) -> float:
+    """How far seeds alone let the interval of their mean go to either side; one seed does not say."""
+    from scipy.stats import t
+
+    count = len(values)
+    if count == 1:
+        return 0.0
+    return float(t.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))

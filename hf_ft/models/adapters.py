@@ -1,0 +1,313 @@
+"""PEFT adapters: where they go and which head is saved with them both come from the table of depth groups.
+
+PEFT's own defaults go by names: its sequence classification task knows heads called `classifier` and `score` only,
+so the heads of BART, T5 and XLNet are neither trained nor saved; its target names are out of date for ViT. And what a
+method takes and merges is not written down anywhere: so it is tried, on a copy of one layer of each kind and size.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.pytorch_utils import Conv1D
+
+from hf_ft.errors import UserError
+from hf_ft.methods import Setting, check_name, configuration, mergeable, preset
+from hf_ft.models.depth_groups import DepthGroup
+from hf_ft.models.freezing import ensure_gradients
+from hf_ft.models.tracing import example_inputs
+
+MERGE_TOLERANCE = 1e-3
+"""Largest difference of an adapted layer's output after merging, relative to its scale, that counts as rounding."""
+
+
+def attach(
+    model: PreTrainedModel,
+    groups: Sequence[DepthGroup],
+    settings: Sequence[Setting],
+    name: str = "lora",
+    options: Mapping[str, Any] | None = None,
+    steps: int = 1000,
+    seed: int = 0,
+) -> PeftModel:
+    """Put the adapters of a PEFT method into the adapted groups; the groups that train do so whole and are saved.
+
+    The same seed gives the same adapters, so that an interrupted run finds the random parts that it began with.
+
+    Raises:
+        UserError: see `find_targets`; or the model's code does not work with PEFT's wrappers (MobileNet).
+    """
+    targets = find_targets(model, groups, settings, name, options)
+    trained = trained_modules(groups, settings)
+    config = configuration(name, options or {}, targets, trained, steps)
+    inputs = example_inputs(model)
+    with _quiet(seed):
+        adapted = get_peft_model(model, config)
+    for full, part in list(model.named_modules()):
+        # PEFT (0.21) goes by endings: a `norm` beside the head would be every norm of the model. The wrappers must
+        # stay, because they come back when the adapter is loaded; with the frozen module in place of its copy.
+        if isinstance(part, ModulesToSaveWrapper) and full not in trained:
+            part.modules_to_save["default"] = part.original_module.requires_grad_(False)
+    ensure_gradients(adapted, groups, settings, inputs)
+    return adapted
+
+
+def find_targets(
+    model: PreTrainedModel,
+    groups: Sequence[DepthGroup],
+    settings: Sequence[Setting],
+    name: str,
+    options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """The layers of the adapted groups that a PEFT method fits.
+
+    Raises:
+        UserError: it fits none, and the methods that do; or it does not merge.
+    """
+    check_name(name)
+    if taken := [full for full, part in model.named_modules() if hasattr(part, "base_layer")]:
+        raise UserError(
+            f"PEFT cannot merge adapters into {type(model).__name__}: it takes the `base_layer` of {taken[0]} for its "
+            "own. Use another method, for example last_n:2 or full."
+        )
+    there = _candidates(model, groups, settings, name)
+    _check_rank(there, name, options or {})
+    targets, reason = fitting(there, name, options)
+    if targets:
+        return targets
+    if options and fitting(there, name)[0]:
+        raise UserError(f"peft:{name} does not work with the options {dict(options)} ({reason}); without them it does.")
+    others = [other for other in mergeable() if fitting(_candidates(model, groups, settings, other), other)[0]]
+    raise UserError(
+        f"peft:{name} fits no layer in the blocks of {type(model).__name__} ({reason or 'there is none'}). "
+        f"With their usual options these do: {', '.join(others) or 'none; use last_n:2 or full'}."
+    )
+
+
+def _check_rank(layers: Mapping[str, nn.Module], name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a rank that makes adapters far larger than the layers: they would train for ever, or fill the memory."""
+    rank, widest = (
+        options.get("r"),
+        max((max(w.shape) for part in layers.values() for w in part.parameters()), default=0),
+    )
+    if (
+        isinstance(rank, int) and widest and rank > 4 * widest
+    ):  # VeRA shares its matrices, and takes more than the width
+        raise UserError(
+            f"The rank r of peft:{name} is {rank:,}, and the widest layer that it would adapt has {widest:,} inputs or "
+            f"outputs: a rank above that adds nothing. Use a smaller one."
+        )
+
+
+def _candidates(
+    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting], name: str
+) -> dict[str, nn.Module]:
+    """The layers of the adapted groups that a method could adapt, by full name.
+
+    A weight that stands in several layers is left out: merged into one, it would change the others.
+    """
+    pairs = zip(groups, settings, strict=True)
+    adapted = {module for group, setting in pairs if setting.mode == "adapt" for module in group.modules}
+    norms = {full.rpartition(".")[0] for group in groups for full in group.norms}
+    uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+
+    def suits(full: str, part: nn.Module) -> bool:
+        if preset(name).norms:
+            return full in norms and getattr(part, "running_mean", None) is None
+        return isinstance(part, nn.Linear | Conv1D | nn.Conv2d)
+
+    return {
+        full: part
+        for full, part in model.named_modules()
+        if _within(full, adapted) and suits(full, part) and all(uses[id(weight)] == 1 for weight in part.parameters())
+    }
+
+
+def _within(name: str, modules: set[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def fitting(
+    candidates: Mapping[str, nn.Module], name: str, options: Mapping[str, Any] | None = None
+) -> tuple[list[str], str]:
+    """The layers that a method of PEFT takes and merges rightly, and why the first other one does not fit.
+
+    Tried once for each kind and size of layer, on a copy: PEFT's documentation does not say which layers a method
+    takes, its errors differ, and some merges are wrong (OFT's on convolutions with padding).
+    """
+    verdicts: dict[str, str] = {}
+    for part in candidates.values():
+        if (key := _kind(part)) not in verdicts:
+            verdicts[key] = _try(part, name, options or {})
+    fits = [full for full, part in candidates.items() if not verdicts[_kind(part)]]
+    return fits, next((verdict for verdict in verdicts.values() if verdict), "")
+
+
+def _kind(part: nn.Module) -> str:
+    return f"{part!r} {[tuple(weight.shape) for weight in part.parameters()]}"
+
+
+class _Alone(nn.Module):
+    """A model of one layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.part = layer
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The layer's output."""
+        return self.part(values)
+
+
+def _try(part: nn.Module, name: str, options: Mapping[str, Any]) -> str:
+    """Adapt a copy of a layer, move the adapter, merge it and compare; returns what went wrong, or nothing."""
+    layer = copy.deepcopy(part).requires_grad_(True).eval()
+    values = torch.randn(2, *_input_shape(layer), device=next(layer.parameters()).device)
+    try:
+        with _quiet(0), torch.no_grad():
+            model: Any = get_peft_model(_Alone(layer), configuration(name, options, ["part"], [], 1000)).eval()
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            for parameter in trained:
+                parameter.add_(torch.randn_like(parameter) * 0.01)
+            expected = model(values)
+            merged = model.merge_and_unload(safe_merge=True)(values)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a method raises for a layer that it does not take
+        return " ".join(str(error).split())[:160] or type(error).__name__
+    if not trained:
+        return "nothing in it would train"
+    if not isinstance(expected, torch.Tensor):
+        return "it gives more than one tensor"
+    largest = float((merged - expected).abs().max())
+    scale = float(expected.abs().max())
+    return "" if largest <= MERGE_TOLERANCE * max(scale, 1e-3) else "PEFT merges it wrongly"
+
+
+def _input_shape(layer: Any) -> tuple[int, ...]:
+    if isinstance(layer, nn.Conv2d):
+        return (layer.in_channels, *(2 * size + 1 for size in layer.kernel_size))
+    if isinstance(layer, nn.Linear):
+        return (4, layer.in_features)
+    weight = next(layer.parameters())
+    return (4, weight.shape[0])  # Conv1D keeps (in, out), a normalisation layer its features
+
+
+@contextmanager
+def _quiet(seed: int) -> Iterator[None]:
+    """A random state of its own, and no bars or advice from PEFT about what the depth groups have decided."""
+    with warnings.catch_warnings(), torch.random.fork_rng(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def trained_modules(groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[str]:
+    """The layers that train whole beside adapters: those of the head.
+
+    Layers rather than the modules around them, because PEFT (0.21) unwraps only what has a `weight` when most of its
+    methods are merged.
+    """
+    pairs = zip(groups, settings, strict=True)
+    names = {name for group, setting in pairs if setting.whole for name in group.parameters}
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in sorted(names)))
+
+
+class Allocation(TrainerCallback):
+    """Lets methods that give out a budget of ranks (AdaLoRA) do so after each step, as PEFT asks of training loops."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model: Any = model
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called between the step and the clearing of gradients, from which the importance of ranks is computed."""
+        self.model.base_model.update_and_allocate(state.global_step)
+
+
+def allocates(model: nn.Module) -> bool:
+    """Whether a model has adapters whose ranks are settled only in the course of the training."""
+    return isinstance(model, PeftModel) and hasattr(type(model.base_model), "update_and_allocate")
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """Fold the adapters into the weights and return the plain model.
+
+    Raises:
+        ValueError: the merged weights are not finite.
+    """
+    plain: Any = model.merge_and_unload(safe_merge=True)
+    # LN tuning (peft 0.21) leaves the modules that it saves in their wrappers.
+    wrapped = [(name, part) for name, part in plain.named_modules() if isinstance(part, ModulesToSaveWrapper)]
+    for name, part in wrapped:
+        plain.set_submodule(name, part.modules_to_save[part.active_adapters[0]])
+    return plain
+
+
+def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Copies of what an adapter would be saved as."""
+    return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def convertible(model: PeftModel) -> bool:
+    """Whether `save_adapter` can take the rewriting of the base model out of an adapter: LoRA's of one rank only."""
+    config: Any = model.peft_config["default"]
+    return config.peft_type == PeftType.LORA and not (config.rank_pattern or config.alpha_pattern)
+
+
+def save_adapter(model: PeftModel, folder: Path, initial: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Save the adapter with its head; `name_base` adds which model it belongs to.
+
+    Initialisations such as PiSSA's rewrite the base model. `initial` is then the adapter as it was before training,
+    and what is saved is a LoRA of twice the rank for the base model as it was.
+    """
+    model.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, which names the base by its local path
+    name_base(folder, None, None)
+    if initial is not None:
+        _take_off(folder, initial)
+
+
+def _take_off(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
+    """Turn B A into [B, -B0] [A; A0]: PEFT's own conversion (`subtract_mutated_init`) loses the head."""
+    weights, sides = load_file(folder / "adapter_model.safetensors"), {".lora_A.": (0, 1), ".lora_B.": (1, -1)}
+    for name, tensor in weights.items():
+        for side, (dim, sign) in sides.items():
+            if side in name:
+                weights[name] = torch.cat([tensor, sign * initial[name].to(tensor)], dim).contiguous()
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    scale = math.sqrt(2) if config["use_rslora"] else 2
+    config |= {"r": 2 * config["r"], "lora_alpha": scale * config["lora_alpha"], "init_lora_weights": True}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def name_base(folder: Path, hub_id: str | None, commit: str | None) -> None:
+    """Write the base model of a saved adapter as Hub id and commit, or as unknown when it is a local folder.
+
+    PEFT writes the folder's path into `adapter_config.json`, and a path of this machine must not be published.
+    """
+    path = folder / "adapter_config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    written |= {"base_model_name_or_path": hub_id, "revision": commit}
+    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,61 @@
+"""What a model's config alone says against a run, asked before any data are read."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import transformers
+from transformers import TrainingArguments
+from transformers.initialization import no_init_weights
+
+from hf_ft.errors import UserError
+from hf_ft.methods import plan_method, plan_stages
+from hf_ft.models.depth_groups import Anatomy, anatomy
+from hf_ft.models.load import check_kind, find_settings, from_config, name_outputs, quiet_loading
+from hf_ft.settings import Config
+from hf_ft.tasks import get_task
+
+
+def check_model(
+    config: Config,
+    args: TrainingArguments,
+    methods: Iterable[str] = (),
+    check: Callable[[Anatomy], object] | None = None,
+) -> None:
+    """Refuse a model of another kind, and a method or stages that it is too shallow for or whose names it lacks.
+
+    Args:
+        methods: methods to check in place of the config's own.
+        check: what else is to be asked of the depth groups.
+
+    Raises:
+        UserError: as `load_model` and `make_plan` would after the data have been read.
+    """
+    found = find_settings(config.model, config.model_revision, config.trust_remote_code)
+    check_kind(found, get_task(config.task), config.model)
+    known = getattr(transformers, get_task(config.task).auto_class)._model_mapping.get(type(found), None)
+    if args.gradient_checkpointing and not getattr(known, "supports_gradient_checkpointing", True):
+        raise UserError(f"--gradient_checkpointing: {known.__name__} does not support it. Leave it out.")
+    asking = [name for name in methods or [config.method] if ":" in name and not name.startswith("peft:")]
+    if not (asking or config.stages or check):
+        return
+    groups = bare_groups(config, found)
+    if config.stages:
+        plan_stages(config.method, config.stages, groups, 1, 1.0, new_head=not config.keep_head)
+    for name in asking:
+        plan_method(name, groups, 1, 1.0)
+    if check:
+        check(groups)
+
+
+def bare_groups(config: Config, found: Any) -> Anatomy:
+    """The depth groups of a model built from its config, whose weights are not even initialised."""
+    auto = getattr(transformers, get_task(config.task).auto_class)
+    if not found.id2label:  # a feature extractor of timm, which gets its classes from the data
+        found = copy.deepcopy(found)
+        name_outputs(found, ("0", "1"), ())
+    with quiet_loading(), torch.random.fork_rng(), no_init_weights():
+        return anatomy(from_config(auto, config, found))

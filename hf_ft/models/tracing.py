@@ -1,0 +1,245 @@
+"""One traced forward pass: when each module was called, and where it stands in the autograd graph."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_ft.errors import UserError
+
+
+def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """One small batch that the model accepts: an image of the size its configuration names, or eight tokens."""
+    config = model.config
+    accepted = inspect.signature(model.forward).parameters
+    if "spatial_shapes" in accepted:  # flattened patches of any shape of image, as in NaFlex
+        vision = getattr(config, "vision_config", config)
+        side, values = 4, vision.num_channels * vision.patch_size**2
+        return {
+            "pixel_values": torch.rand(1, side * side, values, device=model.device, dtype=model.dtype),
+            "pixel_attention_mask": torch.ones(1, side * side, dtype=torch.long, device=model.device),
+            "spatial_shapes": torch.tensor([[side, side]], device=model.device),
+        }
+    if "pixel_values" in accepted and "input_ids" not in accepted:
+        return {"pixel_values": torch.rand(1, *image_shape(model), device=model.device, dtype=model.dtype)}
+    text = config.get_text_config()
+    words = getattr(text, "vocab_size", None) or 256  # models of bytes or characters state none
+    tokens = torch.arange(3, 11, device=model.device).unsqueeze(0) % words
+    pad, end = getattr(text, "pad_token_id", None), getattr(text, "eos_token_id", None)
+    if pad is not None:
+        tokens = torch.where(tokens == pad, (pad + 1) % words, tokens)
+    if isinstance(end, int):
+        # Classifiers of BART's kind read the state at the sentence end, so there must be exactly one.
+        tokens = torch.where(tokens == end, (end + 1) % words, tokens)
+        tokens[:, -1] = end
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def padding_matters(model: PreTrainedModel) -> bool:
+    """Whether a text gets other logits when it is padded to the length of a longer one; found by trying.
+
+    So it is for models that take no attention mask (FNet) or cut texts into pieces (YOSO, Nystromformer, Funnel).
+    """
+    inputs = example_inputs(model)
+    tokens, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if tokens is None or mask is None or set(inputs) != {"input_ids", "attention_mask"}:
+        return False
+    tokens = torch.cat([tokens[:, :-1]] * 3 + [tokens[:, -1:]], dim=1)  # longer than the pieces that some models cut
+    mask = torch.ones_like(tokens)
+    length, pad = tokens.shape[1], getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    padding = torch.full((1, PADDING), pad, device=tokens.device)
+    padded = {
+        "input_ids": torch.cat([tokens, padding], dim=1),
+        "attention_mask": torch.cat([mask, torch.zeros_like(padding)], dim=1),
+    }
+    with torch.no_grad(), evaluating(model):
+        alone = model(input_ids=tokens, attention_mask=mask).logits
+        beside = model(**padded).logits
+    if alone.ndim == 3:
+        beside = beside[:, :length]
+    scale = max(float(alone.abs().max()), 1e-6)
+    return not float((alone - beside).abs().max()) <= PADDING_TOLERANCE * scale
+
+
+PADDING, PADDING_TOLERANCE = 5, 1e-3
+"""Padding tokens that are tried, and the largest difference of logits, relative to their scale, that is rounding."""
+
+
+def image_shape(model: PreTrainedModel) -> tuple[int, int, int]:
+    """Channels, height and width that an image model expects; 224 pixels where the configuration names none."""
+    config: Any = model.config
+    wrapped: Any = getattr(model, "timm_model", None)
+    if wrapped is not None:
+        channels, height, width = wrapped.default_cfg["input_size"]
+        size = getattr(getattr(wrapped, "patch_embed", None), "img_size", None) or (height, width)
+        return (getattr(wrapped, "in_chans", channels), *size)
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", None) or 224
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return getattr(config, "num_channels", 3), height, width
+
+
+@dataclass
+class Call:
+    """The first call of a module: when it began, the graph nodes of its main input and output, its input's shape.
+
+    `times` counts how often the module ran in the one pass.
+    """
+
+    order: int
+    source: Any
+    result: Any
+    shape: tuple[int, ...]
+    times: int = 1
+
+
+@dataclass
+class Trace:
+    """The calls of a forward pass by module name, and the graph node of the logits."""
+
+    calls: dict[str, Call]
+    logits: Any
+
+    def follows(self, after: str, before: str) -> bool:
+        """Whether what enters one module depends on what left another.
+
+        Where a function of the model's own hides the graph (reversible layers), the order of the calls decides.
+        """
+        first, second = self.calls[before], self.calls[after]
+        if first.result is None and second.source is None:
+            return first.order < second.order
+        return first.result is not None and first.result in upstream(second.source, set())
+
+
+def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Trace:
+    """Run one forward pass and note, for each module, its first call and its place in the autograd graph.
+
+    `forward` is wrapped on each module rather than hooked, because some models call `layer.forward()` directly.
+
+    Raises:
+        UserError: the model's answer has no logits.
+    """
+    calls: dict[str, Call] = {}
+
+    def wrap(name: str, forward: Any) -> Any:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            order = len(calls)
+            if name in calls:
+                calls[name].times += 1
+                return forward(*args, **kwargs)
+            main = _main_tensor([*args, *kwargs.values()])
+            calls[name] = Call(order, _node(main), None, tuple(main.shape[1:]) if main is not None else ())
+            output = forward(*args, **kwargs)
+            calls[name].result = _node(_main_tensor([output]))
+            return output
+
+        return recorded
+
+    with all_require_grad(model), torch.enable_grad():
+        named = {name: module for name, module in model.named_modules() if name}
+        own = {name: vars(module)["forward"] for name, module in named.items() if "forward" in vars(module)}
+        for name, module in named.items():
+            module.forward = wrap(name, module.forward)
+        try:
+            output = model(**inputs)
+        finally:
+            for name, module in named.items():
+                del module.forward
+                if name in own:  # some modules (FasterNet's) choose their forward when they are made
+                    module.forward = own[name]
+    if getattr(output, "logits", None) is None:
+        raise UserError(
+            f"{type(model).__name__} gives no `logits` ({type(output).__name__} instead), so no loss can be computed "
+            "from it and `Trainer` cannot train it. Choose another model."
+        )
+    return Trace(calls, _node(output.logits))
+
+
+@contextmanager
+def all_require_grad(model: nn.Module, only: Sequence[nn.Parameter] | None = None) -> Iterator[None]:
+    """Let every floating parameter, or `only` these, require a gradient, in evaluation mode; put all back after."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    chosen = {id(parameter) for parameter in (model.parameters() if only is None else only)}
+    for parameter, _ in flags:
+        parameter.requires_grad_(id(parameter) in chosen and parameter.is_floating_point())
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Meanwhile float32 is float32 on a GPU, too: its convolutions use TF32 by default, which has ten bits.
+
+    So what is compared differs by rounding alone, and not by which kernel a batch of that size gets.
+    """
+    cudnn: Any = torch.backends.cudnn
+    new = hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision")  # torch >= 2.9, where both must not mix
+    places = (cudnn.conv, torch.backends.cuda.matmul) if new else (cudnn, torch.backends.cuda.matmul)
+    name, full = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, full)
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and every module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()  # lets go of what some models (LeViT) keep of a pass in evaluation mode
+        for module, mode in modes:
+            module.training = mode
+
+
+def _main_tensor(values: Iterable[Any]) -> torch.Tensor | None:
+    """The first tensor that carries a gradient in a call's arguments or result; else the first floating one."""
+    tensors = [tensor for value in values for tensor in _tensors(value) if tensor.is_floating_point()]
+    return next((tensor for tensor in tensors if tensor.grad_fn is not None), tensors[0] if tensors else None)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+
+
+def _node(tensor: torch.Tensor | None) -> Any:
+    return None if tensor is None else tensor.grad_fn
+
+
+def upstream(node: Any, seen: set[Any], stop: frozenset[Any] = frozenset()) -> set[Any]:
+    """All graph nodes that `node` depends on and that are not yet in `seen`; does not go past `stop`."""
+    found: set[Any] = set()
+    waiting = [node] if node is not None and node not in seen else []
+    while waiting:
+        current = waiting.pop()
+        if current in found or current in seen:
+            continue
+        found.add(current)
+        if current not in stop:
+            waiting += [parent for parent, _ in current.next_functions if parent is not None]
+    return found

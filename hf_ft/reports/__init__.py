@@ -1,0 +1,8 @@
+"""Renderers of records: tables for the terminal, pictures, pages and the model card.
+
+Its door, the names that other rooms may use, stands in `__init__.pyi`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

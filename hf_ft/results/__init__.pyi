@@ -1,0 +1,2 @@
+from .publishing import push as push
+from .saving import save as save

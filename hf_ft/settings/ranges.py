@@ -1,0 +1,93 @@
+"""Ranges of numbers: what each numeric setting may be, in one table, checked before anything heavy is imported.
+
+`TrainingArguments` checks few of its own fields, and what it lets pass ends in a traceback, in an endless run, or in
+weights that are no numbers. The ends are those of sense: no result is worth a learning rate of 1e30.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hf_ft.errors import UserError
+
+MOST = 2**31 - 1
+"""The largest count: what a C `int` holds, which samplers and loaders of torch count with."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, without an end that is `open`; `also` are single values outside."""
+
+    low: float
+    high: float
+    open: str = ""
+    also: tuple[float, ...] = ()
+
+    def violated(self, value: float) -> str:
+        """How a number leaves the range (`must be greater than 0`), empty where it does not."""
+        if value in self.also:
+            return ""
+        if value != value:
+            return "must be a number"
+        if value < self.low or (value == self.low and "low" in self.open):
+            other = "".join(f"{one:g} or " for one in self.also)
+            return f"must be {other}{'greater than' if 'low' in self.open else 'at least'} {self.low:g}"
+        if value > self.high or (value == self.high and "high" in self.open):
+            return f"must be {'less than' if 'high' in self.open else 'at most'} {_plain(self.high)}"
+        return ""
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) else f"{number:g}"
+
+
+COUNT, COUNT_OR_NONE = Range(1, MOST), Range(0, MOST)
+FRACTION, BETWEEN = Range(0, 1, open="high"), Range(0, 1, open="low high")
+RATE, FACTOR = Range(0, 1000, open="low"), Range(0, 1e6, open="low")
+STEPS = Range(0, MOST, open="low")
+"""Steps as `Trainer` takes them: below 1 a share of all steps."""
+
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(
+        (
+            *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+            *("eval_accumulation_steps", "torch_empty_cache_steps", "save_total_limit", "dataloader_prefetch_factor"),
+            *("ddp_bucket_cap_mb", "ddp_timeout", "early_stopping_patience", "lora_r", "max_length"),
+            *("max_train_examples", "max_eval_examples", "examples_per_class", "val_examples_per_class"),
+        ),
+        COUNT,
+    ),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), STEPS),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout"), FRACTION),
+    **dict.fromkeys(("seed", "data_seed"), Range(0, 2**32 - 1)),
+    **dict.fromkeys(("warmup_steps", "warmup", "eval_delay"), COUNT_OR_NONE),
+    **dict.fromkeys(("num_train_epochs", "head_lr_multiplier", "lora_alpha", "share", "scale"), FACTOR),
+    "learning_rate": RATE,
+    "layer_decay": Range(0, 1, open="low"),
+    "validation_fraction": BETWEEN,
+    "max_steps": Range(1, MOST, also=(-1,)),
+    "weight_decay": Range(0, 1000),
+    "adam_epsilon": Range(0, 1, open="low"),
+    "max_grad_norm": Range(0, 1e6),
+    "neftune_noise_alpha": Range(0, 1000),
+    "dataloader_num_workers": Range(0, 1024),
+    "local_rank": Range(0, MOST, also=(-1,)),
+    "cache_max_gb": FACTOR,
+    "older_than": Range(0, 1e6),
+}
+"""Numeric setting, number in a stage of a plan, or days of `hf-ft cache clear` -> what it may be."""
+
+
+def check_range(name: str, value: float, spoken: str) -> None:
+    """Refuse a number outside the range of its setting; one without a range has to be finite.
+
+    Raises:
+        UserError: says how the setting, which the message calls `spoken`, leaves its range.
+    """
+    if name in RANGES:
+        wrong = RANGES[name].violated(value)
+    else:
+        wrong = "" if -math.inf < value < math.inf else "must be a finite number"
+    if wrong:
+        raise UserError(f"{spoken} {wrong}, not {value}.")

@@ -1,0 +1,118 @@
+"""What `--resume` goes on with: the settings, data and model that a run began with, which must be the same again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import UserError, shorten
+from hf_ft.storage import Damaged, opened, output_folder, sealed
+
+if TYPE_CHECKING:
+    from hf_ft.settings.schema import Config
+
+START = ".local/start.json"
+"""In the output folder; written before anything is trained."""
+
+ELSEWHERE = frozenset(
+    {
+        *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "do_train", "do_eval", "do_predict"),
+        *("model", "model_revision", "trust_remote_code", "allow_pickle", "dataset", "dataset_revision"),
+        *("cache_dir", "cache_max_gb", "load_back_proof", "save_total_limit", "save_on_each_node"),
+        *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
+        *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "skip_memory_metrics", "ddp_timeout"),
+        *("logging_dir", "logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),
+        *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
+        *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "include_num_input_tokens_seen"),
+        *("push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo", "hub_always_push"),
+        *("per_device_eval_batch_size", "eval_accumulation_steps", "torch_empty_cache_steps"),  # memory may run out
+        *("hub_revision", "local_rank", "restore_callback_states_from_checkpoint", "use_cache"),
+    }
+)
+"""Settings that do not change what comes out, or say where things are: model and data are compared by their content."""
+
+REMEDY = "choose another --output_dir, or begin anew with --overwrite_output_dir"
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that have to be the same when a run goes on, as JSON gives them back."""
+    return dict(
+        json.loads(
+            json.dumps({name: settings[name] for name in sorted(settings) if name not in ELSEWHERE}, default=str)
+        )
+    )
+
+
+def check_settings(out: Path, config: Config) -> None:
+    """Refuse to go on with other settings than a run began with; says nothing where none has begun.
+
+    Raises:
+        UserError: names each setting, then and now; or the folder holds checkpoints of which this is not known.
+    """
+    start = read_start(out)
+    if start is None:
+        return
+    before, now = start["settings"], config.asked
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    said = [name for name in names if name in config.given or name in start["given"]]  # others follow from these
+    if names:
+        listed = shorten((f"{name} was {_spoken(before, name)}, now {_spoken(now, name)}" for name in said or names), 8)
+        raise UserError(f"--resume: the run in {out} began with other settings: {listed}. Set what it had, {REMEDY}.")
+
+
+def check_content(out: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with other data, another model or another number of processes than a run began with.
+
+    Raises:
+        UserError: names what differs.
+    """
+    start = read_start(out) or {}
+    for name, what in (("data", "data"), ("model", "weights of the model"), ("processes", "number of processes")):
+        then, now = start.get(name), facts[name]
+        if then != now:
+            shown = [str(value)[:16] for value in (then, now)]
+            raise UserError(
+                f"--resume: the run in {out} began with other {what}: {shown[0]} then, {shown[1]} now. Give what it "
+                f"had, {REMEDY}."
+                if name != "processes"
+                else f"--resume: the {what} of the run in {out} was {then}, now {now}. Start as many, {REMEDY}."
+            )
+
+
+def read_start(out: Path) -> dict[str, Any] | None:
+    """What a run began with; None where none has begun.
+
+    Raises:
+        UserError: it cannot be told.
+    """
+    try:
+        return opened((out / START).read_bytes(), START)
+    except FileNotFoundError:
+        if not _stages(out):
+            return None
+        what = "is missing"
+    except (OSError, Damaged):
+        what = "is damaged"
+    raise UserError(f"--resume: {out / START} {what}, so the run cannot be told from another. To go on, {REMEDY}.")
+
+
+def write_start(out: Path, config: Config, facts: Mapping[str, Any]) -> None:
+    """Write down what a run begins with, whole or not at all."""
+    about = {"settings": config.asked, "given": sorted(config.given - ELSEWHERE), **facts}
+    output_folder.write(out, START, sealed(about).decode())
+
+
+def finished(out: Path) -> bool:
+    """Whether a folder holds a run that has nothing left to do."""
+    return (out / "run.json").is_file() and not _stages(out)
+
+
+def _stages(out: Path) -> bool:
+    """Whether there are folders of stages; a user's own folder `checkpoints` has none."""
+    return any((out / "checkpoints").glob("[0-9]*-*"))
+
+
+def _spoken(settings: Mapping[str, Any], name: str) -> str:
+    return f"'{settings[name]}'" if name in settings and settings[name] is not None else "not set"

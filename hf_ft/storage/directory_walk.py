@@ -1,0 +1,92 @@
+"""Folders: the files below a folder, each real folder once, whatever symbolic links lead to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from hf_ft.errors import UserError, shorten
+
+
+@dataclass
+class Found:
+    """The files below a folder as relative paths with `/`, sorted; and the links that lead to nothing new.
+
+    `repeated` are links to folders that are read elsewhere, or that hold the folder itself; `broken` are links whose
+    target does not exist.
+    """
+
+    files: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """A sentence for each kind of link that was skipped."""
+        told = []
+        if self.repeated:
+            listed = shorten(map(readable, self.repeated), 5)
+            told.append(f"Symbolic links skipped, since each real folder is read once: {listed}.")
+        if self.broken:
+            told.append(f"Symbolic links whose target does not exist: {shorten(map(readable, self.broken), 5)}.")
+        return told
+
+
+def files_below(root: Path) -> Found:
+    """All files below `root`; hidden ones and `__MACOSX` are left out.
+
+    Links to folders are followed after all real folders of `root` were read, and only to folders that none of what was
+    read before holds. A link to a folder that holds `root` is not followed: it would take in all that lies beside it.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    found, seen = Found(), set[str]()
+    above = {str(parent) for parent in root.resolve().parents}
+    waiting = [str(root)]
+    for start in waiting:  # grows: the links of a folder wait until its real folders are read
+        if os.path.realpath(start) in seen | above:
+            found.repeated.append(_relative(start, root))
+            continue
+        for folder, folders, names in os.walk(start, onerror=_refuse):
+            seen.add(os.path.realpath(folder))
+            shown = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+            links = [name for name in shown if os.path.islink(os.path.join(folder, name))]
+            waiting += [os.path.join(folder, name) for name in links]
+            real = [name for name in shown if name not in links]
+            folders[:] = [name for name in real if os.path.realpath(os.path.join(folder, name)) not in seen]
+            for name in names:
+                path = os.path.join(folder, name)
+                if not name.startswith("."):
+                    (found.files if os.path.exists(path) else found.broken).append(_relative(path, root))
+    found.files.sort()
+    return found
+
+
+def _relative(path: str, root: Path) -> str:
+    return Path(path).relative_to(root).as_posix()
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"The folder {readable(str(error.filename))} cannot be read: {error.strerror}.") from error
+
+
+def readable(name: str) -> str:
+    """A name with the bytes escaped that are no UTF-8, so that it can be printed."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def check_names(paths: Iterable[str]) -> None:
+    """Refuse names that are no UTF-8: neither a table nor a model's configuration can hold them.
+
+    Raises:
+        UserError: lists them.
+    """
+    bad = [path for path in paths if any("\udc80" <= letter <= "\udcff" for letter in path)]
+    if bad:
+        raise UserError(
+            f"{len(bad):,} of the names given or found are not valid UTF-8: {shorten(map(readable, bad), 3)}. Rename "
+            "such files and folders, for example with `convmv -f latin1 -t utf8 -r --notest FOLDER`."
+        )

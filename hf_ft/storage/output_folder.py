@@ -1,0 +1,438 @@
+"""Output folders: which of them are ours, which files in them we wrote, and who is writing there now.
+
+`FOLDER/.local/manifest.json` makes a folder ours. It names the kind of result and, for each file that was written,
+its size and SHA-256. Nothing but these files is ever removed, replaced or published, so what a user puts into the
+folder stays. A file of ours that the user has changed since is the user's too: it is moved aside, never overwritten.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from hf_ft.errors import UserError, shorten
+
+LOCAL = ".local"
+"""The part of an output folder that is never published."""
+MANIFEST = f"{LOCAL}/manifest.json"
+SCHEMA = 1
+
+Entry = dict[str, Any]
+"""`size` and `sha256` of a file; `before` is the SHA-256 of what it replaced, in case the process ended in between."""
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: under a temporary name beside it, flushed to the disk, then renamed."""
+    _write_bytes(path, text.encode("utf-8"))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begun = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with begun.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        begun.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            begun.unlink()
+        raise
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the system can: a rename is safe only after that."""
+    with suppress(OSError, AttributeError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def entry_of(path: Path) -> Entry:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def is_unchanged(path: Path, entry: Entry) -> bool:
+    """Whether a regular file, not a link to one, is what the manifest says of it."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    found = entry_of(path)["sha256"]
+    return found in (entry["sha256"], entry.get("before"))
+
+
+# --- Manifest ---------------------------------------------------------------------------------------------------------
+
+
+def kind_of(folder: Path) -> str | None:
+    """The kind of result that a folder was made for (`run`, `comparison`, `depth`, `ranking`); None if not by us."""
+    found = _manifest(folder)
+    return found["kind"] if found else None
+
+
+def files_of(folder: Path) -> dict[str, Entry]:
+    """The files that we wrote into a folder, by their names relative to it."""
+    found = _manifest(folder)
+    return dict(found["files"]) if found else {}
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / MANIFEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known = isinstance(found["kind"], str) and isinstance(found["files"], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if known else None
+
+
+def _write_manifest(folder: Path, kind: str, files: dict[str, Entry]) -> None:
+    content = {"schema_version": SCHEMA, "kind": kind, "files": dict(sorted(files.items()))}
+    write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+
+
+def mark(folder: Path, kind: str) -> None:
+    """Make a folder ours, for one kind of result; the files that its manifest names already stay in it."""
+    if kind_of(folder) != kind:
+        _write_manifest(folder, kind, {})
+
+
+def record(folder: Path, entries: dict[str, Entry]) -> None:
+    """Add files to the manifest, before they are written or after; a folder without one stays as it is."""
+    found = _manifest(folder)
+    if found is None:
+        return
+    kind, files = found["kind"], found["files"]
+    for name, entry in entries.items():
+        known = files.get(name)
+        replaced = known["sha256"] if known and known["sha256"] != entry["sha256"] else None
+        files[name] = {**entry, **({"before": replaced} if replaced else {})}
+    _write_manifest(folder, kind, files)
+
+
+def record_files(folder: Path, paths: Iterable[Path]) -> None:
+    """Add files that stand in the folder to its manifest."""
+    record(folder, {path.relative_to(folder).as_posix(): entry_of(path) for path in paths})
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, name: str, content: str | bytes) -> None:
+    """Write a file of ours into an output folder; what a user put under that name is moved aside."""
+    content = content.encode("utf-8") if isinstance(content, str) else content
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    make_way(folder, name, entry)
+    record(folder, {name: entry})
+    _write_bytes(folder / name, content)
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """An empty folder whose files take their places in the output folder at the end, if nothing was raised.
+
+    So what a library writes is known as ours, whatever it is called, and a result is never there in half.
+    """
+    new = folder / LOCAL / "new"
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed; nobody else writes there
+    new.mkdir(parents=True)
+    try:
+        yield new
+        _settle(folder, new)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        prune(folder, [new.parent])
+
+
+def _settle(folder: Path, new: Path) -> None:
+    entries = {path.relative_to(new).as_posix(): entry_of(path) for path in sorted(new.rglob("*")) if path.is_file()}
+    for name, entry in entries.items():
+        make_way(folder, name, entry)
+    record(folder, entries)
+    for name in entries:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (new / name).open("rb") as file:
+            os.fsync(file.fileno())
+        (new / name).replace(target)
+    for parent in {(folder / name).parent for name in entries}:
+        flush_folder(parent)
+
+
+def make_way(folder: Path, name: str, coming: Entry | None = None) -> None:
+    """Move aside what stands where a file of ours is to be written, unless it is ours or the same."""
+    path = folder / name
+    for parent in reversed(path.relative_to(folder).parents[:-1]):  # a file, or a link out of the folder
+        if os.path.lexists(folder / parent) and ((folder / parent).is_symlink() or not (folder / parent).is_dir()):
+            _move_aside(folder / parent)
+    known = [entry for entry in (files_of(folder).get(name), coming) if entry is not None]
+    if os.path.lexists(path) and not any(is_unchanged(path, entry) for entry in known):
+        _move_aside(path)
+
+
+def free_name(path: Path) -> Path:
+    """The path, with a number at its end where it is taken."""
+    tries = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
+    return next(other for other in tries if not os.path.lexists(other))
+
+
+def _move_aside(path: Path) -> None:
+    kept = free_name(path.with_name(f"{path.name}.kept"))
+    path.rename(kept)
+    print(f"{path.name} was changed or put there by you: it is now {kept}", flush=True)
+
+
+# --- Removing ---------------------------------------------------------------------------------------------------------
+
+
+def remove(folder: Path, below: str = "") -> None:
+    """Remove the files that we wrote into an output folder, or into one folder `below` it, and nothing else.
+
+    One that was changed since is moved aside. Folders that are empty then go, too.
+    """
+    files = files_of(folder)
+    mine = [name for name in files if not below or name.startswith(f"{below}/")]
+    for name in mine:
+        path = folder / name
+        if is_unchanged(path, files[name]):
+            path.unlink()
+        elif os.path.lexists(path):
+            _move_aside(path)
+    kind = kind_of(folder)
+    if kind is not None:
+        _write_manifest(folder, kind, {name: entry for name, entry in files.items() if name not in mine})
+    prune(folder, {(folder / name).parent for name in mine})
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder of ours whose files have been removed; of that, what a user has put there stays."""
+    if state_of(folder) == "nothing":
+        for name in (MANIFEST, LOCK, HOLDER):
+            (folder / name).unlink(missing_ok=True)
+        prune(folder.parent, [folder / LOCAL])
+
+
+def prune(root: Path, folders: Iterable[Path]) -> None:
+    """Remove folders that are empty, and those around them up to `root`, which stays."""
+    for folder in sorted(set(folders), key=lambda path: -len(path.parts)):
+        while folder != root and root in folder.parents:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                break
+            folder = folder.parent
+
+
+# --- Which folder may be used -----------------------------------------------------------------------------------------
+
+KINDS = {"run": "a training run", "comparison": "a comparison", "search": "a depth search", "ranking": "a ranking"}
+LOCK, HOLDER = f"{LOCAL}/lock", f"{LOCAL}/holder.json"
+
+
+def state_of(folder: Path) -> str:
+    """What an output folder holds: `nothing`, `files` (not ours), else the kind of result that was begun there."""
+    if not folder.is_dir():
+        return "nothing"
+    bare = {folder / name for name in (LOCAL, MANIFEST, LOCK, HOLDER)}  # a process that begins leaves these first
+    there = (path for path in folder.rglob("*") if path not in bare)
+    if all(path.parent == folder / LOCAL and path.suffix == ".part" for path in there):
+        return "nothing"
+    return kind_of(folder) or "files"
+
+
+def check_ours(folder: Path, kind: str) -> str:
+    """What a folder holds, `nothing` or the wanted kind of result.
+
+    Raises:
+        UserError: it holds something else, and no option of ours could make room there.
+    """
+    state = state_of(folder)
+    if state == "files":
+        found = shorten(sorted(path.name for path in folder.iterdir()), 3)
+        raise UserError(
+            f"The output folder {folder} holds files that hf_ft did not write ({found}), and neither --resume nor "
+            "--overwrite_output_dir touches these. Choose another folder."
+        )
+    if state not in ("nothing", kind):
+        held = KINDS.get(state, state)
+        raise UserError(f"The output folder {folder} holds {held}, not {KINDS[kind]}. Choose another folder.")
+    return state
+
+
+def check_apart(folder: Path, source: Path, what: str) -> None:
+    """Raise where results would be written over what they are made from, by whichever path it is called.
+
+    Raises:
+        UserError: the folder is the source, or lies inside it, or holds it.
+    """
+    if not source.exists():
+        return
+    around = [folder.resolve(), *folder.resolve().parents]
+    if _same(around[0], source):
+        raise UserError(f"The output folder {folder} is the {what}'s own folder. Choose another folder.")
+    if any(_same(parent, source) for parent in around[1:]):
+        raise UserError(f"The output folder {folder} lies inside the {what} {source}. Choose another folder.")
+    if what == "model" and any(_same(parent, around[0]) for parent in source.resolve().parents):
+        raise UserError(f"The output folder {folder} holds the {what} {source}. Choose another folder.")
+
+
+def _same(one: Path, other: Path | str) -> bool:
+    """Whether two paths are one file or folder, also through links, bind mounts and other spellings."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # no such file; a text that no file can be called
+        return False
+
+
+def check_new_file(path: Path, option: str, inputs: Iterable[str], overwrite: bool) -> None:
+    """Refuse to write over a file, unless that was asked for, and over an input in any case.
+
+    Raises:
+        UserError: names the file and the remedy.
+    """
+    if any(_same(path, os.path.expanduser(one)) for one in inputs):
+        raise UserError(f"{option} {path} is an input itself, which is never overwritten. Choose another file.")
+    if os.path.isdir(path):
+        raise UserError(f"{option} {path} is a folder. Give the name of a file.")
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{option} {path} exists. Choose another file, or add --overwrite to replace it.")
+
+
+# --- Lock -------------------------------------------------------------------------------------------------------------
+
+_HELD: dict[Path, ExitStack] = {}
+"""Folders that this process holds; the locks that `hold` took are closed by `let_go`."""
+
+
+@contextmanager
+def locked(folder: Path, kind: str) -> Iterator[None]:
+    """Hold an output folder for one process, and mark it as ours; only the first of several in a distributed run.
+
+    It is a lock of the operating system's, so a process that is killed leaves none.
+
+    Raises:
+        UserError: another process writes there, or the folder holds something else.
+    """
+    if not is_first_process():
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    check_ours(folder, kind)
+    made = [path for path in (folder / LOCAL, *(folder / LOCAL).parents) if not path.exists()]
+    try:
+        (folder / LOCAL).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"The output folder {folder} cannot be made: {why}. Choose another folder.") from None
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"The output folder {folder} is in use{_holder(folder)}. Wait until that has ended, or choose another "
+            "folder."
+        ) from None
+    held = folder.resolve()
+    _HELD[held] = ExitStack()
+    try:
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_atomically(folder / HOLDER, json.dumps({"pid": os.getpid(), "started": started}) + "\n")
+        mark(folder, kind)
+        yield
+    finally:
+        del _HELD[held]
+        with suppress(OSError):
+            (folder / HOLDER).unlink()
+            if state_of(folder) == "nothing":  # a mistake in the data, say: leave no trace
+                (folder / MANIFEST).unlink()
+                (folder / LOCK).unlink()
+                for path in made or [folder / LOCAL]:
+                    path.rmdir()
+        lock.release()
+
+
+def locked_if_ours(folder: Path, kind: str) -> AbstractContextManager[None]:
+    """`locked` for a folder of ours; any other, into which somebody has copied a record, is not made ours."""
+    return locked(folder, kind) if kind_of(folder) == kind else nullcontext()
+
+
+def hold(folder: Path, kind: str) -> None:
+    """Hold an output folder as `locked` does, until `let_go` or the end of the process, if it is not held already."""
+    if is_held(folder):
+        return
+    stack = ExitStack()
+    stack.enter_context(locked(folder, kind))
+    if is_first_process():
+        _HELD[folder.resolve()] = stack
+        atexit.register(let_go, folder)  # while this module is still whole
+
+
+def let_go(folder: Path) -> None:
+    """End what `hold` began; a folder that was held before stays held."""
+    _HELD.get(folder.resolve(), ExitStack()).close()
+
+
+@contextmanager
+def let_go_if_raised(folder: Path) -> Iterator[None]:
+    """Let go of a folder where something is raised: the same process may go on with it, as in a notebook."""
+    try:
+        yield
+    except BaseException:
+        let_go(folder)
+        raise
+
+
+RANKS = (
+    ("RANK", "WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+)
+"""Variables with the number of a process and how many there are, as `torchrun` and MPI set them."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the first of several.
+
+    A rank counts together with its size only: a variable `RANK` alone may stand for anything, such as LoRA's.
+    """
+    for rank, size in RANKS:
+        several = os.environ.get(size, "")
+        if rank in os.environ and several.isdecimal() and int(several) > 1:
+            return os.environ[rank] == "0"
+    return True
+
+
+def is_held(folder: Path) -> bool:
+    """Whether this process holds a folder."""
+    return folder.resolve() in _HELD
+
+
+def _holder(folder: Path) -> str:
+    """Who holds a folder, as far as that is known: a process that has just taken the lock writes it in a moment."""
+    for _ in range(10):
+        try:
+            found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+            return f" by process {found['pid']} since {found['started']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            time.sleep(0.1)
+    return ""

@@ -1,0 +1,8 @@
+"""Columns of data sets: their types, and their contents batch by batch.
+
+Its door, the names that other rooms may use, stands in `__init__.pyi`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from .base import Raw as Raw
+from .base import Task as Task
+from .classes import summed as summed
+from .registry import get_task as get_task
+from .registry import task_names as task_names
+from .target import BoolArray as BoolArray
+from .target import IntArray as IntArray
+from .target import Learning as Learning
+from .target import NamedLabels as NamedLabels
+from .target import Target as Target
+from .target import Values as Values

@@ -1,0 +1,136 @@
+"""The parts of `run.json` that are known before training, free of paths and tokens."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_ft.data import Splits
+from hf_ft.errors import split_argument
+from hf_ft.feature_cache import default_root
+from hf_ft.heads import expects_solver
+from hf_ft.methods import Plan
+from hf_ft.models import LoadReport
+from hf_ft.settings import Config
+from hf_ft.tasks import get_task
+
+RECORDED = (
+    "seed",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "fp16",
+    "bf16",
+    "gradient_checkpointing",
+    "torch_compile",
+)
+"""The `TrainingArguments` in `run.json`: a list of its own, because the rest includes tokens and paths."""
+UNRECORDED = ("given", "asked", "cache_dir", "overwrite_output_dir")
+"""The fields of `Config` that are not in `run.json`: no options, or where things are on this machine."""
+
+
+def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: LoadReport, plan: Plan) -> dict[str, Any]:
+    """Task, data, model, method and plan of a run."""
+    task = get_task(config.task)
+    return {
+        "task": task.name,
+        "pipeline": task.pipeline,
+        "auto_class": task.auto_class,
+        "method": config.method,
+        "paper": config.chosen_method.paper,
+        "model": {
+            "name": loaded.source,
+            "hub_id": loaded.hub_id,
+            "commit": loaded.commit,
+            "digest": loaded.digest,
+            "class": type(model).__name__,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "notes": list(loaded.notes),
+        },
+        "data": _data(config, splits),
+        "plan": {
+            "groups": [{"name": g.name, "role": g.role, "parameters": g.size} for g in loaded.groups],
+            "stages": [
+                {
+                    "name": stage.name,
+                    "epochs": stage.epochs,
+                    "max_steps": stage.max_steps,
+                    "scheduler": stage.scheduler,
+                    "warmup": stage.warmup,
+                    "solved": expects_solver(config, plan.stages, stage, loaded.groups),
+                    "peft": stage.peft,
+                    "peft_options": dict(stage.peft_options),
+                    "settings": [
+                        [setting.describe(group), setting.rate]
+                        for setting, group in zip(stage.settings, loaded.groups, strict=True)
+                    ],
+                }
+                for stage in plan.stages
+            ],
+        },
+    }
+
+
+def _data(config: Config, splits: Splits) -> dict[str, Any]:
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {
+        "name": public_name(config.dataset),
+        "hub_id": None if Path(config.dataset).expanduser().exists() else split_argument(config.dataset)[0],
+        "problem_type": splits.problem_type,
+        "predicts": splits.target.spoken(splits.labels),
+        "labels": list(splits.labels),
+        "sizes": {name: len(split) for name, split in parts.items() if split is not None},
+        "fingerprint": splits.fingerprint,
+        "inputs": [name for name in get_task(config.task).inputs if name in splits.train.column_names],
+        "cut": [asdict(found) for found in splits.cut or ()],
+        "copies": [asdict(found) for found in splits.copies.overlaps],
+        "notes": list(splits.notes),
+    }
+
+
+def recorded_settings(config: Config, args: TrainingArguments) -> dict[str, Any]:
+    """The settings that may be published: local folders by their last part, and a fixed list of training arguments."""
+    own = {name: value for name, value in asdict(config).items() if name not in UNRECORDED and value is not None}
+    own |= {"model": public_name(config.model), "dataset": public_name(config.dataset)}
+    return own | {name: _plain(getattr(args, name)) for name in RECORDED}
+
+
+def without_places(value: Any, places: Iterable[str]) -> Any:
+    """A value of `run.json` with each of these folders by its last part: notes may quote an error that names one."""
+    if isinstance(value, str):
+        for place in sorted({*places}, key=len, reverse=True):
+            if len(Path(place).parts) > 2:  # not a name or the root, which may be part of anything
+                value = value.replace(place, Path(place).name)
+        return value
+    if isinstance(value, Mapping):
+        return {name: without_places(item, places) for name, item in value.items()}
+    return [without_places(item, places) for item in value] if isinstance(value, list | tuple) else value
+
+
+def places_of(config: Config, out: Path) -> set[str]:
+    """The folders of this machine that a run has to do with, as they are written and as they are found."""
+    named = [config.model, config.dataset, config.cache_dir or str(default_root()), str(out)]
+    local = [Path(name).expanduser() for name in named if Path(name).expanduser().exists()]
+    local += [Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
+    return {str(form) for path in local for form in (path.absolute(), path.resolve()) if len(form.parts) > 2}
+
+
+def public_name(name: str) -> str:
+    """A Hub id as it is; a local path as its last part."""
+    return Path(name).expanduser().resolve().name if Path(name).expanduser().exists() else name
+
+
+def _plain(value: Any) -> Any:
+    value = getattr(value, "value", value)  # an enumeration's own text
+    return value if isinstance(value, int | float | bool | str | None) else str(value)

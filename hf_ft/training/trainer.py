@@ -1,0 +1,208 @@
+"""The `Trainer` of a stage: rates by depth group, batches that can be found again, checkpoints that are safe."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from hf_ft.environment import Stop, exception_of, ignore_in_worker
+from hf_ft.feature_cache import CachedRows, row_lengths
+from hf_ft.training import checkpoints
+from hf_ft.training.data_order import EpochOrder
+
+
+class StageTrainer(Trainer):
+    """`Trainer` with one learning rate per depth group, logs that go on from the stages before, and safe checkpoints.
+
+    Its training rows are `SeededRows`. `most` is how many checkpoints are kept.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        grouping: Callable[[Any], list[dict[str, Any]]],
+        steps_before: int = 0,
+        epochs_before: float = 0.0,
+        stop: Stop,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.grouping, self.steps_before, self.epochs_before = grouping, steps_before, epochs_before
+        self.stop, self.best = stop, cast(Path | None, None)
+        self.most, self.args.save_total_limit = self.args.save_total_limit, None  # `Trainer` removes too early
+        self.add_callback(_Endings(self))
+
+    def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        """Train from the beginning or from a checkpoint; signals wait for the step that is running.
+
+        Where the checkpoint was the last one, the model gets the weights that the training would have ended with:
+        `Trainer` would make a step too many.
+        """
+        self.best = checkpoint.best if checkpoint else None
+        if checkpoint and checkpoint.over:
+            self.state = TrainerState.load_from_json(str(checkpoint.folder / "trainer_state.json"))
+            self.state.best_model_checkpoint = str(self.best) if self.best else None
+            best = self.best if self.args.load_best_model_at_end else None
+            self._load_from_checkpoint(str(best or checkpoint.folder))
+        else:
+            try:
+                self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+            finally:
+                self.stop.waiting = False
+        # Each process has read the best checkpoint on its own; the first one may remove it once all have.
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint under another name and rename it when it is whole; only then may older ones go."""
+        stage, step = Path(str(self.args.output_dir)), self.state.global_step
+        folder, begun = stage / f"checkpoint-{step}", stage / checkpoints.WRITING / f"checkpoint-{step}"
+        if self.args.should_save:
+            checkpoints.begin(folder)
+        self.accelerator.wait_for_everyone()
+        earlier = self.state.best_model_checkpoint
+        try:
+            with checkpoints.writing(folder):
+                self.args.output_dir = str(begun.parent)
+                super()._save_checkpoint(model, trial)
+                self.args.output_dir = str(stage)
+                best = stage / f"checkpoint-{self.state.best_global_step}"
+                known = best == folder or best.is_dir()
+                self.state.best_model_checkpoint = str(best) if known else earlier
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    self._finish(begun, folder)
+        finally:
+            self.args.output_dir = str(stage)
+            if self.args.should_save:
+                shutil.rmtree(begun.parent, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self, begun: Path, folder: Path) -> None:
+        checkpoints.unanchored(begun)
+        best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
+        over = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+        checkpoints.finish(begun, folder, {"best": best.name if best else None, "over": over})
+        checkpoints.rotate(folder.parent, self.most, best)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with steps and epochs counted over all stages: trackers read them from the state, as the curves do."""
+        step, epoch = self.state.global_step, self.state.epoch
+        self.state.global_step = step + self.steps_before
+        self.state.epoch = (epoch or 0.0) + self.epochs_before
+        try:
+            super().log(logs, start_time)
+        finally:
+            self.state.global_step, self.state.epoch = step, epoch
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save checkpoints under the names that the parameters have in the model.
+
+        `save_pretrained` writes the names of older versions (`vit.encoder.layer.0.attention.attention.query`), which
+        `Trainer` does not translate when it resumes or goes back to the best checkpoint: it warns, and leaves these
+        weights as they are. Can go when https://github.com/huggingface/transformers/issues/48805 is mended.
+        """
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        renames = isinstance(model, PreTrainedModel)  # adapters keep their names
+        if not renames:
+            super()._save(output_dir, state_dict)
+            return
+        model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model.save_pretrained
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of training or evaluation, from workers that outlive signals."""
+        loader = super()._get_dataloader(*args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's has the one that starts the workers in it
+        inner.worker_init_fn = functools.partial(ignore_in_worker, inner.worker_init_fn)
+        return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """An order for each epoch that can be found again; batches of like length from lengths that are known."""
+        seeded: Any = self.train_dataset
+        rows, strategy = seeded.rows, self.args.train_sampling_strategy
+        lengths = row_lengths(rows) if strategy == "group_by_length" else None
+        if strategy == "sequential":
+            order: Callable[[torch.Generator], Any] = lambda _: range(len(rows))  # noqa: E731
+        elif lengths is not None:
+            batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            listed = lengths.tolist()
+            order = lambda generator: LengthGroupedSampler(batch, lengths=listed, generator=generator)  # noqa: E731
+        elif strategy == "random" or isinstance(rows, CachedRows):
+            order = lambda generator: torch.randperm(len(rows), generator=generator).tolist()  # noqa: E731
+        else:
+            return super()._get_train_sampler(rows)
+        return EpochOrder(len(rows), seeded.seed, lambda: int(self.state.epoch or 0), order)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """From the longest to the shortest, so that little is padded; texts only."""
+        lengths = row_lengths(eval_dataset)
+        if lengths is None or self.args.world_size > 1:
+            return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+        return np.argsort(-lengths, kind="stable").tolist()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Let `Trainer` build whichever optimizer `args.optim` names, then regroup its parameters by rate."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
+        if fresh:
+            options = {
+                key: value
+                for key, value in optimizer.param_groups[0].items()
+                if key not in ("params", "lr", "weight_decay", "initial_lr")
+            }
+            optimizer.param_groups = [{**options, **group} for group in self.grouping(model or self.model)]
+        return optimizer
+
+
+class _Endings(TrainerCallback):
+    """Lets a signal end the training with a checkpoint, and each checkpoint hold all that its step brought."""
+
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer, self.postponed = trainer, False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find the best checkpoint again, wherever the folder stands by now."""
+        state.best_model_checkpoint = str(self.trainer.best) if self.trainer.best else None
+        self.trainer.stop.check()
+        self.trainer.stop.waiting = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save where a signal asks for it.
+
+        After the last step of an epoch that waits for what its end brings: who goes on from the checkpoint begins the
+        next epoch, and would never make up for an evaluation.
+        """
+        saves = control.should_save or bool(self._asked())
+        self.postponed = saves and (float(state.epoch).is_integer() or control.should_training_stop)
+        control.should_save = saves and not self.postponed
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save what was postponed."""
+        control.should_save = control.should_save or self.postponed or bool(self._asked())
+        self.postponed = False
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the training where a signal has asked for it: its checkpoint is there."""
+        number = self._asked()
+        if number:
+            raise exception_of(number)
+
+    def _asked(self) -> int:
+        """The signal that any of the processes has got, 0 for none; all ask at the same time."""
+        if self.trainer.args.world_size <= 1:
+            return self.trainer.stop.number
+        number = torch.tensor(self.trainer.stop.number, device=self.trainer.args.device)
+        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+        return int(number)

@@ -1,0 +1,86 @@
+"""An adapter reloads with its head, and scores belong to the examples in their own order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from hf_ft import Config, finetune
+from hf_ft.evaluation.scores import predict_outputs
+from hf_ft.tasks.registry import get_task
+
+
+@pytest.fixture(scope="module")
+def lora_run(text_model: str, text_data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA run whose own load-back proof passed."""
+    out = tmp_path_factory.mktemp("runs") / "lora"
+    record = finetune(
+        task="text_classification",
+        model=text_model,
+        dataset=text_data,
+        method="lora",
+        output_dir=str(out),
+        max_steps=12,
+        learning_rate=5e-3,
+        eval_strategy="no",
+        save_strategy="no",
+    )
+    assert record["proofs"]["load_back"]["passed"]
+    return out
+
+
+def test_adapter_reloads_with_its_head(lora_run: Path, text_model: str) -> None:
+    """Trap: PEFT loses heads. Base model + saved adapter give the logits of the merged model."""
+    from peft import PeftModel
+
+    merged = AutoModelForSequenceClassification.from_pretrained(lora_run).eval()
+    base = AutoModelForSequenceClassification.from_pretrained(text_model, num_labels=2)
+    adapted = PeftModel.from_pretrained(base, lora_run / "adapter").eval()
+    batch = AutoTokenizer.from_pretrained(lora_run)(["a great film", "dull and bad"], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        assert torch.allclose(merged(**batch).logits, adapted(**batch).logits, atol=1e-5)
+    assert (lora_run / "adapter/adapter_model.safetensors").stat().st_size < 200_000
+
+
+def test_trap_predictions_keep_the_order_of_the_data(lora_run: Path) -> None:
+    """Batches of like length would shuffle predictions: texts of very different length, one by one and together."""
+    from datasets import Dataset
+
+    config, task = Config(task="text_classification"), get_task("text_classification")
+    model = AutoModelForSequenceClassification.from_pretrained(lora_run)
+    tokenizer = AutoTokenizer.from_pretrained(lora_run)
+    texts = [" ".join(["great" if i % 3 else "bad"] * (1 + 37 * i % 61)) for i in range(50)]
+    together = predict_outputs(model, tokenizer, task, Dataset.from_dict({"text": texts}), config)
+    spread = np.ptp(together[:, 0])
+    assert spread > 1e-4
+    for i in (0, 7, 20, 49):
+        alone = predict_outputs(model, tokenizer, task, Dataset.from_dict({"text": [texts[i]]}), config)
+        assert np.allclose(together[i], alone[0], atol=spread / 100)
+
+
+def test_scores_do_not_depend_on_the_precision_of_training(image_model: str, image_data: str, tmp_path: Path) -> None:
+    """A run in bfloat16 states the accuracy and log loss that the saved model has in float32."""
+    record = finetune(
+        task="image_classification",
+        model=image_model,
+        dataset=image_data,
+        method="full",
+        output_dir=str(tmp_path / "out"),
+        max_steps=20,
+        bf16=True,
+        use_cpu=True,
+    )
+    classify = pipeline("image-classification", model=str(tmp_path / "out"), top_k=None)
+    test = load_dataset("imagefolder", data_files={"test": f"{image_data}/test/**"}, split="test")
+    losses = []
+    for row in test:
+        scores = {item["label"]: item["score"] for item in classify(row["image"])}
+        losses.append(-np.log(scores[test.features["label"].names[row["label"]]]))
+    assert record["metrics"]["test"]["log_loss"]["value"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["bf16"] is True

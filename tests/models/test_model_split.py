@@ -1,0 +1,149 @@
+"""Cuts that must be refused, and what a cut leaves behind; `test_matrix` cuts every architecture at every depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, FNetConfig, FNetForSequenceClassification
+
+from hf_ft import anatomy
+from hf_ft.models.model_split import CannotCut, ForwardCut, HeadCut, Upper, cut_at, find_cut, verify
+from hf_ft.models.tracing import full_precision
+from tests.support.contracts import collator, rows_of, same_bits, tensors
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+def bert(kind: type = BertForSequenceClassification) -> Any:
+    """A tiny BERT with random weights."""
+    torch.manual_seed(0)
+    return kind(BertConfig(**SIZES, num_labels=3)).eval()
+
+
+def texts(count: int = 4) -> list[dict[str, Any]]:
+    """Random token ids of different lengths."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 60, (count, 16), generator=generator)
+    return rows_of({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+def test_head_and_block_cuts() -> None:
+    """With all frozen one vector an example is kept, with two of four blocks frozen the states of its tokens."""
+    model = bert()
+    groups = anatomy(model)
+    assert [group.name for group in groups] == [
+        "stem", "block 0", "block 1", "block 2", "block 3", "neck", "head",
+    ]  # fmt: skip
+    head = find_cut(model, groups, 6, texts(), collator(0))
+    assert isinstance(head, HeadCut)
+    assert (head.layouts[0].shape, head.layouts[0].ragged) == ((32,), False)
+    block = find_cut(model, groups, 3, texts(), collator(0))
+    assert isinstance(block, ForwardCut)
+    assert block.name == "after block 1"
+    assert (block.layouts[0].shape, block.layouts[0].ragged) == ((32,), True)
+    batch = collator(0)(texts())
+    (states,) = block.capture(batch)
+    assert states.shape == (int(batch["attention_mask"].sum()), 32)
+    held = {name for name, _ in Upper(block).named_parameters()}
+    assert held == {name for name, _ in model.named_parameters() if not name.startswith(BELOW)}
+    assert len(held) == 2 * 16 + 4
+
+
+BELOW = ("bert.embeddings.", "bert.encoder.layer.0.", "bert.encoder.layer.1.")
+
+
+def test_nothing_sticks_to_the_model() -> None:
+    """Looking for a cut changes no bit, no flag, no mode, and leaves no replaced `forward`."""
+    model = bert()
+    model.bert.encoder.layer[2].attention.output.dense.weight.requires_grad_(False)
+    model.train()
+    before, flags = tensors(model), {name: value.requires_grad for name, value in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    cut = find_cut(model, anatomy(model), 3, texts(), collator(0))
+    with cut.installed():
+        assert "forward" in vars(model.bert.encoder.layer[1])
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert all(same_bits(before[name], value) for name, value in tensors(model).items())
+    assert flags == {name: value.requires_grad for name, value in model.named_parameters()}
+    assert modes == [module.training for module in model.modules()]
+
+
+def test_what_depends_on_padding_is_refused() -> None:
+    """FNet takes no mask, so a text's states depend on how far it is padded; at one length it can be cut."""
+    torch.manual_seed(0)
+    model = FNetForSequenceClassification(FNetConfig(**{k: v for k, v in SIZES.items() if "heads" not in k})).eval()
+    groups = anatomy(model)
+    with pytest.raises(CannotCut, match="depends on how far a text is padded"):
+        find_cut(model, groups, len(groups) - 1, texts(), collator(0))
+
+
+class Peeking(BertForSequenceClassification):
+    """Reads the embeddings again above the last block, through a function that hides its graph."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
+        output = super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        output.logits = (
+            output.logits + self.bert.encoder.layer[0].output.dense.bias.sum() * self.seen.mean((1, 2))[:, None]
+        )
+        return output
+
+    @property
+    def seen(self) -> torch.Tensor:
+        return self.bert.encoder.layer[0].last.detach()
+
+
+def test_wrong_cut_is_found() -> None:
+    """What a lower block leaves behind for a higher one is not kept; the logits differ, and the cut is refused."""
+    model = bert(Peeking)
+    block = model.bert.encoder.layer[0]
+    forward = block.forward
+
+    def leaving(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        block.last = output[0] if isinstance(output, tuple) else output
+        return output
+
+    block.forward = leaving
+    nn.init.normal_(block.output.dense.bias)
+    groups = [group for group in anatomy(model) if group.role != "unused"]
+    rows, collate = texts(), collator(0)
+    with pytest.raises(CannotCut, match=r"the logits differ|in the model's own code"):
+        cut_at(model, groups, 3, rows, collate)
+
+
+def test_jumping_over_a_part_that_trains_is_found() -> None:
+    """A cut that gives the right logits but keeps what comes from above it would train nothing there."""
+    model = bert()
+    groups = [group for group in anatomy(model) if group.role != "unused"]
+    rows, collate = texts(), collator(0)
+    honest = ForwardCut(model, groups, 3, rows, collate)
+    verify(honest, rows, collate)
+    jumping = ForwardCut(model, groups, 4, rows, collate)
+    jumping.below, jumping.above = honest.below, honest.above  # claims that block 2 lies above
+    with pytest.raises(CannotCut, match="other gradients"):
+        verify(jumping, rows, collate)
+
+
+def test_head_of_zeros_tells_nothing() -> None:
+    """With weights of zero all logits agree whatever is cut; random ones stand in while the cut is tried."""
+    model = bert()
+    nn.init.zeros_(model.classifier.weight)
+    nn.init.zeros_(model.classifier.bias)
+    cut = find_cut(model, anatomy(model), 6, texts(), collator(0))
+    assert isinstance(cut, HeadCut)
+    assert cut.layouts[0].shape == (32,)
+    assert not model.classifier.weight.any()
+    assert not model.classifier.bias.any()
+
+
+def test_comparisons_are_in_full_precision() -> None:
+    """What a GPU rounds convolutions to is set aside while models are compared, and back afterwards."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with full_precision():
+        precision = getattr(cudnn, "conv", None)
+        assert precision.fp32_precision == "ieee" if precision else not cudnn.allow_tf32
+    assert (cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
