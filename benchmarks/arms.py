@@ -102,7 +102,7 @@ def hf_ft_settings(request: Request, method: str) -> dict[str, Any]:
 def prepare(request: Request) -> dict[str, Any]:
     """Write the data of a seed for the plain arms, and find what trains, by name, when so many blocks are frozen."""
     import hf_ft
-    from hf_ft.models.load import resolve
+    from hf_ft.models.load import resolve_model
 
     training = {"output_dir": str(Path(request["scratch"], "out")), "seed": request["seed"]}
     training["per_device_train_batch_size"] = request["per_device_train_batch_size"]
@@ -124,7 +124,7 @@ def prepare(request: Request) -> dict[str, Any]:
         names = [name for group, setting in pairs for name in group.parameters if setting.trains(name)]
         plans[frozen] = {"method": method, "trainable": names, "learning_rate": stage.rate}
     return {
-        "folder": resolve(config.model),
+        "folder": resolve_model(config.model),
         "labels": len(splits.labels),
         "blocks": blocks,
         "head": linear_head(model, plans["head"]["trainable"]),

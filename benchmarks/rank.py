@@ -33,10 +33,10 @@ def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[
     """Folders with a model of random weights, and with the first blocks of a model as it is."""
     import transformers
 
-    from hf_ft.models.load import quiet_loading, resolve
+    from hf_ft.models.load import resolve_model, silent_loading
     from hf_ft.tasks.registry import get_task
 
-    source, kind = resolve(model), get_task(task)
+    source, kind = resolve_model(model), get_task(task)
     auto = getattr(transformers, kind.auto_class)
     parts = transformers.AutoTokenizer if kind.modality == "text" else transformers.AutoImageProcessor
     names = ["random", *(f"{count}_blocks" for count in blocks)]
@@ -44,7 +44,7 @@ def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[
         if (folder / name / "config.json").exists():
             continue
         transformers.set_seed(0)
-        with quiet_loading():
+        with silent_loading():
             if count is None:
                 made = auto.from_config(transformers.AutoConfig.from_pretrained(source))
             else:

@@ -8,9 +8,9 @@ from .feature_cache import FeatureCache as FeatureCache
 from .finetuning import finetune as finetune
 from .finetuning import parse as parse
 from .finetuning import rank as rank
-from .models import Anatomy as Anatomy
 from .models import DepthGroup as DepthGroup
-from .models import anatomy as anatomy
+from .models import DepthGroups as DepthGroups
+from .models import depth_groups as depth_groups
 from .models import freeze as freeze
 from .models import load_model as load_model
 from .models import param_groups as param_groups

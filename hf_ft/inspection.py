@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_ft.errors import UserError, choose
 from hf_ft.methods import plan_method, plan_stages
-from hf_ft.models import anatomy, find_settings, fits, quiet_loading
+from hf_ft.models import depth_groups, find_config, silent_loading, supports_task
 from hf_ft.reports import draw_groups, text_table
 from hf_ft.settings import read_stages
 from hf_ft.tasks import get_task, task_names
@@ -53,7 +53,7 @@ def inspect_model(
 
 def _describe(model: PreTrainedModel, method: str, plan: dict[str, Any] | None) -> dict[str, Any]:
     """What `inspect` says, as plain values."""
-    groups = anatomy(model)
+    groups = depth_groups(model)
     if plan is None:
         stages = plan_method(method, groups, 1, 1.0).stages
     else:
@@ -82,13 +82,13 @@ def _load_bare(name: str, task: str | None) -> PreTrainedModel:
     """Build the model from its configuration alone; weights do not change where its parts are."""
     if task is not None:
         choose(task, task_names(), "task")
-    settings = find_settings(name)
-    names = [task] if task else [other for other in task_names() if fits(settings, get_task(other))]
-    if not names or not fits(settings, get_task(names[0])):
+    settings = find_config(name)
+    names = [task] if task else [other for other in task_names() if supports_task(settings, get_task(other))]
+    if not names or not supports_task(settings, get_task(names[0])):
         wanted = task or ", ".join(task_names())
         raise UserError(f"'{name}' is a model of type {settings.model_type}, which does not do {wanted}.")
     auto = getattr(transformers, get_task(names[0]).auto_class)
-    with quiet_loading(), torch.random.fork_rng():
+    with silent_loading(), torch.random.fork_rng():
         model: PreTrainedModel = auto.from_config(settings)
     return model
 

@@ -48,7 +48,7 @@ def test_python_blocks_use_what_exists() -> None:
         if isinstance(node, ast.ImportFrom) and node.module == "hf_ft"
         for alias in node.names
     ]
-    assert imported == ["finetune", "FeatureCache", "anatomy", "freeze", "param_groups"]
+    assert imported == ["finetune", "FeatureCache", "depth_groups", "freeze", "param_groups"]
     assert set(imported) <= set(hf_ft.__all__)
 
 

@@ -379,7 +379,7 @@ def cache(argv: Sequence[str]) -> None:
         raise UserError("--older_than belongs to hf-ft cache clear.")
     if options.older_than is not None:
         check_range("older_than", options.older_than, "--older_than")
-    from hf_ft.feature_cache import clear, default_root, spoken_size
+    from hf_ft.feature_cache import clear_cache, default_root, format_size
     from hf_ft.settings import check_path
 
     root = Path(options.cache_dir).expanduser().absolute() if options.cache_dir else default_root()
@@ -390,21 +390,21 @@ def cache(argv: Sequence[str]) -> None:
     if options.action == "list":
         print(_cache_list(root))
     else:
-        print(f"Freed {spoken_size(clear(root, 86400 * (options.older_than or 0)))} in {root}")
+        print(f"Freed {format_size(clear_cache(root, 86400 * (options.older_than or 0)))} in {root}")
 
 
 def _cache_list(root: Path) -> str:
-    from hf_ft.feature_cache import entries, spoken_size
+    from hf_ft.feature_cache import cache_entries, format_size
 
-    found = entries(root)
+    found = cache_entries(root)
     lines = [f"{'what':37} {'examples':>12} {'size':>11} {'last used':>16}"] if found else []
     for entry in reversed(found):
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         first, *rest = textwrap.wrap(entry.what, 37, subsequent_indent="  ")
-        lines += [f"{first:37} {entry.examples:12,} {spoken_size(entry.size):>11} {used}", *rest]
+        lines += [f"{first:37} {entry.examples:12,} {format_size(entry.size):>11} {used}", *rest]
     total, unfinished = sum(entry.size for entry in found), sum(entry.unfinished for entry in found)
-    begun = f", {spoken_size(unfinished)} of it unfinished" if unfinished else ""
-    return "\n".join([*lines, f"{spoken_size(total)} in {root}{begun}"])
+    begun = f", {format_size(unfinished)} of it unfinished" if unfinished else ""
+    return "\n".join([*lines, f"{format_size(total)} in {root}{begun}"])
 
 
 def env(argv: Sequence[str]) -> None:

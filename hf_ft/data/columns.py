@@ -260,18 +260,18 @@ def _read_all(rows: Dataset, role: str) -> tuple[dict[int, str], str, Contents]:
 
     Images are hashed as encoded and decoded completely, since a header alone does not show that the rest is missing.
     """
-    is_image = "image" in rows.features
+    holds_images = "image" in rows.features
     problems: dict[int, str] = {}
     hasher, known, labelled = hashlib.sha256(), array("Q"), array("Q")
     # `disable=None` shows the bar on a terminal only; texts take no time worth one.
-    bar = tqdm(desc=f"Checking images of {role}", total=len(rows), unit="image", disable=None if is_image else True)
+    bar = tqdm(desc=f"Checking images of {role}", total=len(rows), unit="image", disable=None if holds_images else True)
     position = 0
     with bar, ThreadPoolExecutor(IMAGE_WORKERS) as pool:
-        for batch in batches(rows, IMAGE_BATCH if is_image else BATCH):
+        for batch in batches(rows, IMAGE_BATCH if holds_images else BATCH):
             labels = batch["labels"].to_numpy()
             inputs = batch.drop_columns(["labels"]).to_pylist()
             # The pool holds one batch of images at a time.
-            contents = pool.map(read_image, inputs) if is_image else map(text_bytes, inputs)
+            contents = pool.map(read_image, inputs) if holds_images else map(text_bytes, inputs)
             for row, label, content in zip(inputs, labels, contents, strict=True):
                 if isinstance(content, str):
                     path = (row["image"] or {}).get("path")

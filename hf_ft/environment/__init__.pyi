@@ -14,4 +14,5 @@ from .signals import exception_of as exception_of
 from .signals import ignore_in_worker as ignore_in_worker
 from .signals import stoppable as stoppable
 from .terminal import bars_shown as bars_shown
+from .terminal import print_on_main as print_on_main
 from .terminal import quiet_libraries as quiet_libraries

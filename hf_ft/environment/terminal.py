@@ -7,6 +7,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 NOISE = {
     "transformers.models.timm_wrapper.image_processing_timm_wrapper": "The `save_pretrained` method is disabled",
@@ -22,6 +26,14 @@ SWITCHES = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS",
 def bars_shown() -> bool:
     """Whether progress bars are drawn: on a terminal and in a notebook, but not into a log file."""
     return (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules
+
+
+def print_on_main(line: str, args: TrainingArguments) -> None:
+    """Print a line on the main process only, without breaking a progress bar that is being drawn."""
+    from tqdm.auto import tqdm
+
+    if args.should_save:
+        tqdm.write(line)
 
 
 @contextmanager

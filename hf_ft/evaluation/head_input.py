@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ft.errors import UserError
-from hf_ft.heads import MOST_LABELS, Reader, probe, sampled
-from hf_ft.models import CannotCut, scale_of
+from hf_ft.heads import MAX_CLASSES, HiddenStateReader, fit_layer_probes, sample_rows
+from hf_ft.models import CannotSplit, scale_of
 
 if TYPE_CHECKING:
     from hf_ft.training import Run
@@ -49,11 +49,11 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     trained = any(stage.settings[i].mode != "frozen" for stage in run.plan.stages for i in blocks)
     if trained or not blocks or run.task.gather is not None or run.learning.loss is None or run.args.world_size > 1:
         return None
-    if len(splits.labels) > MOST_LABELS:
+    if len(splits.labels) > MAX_CLASSES:
         return None
     # A head that was kept would be changed by `learning` of a regression, as for a training that is to come.
     config = dataclasses.replace(run.config, augment="none", keep_head=False)
-    reader = Reader(
+    reader = HiddenStateReader(
         run.model,
         run.groups,
         lambda rows: run.task.encode(rows, run.processor, config, False),
@@ -62,15 +62,15 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
         head=True,
     )
     started = time.perf_counter()
-    rows = [sampled(part, _most(run), run.args.seed) for part in (splits.train, splits.validation)]
+    rows = [sample_rows(part, _most(run), run.args.seed) for part in (splits.train, splits.validation)]
     try:
         every = list(zip(*(reader.states(part) for part in rows), strict=True))
         places = sorted({round(place) for place in np.linspace(0, len(blocks), min(BOUNDARIES, len(blocks) + 1))})
         loss = target.learning(scale_of(run.model), rows[0], splits.labels, config, run.args).loss
         assert loss is not None
         pairs = [every[place] for place in (*places, -1)]
-        outputs = [probe(both, rows, len(splits.labels), loss, PENALTIES, TOLERANCE) for both in pairs]
-    except (CannotCut, UserError):
+        outputs = [fit_layer_probes(both, rows, len(splits.labels), loss, PENALTIES, TOLERANCE) for both in pairs]
+    except (CannotSplit, UserError):
         return None
     references = rows[1]["labels"][:]
     scores, draws = [], []

@@ -33,7 +33,7 @@ from hf_ft.data import (
 )
 from hf_ft.errors import UserError, first_line, shorten
 from hf_ft.evaluation.scores import Results, add_scores, predict_outputs, score_without
-from hf_ft.models import load_tokenizer, quiet_loading
+from hf_ft.models import load_tokenizer, silent_loading
 from hf_ft.reports import copies_note, text_table, title
 from hf_ft.settings import Config, check_path, not_made
 from hf_ft.storage import LOCAL, check_names, files_below, read_run, readable
@@ -56,7 +56,7 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, An
     record = read_run(folder)
     task = get_task(record["task"])
     try:
-        with quiet_loading():
+        with silent_loading():
             auto = getattr(transformers, task.auto_class)
             model, info = auto.from_pretrained(folder, output_loading_info=True)
             if task.modality == "image":

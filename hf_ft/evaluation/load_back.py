@@ -32,7 +32,7 @@ class LoadBackFailure(RuntimeError):
     """The saved model, used without hf_ft, does not answer as the model that was trained."""
 
 
-def prove_load_back(
+def verify_load_back(
     folder: Path, model: PreTrainedModel, processor: Any, task: Task, splits: Splits, config: Config
 ) -> dict[str, Any]:
     """Give raw examples to the plain `pipeline` of a saved model in a fresh process and compare all that it says.

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits
 from hf_ft.errors import UserError
-from hf_ft.feature_cache import CachedRows, Job, Live, open_cache
-from hf_ft.heads import constant, panel
+from hf_ft.feature_cache import CachedRows, CacheRequest, NotCached, open_cache
+from hf_ft.heads import constant, transferability_scores
 from hf_ft.methods import plan_method
-from hf_ft.models import check_kind, check_tokens, evaluating, find_settings, load_model
+from hf_ft.models import check_supports_task, check_tokens, evaluating, find_config, load_model
 from hf_ft.settings import Config
 from hf_ft.tasks import get_task
 
@@ -41,32 +41,32 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     of the labels), `features`, `examples`, `parameters`, `bytes`, `ms_per_example` and `seconds`, all told.
 
     Raises:
-        UserError: the model cannot be loaded, is of another kind, or cannot be cut before its head; or its features
+        UserError: the model cannot be loaded, is of another kind, or cannot be split before its head; or its features
             are not finite.
     """
     started = time.perf_counter()
     task = get_task(config.task)
     config = dataclasses.replace(config, method="head", plan=None, augment="none", cache="auto", keep_head=False)
-    check_kind(find_settings(config.model, config.model_revision, config.trust_remote_code), task, config.model)
+    check_supports_task(find_config(config.model, config.model_revision, config.trust_remote_code), task, config.model)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
     rows = task.encode(splits.train, processor, config, False)
     check_tokens(rows, processor, config.model)
     stage = plan_method("head", loaded.groups, 1, 1.0).stages[0]
     # Two passes, since a cache that is read once would not be built.
-    job = Job(model, loaded.groups, stage, (rows,), processor, task.collator(processor), config, args, 2, 0)
+    job = CacheRequest(model, loaded.groups, stage, (rows,), processor, task.collator(processor), config, args, 2, 0)
     try:
         cached = open_cache(job)
-    except Live as reason:
+    except NotCached as reason:
         raise UserError(f"its features cannot be kept: {reason}") from reason
-    if cached.cut.name != BEFORE_THE_HEAD or len(cached.cut.layouts) != 1:
-        raise UserError(f"it cannot be cut before its head ({'; '.join(cached.cut.notes) or cached.cut.name})")
+    if cached.split.name != BEFORE_THE_HEAD or len(cached.split.layouts) != 1:
+        raise UserError(f"it cannot be split before its head ({'; '.join(cached.split.notes) or cached.split.name})")
     features, labels, groups = read_features(cached.train, args.seed)
     if not np.isfinite(features).all():
         raise UserError("its features are not all finite: it overflows on these inputs")
     metric = metric_of(labels, groups)
     parameters = list(model.parameters())
     return {
-        "scores": panel(features, labels, metric, groups, args.seed),
+        "scores": transferability_scores(features, labels, metric, groups, args.seed),
         "metric": metric,
         "constant": constant(labels, metric),
         "features": features.shape[1],
@@ -128,7 +128,7 @@ def _words(rows: CachedRows, cells: list[list[int]], seed: int) -> tuple[NDArray
     return np.concatenate(features), np.concatenate(labels), np.concatenate(groups)
 
 
-def milliseconds(model: PreTrainedModel, job: Job) -> float:
+def milliseconds(model: PreTrainedModel, job: CacheRequest) -> float:
     """Milliseconds per example of a forward pass of the whole model: the quickest of several, on the same few examples.
 
     They are spread evenly over train. Reading and preparing them is not part of it, and no cache is.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from hf_ft.errors import UserError
 from hf_ft.experiments.trials import Arm, Bench
-from hf_ft.heads import MOST_LABELS, Loss, Reader, probe, sampled
-from hf_ft.models import CannotCut, scale_of
+from hf_ft.heads import MAX_CLASSES, HiddenStateReader, Loss, fit_layer_probes, sample_rows
+from hf_ft.models import CannotSplit, scale_of
 
 MOST = 2000
 """Most examples of a split that are looked at."""
@@ -32,24 +32,24 @@ def gather_evidence(bench: Bench, seed: int) -> dict[str, Any]:
     started = time.perf_counter()
     found: dict[str, Any] = {"probe": [], "examples": 0, "pass_seconds": 0.0, "missing": ""}
     try:
-        rows = [sampled(part, MOST, seed) for part in (bench.splits.train, bench.splits.validation)]
+        rows = [sample_rows(part, MOST, seed) for part in (bench.splits.train, bench.splits.validation)]
         begun, reader = time.perf_counter(), _reader(bench)
         states = [reader.states(part) for part in rows]
         found["pass_seconds"] = (time.perf_counter() - begun) / sum(map(len, rows))
         found["examples"] = len(rows[0])
         loss = _loss(bench, rows[0])
         for both in zip(*states, strict=True):
-            found["probe"].append(_score(bench, probe(both, rows, len(bench.splits.labels), loss), rows[1]))
-    except (CannotCut, UserError) as reason:
+            found["probe"].append(_score(bench, fit_layer_probes(both, rows, len(bench.splits.labels), loss), rows[1]))
+    except (CannotSplit, UserError) as reason:
         found["missing"] = str(reason)
     found["seconds"] = round(time.perf_counter() - started, 3)
     return found
 
 
-def _reader(bench: Bench) -> Reader:
+def _reader(bench: Bench) -> HiddenStateReader:
     settings = bench.settings(Arm("head", 0))
     config = dataclasses.replace(settings.config, augment="none")
-    return Reader(
+    return HiddenStateReader(
         bench.model,
         bench.groups,
         lambda rows: bench.task.encode(rows, bench.processor, config, False),
@@ -62,18 +62,20 @@ def _loss(bench: Bench, train: Dataset) -> Loss:
     """The loss of the target.
 
     Raises:
-        CannotCut: there is no single label for a pooled example, or no loss of ours.
+        CannotSplit: there is no single label for a pooled example, or no loss of ours.
     """
     if bench.task.gather is not None:
-        raise CannotCut("an example has a label for each of its parts")
-    if len(bench.splits.labels) > MOST_LABELS:
-        raise CannotCut(f"there are more than {MOST_LABELS} classes, for which layer probes take long and show little")
+        raise CannotSplit("an example has a label for each of its parts")
+    if len(bench.splits.labels) > MAX_CLASSES:
+        raise CannotSplit(
+            f"there are more than {MAX_CLASSES} classes, for which layer probes take long and show little"
+        )
     settings, splits = bench.settings(Arm("head", 0)), bench.splits
     loss = splits.target.learning(
         scale_of(bench.model), train, splits.labels, settings.config, settings.arguments()
     ).loss
     if loss is None:
-        raise CannotCut("the loss is the model's own")
+        raise CannotSplit("the loss is the model's own")
     return loss
 
 

@@ -329,10 +329,10 @@ def _where(model: str) -> str:
 
 def _identity(model: str) -> str:
     """What tells whether a model is still the one that was scored: of a folder its content, of a Hub id the name."""
-    from hf_ft.models import resolve
+    from hf_ft.models import resolve_model
 
     try:
-        folder = Path(resolve(model))
+        folder = Path(resolve_model(model))
     except UserError:
         return model
     if not folder.is_dir():

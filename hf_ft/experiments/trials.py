@@ -33,10 +33,10 @@ from hf_ft.environment import machine, versions
 from hf_ft.errors import UserError, shorten
 from hf_ft.evaluation import predict_outputs
 from hf_ft.experiments.grid import Layer, fitted
-from hf_ft.feature_cache import Cached, Job, Live, WholeBatches, open_cache
+from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, PrebatchedCollator, open_cache
 from hf_ft.methods import Plan, PlannedStage, Setting
 from hf_ft.metrics import Floats
-from hf_ft.models import Anatomy, adapters, check_model, load_model
+from hf_ft.models import DepthGroups, adapters, check_model, load_model
 from hf_ft.reports import title
 from hf_ft.settings import OF_ADAPTERS, Settings, build, normalise
 from hf_ft.storage import output_folder
@@ -76,7 +76,7 @@ class Outcome:
 
     `seconds` are those of training, with the features that it computed; `loop` are the part of them that went into
     steps and their evaluations, `feature_seconds` into features and decoded images, `features` how many of how many
-    examples that were by cut. What it found there took `whole_seconds`, its own part included: `alone` is how long
+    examples that were by split. What it found there took `whole_seconds`, its own part included: `alone` is how long
     it would have trained with nothing there. `wall` counts everything, from loading the model to scores on test.
     `frozen` counts blocks that never trained, None with adapters; `live` says why what is frozen ran in every epoch.
     `metrics` are those of `run.json`, by split and name.
@@ -111,7 +111,7 @@ class Outcome:
         return self.metrics[split][metric]["value"]
 
 
-def blocks_of(groups: Anatomy) -> int:
+def blocks_of(groups: DepthGroups) -> int:
     """How many blocks a model has."""
     return len(groups.of_role("block"))
 
@@ -134,7 +134,7 @@ class Bench:
         folder: Path,
         test: bool = True,
         methods: Sequence[str] = (),
-        check: Callable[[Anatomy], object] | None = None,
+        check: Callable[[DepthGroups], object] | None = None,
     ) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
@@ -159,7 +159,7 @@ class Bench:
         self.about = self._about(settings)
 
     @property
-    def groups(self) -> Anatomy:
+    def groups(self) -> DepthGroups:
         """The depth groups of the model."""
         return self.loaded.groups
 
@@ -377,22 +377,24 @@ def outputs_of(run: Run, split: Dataset, others: int = 0) -> Any:
     collator = run.task.collator(run.processor)
     stage = PlannedStage("scores", others + 1, 0.0, frozen_throughout(run.plan))
     try:
-        job = Job(run.model, run.groups, stage, (encoded,), run.processor, collator, config, run.args, others + 1, 0)
+        job = CacheRequest(
+            run.model, run.groups, stage, (encoded,), run.processor, collator, config, run.args, others + 1, 0
+        )
         cached = open_cache(job)
-    except Live:
+    except NotCached:
         return predict_outputs(run.model, run.processor, run.task, split, config, run.args)
     return _from_features(run, cached, encoded)
 
 
-def _from_features(run: Run, cached: Cached, encoded: Dataset) -> Any:
-    with tempfile.TemporaryDirectory() as folder, cached.cut.installed():
+def _from_features(run: Run, cached: CachedStage, encoded: Dataset) -> Any:
+    with tempfile.TemporaryDirectory() as folder, cached.split.installed():
         args = copy.copy(run.args)
         args.output_dir, args.remove_unused_columns, args.eval_strategy = folder, False, "no"
         args.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
         trainer = Trainer(
             model=cached.upper,
             args=args,
-            data_collator=WholeBatches(run.task.collator(run.processor)),
+            data_collator=PrebatchedCollator(run.task.collator(run.processor)),
             compute_loss_func=lambda outputs, labels, **_: outputs.logits.new_zeros(()),  # `Trainer` wants one
             preprocess_logits_for_metrics=run.task.reduce,
         )

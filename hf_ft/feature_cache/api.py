@@ -12,10 +12,10 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding, PreTrainedModel, TrainingArguments, default_data_collator
 
 from hf_ft.errors import UserError, shorten
-from hf_ft.feature_cache.cache import Job, Live, WholeBatches, is_image, open_cache
+from hf_ft.feature_cache.cache import CacheRequest, NotCached, PrebatchedCollator, holds_images, open_cache
 from hf_ft.methods import plan_method
 from hf_ft.modalities import ImageTransform
-from hf_ft.models import Anatomy, FrozenMode, anatomy, freeze, quiet_modules
+from hf_ft.models import DepthGroups, FrozenMode, depth_groups, freeze, modules_in_eval
 from hf_ft.settings import Config
 from hf_ft.tasks import summed
 
@@ -24,7 +24,7 @@ class FeatureCache:
     """What a model's frozen layers give for each example, computed once; with `freeze` alone they run in each epoch.
 
     Used as a context, within which `model` trains on `train` (and is evaluated on `validation`) with the collator
-    `collator` and `loss`; after it the whole model has the new weights. `facts` says where the model was cut, and how
+    `collator` and `loss`; after it the whole model has the new weights. `facts` says where the model was split, and how
     many examples ran through what is frozen.
 
     Args:
@@ -55,29 +55,31 @@ class FeatureCache:
         args: TrainingArguments,
         collator: Any = None,
         cache_dir: str | None = None,
-        groups: Anatomy | None = None,
+        groups: DepthGroups | None = None,
     ) -> None:
-        groups = groups if groups is not None else anatomy(model)
+        groups = groups if groups is not None else depth_groups(model)
         freeze(model, method, groups).remove()
         stage = plan_method(method, groups, args.num_train_epochs, 1.0).stages[0]
         parts = [_read_columns(rows, model) for rows in (train, validation) if rows is not None]
         args.remove_unused_columns = False
-        if is_image(train):
+        if holds_images(train):
             parts = [rows.with_transform(ImageTransform(processor, "none")) for rows in parts]
-        collator = collator or (default_data_collator if is_image(train) else DataCollatorWithPadding(processor))
+        collator = collator or (default_data_collator if holds_images(train) else DataCollatorWithPadding(processor))
         config = Config(model="", dataset="", cache_dir=cache_dir)
         passes = max(2.0, args.num_train_epochs)  # a cache that is read once would not be built
         try:
-            cached = open_cache(Job(model, groups, stage, parts, processor, collator, config, args, passes, passes))
-        except Live as reason:
+            cached = open_cache(
+                CacheRequest(model, groups, stage, parts, processor, collator, config, args, passes, passes)
+            )
+        except NotCached as reason:
             raise UserError(
                 f"FeatureCache cannot be used with method '{method}': {str(reason) or 'nothing below is frozen'}. Use "
                 "freeze() alone."
             ) from reason
         self.model, self.train, self.validation = cached.upper, cached.train, cached.validation
         self.facts = cached.facts
-        self.collator, self.loss = WholeBatches(collator), usual_loss
-        self._quiet, self._installed = quiet_modules(model, groups, stage.settings), cached.cut.installed()
+        self.collator, self.loss = PrebatchedCollator(collator), usual_loss
+        self._quiet, self._installed = modules_in_eval(model, groups, stage.settings), cached.split.installed()
 
     def __enter__(self) -> FeatureCache:
         self._frozen = FrozenMode(self.model, self._quiet)
@@ -103,7 +105,9 @@ def _read_columns(rows: Dataset, model: PreTrainedModel) -> Dataset:
             f"FeatureCache needs a column 'labels', and the rows have {there}. Rename theirs: "
             "rows.rename_column('label', 'labels')."
         )
-    taken = ["image"] if is_image(rows) else [name for name in signature(model.forward).parameters if name != "labels"]
+    taken = (
+        ["image"] if holds_images(rows) else [name for name in signature(model.forward).parameters if name != "labels"]
+    )
     inputs = [name for name in rows.column_names if name in taken]
     if not inputs:
         raise UserError(

@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments, default_data_collator
 
+from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
-from hf_ft.feature_cache.eviction import default_root, make_room, spoken_size
+from hf_ft.feature_cache.eviction import default_root, format_size, make_room
 from hf_ft.feature_cache.store import Features, FeatureStore, Unusable, size_of, using
 from hf_ft.methods import PlannedStage
-from hf_ft.models import Anatomy, CannotCut, Cut, Layout, Upper, find_cut, frozen_depth, snapshot
+from hf_ft.models import CannotSplit, DepthGroups, Layout, ModelSplit, UpperPart, find_split, frozen_depth, snapshot
 from hf_ft.settings import Config
 from hf_ft.tables import batches, is_list, token_counts
 
@@ -60,7 +61,7 @@ WIDE = 16_384, 256
 """The same on other devices."""
 
 
-class Live(Exception):
+class NotCached(Exception):
     """A stage that runs without the cache; the text says why."""
 
 
@@ -85,7 +86,7 @@ class CachedRows(torch.utils.data.Dataset[Any]):
 
 
 @dataclass(frozen=True)
-class WholeBatches:
+class PrebatchedCollator:
     """The collator for `CachedRows`, which make whole batches: it leaves these as they are, and collates rows."""
 
     collator: Callable[[list[dict[str, Any]]], Any]
@@ -95,7 +96,7 @@ class WholeBatches:
 
 
 @dataclass(frozen=True)
-class Job:
+class CacheRequest:
     """A stage that may be cached: its model and data, and how often it reads them.
 
     `parts` are the encoded train split and, where it is read, validation; `collator` is the task's; `passes` counts
@@ -104,7 +105,7 @@ class Job:
     """
 
     model: PreTrainedModel
-    groups: Anatomy
+    groups: DepthGroups
     stage: PlannedStage
     parts: Sequence[Dataset]
     processor: Any
@@ -113,7 +114,7 @@ class Job:
     args: TrainingArguments
     passes: float
     evaluations: float
-    read_once: Callable[[Cut], object] | None = None
+    read_once: Callable[[ModelSplit], object] | None = None
 
     @property
     def reads(self) -> list[float]:
@@ -132,25 +133,25 @@ class Job:
 
 
 @dataclass
-class Cached:
+class CachedStage:
     """A stage's upper part and its data (no validation where the stage has none); `facts` go into `run.json`.
 
     Among them `seconds` is what this run spent on features, `whole_seconds` what all that it reads took, whenever they
     were computed.
     """
 
-    cut: Cut
-    upper: Upper
+    split: ModelSplit
+    upper: UpperPart
     train: CachedRows
     validation: CachedRows | None
     facts: dict[str, Any]
 
 
-def open_cache(job: Job) -> Cached:
+def open_cache(job: CacheRequest) -> CachedStage:
     """Cut the model at the first group that trains, and compute what the cache lacks.
 
     Raises:
-        Live: the stage has to run without the cache, or does better so.
+        NotCached: the stage has to run without the cache, or does better so.
         UserError: `cache` is `on` and cannot be.
     """
     try:
@@ -158,47 +159,47 @@ def open_cache(job: Job) -> Cached:
     except Unusable as reason:
         if job.config.cache == "on":
             raise
-        raise Live(f"{reason.why} (--cache_dir names another folder)") from reason
-    except (Live, CannotCut) as reason:  # a cut may fail on a later example, such as the first that is very long
+        raise NotCached(f"{reason.why} (--cache_dir names another folder)") from reason
+    except (NotCached, CannotSplit) as reason:  # a cut may fail on a later example, such as the first that is very long
         if job.config.cache == "on" and str(reason):
             raise UserError(
                 f"--cache on: stage '{job.stage.name}' cannot use the cache: {reason}. Leave out --cache on."
             ) from reason
-        raise Live(str(reason)) from reason
+        raise NotCached(str(reason)) from reason
 
 
-def _opened(job: Job) -> Cached:
+def _opened(job: CacheRequest) -> CachedStage:
     depth = frozen_depth(job.groups, job.stage.settings)
     _refuse(job, depth)
     job.model.to(job.args.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
     parts = [Part.of(rows) for rows in job.parts]
     sample = parts[0].sample()
-    cut = find_cut(job.model, job.groups, depth, sample, job.collate)
-    layouts = [Layout(job.config.cache_dtype, layout.shape, layout.ragged) for layout in cut.layouts]
-    store = FeatureStore(job.root, _key(job, cut, layouts))
+    split = find_split(job.model, job.groups, depth, sample, job.collate)
+    layouts = [Layout(job.config.cache_dtype, layout.shape, layout.ragged) for layout in split.layouts]
+    store = FeatureStore(job.root, _key(job, split, layouts))
     with job.args.main_process_first(desc="computing features"):
         missing = [store.missing(part.names) for part in parts]
         started = time.perf_counter()
-        cut.capture(job.collate(sample))
+        split.capture(job.collate(sample))
         each = (time.perf_counter() - started) / len(sample)
-        solved = job.read_once is not None and job.read_once(cut) is not None
+        solved = job.read_once is not None and job.read_once(split) is not None
         reads = [1.0 for _ in parts] if solved else job.reads
-        forecast = make_forecast(job, cut.name, store.folder, layouts, parts, missing, reads, each, solved)
+        forecast = make_forecast(job, split.name, store.folder, layouts, parts, missing, reads, each, solved)
         decide(job, forecast)
-        tell(forecast.line(), job.args)
+        print_on_main(forecast.line(), job.args)
         seconds, computed = [], 0
         for part in parts:
             started = time.perf_counter()
             left = store.missing(part.names)  # an example may stand in both splits
             if len(left):
-                _compute(job, cut, store, layouts, part, left)
+                _compute(job, split, store, layouts, part, left)
             computed += len(left)
             seconds.append(round(time.perf_counter() - started, 3))
     for note in store.notes:
-        tell(f"cache    {note}", job.args)
-    sets = [_rows(job, cut, store.read(part.names), part) for part in parts]
+        print_on_main(f"cache    {note}", job.args)
+    sets = [_rows(job, split, store.read(part.names), part) for part in parts]
     facts = {
-        "cut": cut.name,
+        "cut": split.name,
         "examples": forecast.examples,
         "computed": computed,
         "bytes": forecast.bytes,
@@ -206,45 +207,39 @@ def _opened(job: Job) -> Cached:
         "validation_seconds": sum(seconds[1:]),
         "whole_seconds": round(sum(rows.features.seconds for rows in sets), 3),
         "dtype": job.config.cache_dtype,
-        "difference": cut.difference,
-        "notes": [*cut.notes, *store.notes],
+        "difference": split.difference,
+        "notes": [*split.notes, *store.notes],
     }
-    return Cached(cut, Upper(cut), sets[0], sets[1] if len(sets) > 1 else None, facts)
+    return CachedStage(split, UpperPart(split), sets[0], sets[1] if len(sets) > 1 else None, facts)
 
 
-def _refuse(job: Job, depth: int) -> None:
-    """Raise `Live` for what is known before the model is looked at; without a reason where nothing is frozen."""
+def _refuse(job: CacheRequest, depth: int) -> None:
+    """Raise `NotCached` for what is known before the model is looked at; without a reason where nothing is frozen."""
     if depth == 0 or job.config.cache == "off":
-        raise Live
+        raise NotCached
     top = [group.role for group in job.groups if group.role != "unused"][depth - 1 : depth + 1]
     if top == ["stem", "block"]:
-        raise Live  # nothing but embeddings
+        raise NotCached  # nothing but embeddings
     if job.stage.peft:
-        raise Live("its adapters change what the layers below the head give")
+        raise NotCached("its adapters change what the layers below the head give")
     augment = job.config.augment
-    if is_image(job.parts[0]) and augment not in (None, "none"):
-        raise Live(
+    if holds_images(job.parts[0]) and augment not in (None, "none"):
+        raise NotCached(
             f"augmentation '{augment}' makes other images in each epoch (--augment none lets what is frozen run once)"
         )
     if job.args.n_gpu > 1:
-        raise Live("one process drives several GPUs (start one process for each with `accelerate launch`)")
+        raise NotCached("one process drives several GPUs (start one process for each with `accelerate launch`)")
     if job.args.neftune_noise_alpha:
-        raise Live("neftune_noise_alpha adds other noise to the embeddings in each step")
+        raise NotCached("neftune_noise_alpha adds other noise to the embeddings in each step")
     if job.args.torch_compile:
-        raise Live("torch_compile compiles the whole model (--torch_compile false allows the cache)")
+        raise NotCached("torch_compile compiles the whole model (--torch_compile false allows the cache)")
     if job.args.deepspeed or job.args.fsdp:
-        raise Live("FSDP and DeepSpeed divide the model in ways of their own")
+        raise NotCached("FSDP and DeepSpeed divide the model in ways of their own")
 
 
-def is_image(rows: Dataset) -> bool:
+def holds_images(rows: Dataset) -> bool:
     """Whether an encoded split holds images, which are decoded when they are read."""
     return "image" in getattr(rows, "column_names", ())  # a recipe may bring rows of its own
-
-
-def tell(line: str, args: TrainingArguments) -> None:
-    """Print a line on the main process, past progress bars."""
-    if args.should_save:
-        tqdm.write(line)
 
 
 # --- Examples ---------------------------------------------------------------------------------------------------------
@@ -283,7 +278,7 @@ def _records(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def fingerprints(rows: Dataset) -> NDArray[np.uint8]:
     """16 bytes for each encoded row `(rows, 16)`: a hash of all that the model is given, or of the encoded image."""
     found = np.empty((len(rows), 16), dtype=np.uint8)
-    for place, content in enumerate(encoded_images(rows) if is_image(rows) else _inputs(rows)):
+    for place, content in enumerate(encoded_images(rows) if holds_images(rows) else _inputs(rows)):
         found[place] = np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), dtype=np.uint8)
     return found
 
@@ -345,17 +340,17 @@ class Forecast:
         if self.solved:
             return (
                 f"cache    {self.what}: {self.computed:,} of {self.examples:,} examples {done}, once; needs "
-                f"{spoken_size(self.bytes)} of\n         {spoken_size(self.free)} free"
+                f"{format_size(self.bytes)} of\n         {format_size(self.free)} free"
             )
         return (
             f"cache    {self.what}: {self.computed:,} of {self.examples:,} examples {done}, once "
-            f"instead of {self.passes:.3g} times\n         needs {spoken_size(self.bytes)} of "
-            f"{spoken_size(self.free)} free; saves about {_spoken_time(self.seconds)}"
+            f"instead of {self.passes:.3g} times\n         needs {format_size(self.bytes)} of "
+            f"{format_size(self.free)} free; saves about {_spoken_time(self.seconds)}"
         )
 
 
 def make_forecast(
-    job: Job,
+    job: CacheRequest,
     what: str,
     folder: Path,
     layouts: Sequence[Layout],
@@ -382,22 +377,24 @@ def make_forecast(
     return Forecast(what, folder, examples, computed, needed, free, whole / examples, saved, solved)
 
 
-def decide(job: Job, forecast: Forecast) -> None:
-    """Make room for what is to be kept; raise `Live` where it saves nothing or does not fit."""
+def decide(job: CacheRequest, forecast: Forecast) -> None:
+    """Make room for what is to be kept; raise `NotCached` where it saves nothing or does not fit."""
     needed, limit = forecast.bytes, job.config.cache_max_gb
     if forecast.seconds <= 0 and not forecast.solved and job.config.cache != "on":
-        raise Live("it reads each example once, so nothing would be saved")
+        raise NotCached("it reads each example once, so nothing would be saved")
     if needed > limit * 1e9:
-        raise Live(f"it needs {spoken_size(needed)}, and --cache_max_gb is {limit:g}")
+        raise NotCached(f"it needs {format_size(needed)}, and --cache_max_gb is {limit:g}")
     if needed > 0.95 * forecast.free:
-        raise Live(
-            f"it needs {spoken_size(needed)}, and its folder has {spoken_size(forecast.free)} free (--cache_dir names "
+        raise NotCached(
+            f"it needs {format_size(needed)}, and its folder has {format_size(forecast.free)} free (--cache_dir names "
             "another one)"
         )
     with using(job.root, "written"):
         removed = make_room(job.root, needed, int(limit * 1e9), forecast.folder) if needed else []
     for entry in removed:
-        tell(f"cache    removed {entry.what}, {spoken_size(entry.size)}: --cache_max_gb is {limit:g}", job.args)
+        print_on_main(
+            f"cache    removed {entry.what}, {format_size(entry.size)}: --cache_max_gb is {limit:g}", job.args
+        )
 
 
 def _spoken_time(seconds: float) -> str:
@@ -409,18 +406,18 @@ def _spoken_time(seconds: float) -> str:
 # --- Key --------------------------------------------------------------------------------------------------------------
 
 
-def _key(job: Job, cut: Cut, layouts: Sequence[Layout]) -> dict[str, Any]:
+def _key(job: CacheRequest, split: ModelSplit, layouts: Sequence[Layout]) -> dict[str, Any]:
     """All that features depend on besides the example itself."""
-    config: Any = cut.model.config
-    names = {name for group in cut.below for name in (*group.parameters, *group.buffers)}
+    config: Any = split.model.config
+    names = {name for group in split.lower for name in (*group.parameters, *group.buffers)}
     settings = {name: value for name, value in config.to_dict().items() if name not in OF_LABELS}
     # What a tokenizer makes of a text is part of the example's fingerprint; of an image it is not.
-    prepared = job.processor.to_dict() if is_image(job.parts[0]) else {}
+    prepared = job.processor.to_dict() if holds_images(job.parts[0]) else {}
     return {
         "model": getattr(config, "architecture", config.model_type),
-        "cut": cut.name,
-        "kept": cut.described(),
-        "weights": digest_of(snapshot(cut.model, names)),
+        "split": split.name,
+        "kept": split.described(),
+        "weights": digest_of(snapshot(split.model, names)),
         "config": digest_of(settings),
         "attention": str(config._attn_implementation),
         "processor": digest_of(prepared),
@@ -443,7 +440,12 @@ def _precision(args: TrainingArguments) -> str:
 
 
 def _compute(
-    job: Job, cut: Cut, store: FeatureStore, layouts: Sequence[Layout], part: Part, rows: NDArray[np.int64]
+    job: CacheRequest,
+    split: ModelSplit,
+    store: FeatureStore,
+    layouts: Sequence[Layout],
+    part: Part,
+    rows: NDArray[np.int64],
 ) -> None:
     """Run what is below the cut on some rows, the longest first, and keep what it gives."""
     lengths = None if part.lengths is None else part.lengths[rows]
@@ -454,7 +456,7 @@ def _compute(
     autocast = torch.autocast(job.args.device.type, getattr(torch, precision), enabled=precision != "float32")
     with bar, autocast, store.build(part.names[rows], layouts, ragged) as writer:
         for places in _batches(len(rows), lengths, job.args.device.type):
-            tensors = cut.capture(job.collate(part.fetch(rows[places])))
+            tensors = split.capture(job.collate(part.fetch(rows[places])))
             pairs = zip(tensors, layouts, strict=True)
             writer.put(places, [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs])
             bar.update(len(places))
@@ -474,9 +476,9 @@ def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iter
         begin += size
 
 
-def _rows(job: Job, cut: Cut, features: Features, part: Part) -> CachedRows:
+def _rows(job: CacheRequest, split: ModelSplit, features: Features, part: Part) -> CachedRows:
     """The rows that training reads: features, labels, and the inputs that the upper part runs on."""
     plain = part.rows.with_format(None)
-    if cut.inputs:
+    if split.inputs:
         return CachedRows(features, plain, job.collator, part.lengths)
     return CachedRows(features, plain.select_columns(["labels"]), default_data_collator, None)

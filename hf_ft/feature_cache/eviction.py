@@ -49,7 +49,7 @@ def default_root() -> Path:
     return Path(os.environ.get("HF_FT_CACHE") or Path(HF_HOME) / "hf_ft" / "features").expanduser()
 
 
-def entries(root: Path) -> list[Entry]:
+def cache_entries(root: Path) -> list[Entry]:
     """All that is in a cache, the least recently used first; nothing is checked, so that it is quick."""
     found = []
     for folder in _named(root, DIGEST):
@@ -73,7 +73,7 @@ def _entry(folder: Path) -> Entry:
 def _spoken(folder: Path) -> str:
     """What a key is called: its own `describe`, else its model and where that is cut, else its digest."""
     key = _read(folder / KEY_FILE)
-    parts = [str(key[name]) for name in ("model", "cut") if name in key]
+    parts = [str(key[name]) for name in ("model", "split") if name in key]
     return " ".join(str(key.get("describe") or ", ".join(parts)).split()) or folder.name
 
 
@@ -91,7 +91,7 @@ def make_room(root: Path, needed: int, limit: int, keep: Path) -> list[Entry]:
     `keep`, the folder of the key that needs them, stays. Returns what was removed: nothing when all of it would not
     be enough.
     """
-    present = entries(root)
+    present = cache_entries(root)
     excess = sum(entry.size for entry in present) + needed - limit
     others = [entry for entry in present if entry.folder.name != keep.name]
     if sum(entry.size for entry in others) < excess:
@@ -105,13 +105,15 @@ def make_room(root: Path, needed: int, limit: int, keep: Path) -> list[Entry]:
     return removed
 
 
-def clear(root: Path, unused_for: float = 0.0) -> int:
+def clear_cache(root: Path, unused_for: float = 0.0) -> int:
     """Remove what was last used at least so many seconds ago; the bytes that were freed.
 
     A shard that a living process is writing stays, here and in `make_room`.
     """
     now = time.time()
-    return sum(_remove(entry.folder) for entry in entries(root) if unused_for == 0 or now - entry.used >= unused_for)
+    return sum(
+        _remove(entry.folder) for entry in cache_entries(root) if unused_for == 0 or now - entry.used >= unused_for
+    )
 
 
 def _remove(folder: Path) -> int:
@@ -189,7 +191,7 @@ def _sizes(folder: Path) -> Iterator[int]:
                 yield os.lstat(os.path.join(inside, name)).st_size
 
 
-def spoken_size(size: int) -> str:
+def format_size(size: int) -> str:
     """A number of bytes in words: 3.2 GiB."""
     for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= bytes_:

@@ -24,18 +24,18 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import default_data_collator
 
+from hf_ft.environment import print_on_main
 from hf_ft.feature_cache.cache import (
     CachedRows,
-    Job,
-    Live,
+    CacheRequest,
+    NotCached,
     Part,
     decide,
     digest_of,
     encoded_images,
     fingerprints,
-    is_image,
+    holds_images,
     make_forecast,
-    tell,
 )
 from hf_ft.feature_cache.store import Features, FeatureStore, Unusable
 from hf_ft.modalities import ImageTransform, upright_rgb
@@ -70,7 +70,7 @@ class PreparedRows(CachedRows):
         return {"pixel_values": normalised(self.processor, batch.pop("features")[0]), **batch}
 
 
-class CopiedRows(CachedRows):
+class CachedImages(CachedRows):
     """Images for random crops, kept as bytes and as large as these need; gives whole batches.
 
     `note` says so where some were larger, and is empty where all are as they were.
@@ -99,25 +99,27 @@ def normalised(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
     return torch.stack(list(found))
 
 
-def prepare(job: Job) -> tuple[list[Any], Facts | None]:
+def cache_images(job: CacheRequest) -> tuple[list[Any], Facts | None]:
     """The parts of a stage that runs live, those with images from the store where that saves time.
 
     Beside them what was kept, for `run.json`: examples, how many were computed now, bytes, the seconds that this took,
     and `whole_seconds`, what all of them took whenever that was. None where nothing was.
     """
     parts: list[Any] = list(job.parts)
-    if job.config.cache == "off" or not isinstance(parts[0], Dataset) or not is_image(parts[0]):
+    if job.config.cache == "off" or not isinstance(parts[0], Dataset) or not holds_images(parts[0]):
         return parts, None
     try:
         return _prepared(job, parts)
     except Unusable as reason:
         if job.config.cache == "on":
             raise
-        tell(f"images   are decoded in every epoch: of the cache, {reason.why} (--cache_dir names another)", job.args)
+        print_on_main(
+            f"images   are decoded in every epoch: of the cache, {reason.why} (--cache_dir names another)", job.args
+        )
         return list(job.parts), None
 
 
-def _prepared(job: Job, parts: list[Any]) -> tuple[list[Any], Facts | None]:
+def _prepared(job: CacheRequest, parts: list[Any]) -> tuple[list[Any], Facts | None]:
     """The parts with images from the store, where it can be used; replaces them in the list that is given."""
     facts: Facts = {}
     random = job.config.augment not in (None, "none")
@@ -131,7 +133,9 @@ def _prepared(job: Job, parts: list[Any]) -> tuple[list[Any], Facts | None]:
         parts[0] = _copied(job, parts[0], trial, facts)
     if isinstance(parts[0], Dataset) and trial.decoding * len(parts[0]) * job.passes > SLOW:
         spent = trial.decoding * len(parts[0])
-        tell(f"images   decoding them takes about {spent:.0f} s in every epoch: smaller files are quicker", job.args)
+        print_on_main(
+            f"images   decoding them takes about {spent:.0f} s in every epoch: smaller files are quicker", job.args
+        )
     return parts, facts or None
 
 
@@ -174,7 +178,9 @@ def _tried(processor: Any, rows: Dataset) -> _Trial:
 # --- Keeping ----------------------------------------------------------------------------------------------------------
 
 
-def _fixed(job: Job, rows: Sequence[Dataset], reads: Sequence[float], trial: _Trial, facts: Facts) -> Sequence[Any]:
+def _fixed(
+    job: CacheRequest, rows: Sequence[Dataset], reads: Sequence[float], trial: _Trial, facts: Facts
+) -> Sequence[Any]:
     """Splits with their images prepared; as they were where that does not pay. `facts` is added to."""
     assert trial.layout is not None
     parts = [Part.of(split) for split in rows]
@@ -195,7 +201,7 @@ def _fixed(job: Job, rows: Sequence[Dataset], reads: Sequence[float], trial: _Tr
     return [PreparedRows(features, _labels(part.rows), job.processor) for features, part in pairs]
 
 
-def _copied(job: Job, rows: Dataset, trial: _Trial, facts: Facts) -> Any:
+def _copied(job: CacheRequest, rows: Dataset, trial: _Trial, facts: Facts) -> Any:
     """A split with copies of its images; as it was where that does not pay. `facts` is added to."""
     side = round(SHARPER * trial.side)
     whole = [Image.open(BytesIO(content)).size for content in encoded_images(rows)]
@@ -209,7 +215,7 @@ def _copied(job: Job, rows: Dataset, trial: _Trial, facts: Facts) -> Any:
         return rows
     note = f"random crops are cut from copies of at most {side} pixels on the shorter side; --cache off cuts the files"
     note = note if sizes != whole else ""
-    return CopiedRows(kept[0], _labels(rows), job.processor, str(job.config.augment), note)
+    return CachedImages(kept[0], _labels(rows), job.processor, str(job.config.augment), note)
 
 
 def _copies(images: Sequence[Image.Image], side: int) -> list[torch.Tensor]:
@@ -230,7 +236,7 @@ def _labels(rows: Dataset) -> Dataset:
 
 
 def _filled(
-    job: Job,
+    job: CacheRequest,
     key: Mapping[str, Any],
     parts: Sequence[Part],
     reads: Sequence[float],
@@ -248,9 +254,9 @@ def _filled(
             return []
         try:
             decide(job, forecast)
-        except Live:
+        except NotCached:
             return []
-        tell(forecast.line("are decoded"), job.args)
+        print_on_main(forecast.line("are decoded"), job.args)
         started, computed = time.perf_counter(), 0
         for part in parts:
             left = store.missing(part.names)  # an image may stand in both splits
@@ -259,7 +265,7 @@ def _filled(
                 _build(job, store, layouts, part, left, fill)
         seconds = time.perf_counter() - started
     for note in store.notes:
-        tell(f"cache    {note}", job.args)
+        print_on_main(f"cache    {note}", job.args)
     kept = [store.read(part.names) for part in parts]
     whole = sum(features.seconds for features in kept)
     of_these = {"examples": forecast.examples, "computed": computed, "bytes": forecast.bytes}
@@ -269,7 +275,7 @@ def _filled(
 
 
 def _build(
-    job: Job, store: FeatureStore, layouts: Sequence[Layout], part: Part, left: NDArray[np.int64], fill: Fill
+    job: CacheRequest, store: FeatureStore, layouts: Sequence[Layout], part: Part, left: NDArray[np.int64], fill: Fill
 ) -> None:
     """Keep what is made of some images of a split."""
     hidden = True if job.args.disable_tqdm else None  # None shows the bar on a terminal only

@@ -37,9 +37,9 @@ from hf_ft.feature_cache.eviction import (
     SHARD_FILE,
     begun_folder,
     discard,
+    format_size,
     remove_leftovers,
     shards,
-    spoken_size,
 )
 from hf_ft.models import Layout
 from hf_ft.storage import Damaged, opened, sealed, sha256, sync
@@ -124,7 +124,7 @@ class FeatureStore:
         if any(shard.layouts != layouts for shard in self._shards()):
             raise RuntimeError(f"There are other tensors in {self.folder}: the key does not say all that decides them.")
         needed = size_of(layouts, len(wanted), 0 if lengths is None else int(lengths.sum()))
-        begun, purpose = begun_folder(self.folder), f"written ({spoken_size(needed)})"
+        begun, purpose = begun_folder(self.folder), f"written ({format_size(needed)})"
         started = time.perf_counter()
         try:
             with using(self.folder, purpose):

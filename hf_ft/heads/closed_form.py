@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from hf_ft.errors import UserError
 from hf_ft.heads.linear_solver import Fit, fit_linear
 from hf_ft.methods import PlannedStage
-from hf_ft.models import Cut, DepthGroup, evaluating, linear_head
+from hf_ft.models import DepthGroup, ModelSplit, evaluating, linear_head
 from hf_ft.settings import Config
 
 if TYPE_CHECKING:
@@ -81,25 +81,25 @@ def _head_alone(stage: PlannedStage, groups: Sequence[DepthGroup]) -> bool:
     return {group.role for group, setting in pairs if setting.mode != "frozen"} == {"head"}
 
 
-def linear_head_of(cut: Cut) -> tuple[nn.Parameter, nn.Parameter | None] | None:
+def linear_head_of(split: ModelSplit) -> tuple[nn.Parameter, nn.Parameter | None] | None:
     """Weight and bias of a head that is a linear function of what is kept; None for any other head.
 
     Found by trying: on random features the model's head has to answer as the matrix product does.
     """
-    named = {name: cut.model.get_parameter(name) for group in cut.above for name in group.parameters}
+    named = {name: split.model.get_parameter(name) for group in split.upper for name in group.parameters}
     weights = [value for value in named.values() if value.ndim == 2]
     others = [value for value in named.values() if value.ndim != 2]
-    if len(cut.above) != 1 or len(cut.layouts) != 1 or len(weights) != 1 or len(others) > 1:
+    if len(split.upper) != 1 or len(split.layouts) != 1 or len(weights) != 1 or len(others) > 1:
         return None
     weight, bias = weights[0], others[0] if others else None
-    layout = cut.layouts[0]
+    layout = split.layouts[0]
     if int(np.prod(layout.shape)) != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
         return None
     features = torch.randn(3, *layout.shape, device=weight.device)
     batch = {"attention_mask": torch.ones(1, 3, dtype=torch.long, device=weight.device)} if layout.ragged else {}
-    with torch.no_grad(), evaluating(cut.model):
+    with torch.no_grad(), evaluating(split.model):
         try:
-            found = cut.replay([features], batch).reshape(3, -1)
+            found = split.replay([features], batch).reshape(3, -1)
         except (KeyError, RuntimeError):  # the model's own forward wants more than features
             return None
         expected = linear(features.flatten(1), weight, bias)
@@ -107,7 +107,7 @@ def linear_head_of(cut: Cut) -> tuple[nn.Parameter, nn.Parameter | None] | None:
     return (weight, bias) if same else None
 
 
-def fit_exact(
+def solve_head(
     weight: nn.Parameter,
     bias: nn.Parameter | None,
     train: CachedRows,

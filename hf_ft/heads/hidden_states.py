@@ -9,11 +9,11 @@ import torch
 from torch.utils import _pytree as pytree
 from transformers import PreTrainedModel
 
-from hf_ft.models import Anatomy, CannotCut, evaluating, replaced
+from hf_ft.models import CannotSplit, DepthGroups, evaluating, patched_forward
 
 
-def pooled(
-    model: PreTrainedModel, groups: Anatomy, batch: Mapping[str, torch.Tensor], head: bool = False
+def pooled_states(
+    model: PreTrainedModel, groups: DepthGroups, batch: Mapping[str, torch.Tensor], head: bool = False
 ) -> list[torch.Tensor]:
     """What enters the first block, then what leaves each block: the mean over positions, `(examples, width)` each.
 
@@ -21,7 +21,7 @@ def pooled(
     positions that the logits depend on. Float32 on the CPU; widths differ where the model's do.
 
     Raises:
-        CannotCut: a block gives nothing that can be pooled, or the head reads nothing that can be seen.
+        CannotSplit: a block gives nothing that can be pooled, or the head reads nothing that can be seen.
     """
     blocks = [group.modules for group in groups.of_role("block")]
     entered: list[torch.Tensor] = []
@@ -47,10 +47,10 @@ def pooled(
     if head:
         names = groups.of_role("head")[0].modules
         watching |= {name: _reading(model.get_submodule(name).forward, read) for name in names}
-    with torch.set_grad_enabled(head), evaluating(model), replaced(model, watching):
+    with torch.set_grad_enabled(head), evaluating(model), patched_forward(model, watching):
         logits = model(**batch).logits
     if len(left) < len(blocks):
-        raise CannotCut(f"block {min(set(range(len(blocks))) - set(left))} was not called as one module")
+        raise CannotSplit(f"block {min(set(range(len(blocks))) - set(left))} was not called as one module")
     states = [entered[0], *(left[block] for block in range(len(blocks)))]
     examples, mask = len(next(iter(batch.values()))), batch.get("attention_mask")
     found = [pool(state, examples, mask) for state in states]
@@ -76,7 +76,7 @@ def _reading(forward: Callable[..., Any], read: list[torch.Tensor]) -> Callable[
 def _read(read: Sequence[torch.Tensor], logits: torch.Tensor, examples: int) -> torch.Tensor:
     """What the head reads of the state that enters it, `(examples, width)`: many heads pick one token out of all."""
     if not read:
-        raise CannotCut("the head is no module of its own")
+        raise CannotSplit("the head is no module of its own")
     state = read[0]
     if state.ndim != 3 or len(state) != examples:
         return pool(state, examples)
@@ -91,7 +91,7 @@ def _main(values: Any) -> torch.Tensor:
     for value in pytree.tree_flatten(values)[0]:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             return value
-    raise CannotCut("a block gives no tensor")
+    raise CannotSplit("a block gives no tensor")
 
 
 def pool(state: torch.Tensor, examples: int, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -100,12 +100,12 @@ def pool(state: torch.Tensor, examples: int, mask: torch.Tensor | None = None) -
     Takes vectors, tokens (examples or tokens first) and pictures (channels first or last).
 
     Raises:
-        CannotCut: another shape.
+        CannotSplit: another shape.
     """
     if state.ndim == 3 and len(state) != examples:
         state = state.transpose(0, 1)
     if len(state) != examples or state.ndim not in (2, 3, 4):
-        raise CannotCut(f"a block gives a tensor of shape {tuple(state.shape)} for {examples} examples")
+        raise CannotSplit(f"a block gives a tensor of shape {tuple(state.shape)} for {examples} examples")
     if state.ndim == 2:
         return state
     if state.ndim == 3 and mask is not None and mask.shape == state.shape[:2]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from hf_ft.heads.hidden_states import pooled
+from hf_ft.heads.hidden_states import pooled_states
 from hf_ft.heads.linear_solver import fit_linear
-from hf_ft.models import Anatomy
+from hf_ft.models import DepthGroups
 from hf_ft.tables import token_counts
 
 Loss = Callable[..., torch.Tensor]
@@ -28,13 +28,13 @@ Loss = Callable[..., torch.Tensor]
 BATCH = 32
 PENALTIES = tuple(10.0**power for power in range(1, -5, -1))
 """Fewer than a head that is saved deserves."""
-MOST_LABELS = 300
+MAX_CLASSES = 300
 """Most classes that are probed: a probe takes time in proportion to them, and a few hundred examples show little of
 more."""
 
 
 @dataclass(frozen=True)
-class Reader:
+class HiddenStateReader:
     """What turns rows into states: the model with its depth groups, and the task's way from rows to batches.
 
     `encode(rows)` makes encoded rows without augmentation, `collate` a batch of them. With `head`, what the head reads
@@ -42,7 +42,7 @@ class Reader:
     """
 
     model: PreTrainedModel
-    groups: Anatomy
+    groups: DepthGroups
     encode: Callable[[Dataset], Dataset]
     collate: Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]
     device: torch.device
@@ -52,7 +52,7 @@ class Reader:
         """Pooled states at each boundary `(rows, width)`, from one pass.
 
         Raises:
-            CannotCut: a block gives nothing that can be pooled.
+            CannotSplit: a block gives nothing that can be pooled.
         """
         encoded = self.encode(rows)
         self.model.to(self.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
@@ -62,18 +62,18 @@ class Reader:
         for begin in range(0, len(order), BATCH):
             batch = self.collate([encoded[int(place)] for place in order[begin : begin + BATCH]])
             inputs = {name: value.to(self.device) for name, value in batch.items() if name != "labels"}
-            parts.append(pooled(self.model, self.groups, inputs, self.head))
+            parts.append(pooled_states(self.model, self.groups, inputs, self.head))
         back = np.argsort(order)
         return [torch.cat(values)[back] for values in zip(*parts, strict=True)]
 
 
-def sampled(rows: Dataset, most: int, seed: int) -> Dataset:
+def sample_rows(rows: Dataset, most: int, seed: int) -> Dataset:
     """At most so many rows of a split, drawn at random."""
     chosen = np.random.default_rng(seed).permutation(len(rows))[:most]
     return rows.select(np.sort(chosen))
 
 
-def probe(
+def fit_layer_probes(
     states: Sequence[torch.Tensor],
     rows: Sequence[Dataset],
     outputs: int,

@@ -240,7 +240,7 @@ def tau(one: Sequence[float], other: Sequence[float]) -> float | None:
     return None if math.isnan(found) else found
 
 
-def panel(
+def transferability_scores(
     features: NDArray[Any], labels: NDArray[Any], metric: str, groups: Integers | None = None, seed: int = 0
 ) -> dict[str, float]:
     """`logme`, `knn` and `probe` of one model's features; all but LogME are cross-validated on the same folds."""

@@ -10,7 +10,7 @@ from hf_ft.errors import UserError, choose, nearest, shorten, split_argument
 
 
 class Group(Protocol):
-    """What a plan needs to know of a depth group; see `hf_ft.models.depth_groups.DepthGroup`."""
+    """What a plan needs to know of a depth group; see `hf_ft.models.grouping.DepthGroup`."""
 
     @property
     def name(self) -> str: ...

@@ -29,8 +29,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_ft.errors import UserError
 from hf_ft.methods import Setting, check_name, configuration, mergeable, preset
-from hf_ft.models.depth_groups import DepthGroup
 from hf_ft.models.freezing import ensure_gradients
+from hf_ft.models.grouping import DepthGroup
 from hf_ft.models.tracing import example_inputs
 
 MERGE_TOLERANCE = 1e-3

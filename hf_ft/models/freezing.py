@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_ft.errors import UserError, shorten
 from hf_ft.methods import Setting, plan_method
-from hf_ft.models.depth_groups import Anatomy, DepthGroup, anatomy
+from hf_ft.models.grouping import DepthGroup, DepthGroups, depth_groups
 from hf_ft.models.tracing import evaluating, example_inputs
 
 
@@ -46,7 +46,7 @@ class FrozenMode:
         self._handle.remove()
 
 
-def freeze(model: PreTrainedModel, method: str = "head", groups: Anatomy | None = None) -> FrozenMode:
+def freeze(model: PreTrainedModel, method: str = "head", groups: DepthGroups | None = None) -> FrozenMode:
     """Freeze what a method leaves frozen in its first stage, for use with any `Trainer` or training loop.
 
     `method` is `head`, `bitfit` or any other name in `hf_ft.methods.registry.METHODS` that attaches no adapters. Sets
@@ -55,14 +55,14 @@ def freeze(model: PreTrainedModel, method: str = "head", groups: Anatomy | None 
     Raises:
         UserError: unknown method, one that the model cannot take, or one that attaches adapters.
     """
-    groups = groups if groups is not None else anatomy(model)
+    groups = groups if groups is not None else depth_groups(model)
     stage = plan_method(method, groups, 1, 1.0).stages[0]
     if stage.peft:
         raise UserError(f"freeze() attaches no adapters, which method '{method}' has. Use hf_ft.train or PEFT itself.")
     settings = stage.settings
     set_trainable(model, groups, settings)
     ensure_gradients(model, groups, settings, example_inputs(model))
-    return FrozenMode(model, quiet_modules(model, groups, settings))
+    return FrozenMode(model, modules_in_eval(model, groups, settings))
 
 
 def ensure_gradients(
@@ -124,7 +124,7 @@ def set_trainable(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequ
             parameters[name].requires_grad_(setting.trains(name) and parameters[name].is_floating_point())
 
 
-def quiet_modules(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[nn.Module]:
+def modules_in_eval(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[nn.Module]:
     """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm outside whole ones.
 
     Where biases, norms or adapters train, dropout is alive and running statistics stay as they are. A module around

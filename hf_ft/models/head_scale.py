@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_ft.models.depth_groups import label_sized_parameters
 from hf_ft.models.freezing import plain_name
+from hf_ft.models.grouping import label_sized_parameters
 from hf_ft.models.tracing import evaluating, example_inputs
 
 Floats = NDArray[np.float64]

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTr
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from hf_ft.errors import UserError, choose, first_line, shorten, split_argument
-from hf_ft.models.depth_groups import Anatomy, anatomy, label_sized_parameters, undeclared_sharing
+from hf_ft.models.grouping import DepthGroups, depth_groups, label_sized_parameters, undeclared_sharing
 from hf_ft.models.pooling import match_pooling, sentence_pooling
 from hf_ft.models.tracing import example_inputs, padding_matters
 from hf_ft.models.vocabulary import load_tokenizer
@@ -43,7 +43,7 @@ class LoadReport:
     digest: str | None
     new: tuple[str, ...]
     loaded: int
-    groups: Anatomy
+    groups: DepthGroups
     notes: tuple[str, ...] = ()
 
 
@@ -60,9 +60,9 @@ def load_model(
             but the head randomly initialised.
     """
     task = get_task(config.task)
-    folder = resolve(config.model)
-    settings = find_settings(config.model, config.model_revision, config.trust_remote_code)
-    check_kind(settings, task, config.model)
+    folder = resolve_model(config.model)
+    settings = find_config(config.model, config.model_revision, config.trust_remote_code)
+    check_supports_task(settings, task, config.model)
     previous = list((settings.id2label or {}).values())
     name_outputs(settings, labels, previous)
     settings.problem_type = task.target(problem_type).problem_type
@@ -79,7 +79,7 @@ def load_model(
     else:
         auto = getattr(transformers, task.auto_class)
         model, loaded = from_config(auto, config, settings), 0
-        new, groups = {name for name, _ in model.named_parameters()}, anatomy(model)
+        new, groups = {name for name, _ in model.named_parameters()}, depth_groups(model)
     if shared := undeclared_sharing(model):
         raise UserError(
             f"'{config.model}' uses weights in several places without declaring it ({shorten(shared, 3)}), and so "
@@ -119,7 +119,7 @@ def load_weights(
     settings: PreTrainedConfig,
     previous: Sequence[str],
     notes: list[str],
-) -> tuple[PreTrainedModel, set[str], int, Anatomy]:
+) -> tuple[PreTrainedModel, set[str], int, DepthGroups]:
     """Load weights and make the head fresh, proved to be all that is new.
 
     `settings` name the new labels and `previous` are those of the checkpoint. Returns the model, the names of its
@@ -134,16 +134,16 @@ def load_weights(
             "ones. Use --method scratch, or pretrained weights from the Hub: --model timm/NAME."
         )
     model, new, loaded = _pretrained(getattr(transformers, auto_class), config, folder, settings)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     renewed = _renew_head(model, groups, config, previous, list((settings.id2label or {}).values()), new, notes)
     new, loaded = new | renewed, loaded - len(renewed - new)
     prove_only_head_is_new(model, new, groups, config.model)
     if not new <= set(groups.of_role("head")[0].parameters):
-        groups = anatomy(model, new)
+        groups = depth_groups(model, new)
     return model, new, loaded, groups
 
 
-def resolve(model: str) -> str:
+def resolve_model(model: str) -> str:
     """The folder or Hub id that a model name stands for; `builtin` and `builtin:NAME` are folders of this package.
 
     Raises:
@@ -158,7 +158,7 @@ def resolve(model: str) -> str:
     return str(BUILTIN / choose(name or BEST_BUILTIN, there, "built-in model"))
 
 
-def find_settings(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def find_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The configuration of a model by Hub id, folder, `builtin` or `timm:ARCHITECTURE`.
 
     Raises:
@@ -167,7 +167,7 @@ def find_settings(name: str, revision: str | None = None, trust_remote_code: boo
     kind, architecture = split_argument(name)
     if kind == "timm" and architecture:
         return _timm_settings(architecture)
-    folder = resolve(name)
+    folder = resolve_model(name)
     path = Path(folder)
     if path.is_file():
         raise UserError(f"The model {name} is a file. Give the folder that holds config.json and the weights.")
@@ -226,15 +226,15 @@ def _timm_images(architecture: str) -> dict[str, Any]:
     return known.to_dict() if known else {"input_size": (3, 224, 224)}
 
 
-def check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
+def check_supports_task(settings: PreTrainedConfig, task: Task, name: str) -> None:
     """Refuse a model of another kind.
 
     Raises:
         UserError: names the tasks that it can do.
     """
-    if fits(settings, task):
+    if supports_task(settings, task):
         return
-    fitting = [other for other in task_names() if fits(settings, get_task(other))]
+    fitting = [other for other in task_names() if supports_task(settings, get_task(other))]
     can = f" It can do: {', '.join(fitting)}." if fitting else ""
     raise UserError(
         f"'{name}' is a model of type {settings.model_type}, which does not do {task.name}.{can} "
@@ -242,7 +242,7 @@ def check_kind(settings: PreTrainedConfig, task: Task, name: str) -> None:
     )
 
 
-def fits(settings: PreTrainedConfig, task: Task) -> bool:
+def supports_task(settings: PreTrainedConfig, task: Task) -> bool:
     """Whether a model with these settings has a version for the task."""
     auto = getattr(transformers, task.auto_class)
     return type(settings) in auto._model_mapping or task.auto_class in getattr(settings, "auto_map", {})
@@ -288,7 +288,7 @@ def _pretrained(
 ) -> tuple[PreTrainedModel, set[str], int]:
     """Load weights in float32; returns the model, the names left random, and how many tensors were loaded."""
     try:
-        with quiet_loading():
+        with silent_loading():
             model, info = auto.from_pretrained(
                 folder,
                 config=settings,
@@ -316,7 +316,7 @@ def _pickled(folder: str) -> bool:
 
 def _renew_head(
     model: PreTrainedModel,
-    groups: Anatomy,
+    groups: DepthGroups,
     config: Config,
     previous: Sequence[str],
     labels: Sequence[str],
@@ -345,11 +345,11 @@ def _renew_head(
         for name, parameter in model.named_parameters():
             if name in names:
                 parameter.copy_(fresh[name])
-    notes.append("the checkpoint's head was replaced by a fresh one")
+    notes.append("the checkpoint's head was patched_forward by a fresh one")
     return names
 
 
-def prove_only_head_is_new(model: PreTrainedModel, new: set[str], groups: Anatomy, name: str) -> None:
+def prove_only_head_is_new(model: PreTrainedModel, new: set[str], groups: DepthGroups, name: str) -> None:
     """Raise unless everything new lies above the last block, and is a sane random number.
 
     A missing pooler is new as well, and joins the head, so that it trains. A new tensor *below* the last block
@@ -404,7 +404,7 @@ def _report(
     settings: PreTrainedConfig,
     new: set[str],
     loaded: int,
-    groups: Anatomy,
+    groups: DepthGroups,
     notes: list[str],
 ) -> LoadReport:
     local = Path(folder).is_dir()
@@ -431,20 +431,20 @@ def _weights_digest(folder: Path) -> str:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
+def silent_loading() -> Iterator[None]:
     """Silence the library's load report and bars: the report is checked and told in one line instead."""
     logging = importlib.import_module("transformers.utils.logging")
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with without_bars():
+        with without_progress_bars():
             yield
     finally:
         logging.set_verbosity(level)
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """No progress bars of `transformers` for loading and saving weights; that of training stays."""
     logging = importlib.import_module("transformers.utils.logging")
     shown = logging.is_progress_bar_enabled()

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from hf_ft.models.depth_groups import Anatomy, DepthGroup
+from hf_ft.models.grouping import DepthGroup, DepthGroups
 from hf_ft.models.tracing import all_require_grad, evaluating, full_precision, upstream
 
 Batch = Mapping[str, torch.Tensor]
@@ -68,7 +68,7 @@ class Layout:
         return (total_length if self.ragged else count, *self.shape)
 
 
-class CannotCut(Exception):
+class CannotSplit(Exception):
     """A model that cannot be divided at a depth; the text says why."""
 
 
@@ -78,7 +78,9 @@ def frozen_depth(groups: Sequence[DepthGroup], settings: Sequence[Any]) -> int:
     return next((depth for depth, mode in enumerate(modes) if mode != "frozen"), len(modes))
 
 
-def find_cut(model: PreTrainedModel, groups: Anatomy, depth: int, rows: list[dict[str, Any]], collate: Collate) -> Cut:
+def find_split(
+    model: PreTrainedModel, groups: DepthGroups, depth: int, rows: list[dict[str, Any]], collate: Collate
+) -> ModelSplit:
     """The highest cut with at most `depth` groups below it that gives the logits of the whole model.
 
     Args:
@@ -87,7 +89,7 @@ def find_cut(model: PreTrainedModel, groups: Anatomy, depth: int, rows: list[dic
         collate: makes a batch of rows.
 
     Raises:
-        CannotCut: there is none; gives the reason of the highest.
+        CannotSplit: there is none; gives the reason of the highest.
     """
     used = [group for group in groups if group.role != "unused"]
     reasons = []
@@ -96,13 +98,13 @@ def find_cut(model: PreTrainedModel, groups: Anatomy, depth: int, rows: list[dic
             if used[height - 1].role == "stem" and len(used) > 2:
                 break  # nothing but embeddings below
             try:
-                cut = cut_at(model, used, height, rows, collate)
-            except CannotCut as error:
+                split = split_at(model, used, height, rows, collate)
+            except CannotSplit as error:
                 reasons.append(str(error))
             else:
-                cut.notes += [f"not cut higher: {reasons[0]}"] if reasons else []
-                return cut
-    raise CannotCut(reasons[0] if reasons else "no block is frozen")
+                split.notes += [f"not split higher: {reasons[0]}"] if reasons else []
+                return split
+    raise CannotSplit(reasons[0] if reasons else "no block is frozen")
 
 
 @contextmanager
@@ -130,28 +132,28 @@ def _telling_head(model: PreTrainedModel, head: DepthGroup, batch: Batch) -> Ite
                 model.get_parameter(name).copy_(value)
 
 
-def cut_at(
+def split_at(
     model: PreTrainedModel, used: Sequence[DepthGroup], height: int, rows: list[dict[str, Any]], collate: Collate
-) -> Cut:
+) -> ModelSplit:
     """The cut above the first `height` groups, verified.
 
     Raises:
-        CannotCut: with the reason.
+        CannotSplit: with the reason.
     """
-    ways: list[Callable[[], Cut]] = []
+    ways: list[Callable[[], ModelSplit]] = []
     if used[height].role == "head":
         ways += [
-            lambda: HeadCut(model, used, height, rows, collate),
-            lambda: ForwardCut(model, used, height, rows, collate, at_head=True),
+            lambda: HeadSplit(model, used, height, rows, collate),
+            lambda: ForwardSplit(model, used, height, rows, collate, at_head=True),
         ]
     if any(group.role == "block" for group in used[:height]):
-        ways.append(lambda: ForwardCut(model, used, height, rows, collate))
+        ways.append(lambda: ForwardSplit(model, used, height, rows, collate))
     reason = f"{used[height - 1].name} has no block below it"
     for way in ways:
         try:
-            cut = way()
-            verify(cut, rows, collate)
-        except CannotCut as error:
+            split = way()
+            verify(split, rows, collate)
+        except CannotSplit as error:
             reason = str(error)
         except (
             ArithmeticError,
@@ -165,20 +167,20 @@ def cut_at(
             # The model's own code met something that it does not expect: as many kinds of error as there are authors.
             reason = f"{type(error).__name__} in the model's own code above {used[height - 1].name}"
         else:
-            return cut
-    raise CannotCut(reason)
+            return split
+    raise CannotSplit(reason)
 
 
 @full_precision()
-def verify(cut: Cut, rows: list[dict[str, Any]], collate: Collate) -> None:
-    """Hold the cut model to the whole one: the same logits in other batches, and the same gradients above the cut.
+def verify(split: ModelSplit, rows: list[dict[str, Any]], collate: Collate) -> None:
+    """Hold the cut model to the whole one: the same logits in other batches, and the same gradients above the split.
 
     Examples are in another order, batching and padding than when kept. What the whole model itself changes under
     re-batching, being rounding, is allowed to the cut one too. Logits alone would not show a cut that jumps over a
     part that trains: such a part would have no gradient.
 
     Raises:
-        CannotCut: they differ by more, or the whole model's own logits depend on the padding.
+        CannotSplit: they differ by more, or the whole model's own logits depend on the padding.
     """
     order = list(reversed(range(len(rows))))
     parts = [part for part in (order[: (len(rows) + 1) // 2], order[(len(rows) + 1) // 2 :]) if part]
@@ -187,33 +189,33 @@ def verify(cut: Cut, rows: list[dict[str, Any]], collate: Collate) -> None:
     kept: dict[int, list[torch.Tensor]] = {}
     alone: dict[int, torch.Tensor] = {}
     for part, batch in zip(parts, batches, strict=True):
-        kept |= zip(part, cut.split(cut.capture(batch), batch), strict=True)
-        with torch.no_grad(), evaluating(cut.model):
-            alone |= zip(part, _by_example(cut.model(**batch).logits, batch), strict=True)
+        kept |= zip(part, split.unbatch(split.capture(batch), batch), strict=True)
+        with torch.no_grad(), evaluating(split.model):
+            alone |= zip(part, _by_example(split.model(**batch).logits, batch), strict=True)
     features = [torch.cat(values) for values in zip(*(kept[i] for i in range(len(rows))), strict=True)]
-    parameters = [cut.model.get_parameter(name) for group in cut.above for name in group.parameters]
-    upper = Upper(cut)
-    with all_require_grad(cut.model, parameters), torch.enable_grad():
-        with cut.installed():  # first, so that nothing is found that a whole pass left behind
+    parameters = [split.model.get_parameter(name) for group in split.upper for name in group.parameters]
+    upper = UpperPart(split)
+    with all_require_grad(split.model, parameters), torch.enable_grad():
+        with split.installed():  # first, so that nothing is found that a whole pass left behind
             found, own = _answer(upper, {"features": features, **whole}, parameters)
-        expected, slopes = _answer(cut.model, whole, parameters)
+        expected, slopes = _answer(split.model, whole, parameters)
     scale = max(float(expected.abs().max()), 1e-6)
     noise = float((torch.cat([alone[i] for i in range(len(rows))]) - expected).abs().max()) / scale
     if noise > REBATCHING:
         on = "how far a text is padded" if "attention_mask" in whole else "what else is in the batch"
-        raise CannotCut(f"the model's answer depends on {on}")
+        raise CannotSplit(f"the model's answer depends on {on}")
     if found.shape != expected.shape:
-        raise CannotCut(f"{cut.name}: logits have another shape")
-    cut.difference = float((found - expected).abs().max()) / scale
-    if not cut.difference <= max(TOLERANCE, 2 * noise):
-        raise CannotCut(f"{cut.name}: the logits differ by {cut.difference:.1g} of their scale")
+        raise CannotSplit(f"{split.name}: logits have another shape")
+    split.difference = float((found - expected).abs().max()) / scale
+    if not split.difference <= max(TOLERANCE, 2 * noise):
+        raise CannotSplit(f"{split.name}: the logits differ by {split.difference:.1g} of their scale")
     silent = any(bool(two.any()) and not bool(one.any()) for one, two in zip(own, slopes, strict=True))
     apart, size = (
         math.sqrt(sum(float((value**2).sum()) for value in values))
         for values in ([one - two for one, two in zip(own, slopes, strict=True)], slopes)
     )
     if silent or apart > SLOPES * size:
-        raise CannotCut(f"{cut.name}: what trains would get other gradients")
+        raise CannotSplit(f"{split.name}: what trains would get other gradients")
 
 
 def _answer(
@@ -259,8 +261,8 @@ class Kept:
         return value.permute([self.axes.index(axis) for axis in range(len(self.axes))])
 
 
-class Cut:
-    """A model divided at a depth; `HeadCut` and `ForwardCut` say how.
+class ModelSplit:
+    """A model divided at a depth; `HeadSplit` and `ForwardSplit` say how.
 
     `name` says where, `below` are the groups below, `layouts` what is kept for each example, `inputs` the names of
     what the upper part still reads of a batch.
@@ -272,7 +274,7 @@ class Cut:
     difference: float = 0.0
 
     def __init__(self, model: PreTrainedModel, used: Sequence[DepthGroup], height: int) -> None:
-        self.model, self.below, self.above = model, tuple(used[:height]), tuple(used[height:])
+        self.model, self.lower, self.upper = model, tuple(used[:height]), tuple(used[height:])
         self.notes: list[str] = []
 
     def described(self) -> list[str]:
@@ -292,7 +294,7 @@ class Cut:
         """While it lasts, what is below does not run."""
         yield
 
-    def split(self, features: Sequence[torch.Tensor], batch: Batch) -> list[list[torch.Tensor]]:
+    def unbatch(self, features: Sequence[torch.Tensor], batch: Batch) -> list[list[torch.Tensor]]:
         """What was captured, example by example, each with a first dimension."""
         lengths = batch["attention_mask"].sum(1).tolist() if any(layout.ragged for layout in self.layouts) else []
         columns = [
@@ -302,24 +304,24 @@ class Cut:
         return [list(row) for row in zip(*columns, strict=True)]
 
 
-class Upper(nn.Module):
-    """The part of a model above a cut, which reads features instead of inputs.
+class UpperPart(nn.Module):
+    """The part of a model above a split, which reads features instead of inputs.
 
     Holds the very modules of the model, under their names in it, so that optimizer groups, checkpoints and audits
-    read alike; what is below is no part of it. Runs within `cut.installed()`.
+    read alike; what is below is no part of it. Runs within `split.installed()`.
     """
 
-    def __init__(self, cut: Cut) -> None:
+    def __init__(self, split: ModelSplit) -> None:
         super().__init__()
-        self.cut = cut
-        self.config = copy.deepcopy(cut.model.config)  # `Trainer` reads it and writes into it
-        parameters, buffers = dict(cut.model.named_parameters()), dict(cut.model.named_buffers())
-        persistent = set(cut.model.state_dict())
-        for group in cut.above:
+        self.split = split
+        self.config = copy.deepcopy(split.model.config)  # `Trainer` reads it and writes into it
+        parameters, buffers = dict(split.model.named_parameters()), dict(split.model.named_buffers())
+        persistent = set(split.model.state_dict())
+        for group in split.upper:
             inside = tuple(f"{module}." for module in group.modules)
             for name in group.modules:
                 parent, _, last = name.rpartition(".")
-                _container(self, parent).add_module(last, cut.model.get_submodule(name))
+                _container(self, parent).add_module(last, split.model.get_submodule(name))
             for name in (*group.parameters, *group.buffers):
                 if name.startswith(inside):
                     continue
@@ -332,23 +334,23 @@ class Upper(nn.Module):
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Compute activations anew in the backward pass, in those blocks of the model that train."""
-        self.cut.model.activation_checkpointing_enable(*args, **kwargs)
+        self.split.model.activation_checkpointing_enable(*args, **kwargs)
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """The same by its older name."""
-        self.cut.model.gradient_checkpointing_enable(*args, **kwargs)
+        self.split.model.gradient_checkpointing_enable(*args, **kwargs)
 
-    def train(self, mode: bool = True) -> Upper:
+    def train(self, mode: bool = True) -> UpperPart:
         """Training mode; the model's own flag, which functional dropout around the head reads, goes with it."""
         super().train(mode)
-        self.cut.model.training = mode
+        self.split.model.training = mode
         return self
 
     def forward(self, features: Sequence[torch.Tensor], labels: Any = None, **inputs: torch.Tensor) -> ModelOutput:
         """The logits; `labels` are taken so that `Trainer` knows their name, and not read."""
-        kinds = [layout.torch_dtype for layout in self.cut.layouts]
+        kinds = [layout.torch_dtype for layout in self.split.layouts]
         features = [value.to(kind) for value, kind in zip(features, kinds, strict=True)]
-        return ModelOutput(logits=self.cut.replay(features, inputs))
+        return ModelOutput(logits=self.split.replay(features, inputs))
 
 
 def _container(root: nn.Module, path: str) -> nn.Module:
@@ -376,7 +378,7 @@ class Seen:
 
 
 @contextmanager
-def replaced(model: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+def patched_forward(model: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     """While it lasts, modules have another `forward`; as attributes of theirs, since some are called by that name."""
     own = {}
     for name, forward in forwards.items():
@@ -411,7 +413,7 @@ def _watch(model: PreTrainedModel, names: Iterable[str], batch: Batch) -> tuple[
 
         return watched
 
-    with all_require_grad(model), torch.enable_grad(), replaced(model, {name: wrap(name) for name in names}):
+    with all_require_grad(model), torch.enable_grad(), patched_forward(model, {name: wrap(name) for name in names}):
         logits = model(**batch).logits
     return seen, logits
 
@@ -423,7 +425,7 @@ class _Enough(Exception):
 # --- Before the head --------------------------------------------------------------------------------------------------
 
 
-class HeadCut(Cut):
+class HeadSplit(ModelSplit):
     """A cut before the head: its modules run one after another on what entered the first of them.
 
     Where only one token's state is read (the first, or the last of a decoder), that state alone is kept.
@@ -445,12 +447,12 @@ class HeadCut(Cut):
         chain = sorted(seen, key=lambda name: seen[name].order)
         first = next((i for i, name in enumerate(chain) if _matters(model.get_submodule(name))), None)
         if first is None:
-            raise CannotCut("no module of the head was called")
+            raise CannotSplit("no module of the head was called")
         self.chain = tuple(chain[first:])
         self.shape = tuple(logits.shape[1:])
         entering = [value for value in seen[self.chain[0]].taken if isinstance(value, torch.Tensor)]
         if len(entering) != 1 or entering[0].shape[0] != len(rows):
-            raise CannotCut("more than one tensor enters the head")
+            raise CannotSplit("more than one tensor enters the head")
         self.one_token = self._one_position(entering[0].ndim)
         shape, lengths = tuple(entering[0].shape[1:]), self.batches[0].get("attention_mask")
         if self.one_token:
@@ -485,7 +487,7 @@ class HeadCut(Cut):
         with (
             all_require_grad(self.model, ()),
             torch.enable_grad(),
-            replaced(self.model, {self.chain[0]: leaf}),
+            patched_forward(self.model, {self.chain[0]: leaf}),
         ):
             logits = self.model(**batch).logits
             (gradient,) = torch.autograd.grad(
@@ -498,7 +500,7 @@ class HeadCut(Cut):
         if self.one_token:
             states, read = self._read(batch)
             if not bool((read.sum(1) == 1).all()):
-                raise CannotCut("the head reads several tokens of an example")
+                raise CannotSplit("the head reads several tokens of an example")
             return [states[read]]
         found: list[torch.Tensor] = []
 
@@ -506,7 +508,12 @@ class HeadCut(Cut):
             found.append(value)
             raise _Enough
 
-        with torch.no_grad(), evaluating(self.model), replaced(self.model, {self.chain[0]: keep}), suppress(_Enough):
+        with (
+            torch.no_grad(),
+            evaluating(self.model),
+            patched_forward(self.model, {self.chain[0]: keep}),
+            suppress(_Enough),
+        ):
             self.model(**batch)
         if not self.layouts[0].ragged:
             return found
@@ -559,7 +566,7 @@ class Stub:
         return ("made",) in self.recipes
 
 
-class ForwardCut(Cut):
+class ForwardSplit(ModelSplit):
     """A cut at any depth: the model's own forward, with stubs below that give what was kept.
 
     Before the head, what enters the head's modules is kept, as long as nothing of the head lies below it.
@@ -575,16 +582,16 @@ class ForwardCut(Cut):
         at_head: bool = False,
     ) -> None:
         super().__init__(model, used, height)
-        self.name = HeadCut.name if at_head else f"after {used[height - 1].name}"
+        self.name = HeadSplit.name if at_head else f"after {used[height - 1].name}"
         whole, few = collate(rows), _other_sizes(rows, collate)
         self.text = "input_ids" in whole
         self.inputs = tuple(name for name in whole if self.text)
         self.images = {name: value[:1] for name, value in whole.items() if not self.text}
         # Embeddings are cheap, and some models read them again higher up; the stem of an image model is not.
-        below = [group for group in self.below if not (self.text and group.role == "stem")]
+        below = [group for group in self.lower if not (self.text and group.role == "stem")]
         names = _weighted(model, [name for group in below for name in group.modules])
-        higher = _weighted(model, [name for group in self.above for name in group.modules])
-        heads = _callable(model, self.above[0].modules) if at_head else []
+        higher = _weighted(model, [name for group in self.upper for name in group.modules])
+        heads = _callable(model, self.upper[0].modules) if at_head else []
         watched = dict.fromkeys([*names, *higher, *heads])
         (seen, logits), (other, _) = _watch(model, watched, whole), _watch(model, watched, few)
         # A module that runs above as well, such as a block that is shared, stays alive.
@@ -597,7 +604,7 @@ class ForwardCut(Cut):
         needed = set() if at_head else _needed({name: seen[name] for name in names}, logits)
         self.stubs = {name: self._stub(name, seen[name], other[name], needed, sizes) for name in names}
         if not self.kept:
-            raise CannotCut(f"{self.name}: nothing to keep was found")
+            raise CannotSplit(f"{self.name}: nothing to keep was found")
         self.layouts = tuple(kept.layout for kept in self.kept)
         self.times = {kept.module: seen[kept.module].times for kept in self.kept}
         self._features: Sequence[torch.Tensor] = ()
@@ -609,7 +616,7 @@ class ForwardCut(Cut):
 
     def _enter(self, seen: Mapping[str, Seen], other: Mapping[str, Seen], heads: Sequence[str], sizes: Sizes) -> None:
         """Keep what enters those modules of the head that have nothing of the head below them."""
-        own = {id(value) for name in self.above[0].parameters for value in [self.model.get_parameter(name)]}
+        own = {id(value) for name in self.upper[0].parameters for value in [self.model.get_parameter(name)]}
         for name in sorted((name for name in heads if name in seen), key=lambda name: seen[name].order):
             if not _matters(self.model.get_submodule(name)):
                 continue
@@ -620,7 +627,7 @@ class ForwardCut(Cut):
             for place in tensors:
                 kept = _kept(name, place, seen[name].taken[place], other[name].taken[place], sizes, entering=True)
                 if kept is None:
-                    raise CannotCut(f"{self.name}: {name} takes a tensor whose size follows no rule")
+                    raise CannotSplit(f"{self.name}: {name} takes a tensor whose size follows no rule")
                 self.kept.append(kept)
 
     def _stub(self, name: str, one: Seen, two: Seen, needed: set[tuple[str, int]], sizes: Sizes) -> Stub:
@@ -638,7 +645,7 @@ class ForwardCut(Cut):
             elif id(value) in taken:
                 stub.recipes.append(("taken", taken[id(value)]))
             elif shape is None:
-                raise CannotCut(f"{self.name}: {name} gives a tensor whose size follows no rule")
+                raise CannotSplit(f"{self.name}: {name} gives a tensor whose size follows no rule")
             else:
                 stub.recipes.append(("zeros", shape, value.dtype))
         return stub
@@ -667,11 +674,11 @@ class ForwardCut(Cut):
             return watched
 
         watching = {name: wrap(name) for name in self.times}
-        with torch.no_grad(), evaluating(self.model), replaced(self.model, watching), suppress(_Enough):
+        with torch.no_grad(), evaluating(self.model), patched_forward(self.model, watching), suppress(_Enough):
             self.model(**batch)
         tensors = [kept.take(found[kept], mask) for kept in self.kept]
         if any(tuple(tensor.shape[1:]) != layout.shape for tensor, layout in zip(tensors, self.layouts, strict=True)):
-            raise CannotCut(f"{self.name}: what is kept has another size for other inputs")
+            raise CannotSplit(f"{self.name}: what is kept has another size for other inputs")
         return tensors
 
     @contextmanager
@@ -679,7 +686,7 @@ class ForwardCut(Cut):
         """Stubs stand in for what is below."""
         forwards = {name: self._answer(name, stub) for name, stub in self.stubs.items()}
         forwards |= {kept.module: self._entered(kept.module) for kept in self.kept if kept.entering}
-        with replaced(self.model, forwards):
+        with patched_forward(self.model, forwards):
             yield
 
     def _entered(self, name: str) -> Callable[..., Any]:

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_ft.methods import Setting, plan_method
-from hf_ft.models.depth_groups import Anatomy, DepthGroup, anatomy
 from hf_ft.models.freezing import plain_name
+from hf_ft.models.grouping import DepthGroup, DepthGroups, depth_groups
 
 
 def param_groups(
@@ -20,7 +20,7 @@ def param_groups(
     head_lr_multiplier: float = 10.0,
     layer_decay: float | None = None,
     weight_decay: float = 0.01,
-    groups: Anatomy | None = None,
+    groups: DepthGroups | None = None,
 ) -> list[dict[str, Any]]:
     """Optimizer groups for any torch optimizer: the head at a higher rate, lower blocks at a lower one.
 
@@ -30,7 +30,7 @@ def param_groups(
     Raises:
         UserError: unknown method, or one that the model cannot take.
     """
-    groups = groups if groups is not None else anatomy(model)
+    groups = groups if groups is not None else depth_groups(model)
     stage = plan_method(method, groups, 1, learning_rate, head_lr_multiplier, layer_decay).stages[0]
     return rated_groups(model, groups, stage.settings, weight_decay)
 

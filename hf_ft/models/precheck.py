@@ -13,8 +13,8 @@ from transformers.initialization import no_init_weights
 
 from hf_ft.errors import UserError
 from hf_ft.methods import plan_method, plan_stages
-from hf_ft.models.depth_groups import Anatomy, anatomy
-from hf_ft.models.load import check_kind, find_settings, from_config, name_outputs, quiet_loading
+from hf_ft.models.grouping import DepthGroups, depth_groups
+from hf_ft.models.load import check_supports_task, find_config, from_config, name_outputs, silent_loading
 from hf_ft.settings import Config
 from hf_ft.tasks import get_task
 
@@ -23,7 +23,7 @@ def check_model(
     config: Config,
     args: TrainingArguments,
     methods: Iterable[str] = (),
-    check: Callable[[Anatomy], object] | None = None,
+    check: Callable[[DepthGroups], object] | None = None,
 ) -> None:
     """Refuse a model of another kind, and a method or stages that it is too shallow for or whose names it lacks.
 
@@ -34,8 +34,8 @@ def check_model(
     Raises:
         UserError: as `load_model` and `make_plan` would after the data have been read.
     """
-    found = find_settings(config.model, config.model_revision, config.trust_remote_code)
-    check_kind(found, get_task(config.task), config.model)
+    found = find_config(config.model, config.model_revision, config.trust_remote_code)
+    check_supports_task(found, get_task(config.task), config.model)
     known = getattr(transformers, get_task(config.task).auto_class)._model_mapping.get(type(found), None)
     if args.gradient_checkpointing and not getattr(known, "supports_gradient_checkpointing", True):
         raise UserError(f"--gradient_checkpointing: {known.__name__} does not support it. Leave it out.")
@@ -51,11 +51,11 @@ def check_model(
         check(groups)
 
 
-def bare_groups(config: Config, found: Any) -> Anatomy:
+def bare_groups(config: Config, found: Any) -> DepthGroups:
     """The depth groups of a model built from its config, whose weights are not even initialised."""
     auto = getattr(transformers, get_task(config.task).auto_class)
     if not found.id2label:  # a feature extractor of timm, which gets its classes from the data
         found = copy.deepcopy(found)
         name_outputs(found, ("0", "1"), ())
-    with quiet_loading(), torch.random.fork_rng(), no_init_weights():
-        return anatomy(from_config(auto, config, found))
+    with silent_loading(), torch.random.fork_rng(), no_init_weights():
+        return depth_groups(from_config(auto, config, found))

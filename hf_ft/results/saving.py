@@ -14,9 +14,9 @@ from typing import Any
 from hf_ft import __version__
 from hf_ft.data import keep_contents
 from hf_ft.environment import machine, versions
-from hf_ft.evaluation import Results, prove_load_back
+from hf_ft.evaluation import Results, verify_load_back
 from hf_ft.metrics import Score
-from hf_ft.models import adapters, without_bars
+from hf_ft.models import adapters, without_progress_bars
 from hf_ft.reports import run_report as report
 from hf_ft.results.secrets import without_secrets
 from hf_ft.storage import SEAL, output_folder
@@ -47,7 +47,7 @@ def save(run: Run, results: Results) -> dict[str, Any]:
 def _write(run: Run, results: Results, out: Path) -> dict[str, Any]:
     """Write the files of a result into an empty folder, and prove that they load; returns the record."""
     task, loaded = get_task(run.config.task), run.loaded
-    with without_bars():
+    with without_progress_bars():
         run.model.save_pretrained(out)
     run.processor.name_or_path = loaded.hub_id or loaded.source  # would be written as the path it came from
     run.processor.save_pretrained(out)
@@ -57,7 +57,7 @@ def _write(run: Run, results: Results, out: Path) -> dict[str, Any]:
     record = make_record(run, results)
     record = without_places(record, places_of(run.config, run.output_dir))
     if run.config.load_back_proof:
-        record["proofs"]["load_back"] = prove_load_back(out, run.model, run.processor, task, run.splits, run.config)
+        record["proofs"]["load_back"] = verify_load_back(out, run.model, run.processor, task, run.splits, run.config)
     _write_local(run, out / output_folder.LOCAL)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (out / "run.json").write_text(text, encoding="utf-8")

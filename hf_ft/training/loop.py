@@ -28,13 +28,22 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from hf_ft.data import Splits, with_cut
-from hf_ft.environment import Stop, alone, machine, stoppable
+from hf_ft.environment import Stop, alone, machine, print_on_main, stoppable
 from hf_ft.errors import UserError
-from hf_ft.feature_cache import Cached, CopiedRows, Job, Live, WholeBatches, is_image, open_cache, prepare, tell
-from hf_ft.heads import check_solver, expects_solver, fit_exact, linear_head_of, steps_instead, wants_solver
+from hf_ft.feature_cache import (
+    CachedImages,
+    CachedStage,
+    CacheRequest,
+    NotCached,
+    PrebatchedCollator,
+    cache_images,
+    holds_images,
+    open_cache,
+)
+from hf_ft.heads import check_solver, expects_solver, linear_head_of, solve_head, steps_instead, wants_solver
 from hf_ft.methods import DEEP_HEAD_RATE, Plan, PlannedStage, default_epochs, plan_method, plan_stages
 from hf_ft.models import (
-    Anatomy,
+    DepthGroups,
     FrozenMode,
     LoadReport,
     adapters,
@@ -44,12 +53,12 @@ from hf_ft.models import (
     example_inputs,
     frozen_tensors,
     linear_head,
-    quiet_modules,
+    modules_in_eval,
     rated_groups,
     scale_of,
     set_trainable,
     snapshot,
-    without_bars,
+    without_progress_bars,
 )
 from hf_ft.reports import run_report as report
 from hf_ft.settings import Config
@@ -121,7 +130,7 @@ class Run:
     resumed: bool = False
 
     @property
-    def groups(self) -> Anatomy:
+    def groups(self) -> DepthGroups:
         """The depth groups of the model, as found when it was loaded."""
         return self.loaded.groups
 
@@ -136,7 +145,7 @@ class Run:
         return Path(str(self.args.output_dir)).expanduser()
 
 
-def make_plan(config: Config, args: TrainingArguments, groups: Anatomy, train_examples: int) -> Plan:
+def make_plan(config: Config, args: TrainingArguments, groups: DepthGroups, train_examples: int) -> Plan:
     """Apply the method to the model's depth groups; epochs that the user did not set follow from the data's size.
 
     Raises:
@@ -252,7 +261,7 @@ def _begin(run: Run) -> None:
         resuming.check_settings(out, run.config)
         resuming.check_content(out, facts)
     elif args.resume_from_checkpoint:
-        tell(f"resume   no run has begun in {out}: this one starts", args)
+        print_on_main(f"resume   no run has begun in {out}: this one starts", args)
     if args.world_size > 1:
         torch.distributed.barrier()  # the others must have looked before there is something
     if args.should_save and not run.resumed:
@@ -294,7 +303,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     if _ended_before(run, folder):
         return
     args = stage_arguments(run, stage, folder, len(train_set))
-    quiet = quiet_modules(run.model, run.groups, stage.settings)
+    quiet = modules_in_eval(run.model, run.groups, stage.settings)
     names = frozen_tensors(run.groups, stage.settings)
     untouched = snapshot(run.model, names) if stage.peft else {}
     model = _prepare(run, stage, _steps(args, stage, len(train_set)))
@@ -305,15 +314,15 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
         args.load_best_model_at_end = False
     started = time.perf_counter()
     _reset_peak_memory()
-    with without_bars(), settled_heap():
+    with without_progress_bars(), settled_heap():
         opened, prepared, images = _read_once(run, folder, stage, args, (train_set, validation_set))
-        cached = opened if isinstance(opened, Cached) else None
+        cached = opened if isinstance(opened, CachedStage) else None
         trained = cached.upper if cached else model
         sets = (*prepared, validation_set)[:2]
         frozen = FrozenMode(trained, quiet)
         trainer = _trainer(run, trained, stage, args, sets[0], sets[1], stop)
         fit = _solve(run, stage, cached)
-        with cached.cut.installed() if cached else nullcontext():
+        with cached.split.installed() if cached else nullcontext():
             if fit is None:
                 _train(run, trainer, folder)
             else:
@@ -325,7 +334,7 @@ def _run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, valid
     extract_model_from_parallel(trained, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
     run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit))
-    if isinstance(sets[0], CopiedRows) and sets[0].note:
+    if isinstance(sets[0], CachedImages) and sets[0].note:
         run.stages[-1].notes.append(sets[0].note)
     if isinstance(model, PeftModel):
         _merge(run, number, model, folder, initial)
@@ -340,7 +349,7 @@ def _of_main(run: Run, find: Callable[[list[str]], Any]) -> Any:
     notes: list[str] = []
     found = [find(notes) if run.args.should_save else None]
     for note in notes:
-        tell(f"resume   {note}", run.args)
+        print_on_main(f"resume   {note}", run.args)
     return broadcast_object_list(found)[0]
 
 
@@ -358,7 +367,7 @@ def _ended_before(run: Run, folder: Path) -> bool:
 
 def _read_once(
     run: Run, folder: Path, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any]
-) -> tuple[Cached | str, Sequence[Any], dict[str, float] | None]:
+) -> tuple[CachedStage | str, Sequence[Any], dict[str, float] | None]:
     """The cached stage or why it runs live, what it reads, and which images are kept.
 
     Whether that pays is measured, so a resumed stage takes over what was decided when it began.
@@ -371,16 +380,16 @@ def _read_once(
             f"--resume: stage '{stage.name}' read the outputs of its frozen layers from the cache, and now it "
             f"cannot: {opened}. Make that possible, or begin anew with --overwrite_output_dir."
         )
-    if isinstance(opened, Cached):
+    if isinstance(opened, CachedStage):
         prepared: Sequence[Any] = (opened.train, opened.validation)
         images = None
     else:
         none = earlier is not None and not earlier["images"]
-        prepared, images = prepare(replace(job, config=replace(job.config, cache="off")) if none else job)
+        prepared, images = cache_images(replace(job, config=replace(job.config, cache="off")) if none else job)
     if earlier is None and run.args.should_save:
         kept = images is not None
         checkpoints.write_file(
-            folder / checkpoints.BEGUN, {"live": None if isinstance(opened, Cached) else opened, "images": kept}
+            folder / checkpoints.BEGUN, {"live": None if isinstance(opened, CachedStage) else opened, "images": kept}
         )
     return opened, prepared, images
 
@@ -389,13 +398,15 @@ def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
     """Train, from the newest checkpoint that is whole where a stage was interrupted."""
     found: checkpoints.Checkpoint | None = None
     if run.resumed and trainer.model and adapters.allocates(trainer.model):
-        tell("resume   these adapters settle their ranks as they train: the stage begins anew", run.args)
+        print_on_main("resume   these adapters settle their ranks as they train: the stage begins anew", run.args)
     elif run.resumed and trainer.args.save_only_model:
-        tell("resume   --save_only_model: checkpoints lack the optimizer's state, so the stage begins anew", run.args)
+        print_on_main(
+            "resume   --save_only_model: checkpoints lack the optimizer's state, so the stage begins anew", run.args
+        )
     elif run.resumed:
         found = _of_main(run, lambda notes: checkpoints.newest(folder, notes))
         at = f"from {found.folder.name}" if found else "from its beginning: it has no checkpoint yet"
-        tell(f"resume   stage '{folder.name.partition('-')[2]}' goes on {at}", run.args)
+        print_on_main(f"resume   stage '{folder.name.partition('-')[2]}' goes on {at}", run.args)
     if found is None and run.args.should_save:
         checkpoints.clear(folder)
     trainer.train_from(found)
@@ -403,7 +414,7 @@ def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
 
 def _opened(
     run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any], live: str | None
-) -> tuple[Job, Cached | str]:
+) -> tuple[CacheRequest, CachedStage | str]:
     """What a stage reads, and the stage split at its first group that trains, or why it runs live (if known, `live`).
 
     Augmentation is for steps: a head that is to be solved reads the images as they are, unless the user augments.
@@ -411,19 +422,19 @@ def _opened(
     config = run.config
     if live is not None:
         return _job(run, stage, args, sets, config), live
-    augments = is_image(sets[0]) and config.augment not in (None, "none") and "augment" not in config.given
+    augments = holds_images(sets[0]) and config.augment not in (None, "none") and "augment" not in config.given
     if augments and expects_solver(config, run.plan.stages, stage, run.groups):
         plain = replace(config, augment="none")
         rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)
         job = _job(run, stage, args, (rows, sets[1]), plain)
         opened = _open_cache(job)
-        if isinstance(opened, Cached) and linear_head_of(opened.cut):
+        if isinstance(opened, CachedStage) and linear_head_of(opened.split):
             return job, opened
     job = _job(run, stage, args, sets, config)
     return job, _open_cache(job)
 
 
-def _job(run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> Job:
+def _job(run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> CacheRequest:
     """What a stage reads, and how often; without validation where it does not look at it."""
     examples, collator = len(sets[0]), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / _steps_per_epoch(args, examples)
@@ -431,16 +442,16 @@ def _job(run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any
     solved = wants_solver(run.config, run.plan.stages, stage, run.groups) and run.learning.loss is not None
     parts = sets if reads[1] or solved else sets[:1]
     read_once = linear_head_of if solved else None
-    return Job(run.model, run.groups, stage, parts, run.processor, collator, config, args, *reads, read_once)
+    return CacheRequest(run.model, run.groups, stage, parts, run.processor, collator, config, args, *reads, read_once)
 
 
-def _open_cache(job: Job) -> Cached | str:
+def _open_cache(job: CacheRequest) -> CachedStage | str:
     """The stage split at its first group that trains, with the features of its examples; or why it runs live."""
     try:
         return open_cache(job)
-    except Live as reason:
+    except NotCached as reason:
         if str(reason):
-            tell(f"cache    not used in stage '{job.stage.name}': {reason}", job.args)
+            print_on_main(f"cache    not used in stage '{job.stage.name}': {reason}", job.args)
         return str(reason)
 
 
@@ -453,7 +464,7 @@ def _evaluations(args: TrainingArguments, stage: PlannedStage, train_examples: i
     )
 
 
-def _solve(run: Run, stage: PlannedStage, cached: Cached | None) -> dict[str, Any] | None:
+def _solve(run: Run, stage: PlannedStage, cached: CachedStage | None) -> dict[str, Any] | None:
     """Solve a linear head; None where it has to be trained by steps.
 
     Raises:
@@ -463,20 +474,22 @@ def _solve(run: Run, stage: PlannedStage, cached: Cached | None) -> dict[str, An
     if not wants_solver(config, stages, stage, groups):
         if cached and (given := steps_instead(config, stage, groups)):
             named = ", ".join(f"--{name}" for name in given)
-            tell(f"solver   not used, since {named} asks for steps; --head_solver exact uses it all the same", run.args)
+            print_on_main(
+                f"solver   not used, since {named} asks for steps; --head_solver exact uses it all the same", run.args
+            )
         return None
-    layer = linear_head_of(cached.cut) if cached else None
+    layer = linear_head_of(cached.split) if cached else None
     if cached is None or layer is None or cached.validation is None or run.learning.loss is None:
         why = "the stage runs without the cache" if cached is None else "the head is not linear"
         if config.head_solver == "exact":
             raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
         if expects_solver(config, stages, stage, groups):
-            tell(f"solver   not used in stage '{stage.name}', which trains by steps: {why}", run.args)
+            print_on_main(f"solver   not used in stage '{stage.name}', which trains by steps: {why}", run.args)
         return None
     goes_on = stage is not run.plan.stages[-1]
-    fit = fit_exact(*layer, cached.train, cached.validation, run.learning.loss, goes_on)
+    fit = solve_head(*layer, cached.train, cached.validation, run.learning.loss, goes_on)
     best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
-    tell(
+    print_on_main(
         f"solver   the head is fitted to convergence, not by steps: {len(fit.path)} penalties tried, {fit.penalty:g} "
         f"chosen by validation loss {best['validation']:.4f}",
         run.args,
@@ -488,7 +501,7 @@ def _save_whole(run: Run, folder: Path) -> None:
     """Keep the whole model at the end of a stage whose checkpoints hold the upper part alone."""
     run.stages[-1].checkpoint = str(folder.relative_to(run.output_dir))
     if run.args.should_save:
-        with checkpoints.whole(folder) as begun, without_bars():
+        with checkpoints.whole(folder) as begun, without_progress_bars():
             run.model.save_pretrained(begun, save_original_format=False)
 
 
@@ -518,7 +531,7 @@ def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[
     run.model = adapters.merge(model)
     result.checkpoint = str((folder / "merged").relative_to(run.output_dir))
     if run.args.should_save:
-        with checkpoints.whole(folder / "merged") as begun, without_bars():
+        with checkpoints.whole(folder / "merged") as begun, without_progress_bars():
             run.model.save_pretrained(begun, save_original_format=False)
 
 
@@ -547,7 +560,7 @@ def _trainer(
         callbacks.append(EarlyStoppingCallback(run.config.early_stopping_patience))
     if adapters.allocates(model):
         callbacks.append(adapters.Allocation(model))
-    collate = WholeBatches(run.task.collator(run.processor))
+    collate = PrebatchedCollator(run.task.collator(run.processor))
     seed = args.seed if args.data_seed is None else args.data_seed
     trainer = StageTrainer(
         model=model,
@@ -680,7 +693,7 @@ def _result(
     stage: PlannedStage,
     seconds: float,
     checked: int,
-    opened: Cached | str,
+    opened: CachedStage | str,
     images: dict[str, float] | None,
     fit: dict[str, Any] | None,
 ) -> StageResult:
@@ -704,8 +717,8 @@ def _result(
         best_metric=best_metric,
         checkpoint=str(Path(best).relative_to(run.output_dir)) if best else None,
         history=history,
-        cache=opened.facts if isinstance(opened, Cached) else None,
-        live="" if isinstance(opened, Cached) else opened,
+        cache=opened.facts if isinstance(opened, CachedStage) else None,
+        live="" if isinstance(opened, CachedStage) else opened,
         images=images,
         solver=fit,
     )

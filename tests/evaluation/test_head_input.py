@@ -22,9 +22,9 @@ from transformers import (
     pipeline,
 )
 
-from hf_ft import anatomy, depth
+from hf_ft import depth, depth_groups
 from hf_ft.cli.app import main
-from hf_ft.heads.hidden_states import pooled
+from hf_ft.heads.hidden_states import pooled_states
 from hf_ft.models.pooling import sentence_pooling
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
@@ -125,8 +125,8 @@ def test_what_the_head_reads(kind: str) -> None:
         model = RobertaForSequenceClassification(RobertaConfig(**SMALL)).eval()
     batch = {"input_ids": torch.randint(5, 90, (4, 7)), "attention_mask": torch.ones(4, 7, dtype=torch.long)}
     batch["attention_mask"][1, 4:] = 0
-    found = pooled(model, anatomy(model), batch, head=True)
-    plain = pooled(model, anatomy(model), batch)
+    found = pooled_states(model, depth_groups(model), batch, head=True)
+    plain = pooled_states(model, depth_groups(model), batch)
     assert len(found) == len(plain) + 1
     assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=False))
     base = model.base_model(**batch)

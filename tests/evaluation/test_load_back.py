@@ -28,7 +28,7 @@ from transformers import (
 from hf_ft import Config, UserError, finetune
 from hf_ft.cli.app import main
 from hf_ft.data.load import load_splits
-from hf_ft.evaluation.load_back import LoadBackFailure, prove_load_back
+from hf_ft.evaluation.load_back import LoadBackFailure, verify_load_back
 from hf_ft.models.load import name_outputs
 from hf_ft.tasks.registry import get_task, task_names
 
@@ -142,13 +142,13 @@ def test_the_proof_holds_for_every_kind_and_catches_wrong_names(
     processor = reader.from_pretrained(tmp_path / "out")
     config = Config(task=task, model=model, dataset=data)
     again = (loaded, processor, get_task(task), load_splits(config), config)
-    prove_load_back(tmp_path / "out", *again)
+    verify_load_back(tmp_path / "out", *again)
     saved = json.loads((tmp_path / "out/config.json").read_text())
     saved["id2label"] = {str(i): label for i, label in enumerate(["another", *labels[1:]])}
     saved["label2id"] = {label: int(i) for i, label in saved["id2label"].items()}
     (tmp_path / "out/config.json").write_text(json.dumps(saved))
     with pytest.raises(LoadBackFailure, match=r"calls its outputs .*another"):
-        prove_load_back(tmp_path / "out", *again)
+        verify_load_back(tmp_path / "out", *again)
 
 
 @pytest.mark.usefixtures("quick_proof")
@@ -207,7 +207,7 @@ def damaged(folder: Path, target: Path, name: str) -> Path:
 def test_planted_damage_is_caught(text_run: Path, trained: tuple[Any, ...], tmp_path: Path, name: str) -> None:
     """A lost head, or a merge that did not reach the disk, gives other scores in the fresh process."""
     with pytest.raises(LoadBackFailure, match=r"gives other (scores|logits)"):
-        prove_load_back(damaged(text_run, tmp_path / "damaged", name), *trained)
+        verify_load_back(damaged(text_run, tmp_path / "damaged", name), *trained)
 
 
 @pytest.mark.usefixtures("quick_proof")
@@ -219,9 +219,9 @@ def test_damage_behind_certain_answers_is_caught(text_run: Path, trained: tuple[
         certain.classifier.bias.copy_(torch.tensor([500.0, -500.0]))
     shutil.copytree(text_run, tmp_path / "out")
     certain.save_pretrained(tmp_path / "out")
-    prove_load_back(tmp_path / "out", certain, *rest)
+    verify_load_back(tmp_path / "out", certain, *rest)
     with pytest.raises(LoadBackFailure, match="gives other logits"):
-        prove_load_back(damaged(tmp_path / "out", tmp_path / "damaged", "classifier.weight"), certain, *rest)
+        verify_load_back(damaged(tmp_path / "out", tmp_path / "damaged", "classifier.weight"), certain, *rest)
 
 
 @pytest.mark.usefixtures("quick_proof")
@@ -233,14 +233,14 @@ def test_other_preparation_of_raw_inputs_is_caught(text_run: Path, trained: tupl
         decided.classifier.weight.mul_(100)
     shutil.copytree(text_run, tmp_path / "out")
     decided.save_pretrained(tmp_path / "out")
-    prove_load_back(tmp_path / "out", decided, *rest)
+    verify_load_back(tmp_path / "out", decided, *rest)
     path = tmp_path / "out" / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     words = tokenizer["model"]["vocab"]
     words["the"], words["film"] = words["film"], words["the"]
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(LoadBackFailure, match=r"gives other (scores|logits)"):
-        prove_load_back(tmp_path / "out", decided, *rest)
+        verify_load_back(tmp_path / "out", decided, *rest)
 
 
 def test_a_folder_that_does_not_load_is_caught(text_run: Path, trained: tuple[Any, ...], tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_folder_that_does_not_load_is_caught(text_run: Path, trained: tuple[An
     shutil.copytree(text_run, tmp_path / "empty")
     (tmp_path / "empty" / "model.safetensors").unlink()
     with pytest.raises(LoadBackFailure, match=r"does not load in a fresh process: .*model\.safetensors"):
-        prove_load_back(tmp_path / "empty", *trained)
+        verify_load_back(tmp_path / "empty", *trained)
 
 
 def test_the_fresh_process_answers_on_after_an_error(

@@ -19,15 +19,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_ft import UserError, anatomy, depth, finetune
+from hf_ft import UserError, depth, depth_groups, finetune
 from hf_ft.cli.app import main
 from hf_ft.experiments import depth_grid as depths
 from hf_ft.experiments import freeze_depth as depth_search
 from hf_ft.experiments.depth_grid import MOST, candidates, kept, read_search, rungs
 from hf_ft.experiments.freeze_depth import Race, Trained
 from hf_ft.experiments.trials import Arm, Outcome
-from hf_ft.heads.hidden_states import pool, pooled
-from hf_ft.models.model_split import CannotCut
+from hf_ft.heads.hidden_states import pool, pooled_states
+from hf_ft.models.model_split import CannotSplit
 from hf_ft.results.publishing import publishable
 from hf_ft.tasks.registry import task_names
 
@@ -113,7 +113,7 @@ def test_states_are_those_of_the_model(text_model: str) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(text_model).eval()
     tokenizer = AutoTokenizer.from_pretrained(text_model)
     texts = ["a good film", "a very long and rather boring film about nothing"]
-    found = pooled(model, anatomy(model), tokenizer(texts, padding=True, return_tensors="pt"))
+    found = pooled_states(model, depth_groups(model), tokenizer(texts, padding=True, return_tensors="pt"))
     assert len(found) == 4
     for i, text in enumerate(texts):
         with torch.no_grad():
@@ -127,7 +127,7 @@ def test_states_of_pictures(image_model: str) -> None:
     """Means over the picture; blocks of several widths."""
     model = AutoModelForImageClassification.from_pretrained(image_model).eval()
     pixels = torch.rand(2, 3, 32, 32)
-    found = pooled(model, anatomy(model), {"pixel_values": pixels})
+    found = pooled_states(model, depth_groups(model), {"pixel_values": pixels})
     with torch.no_grad():
         states = model(pixel_values=pixels, output_hidden_states=True).hidden_states
     assert [tuple(state.shape) for state in found] == [(2, 8), (2, 8), (2, 16), (2, 16), (2, 16)]
@@ -145,7 +145,7 @@ def test_pooling_finds_the_positions() -> None:
     picture = torch.rand(2, 6, 4, 4)
     assert torch.equal(pool(picture, 2), picture.mean((2, 3)))
     assert torch.equal(pool(picture.permute(0, 2, 3, 1), 2), picture.mean((2, 3)))
-    with pytest.raises(CannotCut, match=r"shape \(3, 6, 4, 4\) for 2 examples"):
+    with pytest.raises(CannotSplit, match=r"shape \(3, 6, 4, 4\) for 2 examples"):
         pool(torch.rand(3, 6, 4, 4), 2)
 
 

@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_ft import FeatureCache, UserError, anatomy, freeze
+from hf_ft import FeatureCache, UserError, depth_groups, freeze
 from hf_ft.feature_cache.api import usual_loss
 from hf_ft.modalities.image_transforms import ImageTransform
 
@@ -108,7 +108,7 @@ def test_trains_as_without_it(kind: str, method: str, tmp_path: Path, request: p
     expected = model.state_dict()
     assert max(float((after[name].float() - expected[name].float()).abs().max()) for name in after) < 1e-4
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    above = {name for group in anatomy(model) if group.role == "head" for name in group.parameters}
+    above = {name for group in depth_groups(model) if group.role == "head" for name in group.parameters}
     assert above <= moved
     assert (moved == above) == (method == "head")
 
@@ -129,7 +129,9 @@ def test_as_the_readme_shows_it(text_model: str, text_data: str, tmp_path: Path)
         Trainer(args=args, compute_loss_func=cached.loss, **sides).train()
     assert cached.facts["computed"] == len(rows)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    top = {name for group in anatomy(model) if group.name in ("block 2", "neck", "head") for name in group.parameters}
+    top = {
+        name for group in depth_groups(model) if group.name in ("block 2", "neck", "head") for name in group.parameters
+    }
     assert moved == top
 
 

@@ -22,11 +22,19 @@ import torch
 
 from hf_ft import UserError
 from hf_ft.cli.app import main
-from hf_ft.feature_cache.eviction import ABANDONED, clear, default_root, entries, make_room, shards, spoken_size
+from hf_ft.feature_cache.eviction import (
+    ABANDONED,
+    cache_entries,
+    clear_cache,
+    default_root,
+    format_size,
+    make_room,
+    shards,
+)
 from hf_ft.feature_cache.store import FeatureStore, size_of
 from hf_ft.models.model_split import Layout
 
-KEY = {"model": "org/tiny", "cut": "after layer 3", "precision": "float32"}
+KEY = {"model": "org/tiny", "split": "after layer 3", "precision": "float32"}
 FIXED, RAGGED = Layout("float32", (5,)), Layout("float32", (3,), ragged=True)
 DTYPES = (
     "float64",
@@ -154,7 +162,7 @@ def test_round_trip(dtype: str, tmp_path: Path) -> None:
         assert not same(features.take([1]), features.take([2]))
         assert [len(tensor) for tensor in features.take([])] == [0] * 4
         assert store.notes == []
-    assert [entry.examples for entry in entries(tmp_path)] == [8]
+    assert [entry.examples for entry in cache_entries(tmp_path)] == [8]
     assert len(shards(writing.folder)) == 2
 
 
@@ -198,7 +206,7 @@ def test_another_key_is_another_folder(two_shards: FeatureStore) -> None:
     """Any difference in the key counts, the order of its parts does not."""
     root = two_shards.folder.parent
     assert FeatureStore(root, dict(reversed(KEY.items()))).missing(prints([0])).tolist() == []
-    other = FeatureStore(root, {**KEY, "cut": "after layer 4"})
+    other = FeatureStore(root, {**KEY, "split": "after layer 4"})
     assert other.missing(prints([0])).tolist() == [0]
     assert not other.folder.exists()
 
@@ -253,9 +261,9 @@ def test_reading_marks_as_used(two_shards: FeatureStore) -> None:
     root = two_shards.folder.parent
     os.utime(two_shards.folder / "key.json", (1000, 1000))
     two_shards.missing(prints([0]))
-    assert [entry.used for entry in entries(root)] == [1000]
+    assert [entry.used for entry in cache_entries(root)] == [1000]
     two_shards.read(prints([0]))
-    (entry,) = entries(root)
+    (entry,) = cache_entries(root)
     assert time.time() - entry.used < 100
 
 
@@ -413,7 +421,7 @@ def test_a_missing_file_is_noticed(name: str, two_shards: FeatureStore) -> None:
 
 def test_a_shard_of_another_key_is_noticed(two_shards: FeatureStore) -> None:
     """Sound files in the wrong place are the wrong features."""
-    other = FeatureStore(two_shards.folder.parent, {**KEY, "cut": "elsewhere"})
+    other = FeatureStore(two_shards.folder.parent, {**KEY, "split": "elsewhere"})
     fill(other, range(6), [FIXED, RAGGED])
     damaged = shard_of(two_shards, 0)
     shutil.rmtree(damaged)
@@ -425,7 +433,7 @@ def test_a_damaged_key_is_written_again(two_shards: FeatureStore) -> None:
     """It is for people to read, so nothing is lost with it."""
     path = two_shards.folder / "key.json"
     path.write_bytes(b"\xff{")
-    assert [entry.what for entry in entries(two_shards.folder.parent)] == [two_shards.folder.name]
+    assert [entry.what for entry in cache_entries(two_shards.folder.parent)] == [two_shards.folder.name]
     again = FeatureStore(two_shards.folder.parent, KEY)
     again.read(prints(range(10)))
     assert again.notes == []
@@ -471,7 +479,7 @@ def test_killed_while_building(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert set(names(begun)) == {*FILES} - {"shard.json"}
-    (entry,) = entries(tmp_path)
+    (entry,) = cache_entries(tmp_path)
     assert entry.examples == 0
     assert 0 < entry.unfinished < entry.size
     assert store.missing(prints(range(6))).tolist() == [0, 1, 2, 3, 4, 5]
@@ -500,7 +508,7 @@ def test_what_a_living_process_builds_stays(tmp_path: Path) -> None:
     process = child(tmp_path)
     store = FeatureStore(tmp_path, KEY)
     fill(store, [7, 8], [FIXED, RAGGED])
-    assert clear(tmp_path) > 0
+    assert clear_cache(tmp_path) > 0
     assert len(make_room(tmp_path, needed=0, limit=0, keep=tmp_path / "none")) == 1
     assert len(list(store.folder.glob(".building-*"))) == 1
     assert process.communicate("go on\n", timeout=60) == ("whole\n", None)
@@ -526,14 +534,14 @@ def test_leftovers_of_other_machines_stay_a_week(tmp_path: Path) -> None:
 def test_what_another_process_removed_can_still_be_read(two_shards: FeatureStore) -> None:
     """An open store holds its maps; one that is opened then misses all, and calls nothing damaged."""
     features = two_shards.read(prints(range(10)))
-    assert clear(two_shards.folder.parent) > 0
+    assert clear_cache(two_shards.folder.parent) > 0
     assert not two_shards.folder.exists()
     assert same(features.take(range(10)), batch(range(10), [FIXED, RAGGED]))
     again = FeatureStore(two_shards.folder.parent, KEY)
     assert len(again.missing(prints(range(10)))) == 10
     assert again.notes == []
     fill(again, range(3), [FIXED, RAGGED])
-    clear(again.folder.parent)
+    clear_cache(again.folder.parent)
     assert same(again.read(prints([2, 0])).take([0, 1]), batch([2, 0], [FIXED, RAGGED]))
 
 
@@ -639,7 +647,7 @@ def three_keys(tmp_path: Path) -> list[FeatureStore]:
     """Three keys, last used 3, 2 and 1 days ago, beside what is not the cache's."""
     stores = []
     for i in range(3):
-        store = FeatureStore(tmp_path, {"model": f"org/model-{i}", "cut": f"after layer {i}"})
+        store = FeatureStore(tmp_path, {"model": f"org/model-{i}", "split": f"after layer {i}"})
         fill(store, range(2 + i), [FIXED])
         os.utime(store.folder / "key.json", (time.time() - (3 - i) * 86400,) * 2)
         stores.append(store)
@@ -657,24 +665,24 @@ def left_in(root: Path) -> list[str]:
         *("mine.txt", "work", "0" * 32)
     }
     assert (root / ("0" * 32) / "mine.txt").exists()
-    return [entry.what.split(",")[0].removeprefix("org/model-") for entry in entries(root)]
+    return [entry.what.split(",")[0].removeprefix("org/model-") for entry in cache_entries(root)]
 
 
 def test_entries_say_what_is_there(three_keys: list[FeatureStore], tmp_path: Path) -> None:
     """The least recently used first, with the bytes that the files take."""
-    found = entries(tmp_path)
+    found = cache_entries(tmp_path)
     assert [entry.what for entry in found] == [f"org/model-{i}, after layer {i}" for i in range(3)]
     assert [entry.examples for entry in found] == [2, 3, 4]
     assert [entry.unfinished for entry in found] == [0, 0, 0]
     for entry, store in zip(found, three_keys, strict=True):
         assert entry.folder == store.folder
         assert entry.size == sum(path.stat().st_size for path in store.folder.rglob("*.*"))
-    assert entries(tmp_path / "nowhere") == []
+    assert cache_entries(tmp_path / "nowhere") == []
 
 
 def test_make_room_takes_the_least_recently_used(three_keys: list[FeatureStore], tmp_path: Path) -> None:
     """As many as needed, to the byte, and never the one that room is made for."""
-    sizes = [entry.size for entry in entries(tmp_path)]
+    sizes = [entry.size for entry in cache_entries(tmp_path)]
     total, keep = sum(sizes), three_keys[0].folder
     assert make_room(tmp_path, needed=100, limit=total + 100, keep=keep) == []
     assert left_in(tmp_path) == ["0", "1", "2"]
@@ -735,14 +743,14 @@ def test_the_command_says_what_was_not_finished(tmp_path: Path, capsys: pytest.C
 
 def test_the_command_clears(three_keys: list[FeatureStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is old enough, then all; the bytes that it says are those that were freed, and nothing else is touched."""
-    sizes = [entry.size for entry in entries(tmp_path)]
+    sizes = [entry.size for entry in cache_entries(tmp_path)]
     assert main(["cache", "clear", "--cache_dir", str(tmp_path), "--older_than", "1.5"]) == 0
     assert left_in(tmp_path) == ["2"]
-    assert capsys.readouterr().out == f"Freed {spoken_size(sizes[0] + sizes[1])} in {tmp_path}\n"
+    assert capsys.readouterr().out == f"Freed {format_size(sizes[0] + sizes[1])} in {tmp_path}\n"
     assert main(["cache", "clear", "--cache_dir", str(tmp_path)]) == 0
     assert left_in(tmp_path) == []
     assert not three_keys[2].folder.exists()
-    assert capsys.readouterr().out == f"Freed {spoken_size(sizes[2])} in {tmp_path}\n"
+    assert capsys.readouterr().out == f"Freed {format_size(sizes[2])} in {tmp_path}\n"
     assert main(["cache", "list", "--cache_dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"0 bytes in {tmp_path}\n"
 

@@ -24,8 +24,8 @@ from hf_ft.heads.transferability import (
     linear_probe,
     logme,
     measure,
-    panel,
     ranks,
+    transferability_scores,
 )
 
 # --- LogME ------------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_more_features_than_examples() -> None:
     random = np.random.default_rng(2)
     classes = np.arange(30) % 3
     features = random.normal(size=(30, 500)) + np.eye(3)[classes] @ random.normal(size=(3, 500))
-    scores = panel(features, classes, "accuracy")
+    scores = transferability_scores(features, classes, "accuracy")
     assert set(scores) == {"logme", "knn", "probe"}
     assert all(math.isfinite(value) for value in scores.values())
     assert scores["probe"] > 0.9

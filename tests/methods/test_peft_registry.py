@@ -22,7 +22,7 @@ from transformers import (
     SchedulerType,
 )
 
-from hf_ft import UserError, anatomy, finetune
+from hf_ft import UserError, depth_groups, finetune
 from hf_ft.environment.packages import peft_names, schedulers
 from hf_ft.methods.peft_registry import PRESETS, REFUSED, check_name, check_options, configuration, mergeable
 from hf_ft.methods.registry import plan_method
@@ -129,7 +129,7 @@ def test_adapter_and_merged_model_agree(name: str, text_model: str, text_data: s
 def test_initialisations_that_rewrite_the_base_are_those_known(name: str, text_model: str) -> None:
     """PiSSA and OLoRA change the weights when attached, the others none; all keep what the model computes."""
     model, settings = prepared(text_model)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     names = frozen_tensors(groups, settings)
     before = snapshot(model, names)
     tokens = torch.arange(5, 13).unsqueeze(0)
@@ -143,7 +143,7 @@ def test_initialisations_that_rewrite_the_base_are_those_known(name: str, text_m
 def prepared(folder: str) -> tuple[PreTrainedModel, Any]:
     """A tiny text classifier and the settings of a method with adapters."""
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    return model, plan_method("lora", anatomy(model), 1, 1.0).stages[0].settings
+    return model, plan_method("lora", depth_groups(model), 1, 1.0).stages[0].settings
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def resnet(image_model: str) -> PreTrainedModel:
 def test_convolutions(name: str, resnet: PreTrainedModel) -> None:
     """Methods that take convolutions train and merge a ResNet; others say so, with those that would."""
     model = copy.deepcopy(resnet)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     settings = plan_method(f"peft:{name}", groups, 1, 1.0).stages[0].settings
     options = {"oft_block_size": 8} if name == "oft" else {}
     if name not in CONVOLUTION:
@@ -200,7 +200,7 @@ def test_sizes_that_do_not_divide_are_answered(text_model: str) -> None:
     with pytest.raises(
         UserError, match=r"^peft:vblora fits no layer .*divisible by `vector_length` 20.* these do: adalora"
     ):
-        attach(model, anatomy(model), settings, "vblora", {"vector_length": 20})
+        attach(model, depth_groups(model), settings, "vblora", {"vector_length": 20})
 
 
 def test_shared_weights_are_adapted_once_or_not_at_all() -> None:

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_ft import UserError, anatomy, freeze, param_groups
+from hf_ft import UserError, depth_groups, freeze, param_groups
 from hf_ft.methods.registry import plan_method
 from hf_ft.models.freezing import FreezeViolation, audit, frozen_tensors, snapshot
 
@@ -81,7 +81,7 @@ def test_trap_frozen_batchnorm_moves_in_plain_trainer(image_model: str, tmp_path
 def test_freeze_holds_in_plain_trainer(image_model: str, tmp_path: Path, method: str, checkpointing: bool) -> None:
     """With `freeze`, somebody's own Trainer changes nothing frozen, and everything that trains, and no more."""
     model = AutoModelForImageClassification.from_pretrained(image_model)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     handle = freeze(model, method, groups)
     before = tensors(model)
     frozen = frozen_tensors(groups, plan_method(method, groups, 1, 1.0).stages[0].settings)
@@ -109,7 +109,7 @@ PARTS = {
 def test_parts_train_and_no_statistic_moves(image_model: str, tmp_path: Path, method: str) -> None:
     """Trap: BatchNorm under partial tuning. Exactly the chosen parameters and the head change, and no buffer."""
     model = AutoModelForImageClassification.from_pretrained(image_model)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     freeze(model, method, groups)
     before = tensors(model)
     trained(model, tmp_path)
@@ -223,7 +223,7 @@ PLANTED = {
 def test_audit_catches_a_planted_violation(image_model: str, planted: str) -> None:
     """The smallest change of one frozen tensor is noticed and named; no change is not."""
     model = AutoModelForImageClassification.from_pretrained(image_model)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     names = frozen_tensors(groups, plan_method("head", groups, 1, 1.0).stages[0].settings)
     before = snapshot(model, names)
     assert audit(before, snapshot(model, names)) == len(names) >= 40

@@ -25,10 +25,10 @@ from transformers import PreTrainedModel
 from hf_ft import UserError
 from hf_ft.cli.app import main
 from hf_ft.models import adapters
-from hf_ft.models.depth_groups import Anatomy, anatomy, label_sized_parameters
 from hf_ft.models.freezing import set_trainable
-from hf_ft.models.load import load_weights, quiet_loading
-from hf_ft.models.model_split import CannotCut, Upper, cut_at
+from hf_ft.models.grouping import DepthGroups, depth_groups, label_sized_parameters
+from hf_ft.models.load import load_weights, silent_loading
+from hf_ft.models.model_split import CannotSplit, UpperPart, split_at
 from hf_ft.models.optimizer_groups import rated_groups
 from hf_ft.models.tracing import evaluating, padding_matters
 from hf_ft.settings.schema import Config
@@ -91,7 +91,7 @@ def test_sample_is_there() -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def built(subject: Subject) -> tuple[PreTrainedModel, Anatomy, dict[str, torch.Tensor], torch.Tensor] | str:
+def built(subject: Subject) -> tuple[PreTrainedModel, DepthGroups, dict[str, torch.Tensor], torch.Tensor] | str:
     """The tiny model with its depth groups, a batch and labels; or why it cannot be built."""
     transformers.logging.set_verbosity_error()
     try:
@@ -99,7 +99,7 @@ def built(subject: Subject) -> tuple[PreTrainedModel, Anatomy, dict[str, torch.T
     except CannotBuild as error:
         return str(error)
     inputs = batch(model, 2 if subject.kind == "timm" else 4)  # timm's are larger, since they take few sizes
-    return model, anatomy(model), inputs, labels_for(model, inputs)
+    return model, depth_groups(model), inputs, labels_for(model, inputs)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def record(subject: Subject, **facts: Any) -> None:
             file.write(json.dumps({"kind": subject.kind, "name": subject.name, **facts}) + "\n")
 
 
-def last(groups: Anatomy) -> str:
+def last(groups: DepthGroups) -> str:
     """`last_n:1`, or `head` for a model without blocks."""
     return "last_n:1" if groups.of_role("block") else "head"
 
@@ -194,7 +194,7 @@ def test_only_the_head_is_new(subject: Subject, tiny: Any, tmp_path: Path) -> No
     settings.id2label, settings.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
     torch.manual_seed(7)
     config = Config(task="text_classification", model=str(tmp_path), method="head")
-    with quiet_loading():
+    with silent_loading():
         loaded, new, count, groups = load_weights(config, AUTO[subject.kind], str(tmp_path), settings, [], [])
     assert new
     assert new <= set(groups.of_role("head")[0].parameters)
@@ -255,17 +255,17 @@ DEPTHS = 12
 
 
 def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
-    """At each boundary the cut model gives the logits of the whole one, examples re-ordered, re-batched, re-padded.
+    """At each boundary the split model gives the logits of the whole one, examples re-ordered, re-batched, re-padded.
 
-    A boundary that cannot be cut says why; how many can is counted by `tests/support/architectures.py`. With everything
-    frozen below the head, and at the middle, a cut is found at this boundary or the nearest below.
+    A boundary that cannot be split says why; `tests/support/architectures.py` counts how many can. With everything
+    frozen below the head, and at the middle, a split is found at this boundary or the nearest below.
     """
     model, groups, inputs, _ = tiny
     rows = rows_of(inputs) if subject.kind in ("sequence", "token") else rows_of(inputs, (16,))
     collate = collator(0, subject.name in LEFT)
     used = [group for group in groups if group.role != "unused"]
     before, own = tensors(model), [vars(module).get("forward") for module in model.modules()]
-    refused, cuts = {}, {}
+    refused, splits = {}, {}
     names, blocks = [group.name for group in used], groups.of_role("block")
     middle = names[names.index(blocks[max(1, len(blocks) // 2) - 1].name) + 1] if blocks else ""
     heights = [place for place in range(1, len(used)) if (used[place - 1].role, used[place].role) != ("stem", "block")]
@@ -273,11 +273,11 @@ def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
     heights = [place for place in heights if (len(used) - 1 - place) % step == 0 or names[place] == middle]
     for height in heights:
         try:
-            cut = cut_at(model, used, height, rows, collate)
-        except CannotCut as error:
+            split = split_at(model, used, height, rows, collate)
+        except CannotSplit as error:
             refused[used[height].name] = str(error)
             continue
-        upper = Upper(cut)
+        upper = UpperPart(split)
         below = {name for group in used[:height] for name in (*group.parameters, *group.buffers)}
         assert not below & set(tensors(upper))
         held = dict(upper.named_parameters())
@@ -285,16 +285,16 @@ def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
         assert above <= set(held)
         lower = {id(model.get_parameter(name)) for group in used[:height] for name in group.parameters}
         assert all(id(held[name]) in lower for name in set(held) - above)  # weights that both use
-        cuts[used[height].name] = cut, upper
+        splits[used[height].name] = split, upper
     assert own == [vars(module).get("forward") for module in model.modules()]
     assert all(same_bits(before[name], value) for name, value in tensors(model).items())
-    for place in {middle, "head"} & set(cuts):
+    for place in {middle, "head"} & set(splits):
         whole, other = collate(rows), collate(rows[::-1])
-        cut, upper = cuts[place]
-        kept = [torch.cat(parts) for parts in zip(*reversed(cut.split(cut.capture(other), other)), strict=True)]
+        split, upper = splits[place]
+        kept = [torch.cat(parts) for parts in zip(*reversed(split.unbatch(split.capture(other), other)), strict=True)]
         above = sorted(name for group in used[names.index(place) :] for name in group.parameters)
         live = slopes(model, whole, above)
-        with cut.installed():
+        with split.installed():
             cached = slopes(upper, {"features": kept, **whole}, above)
         size = sum(float((slope**2).sum()) for slope in live) ** 0.5
         assert size > 0
@@ -327,7 +327,7 @@ PARTS = ("first_n:1", "lp_ft", "gradual", "bitfit", "norms", "train:*weight")
 ADAPTERS = ("peft:hra", "peft:ia3", "peft:loha", "peft:lokr", "peft:oft", "peft:vera")
 
 
-def expected_parts(method: str, model: PreTrainedModel, groups: Anatomy) -> list[set[str]]:
+def expected_parts(method: str, model: PreTrainedModel, groups: DepthGroups) -> list[set[str]]:
     """What trains in each stage, said without the code of the methods."""
     head = set(groups.of_role("head")[0].parameters)
     used = {name for group in groups if group.role != "unused" for name in group.parameters}
@@ -348,7 +348,7 @@ def expected_parts(method: str, model: PreTrainedModel, groups: Anatomy) -> list
     return [head | {name for name in below if name.endswith("weight")}]
 
 
-def nothing_to_train(method: str, model: PreTrainedModel, groups: Anatomy) -> bool:
+def nothing_to_train(method: str, model: PreTrainedModel, groups: DepthGroups) -> bool:
     """Whether a method would leave all but the head frozen, so that it must be refused."""
     if method == "first_n:1":
         return len(groups.of_role("block")) < 2

@@ -1,4 +1,4 @@
-"""Cuts that must be refused, and what a cut leaves behind; `test_matrix` cuts every architecture at every depth."""
+"""Splits that must be refused, and what one leaves behind; `test_matrix` splits every architecture at every depth."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, FNetConfig, FNetForSequenceClassification
 
-from hf_ft import anatomy
-from hf_ft.models.model_split import CannotCut, ForwardCut, HeadCut, Upper, cut_at, find_cut, verify
+from hf_ft import depth_groups
+from hf_ft.models.model_split import CannotSplit, ForwardSplit, HeadSplit, UpperPart, find_split, split_at, verify
 from hf_ft.models.tracing import full_precision
 from tests.support.contracts import collator, rows_of, same_bits, tensors
 
@@ -33,21 +33,21 @@ def texts(count: int = 4) -> list[dict[str, Any]]:
 def test_head_and_block_cuts() -> None:
     """With all frozen one vector an example is kept, with two of four blocks frozen the states of its tokens."""
     model = bert()
-    groups = anatomy(model)
+    groups = depth_groups(model)
     assert [group.name for group in groups] == [
         "stem", "block 0", "block 1", "block 2", "block 3", "neck", "head",
     ]  # fmt: skip
-    head = find_cut(model, groups, 6, texts(), collator(0))
-    assert isinstance(head, HeadCut)
+    head = find_split(model, groups, 6, texts(), collator(0))
+    assert isinstance(head, HeadSplit)
     assert (head.layouts[0].shape, head.layouts[0].ragged) == ((32,), False)
-    block = find_cut(model, groups, 3, texts(), collator(0))
-    assert isinstance(block, ForwardCut)
+    block = find_split(model, groups, 3, texts(), collator(0))
+    assert isinstance(block, ForwardSplit)
     assert block.name == "after block 1"
     assert (block.layouts[0].shape, block.layouts[0].ragged) == ((32,), True)
     batch = collator(0)(texts())
     (states,) = block.capture(batch)
     assert states.shape == (int(batch["attention_mask"].sum()), 32)
-    held = {name for name, _ in Upper(block).named_parameters()}
+    held = {name for name, _ in UpperPart(block).named_parameters()}
     assert held == {name for name, _ in model.named_parameters() if not name.startswith(BELOW)}
     assert len(held) == 2 * 16 + 4
 
@@ -56,14 +56,14 @@ BELOW = ("bert.embeddings.", "bert.encoder.layer.0.", "bert.encoder.layer.1.")
 
 
 def test_nothing_sticks_to_the_model() -> None:
-    """Looking for a cut changes no bit, no flag, no mode, and leaves no replaced `forward`."""
+    """Looking for a split changes no bit, no flag, no mode, and leaves no replaced `forward`."""
     model = bert()
     model.bert.encoder.layer[2].attention.output.dense.weight.requires_grad_(False)
     model.train()
     before, flags = tensors(model), {name: value.requires_grad for name, value in model.named_parameters()}
     modes = [module.training for module in model.modules()]
-    cut = find_cut(model, anatomy(model), 3, texts(), collator(0))
-    with cut.installed():
+    split = find_split(model, depth_groups(model), 3, texts(), collator(0))
+    with split.installed():
         assert "forward" in vars(model.bert.encoder.layer[1])
     assert all("forward" not in vars(module) for module in model.modules())
     assert all(same_bits(before[name], value) for name, value in tensors(model).items())
@@ -72,12 +72,12 @@ def test_nothing_sticks_to_the_model() -> None:
 
 
 def test_what_depends_on_padding_is_refused() -> None:
-    """FNet takes no mask, so a text's states depend on how far it is padded; at one length it can be cut."""
+    """FNet takes no mask, so a text's states depend on how far it is padded; at one length it can be split."""
     torch.manual_seed(0)
     model = FNetForSequenceClassification(FNetConfig(**{k: v for k, v in SIZES.items() if "heads" not in k})).eval()
-    groups = anatomy(model)
-    with pytest.raises(CannotCut, match="depends on how far a text is padded"):
-        find_cut(model, groups, len(groups) - 1, texts(), collator(0))
+    groups = depth_groups(model)
+    with pytest.raises(CannotSplit, match="depends on how far a text is padded"):
+        find_split(model, groups, len(groups) - 1, texts(), collator(0))
 
 
 class Peeking(BertForSequenceClassification):
@@ -96,7 +96,7 @@ class Peeking(BertForSequenceClassification):
 
 
 def test_wrong_cut_is_found() -> None:
-    """What a lower block leaves behind for a higher one is not kept; the logits differ, and the cut is refused."""
+    """What a lower block leaves behind for a higher one is not kept; the logits differ, and the split is refused."""
     model = bert(Peeking)
     block = model.bert.encoder.layer[0]
     forward = block.forward
@@ -108,33 +108,33 @@ def test_wrong_cut_is_found() -> None:
 
     block.forward = leaving
     nn.init.normal_(block.output.dense.bias)
-    groups = [group for group in anatomy(model) if group.role != "unused"]
+    groups = [group for group in depth_groups(model) if group.role != "unused"]
     rows, collate = texts(), collator(0)
-    with pytest.raises(CannotCut, match=r"the logits differ|in the model's own code"):
-        cut_at(model, groups, 3, rows, collate)
+    with pytest.raises(CannotSplit, match=r"the logits differ|in the model's own code"):
+        split_at(model, groups, 3, rows, collate)
 
 
 def test_jumping_over_a_part_that_trains_is_found() -> None:
-    """A cut that gives the right logits but keeps what comes from above it would train nothing there."""
+    """A split that gives the right logits but keeps what comes from above it would train nothing there."""
     model = bert()
-    groups = [group for group in anatomy(model) if group.role != "unused"]
+    groups = [group for group in depth_groups(model) if group.role != "unused"]
     rows, collate = texts(), collator(0)
-    honest = ForwardCut(model, groups, 3, rows, collate)
+    honest = ForwardSplit(model, groups, 3, rows, collate)
     verify(honest, rows, collate)
-    jumping = ForwardCut(model, groups, 4, rows, collate)
-    jumping.below, jumping.above = honest.below, honest.above  # claims that block 2 lies above
-    with pytest.raises(CannotCut, match="other gradients"):
+    jumping = ForwardSplit(model, groups, 4, rows, collate)
+    jumping.lower, jumping.upper = honest.lower, honest.upper  # claims that block 2 lies above
+    with pytest.raises(CannotSplit, match="other gradients"):
         verify(jumping, rows, collate)
 
 
 def test_head_of_zeros_tells_nothing() -> None:
-    """With weights of zero all logits agree whatever is cut; random ones stand in while the cut is tried."""
+    """With weights of zero all logits agree at any split; random ones stand in while a split is tried."""
     model = bert()
     nn.init.zeros_(model.classifier.weight)
     nn.init.zeros_(model.classifier.bias)
-    cut = find_cut(model, anatomy(model), 6, texts(), collator(0))
-    assert isinstance(cut, HeadCut)
-    assert cut.layouts[0].shape == (32,)
+    split = find_split(model, depth_groups(model), 6, texts(), collator(0))
+    assert isinstance(split, HeadSplit)
+    assert split.layouts[0].shape == (32,)
     assert not model.classifier.weight.any()
     assert not model.classifier.bias.any()
 

@@ -1,7 +1,7 @@
 """The depth groups of real architectures against what was written down from their sources by hand.
 
 The first tests hold the table itself against the model (names, order, gradients), so that a row that is wrong is told
-from an anatomy that is wrong.
+from wrong depth groups.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pytest
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_ft import anatomy
-from hf_ft.models.depth_groups import Anatomy
+from hf_ft import depth_groups
+from hf_ft.models.grouping import DepthGroups
 from tests.support.truth_table import TRUTHS, Truth, batch, build
 
 every_truth = pytest.mark.parametrize("truth", TRUTHS, ids=str)
@@ -31,10 +31,10 @@ def parameters_of(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
 
 
 @cache
-def found(truth: Truth) -> tuple[PreTrainedModel, Anatomy]:
-    """The model of a row and its anatomy, which all tests of the row read."""
+def found(truth: Truth) -> tuple[PreTrainedModel, DepthGroups]:
+    """The model of a row and its depth groups, which all tests of the row read."""
     model = build(truth)
-    return model, anatomy(model)
+    return model, depth_groups(model)
 
 
 def note_calls(name: str, module: nn.Module, order: list[str]) -> None:
@@ -48,7 +48,7 @@ def note_calls(name: str, module: nn.Module, order: list[str]) -> None:
     module.forward = noted
 
 
-def in_role(groups: Anatomy, role: str) -> set[str]:
+def in_role(groups: DepthGroups, role: str) -> set[str]:
     """The parameters of all groups of a role."""
     return {name for group in groups.of_role(role) for name in group.parameters}
 
@@ -87,7 +87,7 @@ def test_a_row_agrees_with_a_run(truth: Truth) -> None:
     assert untouched - parameters_of(model, truth.blocks) == parameters_of(model, truth.unused)
 
 
-# --- The anatomy ----------------------------------------------------------------------------------------------------
+# --- The depth groups -----------------------------------------------------------------------------------------------
 
 
 @every_truth

@@ -20,11 +20,11 @@ from tests.support.tiny_models import subjects
 FLOORS = {"image": 39, "sequence": 120, "token": 97, "timm": 70}
 """How many architectures of each kind must be built and pass at least."""
 MIDDLES = {"image": 36, "sequence": 110, "token": 88, "timm": 70}
-"""How many of each kind must at least be cut at the middle, so that what is below runs once per example."""
+"""How many of each kind must at least be split at the middle, so that what is below runs once per example."""
 PIPELINES = {"image": 36, "sequence": 118, "token": 96, "timm": 70}
 """How many of each kind must at least train on files by the command line and answer as a plain pipeline."""
-CUTS = 0.75
-"""Least share of all depths at which models can be cut."""
+SPLITS = 0.75
+"""Least share of all depths at which models can be split."""
 TITLES = {
     "image": "Image classifiers of transformers",
     "sequence": "Sequence classifiers of transformers",
@@ -53,7 +53,7 @@ def remarks(fact: Mapping[str, Any]) -> str:
     said += [f"refuses `{method}`" for method in ("last_n", "first_n", "bitfit", "norms", "lora") if fact.get(method)]
     if refused := fact.get("refused"):
         most = max(set(refused.values()), key=list(refused.values()).count)
-        said.append(f"not cut at {len(refused)}: {most.partition(': ')[2] or most}")
+        said.append(f"not split at {len(refused)}: {most.partition(': ')[2] or most}")
     if fact.get("shared"):
         said.append("shared weights")
     if fact.get("unused"):
@@ -74,31 +74,31 @@ def section(kind: str, facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> tu
             left.append(f"- `{subject.name}`: {fact['left_out']}")
         elif "blocks" in fact:
             head = ", ".join(f"`{name}`" for name in fact["head"])
-            cuts = f"{fact['boundaries'] - len(fact['refused'])}/{fact['boundaries']}"
+            splits = f"{fact['boundaries'] - len(fact['refused'])}/{fact['boundaries']}"
             rows.append(
-                f"| {subject.name} | {fact['blocks']} | {cuts} | `{fact['first']}` | {head} | {remarks(fact)} |"
+                f"| {subject.name} | {fact['blocks']} | {splits} | `{fact['first']}` | {head} | {remarks(fact)} |"
             )
     total = len(subjects(kind))
     counts = f"{len(rows)} of {total} built and tested (at least {FLOORS[kind]}), {len(left)} left out"
-    text = [f"## {TITLES[kind]}", "", f"{counts}.", "", "| name | blocks | cuts | first block | head | remarks |"]
+    text = [f"## {TITLES[kind]}", "", f"{counts}.", "", "| name | blocks | splits | first block | head | remarks |"]
     text += ["|---|---|---|---|---|---|", *rows, ""]
     if left:
         text += ["Left out:", "", *left, ""]
     return "\n".join(text), f"{kind:9} {counts}", len(rows), len(left)
 
 
-def cuts(kind: str, facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> tuple[str, bool]:
-    """A line that counts where models can be cut, and whether that suffices."""
+def splits(kind: str, facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> tuple[str, bool]:
+    """A line that counts where models can be split, and whether that suffices."""
     known = [fact for (of, _), fact in facts.items() if of == kind and "boundaries" in fact]
     head = sum("head" not in fact["refused"] for fact in known)
     middle = sum(bool(fact["middle"]) and fact["middle"] not in fact["refused"] for fact in known)
     depths = sum(fact["boundaries"] for fact in known)
-    cut = depths - sum(len(fact["refused"]) for fact in known)
+    split = depths - sum(len(fact["refused"]) for fact in known)
     line = (
-        f"{kind:9} cut before the head {head} of {len(known)}, at the middle {middle} (at least {MIDDLES[kind]}), at "
-        f"{cut} of {depths} depths"
+        f"{kind:9} split before the head {head} of {len(known)}, at the middle {middle} (at least {MIDDLES[kind]}), at "
+        f"{split} of {depths} depths"
     )
-    return line, middle >= MIDDLES[kind] and cut >= CUTS * depths
+    return line, middle >= MIDDLES[kind] and split >= SPLITS * depths
 
 
 def pipelines(kind: str, facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> tuple[list[str], bool]:
@@ -129,8 +129,8 @@ def main() -> int:
         "the head and nothing else is new; every tensor is in one depth group; under `head`, `last_n:1`, `full` and",
         "`lora` what trains moves and all else keeps its bits; the result loads back by plain `from_pretrained`;",
         "`hf-ft train` on files leaves a folder whose plain `pipeline` gives the names and scores of the run;",
-        "activation checkpointing gives the same gradients; texts do not depend on their batch; at each depth counted",
-        "under cuts (about twelve of deeper models), the two parts give the logits and gradients of the whole. Blocks",
+        "activation checkpointing gives the same gradients; texts do not depend on their batch; at each depth in the",
+        "column splits (about twelve of deeper models), the parts give the logits and gradients of the whole. Blocks",
         "are those of the tiny model. `last_n` refuses a model without blocks. Weights that serve in several places",
         "belong to the first group that uses them. Tensors without gradient are experts that no token reached.",
         "",
@@ -146,9 +146,9 @@ def main() -> int:
         print(counts + (f", {missing} MISSING" if missing else "") + ("" if found >= floor else "  TOO FEW"))
         for fact in (line for line in table.splitlines() if line.startswith("- `")):
             print(f"          {fact}")
-    text += ["## Cuts", "", "What is frozen runs once per example where the model can be cut at that depth:", ""]
+    text += ["## Splits", "", "What is frozen runs once per example where the model can be split at that depth:", ""]
     for kind in FLOORS:
-        line, suffices = cuts(kind, facts)
+        line, suffices = splits(kind, facts)
         enough = enough and suffices
         text.append(f"- {line}")
         print(line + ("" if suffices else "  TOO FEW"))

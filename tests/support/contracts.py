@@ -17,11 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments, default_data_collator
 
 from hf_ft.environment.signals import Stop
-from hf_ft.feature_cache.cache import WholeBatches
+from hf_ft.feature_cache.cache import PrebatchedCollator
 from hf_ft.methods.registry import PlannedStage, Setting, plan_method
 from hf_ft.models import adapters
-from hf_ft.models.depth_groups import Anatomy
-from hf_ft.models.freezing import FrozenMode, ensure_gradients, plain_name, quiet_modules, set_trainable
+from hf_ft.models.freezing import FrozenMode, ensure_gradients, modules_in_eval, plain_name, set_trainable
+from hf_ft.models.grouping import DepthGroups
 from hf_ft.models.optimizer_groups import rated_groups
 from hf_ft.models.tracing import example_inputs
 from hf_ft.training.data_order import SeededRows
@@ -59,12 +59,12 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
-def stages(method: str, groups: Anatomy) -> tuple[PlannedStage, ...]:
+def stages(method: str, groups: DepthGroups) -> tuple[PlannedStage, ...]:
     """The stages of a method at the rate of these tests."""
     return plan_method(method, groups, 1, RATE).stages
 
 
-def trainable(groups: Anatomy, settings: Sequence[Setting]) -> set[str]:
+def trainable(groups: DepthGroups, settings: Sequence[Setting]) -> set[str]:
     """The parameters that the settings train themselves, not by an adapter."""
     pairs = zip(groups, settings, strict=True)
     return {name for group, setting in pairs for name in group.parameters if setting.trains(name)}
@@ -85,7 +85,7 @@ class Trained:
 
 def train(
     model: PreTrainedModel,
-    groups: Anatomy,
+    groups: DepthGroups,
     stage: PlannedStage,
     inputs: Mapping[str, torch.Tensor],
     labels: torch.Tensor,
@@ -93,7 +93,7 @@ def train(
 ) -> Trained:
     """Two steps of a stage by the real trainer on a copy of the model."""
     model = copy.deepcopy(model)
-    quiet = quiet_modules(model, groups, stage.settings)
+    quiet = modules_in_eval(model, groups, stage.settings)
     trained: Any = model
     if stage.peft:
         trained = adapters.attach(model, groups, stage.settings, stage.peft)
@@ -118,7 +118,7 @@ def train(
         remove_unused_columns=False,
     )
     rows = [{**{key: value[i] for key, value in inputs.items()}, "labels": labels[i]} for i in range(len(labels))]
-    collate = WholeBatches(default_data_collator)
+    collate = PrebatchedCollator(default_data_collator)
     trainer = StageTrainer(
         model=trained,
         args=arguments,

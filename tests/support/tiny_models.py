@@ -280,7 +280,7 @@ def build(subject: Subject) -> PreTrainedModel:
     Raises:
         CannotBuild: with the reason.
     """
-    from hf_ft.models.depth_groups import undeclared_sharing
+    from hf_ft.models.grouping import undeclared_sharing
 
     torch.manual_seed(zlib.crc32(subject.id.encode()))
     try:

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from hf_ft import UserError, anatomy, finetune
+from hf_ft import UserError, depth_groups, finetune
 from hf_ft.cli.app import main
 from hf_ft.reports.run_report import curves
 from hf_ft.settings.schema import build
@@ -196,4 +196,4 @@ def test_inspect_shows_a_plan_and_parts(text_model: str, tmp_path: Path, capsys:
     assert "plan: a" in text
     assert "train 4 of 16" in text
     model = AutoModelForSequenceClassification.from_pretrained(text_model)
-    assert len(anatomy(model).of_role("block")[0].norms) == 4
+    assert len(depth_groups(model).of_role("block")[0].norms) == 4

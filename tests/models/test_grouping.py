@@ -7,8 +7,8 @@ import torch
 import transformers
 from torch import nn
 
-from hf_ft import UserError, anatomy
-from hf_ft.models.depth_groups import Anatomy
+from hf_ft import UserError, depth_groups
+from hf_ft.models.grouping import DepthGroups
 
 TEXT = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 120, "num_labels": 3}
 SEQ2SEQ = {
@@ -96,7 +96,7 @@ def build(name: str, settings: dict[str, object]) -> transformers.PreTrainedMode
     return getattr(transformers, name + suffix)(config).eval()
 
 
-def covers_everything(model: nn.Module, groups: Anatomy) -> bool:
+def covers_everything(model: nn.Module, groups: DepthGroups) -> bool:
     """Whether each parameter and buffer of the model is in exactly one group."""
     named = [name for group in groups for name in (*group.parameters, *group.buffers)]
     real = [name for name, _ in [*model.named_parameters(), *model.named_buffers()]]
@@ -109,7 +109,7 @@ def test_anatomy_equals_the_source(
 ) -> None:
     """Blocks, their order and the head are what the model's source says, and nothing is left out."""
     model = build(name, settings)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     blocks = groups.of_role("block")
     # A block is preceded by the stem in the table, and may own the downsampling before it.
     assert len(blocks) == count
@@ -133,7 +133,7 @@ def test_timm_models_keep_their_head_inside(architecture: str) -> None:
     """timm's classifier lies inside the wrapped model, and is the head all the same."""
     config = transformers.TimmWrapperConfig(architecture=architecture, num_labels=7)
     model = transformers.TimmWrapperForImageClassification(config)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     head = groups.of_role("head")[0]
     assert all(dict(model.named_parameters())[name].shape[0] == 7 for name in head.parameters)
     assert len(groups.of_role("block")) >= 8
@@ -147,7 +147,7 @@ def test_anatomy_leaves_the_model_as_it_was() -> None:
     model.bert.encoder.layer[0].eval()
     before = {name: (p.requires_grad, p.clone()) for name, p in model.named_parameters()}
     modes = {name: module.training for name, module in model.named_modules()}
-    anatomy(model)
+    depth_groups(model)
     assert all(
         p.requires_grad == before[name][0] and torch.equal(p, before[name][1]) for name, p in model.named_parameters()
     )
@@ -158,8 +158,8 @@ def test_anatomy_leaves_the_model_as_it_was() -> None:
 def test_new_parameters_join_the_head() -> None:
     """A pooler that the checkpoint lacked is random, so it must train with the head."""
     model = build("Bert", TEXT | {"num_hidden_layers": 2})
-    assert anatomy(model).owner("bert.pooler.dense.weight").role == "neck"
-    groups = anatomy(model, new=["bert.pooler.dense.weight", "bert.pooler.dense.bias"])
+    assert depth_groups(model).owner("bert.pooler.dense.weight").role == "neck"
+    groups = depth_groups(model, new=["bert.pooler.dense.weight", "bert.pooler.dense.bias"])
     assert groups.owner("bert.pooler.dense.weight").role == "head"
     assert not groups.of_role("neck")
     assert covers_everything(model, groups)
@@ -169,7 +169,7 @@ def test_unused_parts_are_said() -> None:
     """What the logits do not depend on is a group of its own, which no method trains."""
     model = build("Bert", TEXT | {"num_hidden_layers": 2})
     model.spare = nn.Linear(4, 4)
-    groups = anatomy(model)
+    groups = depth_groups(model)
     assert set(groups.of_role("unused")[0].parameters) == {"spare.weight", "spare.bias"}
 
 
@@ -180,4 +180,4 @@ def test_unused_parts_are_said() -> None:
 def test_what_is_no_classifier_is_refused(model: nn.Module, message: str) -> None:
     """One clear error for a plain module and for a base model without a head."""
     with pytest.raises(UserError, match=message):
-        anatomy(model)  # type: ignore[arg-type]
+        depth_groups(model)  # type: ignore[arg-type]

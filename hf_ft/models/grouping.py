@@ -42,7 +42,7 @@ class DepthGroup:
 
 
 @dataclass(frozen=True)
-class Anatomy(Sequence[DepthGroup]):
+class DepthGroups(Sequence[DepthGroup]):
     """The depth groups of a model from input to output; every parameter and buffer is in exactly one.
 
     `head_reads` is the shape, without batch and tokens, of what enters the head. `shared` says, a sentence each, which
@@ -72,7 +72,9 @@ class Anatomy(Sequence[DepthGroup]):
         return next(group for group in self.groups if tensor in group.parameters or tensor in group.buffers)
 
 
-def anatomy(model: PreTrainedModel, new: Iterable[str] = (), inputs: dict[str, torch.Tensor] | None = None) -> Anatomy:
+def depth_groups(
+    model: PreTrainedModel, new: Iterable[str] = (), inputs: dict[str, torch.Tensor] | None = None
+) -> DepthGroups:
     """Find the depth groups of an image or text classifier by tracing one forward pass.
 
     Args:
@@ -85,7 +87,7 @@ def anatomy(model: PreTrainedModel, new: Iterable[str] = (), inputs: dict[str, t
     """
     if not isinstance(model, PreTrainedModel):
         raise UserError(
-            f"anatomy() reads models of transformers (timm models come as TimmWrapper), not {type(model).__name__}."
+            f"depth_groups() takes models of transformers (timm models as TimmWrapper), not {type(model).__name__}."
         )
     label_sized = label_sized_parameters(model)
     if not label_sized:
@@ -338,7 +340,7 @@ def _assign_by_order(trace: Trace, blocks: list[str], parameters: Iterable[str])
     }
 
 
-def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[str], blocks: int) -> Anatomy:
+def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[str], blocks: int) -> DepthGroups:
     order = ["stem", *(f"block {i}" for i in range(blocks)), "neck", "head", "unused"]
     homes = _module_homes(model, trace, owners, order)
     buffers = {name: _home_of(name, homes, owners) for name, _ in model.named_buffers()}
@@ -360,7 +362,7 @@ def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[st
                 )
             )
     first = min((head for head in heads if head in trace.calls), key=lambda head: trace.calls[head].order, default=None)
-    return Anatomy(tuple(groups), trace.calls[first].shape if first else (), _shared(model, trace, owners))
+    return DepthGroups(tuple(groups), trace.calls[first].shape if first else (), _shared(model, trace, owners))
 
 
 def _shared(model: nn.Module, trace: Trace, owners: Mapping[str, str]) -> tuple[str, ...]:
