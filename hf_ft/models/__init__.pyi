@@ -15,6 +15,7 @@ from .grouping import DepthGroups as DepthGroups
 from .grouping import depth_groups as depth_groups
 from .grouping import linear_head as linear_head
 from .head_scale import scale_of as scale_of
+from .layout import Layout as Layout
 from .load import LoadReport as LoadReport
 from .load import check_supports_task as check_supports_task
 from .load import find_config as find_config
@@ -24,7 +25,6 @@ from .load import silent_loading as silent_loading
 from .load import supports_task as supports_task
 from .load import without_progress_bars as without_progress_bars
 from .model_split import CannotSplit as CannotSplit
-from .model_split import Layout as Layout
 from .model_split import ModelSplit as ModelSplit
 from .model_split import UpperPart as UpperPart
 from .model_split import find_split as find_split

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -24,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from hf_ft.models.grouping import DepthGroup, DepthGroups
+from hf_ft.models.layout import Layout
 from hf_ft.models.tracing import all_require_grad, evaluating, full_precision, upstream
 
 Batch = Mapping[str, torch.Tensor]
@@ -37,35 +37,6 @@ SLOPES = 1e-2
 """Largest distance between gradients, relative to their size: more than rounding, which turns a ReLU here and there."""
 REBATCHING = 1e-4
 """Largest difference of the whole model's logits between batches that is rounding: more is a dependence on padding."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One tensor that is kept per example: dtype (as in `torch.float32`) and shape.
-
-    With `ragged` the first dimension varies from example to example and is left out of `shape`.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    ragged: bool = False
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of the tensors."""
-        return getattr(torch, self.dtype)
-
-    @property
-    def stored(self) -> np.dtype:
-        """The dtype in the file: NumPy's own, or unsigned integers of the same bits."""
-        try:
-            return torch.empty(0, dtype=self.torch_dtype).numpy().dtype
-        except TypeError:  # NumPy has no such dtype
-            return np.dtype(f"u{self.torch_dtype.itemsize}")
-
-    def file_shape(self, count: int, total_length: int) -> tuple[int, ...]:
-        """The shape of the file for so many examples, of that length together."""
-        return (total_length if self.ragged else count, *self.shape)
 
 
 class CannotSplit(Exception):

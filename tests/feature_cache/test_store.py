@@ -32,7 +32,7 @@ from hf_ft.feature_cache.eviction import (
     shards,
 )
 from hf_ft.feature_cache.store import FeatureStore, size_of
-from hf_ft.models.model_split import Layout
+from hf_ft.models.layout import Layout
 
 KEY = {"model": "org/tiny", "split": "after layer 3", "precision": "float32"}
 FIXED, RAGGED = Layout("float32", (5,)), Layout("float32", (3,), ragged=True)
