@@ -1,41 +1,83 @@
-"""Names the user types: looking them up, splitting off their argument, and the one error for a mistake."""
+"""User errors: one exception with fields, the lookup of names a user writes, and the closest match for a typo."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+LISTED = 40
+"""Longest list of choices that a message shows in full."""
+
 
 class UserError(ValueError):
-    """A mistake in what the user gave: one line that says what was given, what exists and the remedy.
+    """A mistake in what the user wrote, as one line: the problem, the nearest choice, all choices, the fix.
 
     The command line prints it without a traceback and exits with code 2.
+
+    Args:
+        problem: What is wrong, as a sentence with its full stop.
+        option: The setting or argument at fault, without dashes.
+        value: What the user wrote for it.
+        choices: The values that would have been valid.
+        hint: How to fix it, as a sentence.
+
+    Example:
+        >>> error = UserError("Unknown size 'huge'.", option="size", value="huge", choices=("small", "large"))
+        >>> str(error)
+        "Unknown size 'huge'. Choose from: small, large."
     """
 
+    def __init__(
+        self,
+        problem: str,
+        *,
+        option: str | None = None,
+        value: object = None,
+        choices: Iterable[str] = (),
+        hint: str = "",
+    ) -> None:
+        self.problem = problem
+        self.option = option
+        self.value = value
+        self.choices = tuple(choices)
+        self.hint = hint
+        super().__init__(" ".join(part for part in (problem, self._suggestion(), self._listed(), hint) if part))
 
-def choose(name: str, options: Iterable[str], kind: str, remedy: str = "") -> str:
-    """Return `name` if it is one of `options`.
+    @property
+    def nearest(self) -> str | None:
+        """The choice most like the value, None when there is none."""
+        return nearest(self.value, self.choices) if isinstance(self.value, str) else None
+
+    def _suggestion(self) -> str:
+        return f"Did you mean '{self.nearest}'?" if self.nearest else ""
+
+    def _listed(self) -> str:
+        if not self.choices:
+            return ""
+        if len(self.choices) <= LISTED:
+            return f"Choose from: {', '.join(self.choices)}."
+        close = difflib.get_close_matches(str(self.value), self.choices, n=5, cutoff=0.3)
+        return f"Choose from {len(self.choices)}, such as {', '.join(close or self.choices[:5])}."
+
+
+def choose(name: str, choices: Iterable[str], kind: str, hint: str = "", *, option: str | None = None) -> str:
+    """Return `name` if it is one of `choices`.
 
     Raises:
-        UserError: names what was given, the nearest option, all options, and `remedy`.
+        UserError: see `unknown`.
     """
-    known = list(options)
+    known = list(choices)
     if name in known:
         return name
-    raise UserError(unknown(name, known, kind, remedy))
+    raise unknown(name, known, kind, hint, option=option)
 
 
-def unknown(name: str, options: Iterable[str], kind: str, remedy: str = "") -> str:
-    """The message for a name that does not exist; `choose` raises it, others may add to it."""
-    known = list(options)
-    near = nearest(name, known)
-    hint = f" Did you mean '{near}'?" if near else ""
-    if len(known) <= 40:
-        exists = f" There is: {', '.join(known)}." if known else ""
-    else:
-        close = difflib.get_close_matches(name, known, n=5, cutoff=0.3)
-        exists = f" There are {len(known)}, among them: {', '.join(close or known[:5])}."
-    return f"Unknown {kind} '{name}'.{hint}{exists}" + (f" {remedy}" if remedy else "")
+def unknown(name: str, choices: Iterable[str], kind: str, hint: str = "", *, option: str | None = None) -> UserError:
+    """The error for a name that does not exist: what it is (`kind`), the nearest choice, all choices, and `hint`.
+
+    `choose` raises it; call it where the lookup is another one than `name in choices`.
+    """
+    return UserError(f"Unknown {kind} '{name}'.", option=option, value=name, choices=choices, hint=hint)
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

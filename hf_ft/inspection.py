@@ -81,7 +81,7 @@ def _describe(model: PreTrainedModel, method: str, plan: dict[str, Any] | None) 
 def _load_bare(name: str, task: str | None) -> PreTrainedModel:
     """Build the model from its configuration alone; weights do not change where its parts are."""
     if task is not None:
-        choose(task, task_names(), "task")
+        choose(task, task_names(), "task", option="task")
     settings = find_config(name)
     names = [task] if task else [other for other in task_names() if supports_task(settings, get_task(other))]
     if not names or not supports_task(settings, get_task(names[0])):

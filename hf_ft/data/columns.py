@@ -73,7 +73,9 @@ def find_columns(rows: Dataset, split: str, config: Config, notes: list[str]) ->
     inputs = {role: name for role in task.inputs if (name := getattr(config, f"{role}_column"))}
     for role, name in [*inputs.items(), ("label", config.label_column)]:
         if name:
-            choose(name, features, f"column in {split}:", f"Set --{role}_column to one of these.")
+            choose(
+                name, features, f"column in {split}:", f"Set --{role}_column to one of these.", option=f"{role}_column"
+            )
     label = config.label_column
     if label is None and (found := usual_columns(features, task.label_names, set(inputs.values()))):
         label = found[0] if len(found) == 1 else _ambiguous("label", found, split)
@@ -171,7 +173,8 @@ def take_part(role: str, source: Source, columns: Columns, config: Config) -> Pa
     """
     rows = source.rows
     for option, name in [*columns.inputs.items(), ("label", columns.label)]:
-        choose(name, rows.features, f"column in {role}:", f"All splits need the same columns (see --{option}_column).")
+        hint = f"All splits need the same columns (see --{option}_column)."
+        choose(name, rows.features, f"column in {role}:", hint, option=f"{option}_column")
     labels = columns.target.read(rows, columns.label, config)
     inputs = rows.select_columns(list(columns.inputs.values()))
     inputs = inputs.rename_columns({name: key for key, name in columns.inputs.items() if name != key})

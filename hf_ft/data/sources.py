@@ -89,7 +89,9 @@ def assign_roles(sources: Mapping[str, Source], config: Config, notes: list[str]
         UserError: no split of the name that the user gave, several that could be meant, or an empty one.
     """
     named = {role: getattr(config, f"{role}_split") for role in SPLIT_WORDS}
-    roles = {role: choose(name, sources, f"{role} split") for role, name in named.items() if name}
+    roles = {
+        role: choose(name, sources, f"{role} split", option=f"{role}_split") for role, name in named.items() if name
+    }
     for role in [role for role in SPLIT_WORDS if role not in roles]:
         words = SPLIT_WORDS[role]
         free = [name for name in sources if name not in roles.values()]

@@ -55,8 +55,9 @@ def read_search(layers: Sequence[Layer]) -> Search:
         kept = {name: value for name, value in layer.items() if name not in OWN}
         if wrong := [name for name in ("method", "plan") if kept.get(name) is not None]:
             raise UserError(
-                f"'{wrong[0]}' in {source} is no option of hf-ft depth, which compares head, last_n:N and full. Leave "
-                "it out, or give --depths, numbers of frozen blocks with commas."
+                f"`{wrong[0]}` in {source} is not supported by hf-ft depth, which compares head, last_n:N and full.",
+                option=wrong[0],
+                hint="Leave it out, or use --depths: numbers of frozen blocks with commas.",
             )
         rest.append((source, kept))
     depths = whole_numbers(own["depths"], "depths", 0) if "depths" in own else None

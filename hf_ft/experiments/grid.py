@@ -90,7 +90,11 @@ def _take_own(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[Layer]]:
         own |= {name: layer[name] for name in OWN if layer.get(name) is not None}
         kept = {name: value for name, value in layer.items() if name not in OWN}
         if wrong := [name for name in ("method", "plan") if kept.get(name) is not None]:
-            raise UserError(f"'{wrong[0]}' in {source} is no option of a comparison. Give --methods, with commas.")
+            raise UserError(
+                f"`{wrong[0]}` in {source} is not supported in a comparison.",
+                option=wrong[0],
+                hint="Use --methods, with commas.",
+            )
         rest.append((source, kept))
     return own, rest
 

@@ -173,7 +173,9 @@ def _base(layers: Layers) -> tuple[Settings, Path]:
     for source, layer in layers:
         given |= {name: value for name, value in normalise(layer, source).items() if value is not None}
     if "model" in given:
-        raise UserError("--model is no option of hf-ft rank: write the models before the first option.")
+        raise UserError(
+            "`--model` is not supported by hf-ft rank.", option="model", hint="List the models before the first option."
+        )
     if given.get("cache") == "off":
         raise UserError("A ranking reads features from the cache. Leave out --cache off.")
     if not given.get("output_dir"):

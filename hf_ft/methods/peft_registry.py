@@ -110,10 +110,11 @@ def check_name(name: str) -> str:
     """
     if name in REFUSED:
         raise UserError(
-            f"peft:{name} cannot end as a plain model: it {REFUSED[name]}. Methods that merge: "
-            f"{', '.join(mergeable())}."
+            f"peft:{name} cannot end as a plain model: it {REFUSED[name]}.",
+            option="method",
+            choices=mergeable(),
         )
-    return choose(name, mergeable(), "PEFT method", "hf-ft methods --peft says more.")
+    return choose(name, mergeable(), "PEFT method", "`hf-ft methods --peft` lists them.", option="method")
 
 
 OURS = ("modules_to_save", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -129,13 +130,20 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     known = [option for option in _option_names(name) if option not in OURS]
     for option in options:
         if option in OURS:
-            raise UserError(f"'{option}' is no option of peft:{name} here: the depth groups decide what is adapted.")
+            raise UserError(
+                f"'{option}' of peft:{name} is not supported: the depth groups decide which layers are adapted.",
+                option="peft_options",
+                value=option,
+            )
         if option not in known:
-            raise UserError(unknown(option, known, f"option of peft:{name}:"))
+            raise unknown(option, known, f"option of peft:{name}:", option="peft_options")
     if options.get("init_lora_weights") in REWRITES:
         raise UserError(
             f"init_lora_weights '{options['init_lora_weights']}' needs quantised weights or passes over the data "
-            "before training. There is: true, gaussian, pissa, pissa_niter_N, olora, orthogonal."
+            "before training.",
+            option="peft_options",
+            value=options["init_lora_weights"],
+            choices=("true", "gaussian", "pissa", "pissa_niter_N", "olora", "orthogonal"),
         )
     configuration(name, options, ["layer"], [], steps=1000)
 

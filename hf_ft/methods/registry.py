@@ -304,7 +304,7 @@ def parse_method(text: str) -> tuple[Method, str | None]:
         UserError: unknown method (with the nearest), argument missing, superfluous or not what the method takes.
     """
     name, argument = split_argument(text)
-    method = METHODS[choose(name, METHODS, "method")]
+    method = METHODS[choose(name, METHODS, "method", option="method")]
     if method.argument == "NAME":
         if not argument:
             raise UserError(f"Method '{name}' needs a method of PEFT: {method.spelled}, for example {name}:loha.")

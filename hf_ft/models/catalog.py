@@ -61,8 +61,8 @@ def sources_for(task: str | None = None, size: str | None = None) -> list[Source
         UserError: no such task or size.
     """
     if task is not None:
-        choose(task, task_names(), "task", "Set it with --task.")
+        choose(task, task_names(), "task", "Set it with --task.", option="task")
     if size is not None:
-        choose(size, SIZES, "size", "Set it with --size.")
+        choose(size, SIZES, "size", "Set it with --size.", option="size")
     modality = get_task(task).modality if task else None
     return [source for source in catalog() if modality in (None, source.modality) and size in (None, source.size)]

@@ -155,7 +155,7 @@ def resolve_model(model: str) -> str:
     there = sorted(path.name for path in BUILTIN.iterdir() if path.is_dir()) if BUILTIN.is_dir() else []
     if not there:
         raise UserError("This installation has no built-in model.")
-    return str(BUILTIN / choose(name or BEST_BUILTIN, there, "built-in model"))
+    return str(BUILTIN / choose(name or BEST_BUILTIN, there, "built-in model", option="model"))
 
 
 def find_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -213,7 +213,7 @@ def name_outputs(settings: PreTrainedConfig, labels: Sequence[str], previous: Se
 def _timm_settings(architecture: str) -> Any:
     import timm
 
-    choose(architecture, timm.list_models(), "timm architecture")
+    choose(architecture, timm.list_models(), "timm architecture", option="model")
     timm_config: Any = transformers.TimmWrapperConfig
     return timm_config(architecture=architecture, pretrained_cfg=_timm_images(architecture))
 

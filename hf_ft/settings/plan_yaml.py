@@ -85,7 +85,7 @@ def _stage(item: Any, number: int, modality: str) -> Stage:
         raise UserError(f"Stage {number} of the plan must be `key: value` pairs, not {item!r}.")
     for key in item:
         if key not in KEYS:
-            raise UserError(unknown(str(key), KEYS, f"key in stage {number} of the plan:"))
+            raise unknown(str(key), KEYS, f"key in stage {number} of the plan:")
     name = str(item.get("name") or f"stage{number}")
     where = f"Stage '{name}'"
     if not re.fullmatch(r"[\w.-]+", name):

@@ -90,4 +90,4 @@ def check_range(name: str, value: float, spoken: str) -> None:
     else:
         wrong = "" if -math.inf < value < math.inf else "must be a finite number"
     if wrong:
-        raise UserError(f"{spoken} {wrong}, not {value}.")
+        raise UserError(f"{spoken} {wrong}, not {value}.", option=name, value=value)

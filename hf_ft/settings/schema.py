@@ -219,24 +219,24 @@ ALIASES = {
 """Other spellings that the example scripts of this field use."""
 
 FORMER = {
-    "warmup_ratio": "warmup_steps takes a fraction: --warmup_steps 0.1",
-    "evaluation_strategy": "it is now called --eval_strategy",
-    "group_by_length": "it is now --train_sampling_strategy group_by_length",
-    "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
-    "save_safetensors": "weights are always saved as safetensors",
-    "no_cuda": "it is now called --use_cpu",
-    "dataset_config_name": "write it into the data set: --dataset id:config",
-    "train_file": "give a folder with files called train.*, validation.*, test.*: --dataset FOLDER",
-    "do_train": "training is what this command does; `hf-ft evaluate` only evaluates",
-    "do_eval": "validation and test are always scored",
-    "do_predict": "`hf-ft predict` labels new inputs",
-    "push_to_hub": "`hf-ft push` publishes, after showing what would be published",
-    "remove_unused_columns": "each task removes what its model does not take",
-    "greater_is_better": "every metric knows its direction",
-    "prediction_loss_only": "the metrics need the predictions",
-    "batch_eval_metrics": "metrics are computed once, over all examples",
+    "warmup_ratio": "Use `--warmup_steps 0.1`: a value below 1 is a fraction of all steps.",
+    "evaluation_strategy": "Use `--eval_strategy`.",
+    "group_by_length": "Use `--train_sampling_strategy group_by_length`.",
+    "logging_dir": "Set the environment variable TENSORBOARD_LOGGING_DIR.",
+    "save_safetensors": "Weights are always saved as safetensors.",
+    "no_cuda": "Use `--use_cpu`.",
+    "dataset_config_name": "Name it with the dataset: `--dataset id:config`.",
+    "train_file": "Use `--dataset FOLDER` with files called train.*, validation.* and test.*.",
+    "do_train": "This command always trains; `hf-ft evaluate` only evaluates.",
+    "do_eval": "The validation and test splits are always evaluated.",
+    "do_predict": "Use `hf-ft predict` to label new inputs.",
+    "push_to_hub": "Use `hf-ft push`: it lists what will be published before it publishes.",
+    "remove_unused_columns": "Each task removes the columns that its model does not take.",
+    "greater_is_better": "Every metric knows its direction.",
+    "prediction_loss_only": "The metrics need the predictions.",
+    "batch_eval_metrics": "Metrics are computed once, over all examples.",
 }
-"""Options that `transformers` or its example scripts have or had, and why there is none here or what to write."""
+"""Options of `transformers` or its example scripts that are not supported here -> what to use, or why not."""
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
@@ -272,7 +272,7 @@ def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _annotation(name: str, written: str, source: str) -> str:
     if name in FORMER:
-        raise UserError(f"'{written}' in {source} is no option: {FORMER[name]}.")
+        raise UserError(f"`{written}` in {source} is not supported.", option=name, hint=FORMER[name])
     options = config_fields()
     if name in options:
         return str(options[name].type)
@@ -280,10 +280,11 @@ def _annotation(name: str, written: str, source: str) -> str:
     if name in fields:
         return fields[name].annotation
     near = nearest(name, [*options, *fields, *ALIASES])
-    hint = f" Did you mean '{near}'?" if near else ""
+    hint = "The options are those of --help and all fields of transformers.TrainingArguments."
     raise UserError(
-        f"Unknown option '{written}' in {source}.{hint} Known are the options listed by --help and all fields of "
-        "transformers.TrainingArguments."
+        f"Unknown option '{written}' in {source}.",
+        option=name,
+        hint=f"Did you mean '{near}'? {hint}" if near else hint,
     )
 
 
@@ -300,12 +301,12 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
         value = int(value)
     if not isinstance(value, str):
         if value is not None and kinds <= {*TYPES, "None"} and not any(_is(value, kind) for kind in kinds - {"None"}):
-            raise UserError(f"'{name}' takes {_spoken(kinds)}, not {_said(value, name)}.")
+            raise UserError(f"'{name}' takes {_spoken(kinds)}, not {_said(value, name)}.", option=name, value=value)
         return value
     if value.lower() in ("none", "null") and "None" in kinds and value not in _choices(name):
         return None
     if "dict" in kinds and value.lstrip().startswith("{") and _parse(value, "dict") is None:
-        raise UserError(f"'{name}' takes a JSON object, not '{value}'.")
+        raise UserError(f"'{name}' takes a JSON object, not '{value}'.", option=name, value=value)
     for kind in ("bool", "int", "float", "dict", "list"):
         if kind in kinds:
             parsed = _parse(value, kind)
@@ -313,7 +314,7 @@ def _convert(value: Any, annotation: str, name: str) -> Any:
                 return parsed
     if kinds & {"str", "list"}:
         return value
-    raise UserError(f"'{name}' takes {_spoken(kinds)}, not '{value}'.")
+    raise UserError(f"'{name}' takes {_spoken(kinds)}, not '{value}'.", option=name, value=value)
 
 
 IN_MEMORY = {
@@ -360,9 +361,9 @@ def _spoken(kinds: set[str]) -> str:
 
 def _checked(name: str, value: Any) -> Any:
     if value == "" and name in config_fields() and config_fields()[name].default != "":
-        raise UserError(f"'{name}' is empty. Give a value, or leave it out.")
+        raise UserError(f"'{name}' is empty.", option=name, value=value, hint="Set a value, or leave it out.")
     if _choices(name) and value is not None:
-        choose(str(getattr(value, "value", value)), _choices(name), f"value for '{name}':")
+        choose(str(getattr(value, "value", value)), _choices(name), f"value for '{name}':", option=name)
     if isinstance(value, int | float) and not isinstance(value, bool):
         check_range(name, value, f"'{name}'")
     return value
@@ -408,7 +409,7 @@ class Settings:
             raise UserError("--ddp_backend joins several processes, and this is one. Leave it out.")
         for name in ("log_level", "log_level_replica"):
             if name in self.training:
-                choose(self.training[name], trainer_log_levels, f"value for '{name}':")
+                choose(self.training[name], trainer_log_levels, f"value for '{name}':", option=name)
         try:
             with warnings.catch_warnings():  # the old name is what everybody writes, and it works
                 warnings.filterwarnings("ignore", "`gradient_checkpointing.* is deprecated", FutureWarning)
@@ -418,7 +419,13 @@ class Settings:
         if arguments.fsdp and arguments.world_size == 1:
             raise UserError("--fsdp splits a model over several GPUs, and this is one process. Leave it out.")
         for tracker in arguments.report_to or ():  # some are installed and not set up
-            choose(tracker, get_available_reporting_integrations(), "value for 'report_to':", OF_TRACKERS)
+            choose(
+                tracker,
+                get_available_reporting_integrations(),
+                "value for 'report_to':",
+                OF_TRACKERS,
+                option="report_to",
+            )
         try_arguments(arguments)
         return arguments
 
@@ -451,8 +458,8 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
         del given["load_best_model_at_end"]
     task, method = given.get("task", ""), given.get("method", Config.method)
     if not task:
-        raise UserError(f"No task given: set --task to one of {', '.join(task_names())}.")
-    choose(task, task_names(), "task", "Set it with --task.")
+        raise UserError("`--task` is missing.", option="task", choices=task_names())
+    choose(task, task_names(), "task", "Set it with --task.", option="task")
     if isinstance(given.get("plan"), str):
         given["plan"] = read_yaml(given["plan"], "plan", "`stages:` and a list")
     parse_method(method)
@@ -516,7 +523,7 @@ def _check_packages(training: Mapping[str, Any]) -> None:
     """Check that trackers exist, and that the packages which options need are installed."""
     wanted = training.get("report_to") or []
     for tracker in [wanted] if isinstance(wanted, str) else wanted:
-        choose(str(tracker), ["none", "all", *trackers()], "value for 'report_to':")
+        choose(str(tracker), ["none", "all", *trackers()], "value for 'report_to':", option="report_to")
         if tracker not in ("none", "all") and (package := lacks(tracker)):
             raise UserError(f"--report_to {tracker}: the package {package} is not installed. {OF_TRACKERS}")
     for option, package in (("deepspeed", "deepspeed"), ("use_liger_kernel", "liger_kernel")):
@@ -528,12 +535,12 @@ def _check_packages(training: Mapping[str, Any]) -> None:
 def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
     for name in ("model", "dataset"):
         if not getattr(config, name):
-            raise UserError(f"No {name} given: set --{name} to a Hub id or a folder.")
+            raise UserError(f"`--{name}` is missing.", option=name, hint="Set it to a Hub id or a folder.")
         check_path(getattr(config, name), name)
     if config.max_train_examples and config.examples_per_class:
         raise UserError("Give either max_train_examples or examples_per_class, not both.")
     if not training.get("output_dir"):
-        raise UserError("No output folder given: set --output_dir.")
+        raise UserError("`--output_dir` is missing.", option="output_dir", hint="Set it to a folder for the result.")
     if isinstance(training.get("resume_from_checkpoint"), str):
         raise UserError("--resume takes no path: it goes on from the newest checkpoint in --output_dir.")
     _check_adapters(config)
@@ -722,7 +729,7 @@ def command_line(
     for word in rest:
         if word.startswith("--"):
             _annotation(word[2:].split("=")[0].replace("-", "_"), word.split("=")[0], "the command line")
-        raise UserError(f"'{word}' on the command line belongs to no option.")
+        raise UserError(f"Unexpected '{word}' on the command line: no option precedes it.", value=word)
     options = dict(vars(known))
     layers: list[tuple[str, Any]] = []
     path = options.pop("config", None)
@@ -750,4 +757,4 @@ def _keys_of(settings: Mapping[str, Any], options: Iterable[str], where: str) ->
     known = list(options)
     for name in settings:
         if name not in known:
-            raise UserError(unknown(name, known, f"setting in {where}:"))
+            raise unknown(name, known, f"setting in {where}:")

@@ -98,7 +98,7 @@ class Task:
             UserError: the task has none of that name; ends with `remedy`.
         """
         known = {target.name: target for target in self.targets()}
-        return known[choose(name, known, f"kind of labels for {self.name}:", remedy)]
+        return known[choose(name, known, f"kind of labels for {self.name}:", remedy, option="problem_type")]
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Refuse a kind of labels or a metric that no target of the task has, and options that none can use.
@@ -111,7 +111,7 @@ class Task:
         metric = settings.get("metric_for_best_model")
         if metric:
             known = dict.fromkeys(name for target in self.targets() for name in target.metrics)
-            choose(str(metric).removeprefix("eval_"), [*known, "loss"], "metric")
+            choose(str(metric).removeprefix("eval_"), [*known, "loss"], "metric", option="metric_for_best_model")
         for option in CLASS_OPTIONS:
             if settings.get(option) in (None, "none", 0):
                 continue

@@ -22,6 +22,6 @@ def get_task(name: str) -> Task:
     Raises:
         UserError: there is none; names the nearest.
     """
-    choose(name, task_names(), "task")
+    choose(name, task_names(), "task", option="task")
     task: Task = importlib.import_module(f"hf_ft.tasks.{name}").TASK
     return task

@@ -271,33 +271,33 @@ Mistake = tuple[Callable[[World], list[str]], str]
 OPTIONS: dict[str, Mistake] = {
     "misspelt option": (
         lambda w: w.train(lerning_rate=1),
-        r"Unknown option '--lerning_rate' in the command line\. Did you mean 'learning_rate'\? Known are the options "
-        r"listed by --help and all fields of transformers\.TrainingArguments\.",
+        r"Unknown option '--lerning_rate' in the command line\. Did you mean 'learning_rate'\? The options are "
+        r"those of --help and all fields of transformers\.TrainingArguments\.",
     ),
     "former option": (
         lambda w: w.train(warmup_ratio=0.1),
-        r"'--warmup_ratio' in the command line is no option: warmup_steps takes a fraction: --warmup_steps 0\.1\.",
+        r"`--warmup_ratio` in the command line is not supported\. Use `--warmup_steps 0\.1`: .*",
     ),
     "option of Trainer that is none here": (
         lambda w: w.train(push_to_hub=True),
-        r"'push_to_hub' in the command line is no option: `hf-ft push` publishes, after showing what would be .*\.",
+        r"`push_to_hub` in the command line is not supported\. Use `hf-ft push`: it .*\.",
     ),
     "unknown task": (
         lambda w: w.train(task="text_clasification"),
-        r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: "
+        r"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? Choose from: "
         rf"{TASKS}\. .*--task\.",
     ),
     "unknown method": (
         lambda w: w.train(method="lpft"),
-        rf"Unknown method 'lpft'\. Did you mean 'lp_ft'\? There is: {KNOWN_METHODS}\.",
+        rf"Unknown method 'lpft'\. Did you mean 'lp_ft'\? Choose from: {KNOWN_METHODS}\.",
     ),
     "unknown metric": (
         lambda w: w.train(metric_for_best_model="accurracy"),
-        r"Unknown metric 'accurracy'\. Did you mean 'accuracy'\? There is: accuracy, f1_macro, .*loss\.",
+        r"Unknown metric 'accurracy'\. Did you mean 'accuracy'\? Choose from: accuracy, f1_macro, .*loss\.",
     ),
     "metric of another kind of labels": (
         lambda w: w.train(metric_for_best_model="subset_accuracy"),
-        r"Unknown metric of single_label_classification: 'subset_accuracy'\. .*There is: accuracy, .*, loss\.",
+        r"Unknown metric of single_label_classification: 'subset_accuracy'\. .*Choose from: accuracy, .*, loss\.",
     ),
     "learning rate of zero": (
         lambda w: w.train(learning_rate=0),
@@ -322,11 +322,11 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "unknown schedule": (
         lambda w: w.train(lr_scheduler_type="cosin"),
-        r"Unknown value for 'lr_scheduler_type': 'cosin'\. Did you mean 'cosine'\? There is: linear, cosine, .*",
+        r"Unknown value for 'lr_scheduler_type': 'cosin'\. Did you mean 'cosine'\? Choose from: linear, cosine, .*",
     ),
     "unknown tracker": (
         lambda w: w.train(report_to="wandbb"),
-        r"Unknown value for 'report_to': 'wandbb'\. Did you mean 'wandb'\? There is: none, all, .*",
+        r"Unknown value for 'report_to': 'wandbb'\. Did you mean 'wandb'\? Choose from: none, all, .*",
     ),
     "tracker that is not installed": (
         lambda w: w.train(report_to=missing_tracker(), dataset=broken(w)),
@@ -386,15 +386,15 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "metric of another task": (
         lambda w: w.train(task="text_regression", dataset=w.data["prices"], metric_for_best_model="accuracy"),
-        r"Unknown metric 'accuracy'\. There is: mse, mae, r2, pearson, spearman, loss\.",
+        r"Unknown metric 'accuracy'\. Choose from: mse, mae, r2, pearson, spearman, loss\.",
     ),
     "kind of labels of another task": (
         lambda w: w.train(task="text_regression", dataset=w.data["prices"], problem_type="single_label_classification"),
-        r"Unknown kind of labels for text_regression: 'single_label_classification'\. There is: regression\. .*",
+        r"Unknown kind of labels for text_regression: 'single_label_classification'\. Choose from: regression\. .*",
     ),
     "separator that is empty": (
         lambda w: w.train(label_separator=""),
-        r"'label_separator' is empty\. Give a value, or leave it out\.",
+        r"'label_separator' is empty\. Set a value, or leave it out\.",
     ),
     "column of another task": (
         lambda w: w.train(task="text_classification", image_column="text"),
@@ -402,7 +402,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "unknown choice": (
         lambda w: w.train(bad_examples="skp"),
-        r"Unknown value for 'bad_examples': 'skp'\. Did you mean 'skip'\? There is: error, skip\.",
+        r"Unknown value for 'bad_examples': 'skp'\. Did you mean 'skip'\? Choose from: error, skip\.",
     ),
     "settings file that is not there": (
         lambda w: w.train(config="nowhere.yaml"),
@@ -422,19 +422,19 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "plan with a misspelt key": (
         lambda w: w.train(method=None, plan=written(w, "stages: [{name: a, trian: all}]")),
-        r"Unknown key in stage 1 of the plan: 'trian'\. Did you mean 'trains'\? There is: name, trains, groups, .*",
+        r"Unknown key in stage 1 of the plan: 'trian'\. Did you mean 'trains'\? Choose from: name, trains, groups, .*",
     ),
     "plan with an unknown option of adapters": (
         lambda w: w.train(method=None, plan=written(w, "stages: [{trains: all, peft: lora, peft_options: {rr: 4}}]")),
-        r"Unknown option of peft:lora: 'rr'\. Did you mean 'r'\? There is: r, lora_alpha, .*",
+        r"Unknown option of peft:lora: 'rr'\. Did you mean 'r'\? Choose from: r, lora_alpha, .*",
     ),
     "PEFT method that cannot merge": (
         lambda w: w.train(method="peft:prefix_tuning"),
-        r"peft:prefix_tuning cannot end as a plain model: it adds virtual tokens .* Methods that merge: adalora, .*\.",
+        r"peft:prefix_tuning cannot end as a plain model: it adds virtual tokens .* Choose from: adalora, .*\.",
     ),
     "unknown PEFT method": (
         lambda w: w.train(method="peft:vra"),
-        r"Unknown PEFT method 'vra'\. Did you mean 'vera'\? There is: .* hf-ft methods --peft says more\.",
+        r"Unknown PEFT method 'vra'\. Did you mean 'vera'\? Choose from: .* `hf-ft methods --peft` lists them\.",
     ),
     "PEFT options that are no JSON": (
         lambda w: w.train(method="peft:loha", peft_options="{r: 4"),
@@ -442,7 +442,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "unknown PEFT option": (
         lambda w: w.train(method="peft:loha", peft_options='{"rank_dropuot": 0.1}'),
-        r"Unknown option of peft:loha: 'rank_dropuot'\. Did you mean 'rank_dropout'\? There is: .*",
+        r"Unknown option of peft:loha: 'rank_dropuot'\. Did you mean 'rank_dropout'\? Choose from: .*",
     ),
     "PEFT options without adapters": (
         lambda w: w.train(peft_options='{"r": 4}'),
@@ -595,7 +595,7 @@ MODELS: dict[str, Mistake] = {
     ),
     "unknown timm architecture": (
         lambda w: w.train("image", model="timm:resnet81", method="scratch"),
-        r"Unknown timm architecture 'resnet81'\. Did you mean 'resnet18'\? There are \d+, among them: .*",
+        r"Unknown timm architecture 'resnet81'\. Did you mean 'resnet18'\? Choose from \d+, such as .*",
     ),
     "layer-wise decay with nothing to decay": (
         lambda w: w.train(method="head", layer_decay="0.9"),
@@ -613,7 +613,7 @@ MODELS: dict[str, Mistake] = {
     "resuming from a path": (lambda w: w.train(resume="some/checkpoint"), r"--resume takes no path: .*"),
     "unknown built-in model": (
         lambda w: w.train("image", model="builtin:nosuch"),
-        r"Unknown built-in model 'nosuch'\. There is: .*",
+        r"Unknown built-in model 'nosuch'\. Choose from: .*",
     ),
     "Hub model without the network": (
         lambda w: w.train(model="nosuch/model"),
@@ -645,11 +645,11 @@ DATA: dict[str, Mistake] = {
     ),
     "missing input column": (
         lambda w: w.train(text_column="txt"),
-        r"Unknown column in train: 'txt'\. Did you mean 'text'\? There is: text, label\. Set --text_column to .*",
+        r"Unknown column in train: 'txt'\. Did you mean 'text'\? Choose from: text, label\. Set --text_column to .*",
     ),
     "missing label column": (
         lambda w: w.train(label_column="lable"),
-        r"Unknown column in train: 'lable'\. Did you mean 'label'\? There is: text, label\. Set --label_column to .*",
+        r"Unknown column in train: 'lable'\. Did you mean 'label'\? Choose from: text, label\. Set --label_column .*",
     ),
     "no column that can be the text": (
         lambda w: w.train(dataset=w.table(("a", "b", "y", "z"), train=[(*row, *row) for row in OPINIONS])),
@@ -761,7 +761,7 @@ FOLDERS: dict[str, Mistake] = {
 OTHERS: dict[str, Mistake] = {
     "unknown command": (
         lambda w: ["trian"],
-        r"Unknown command 'trian'\. Did you mean 'train'\? There is: train, compare, .*\. See hf-ft --help\.",
+        r"Unknown command 'trian'\. Did you mean 'train'\? Choose from: train, compare, .*\. See hf-ft --help\.",
     ),
     "inspect: no such folder": (
         lambda w: ["inspect", str(beside_a_model(w) / "tiny-bret")],
@@ -769,11 +769,11 @@ OTHERS: dict[str, Mistake] = {
     ),
     "inspect: unknown method": (
         lambda w: ["inspect", w.models["text"], "--method", "hed"],
-        rf"Unknown method 'hed'\. Did you mean 'head'\? There is: {KNOWN_METHODS}\.",
+        rf"Unknown method 'hed'\. Did you mean 'head'\? Choose from: {KNOWN_METHODS}\.",
     ),
     "inspect: unknown task": (
         lambda w: ["inspect", w.models["text"], "--task", "text_clasification"],
-        rf"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? There is: {TASKS}\.",
+        rf"Unknown task 'text_clasification'\. Did you mean 'text_classification'\? Choose from: {TASKS}\.",
     ),
     "inspect: last_n larger than the model": (
         lambda w: ["inspect", w.models["text"], "--method", "last_n:4"],
@@ -805,7 +805,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "evaluate: no such split": (
         lambda w: ["evaluate", w.runs["text"], "--dataset", w.data["text"], "--split", "tset"],
-        r"Unknown test split 'tset'\. Did you mean 'test'\? There is: .*",
+        r"Unknown test split 'tset'\. Did you mean 'test'\? Choose from: .*",
     ),
     "evaluate: labels that the model does not know": (
         lambda w: ["evaluate", w.runs["text"], "--dataset", str(w.table(test=OPINIONS))],

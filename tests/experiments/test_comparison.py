@@ -535,7 +535,7 @@ def test_help_and_mistakes_are_quick(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 MISTAKES = {
     "one method": ({"methods": "head"}, r"One method \(head\) at one size is nothing to compare"),
-    "a method": ({"method": "head"}, r"'method' in .* is no option of a comparison"),
+    "a method": ({"method": "head"}, r"`method` in .* is not supported in a comparison"),
     "no such method": ({"methods": "head,fulll"}, r"Did you mean 'full'"),
     "too deep": ({"methods": "head,last_n:9"}, r"last_n:9 asks for more blocks than the model has \(\d+\)"),
     "too many of a class": (

@@ -88,12 +88,12 @@ def test_the_best_go_on() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "head"}, r"'method' in the call is no option of hf-ft depth"),
-        ({"plan": "mine.yaml"}, r"'plan' in the call is no option of hf-ft depth"),
+        ({"method": "head"}, r"`method` in the call is not supported by hf-ft depth"),
+        ({"plan": "mine.yaml"}, r"`plan` in the call is not supported by hf-ft depth"),
         ({"depths": "2"}, r"One depth \(2 frozen blocks\) is nothing to choose from"),
         ({"depths": "1,-1"}, r"--depths takes whole numbers from 0 on, not '1,-1'"),
         ({"seeds": 0}, r"--seeds takes whole numbers from 1 on"),
-        ({"output_dir": None}, r"No output folder given"),
+        ({"output_dir": None}, r"`--output_dir` is missing"),
         ({"epohcs": 3}, r"Unknown option 'epohcs'"),
     ],
 )

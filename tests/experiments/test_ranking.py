@@ -374,7 +374,7 @@ MISTAKES = {
     "model as an option": (
         ["MODEL", "OTHER"],
         {"model": "x"},
-        r"--model is no option of hf-ft rank: write the models .*",
+        r"`--model` is not supported by hf-ft rank\. List the models .*",
     ),
     "negative confirm": (["MODEL", "OTHER"], {"confirm": -1}, r"--confirm must be at least 0, not -1\."),
     "confirm of words": (["MODEL", "OTHER"], {"confirm": "all"}, r"Argument --confirm: invalid int value: 'all'\. .*"),

@@ -759,7 +759,7 @@ def test_the_command_clears(three_keys: list[FeatureStore], tmp_path: Path, caps
     ("words", "message"),
     [
         ([], "Say what to do with the cache: list or clear."),
-        (["lsit"], "Unknown action 'lsit'. Did you mean 'list'? There is: list, clear."),
+        (["lsit"], "Unknown action 'lsit'. Did you mean 'list'? Choose from: list, clear."),
         (["list", "--older_than", "2"], "--older_than belongs to hf-ft cache clear."),
         (["clear", "--older_than", "-1"], "--older_than must be at least 0, not -1.0."),
         (["clear", "--older_than", "nan"], "--older_than must be a number, not nan."),

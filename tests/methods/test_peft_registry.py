@@ -82,7 +82,7 @@ def test_refused_methods_indeed_do_not_merge(name: str) -> None:
         fits = []
     assert fits == []
     with pytest.raises(
-        UserError, match=rf"^peft:{name} cannot end as a plain model: it .* Methods that merge: adalora,"
+        UserError, match=rf"^peft:{name} cannot end as a plain model: it .* Choose from: adalora,"
     ):
         check_name(name)
 
@@ -223,7 +223,7 @@ OPTIONS = {
     "ours": (
         "lora",
         {"target_modules": ["query"]},
-        r"^'target_modules' is no option of peft:lora here: the depth groups",
+        r"^'target_modules' of peft:lora is not supported: the depth groups",
     ),
     "refused value": (
         "adalora",

@@ -179,12 +179,12 @@ def test_selectors(selector: str) -> None:
 
 
 MISTAKES = {
-    "hed": r"^Unknown method 'hed'\. Did you mean 'head'\? There is: scratch, head, last_n, first_n, full, .*\.$",
+    "hed": r"^Unknown method 'hed'\. Did you mean 'head'\? Choose from: scratch, head, last_n, first_n, full, .*\.$",
     "lpft": r"Unknown method 'lpft'\. Did you mean 'lp_ft'\?",
     "LoRA": r"Unknown method 'LoRA'\. Did you mean 'lora'\?",
     "last-n:2": r"Unknown method 'last-n'\. Did you mean 'last_n'\?",
-    "zzz": r"^Unknown method 'zzz'\. There is: ",
-    "": r"Unknown method ''\. There is: ",
+    "zzz": r"^Unknown method 'zzz'\. Choose from: ",
+    "": r"Unknown method ''\. Choose from: ",
     "last_n": r"Method 'last_n' needs a number of blocks: last_n:N, for example last_n:2\.",
     "last_n:": r"Method 'last_n' needs a number of blocks",
     "last_n:two": r"Method 'last_n' needs a number of blocks",
@@ -197,7 +197,7 @@ MISTAKES = {
     "train": r"Method 'train' needs patterns of names: train:PATTERN, for example train:\*attention\*\.",
     "train: ,": r"Method 'train' needs patterns of names",
     "peft": r"Method 'peft' needs a method of PEFT: peft:NAME, for example peft:loha\.",
-    "peft:lohaa": r"Unknown PEFT method 'lohaa'\. Did you mean 'loha'\? There is: adalora, ",
+    "peft:lohaa": r"Unknown PEFT method 'lohaa'\. Did you mean 'loha'\? Choose from: adalora, ",
     "peft:prefix_tuning": r"peft:prefix_tuning cannot end as a plain model: it adds virtual tokens",
 }
 

@@ -126,6 +126,6 @@ def test_the_command_prints_the_list(capsys: pytest.CaptureFixture[str]) -> None
     assert [entry["name"] for entry in found] == [source.name for source in sources_for("text_regression", "small")]
     assert {entry["size"] for entry in found} == {"small"}
     assert main(["models", "--size", "huge"]) == 2
-    assert "Unknown size 'huge'. There is: small, base, large." in capsys.readouterr().err
+    assert "Unknown size 'huge'. Choose from: small, base, large." in capsys.readouterr().err
     with pytest.raises(UserError, match="Unknown task 'text'"):
         sources_for("text")
