@@ -81,9 +81,7 @@ def test_refused_methods_indeed_do_not_merge(name: str) -> None:
     except UserError:
         fits = []
     assert fits == []
-    with pytest.raises(
-        UserError, match=rf"^peft:{name} cannot end as a plain model: it .* Choose from: adalora,"
-    ):
+    with pytest.raises(UserError, match=rf"^peft:{name} cannot end as a plain model: it .* Choose from: adalora,"):
         check_name(name)
 
 
