@@ -66,7 +66,7 @@ def regrets(named: Mapping[str, int], swept: Mapping[str, Any]) -> list[dict[str
     """By how much the best depth on test is ahead of each choice, paired by example and seed."""
     import numpy as np
 
-    from hf_ft.metrics.significance import Seeds, difference
+    from hf_ft.metrics.significance import SeedScores, difference
 
     depths, sign = swept["depths"], swept["sign"]
     best = depths[max(depths, key=lambda frozen: sign * float(np.mean(depths[frozen]["values"])))]
@@ -74,7 +74,7 @@ def regrets(named: Mapping[str, int], swept: Mapping[str, Any]) -> list[dict[str
     for name, frozen in named.items():
         mine = depths[frozen]
         ahead, behind = (best, mine) if sign > 0 else (mine, best)
-        gap = difference(*(Seeds(one["values"], one["draws"]) for one in (ahead, behind)))
+        gap = difference(*(SeedScores(one["values"], one["draws"]) for one in (ahead, behind)))
         about = {"choice": name, "frozen": frozen, "method": mine["method"], "test": float(np.mean(mine["values"]))}
         rows.append({**about, "best": best["method"], "regret": gap.value, "low": gap.low, "high": gap.high})
     return rows

@@ -34,7 +34,7 @@ from hf_ft.tables import (
     holds_text,
     holds_words,
     is_list,
-    spoken_type,
+    type_name,
 )
 from hf_ft.tasks import IntArray, Target, Task, Values, get_task
 
@@ -91,7 +91,7 @@ def find_columns(rows: Dataset, split: str, config: Config, notes: list[str]) ->
         fits, what = INPUTS.get(role, INPUTS["text"])
         # A column of images may also hold the paths of files.
         if not (fits(features[name]) or (role == "image" and holds_text(features[name]))):
-            held = f"{spoken_type(features[name])}, not {what}"
+            held = f"{type_name(features[name])}, not {what}"
             raise UserError(f"Column '{name}' holds {held}. Choose another with --{role}_column.")
     ordered = {role: inputs[role] for role in task.inputs if role in inputs}
     return Columns(ordered, label, _target(task, rows, label, config))

@@ -1,4 +1,4 @@
-"""Copies: examples with the same content, within a split or in two of them.
+"""Duplicates: examples with the same content, within a split or in two of them.
 
 What was learnt by heart is no test of a model, and a copy under another label is a mistake in the data. Texts are equal
 without the blanks at their ends, images when their pixels are, whatever the format of their files.
@@ -48,7 +48,7 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Copies:
+class Duplicates:
     """The copies in a data set: counts for each pair of splits that has any, and which examples stand in train.
 
     `train` is what the examples of train are known by, for data that come later.
@@ -75,7 +75,7 @@ def text_bytes(row: Mapping[str, Any]) -> tuple[bytes, bytes]:
     return json.dumps(cells).encode(), json.dumps(bare).encode()
 
 
-def find_copies(contents: Mapping[str, Contents]) -> Copies:
+def find_duplicates(contents: Mapping[str, Contents]) -> Duplicates:
     """Count the copies within each split, and those in validation and test of examples in the splits before them."""
     overlaps, in_train = [], {}
     roles = list(contents)
@@ -90,20 +90,20 @@ def find_copies(contents: Mapping[str, Contents]) -> Copies:
             overlaps.append(Overlap(role, other, int(copied.sum()), int((copied & ~agreeing).sum())))
             if other == "train" and copied.any():
                 in_train[role] = copied
-    return Copies(tuple(found for found in overlaps if found.examples), in_train, contents.get("train"))
+    return Duplicates(tuple(found for found in overlaps if found.examples), in_train, contents.get("train"))
 
 
 FILE = "train_contents.npy"
 """What the training examples of a result are known by, in the part of its folder that is never published."""
 
 
-def keep_contents(contents: Contents, folder: Path) -> None:
+def save_contents(contents: Contents, folder: Path) -> None:
     """Write what examples are known by into a folder."""
     np.save(folder / FILE, np.stack([contents.inputs, contents.labelled]), allow_pickle=False)
 
 
-def kept_contents(folder: Path) -> Contents | None:
-    """What `keep_contents` wrote; None where there is nothing, or nothing that can be read."""
+def load_contents(folder: Path) -> Contents | None:
+    """What `save_contents` wrote; None where there is nothing, or nothing that can be read."""
     try:
         inputs, labelled = np.load(folder / FILE, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from hf_ft.data.columns import Part, checked_rows, find_columns, take_part, without_bad
-from hf_ft.data.duplicates import Contents, Copies, find_copies
-from hf_ft.data.sampling import draw_parts, limit
+from hf_ft.data.duplicates import Contents, Duplicates, find_duplicates
+from hf_ft.data.sampling import limit, sample_parts
 from hf_ft.data.sources import assign_roles, read_sources
 from hf_ft.errors import UserError, shorten
 from hf_ft.settings import Config
 from hf_ft.tasks import Target
 
 if TYPE_CHECKING:
-    from hf_ft.data.truncation import Cut
+    from hf_ft.data.truncation import Truncation
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Splits:
     0.0 and 1.0 of length `len(labels)`; for a number a float; for a tag per word a list of ints. The tuple `labels`
     names the model's outputs, in natural order ("2" before "10"), or in that of the data's own `ClassLabel`.
     `fingerprint` hashes the content of all that is used, whatever its path. `notes` says, a sentence each, what was
-    done to the data and what is odd about them, `copies` which examples are there more than once, `cut` (once
-    a tokenizer has counted them) which texts are longer than what the model reads.
+    done to the data and what is odd about them, `duplicates` which examples are there more than once, `truncation`
+    (once a tokenizer has counted them) which texts are longer than what the model reads.
     """
 
     train: Dataset
@@ -48,8 +48,8 @@ class Splits:
     target: Target
     fingerprint: str
     notes: tuple[str, ...]
-    copies: Copies = field(default_factory=Copies)
-    cut: tuple[Cut, ...] | None = None
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    truncation: tuple[Truncation, ...] | None = None
 
     @property
     def problem_type(self) -> str:
@@ -58,7 +58,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Rows:
+class EvaluationSplit:
     """One split to score a finished model on, with the model's own labels; otherwise like `Splits`.
 
     `contents` is what its examples are known by.
@@ -77,7 +77,7 @@ def load_splits(config: Config, seed: int = 0) -> Splits:
     """Load `config.dataset` for training: find splits, columns and labels, check all examples, draw what was asked for.
 
     Without a validation split, a stratified part of train is held out, before train itself is reduced, so that it is
-    the same at every size of train; the test split never serves as one. See `load_rows` for scoring alone.
+    the same at every size of train; the test split never serves as one. See `load_evaluation_split` for scoring alone.
 
     Raises:
         UserError: no such data, no training split, an empty split, columns missing or ambiguous, a single class,
@@ -106,20 +106,20 @@ def load_splits(config: Config, seed: int = 0) -> Splits:
             parts[role] = without_bad(part, config, notes)
     labels = parts["train"].labels.outputs(parts["train"].used, notes)
     parts = {role: _numbered(part, labels, "train lacks", "Train has") for role, part in parts.items()}
-    parts = draw_parts(parts, config, seed, notes)
+    parts = sample_parts(parts, config, seed, notes)
     checked = {role: checked_rows(part, config, notes) for role, part in parts.items()}
     rows, hashes = ({role: getattr(one, of) for role, one in checked.items()} for of in ("rows", "digest"))
-    copies = find_copies({role: one.contents for role, one in checked.items()})
-    notes += copies.notes({role: len(one) for role, one in rows.items()})
+    duplicates = find_duplicates({role: one.contents for role, one in checked.items()})
+    notes += duplicates.notes({role: len(one) for role, one in rows.items()})
     counts = target.counts(rows["train"], labels)
     if absent := [name for name, count in zip(labels, counts or (), strict=False) if count == 0]:
         notes.append(f"train: no example of these labels is left: {shorten(absent, 10)}.")
     fingerprint = hashlib.sha256(json.dumps([labels, hashes], sort_keys=True).encode()).hexdigest()[:32]
     splits = rows["train"], rows["validation"], rows.get("test")
-    return Splits(*splits, labels, target, fingerprint, tuple(notes), copies)
+    return Splits(*splits, labels, target, fingerprint, tuple(notes), duplicates)
 
 
-def load_rows(dataset: str, config: Config, labels: Sequence[str], seed: int = 0) -> Rows:
+def load_evaluation_split(dataset: str, config: Config, labels: Sequence[str], seed: int = 0) -> EvaluationSplit:
     """Load the split of `dataset` to score on (test, else validation, else train) for a model that knows `labels`.
 
     Labels are matched by name, so their order in the data does not matter; columns, splits, kind of labels and
@@ -144,7 +144,9 @@ def load_rows(dataset: str, config: Config, labels: Sequence[str], seed: int = 0
     part = _numbered(part, tuple(labels), "the model does not know", "The model knows")
     part = limit(part, config.max_eval_examples, seed, notes)
     checked = checked_rows(part, config, notes)
-    return Rows(checked.rows, role, tuple(labels), columns.target, checked.digest, tuple(notes), checked.contents)
+    return EvaluationSplit(
+        checked.rows, role, tuple(labels), columns.target, checked.digest, tuple(notes), checked.contents
+    )
 
 
 def _numbered(part: Part, labels: tuple[str, ...], unknown: str, known: str) -> Part:

@@ -14,7 +14,7 @@ from hf_ft.tables import counted
 from hf_ft.tasks import IntArray, NamedLabels
 
 
-def draw(strata: IntArray, sizes: IntArray, seed: int, equal: IntArray | None = None) -> IntArray:
+def sample_strata(strata: IntArray, sizes: IntArray, seed: int, equal: IntArray | None = None) -> IntArray:
     """Positions of `sizes[k]` random members of each stratum k, ascending; `strata` has the stratum of each member.
 
     All drawing of examples is done here. With one seed, a smaller draw is part of a larger one, so that runs on more
@@ -47,7 +47,7 @@ def _draw_together(strata: IntArray, sizes: IntArray, orders: list[IntArray], eq
     return np.flatnonzero(taken)
 
 
-def share_out(total: int, counts: IntArray, least: IntArray, most: IntArray) -> IntArray:
+def allocate(total: int, counts: IntArray, least: IntArray, most: IntArray) -> IntArray:
     """Split `total` over strata in proportion to `counts`, within `least` and `most`; the sum comes as near as it can.
 
     Whole numbers by largest remainder.
@@ -61,7 +61,7 @@ def share_out(total: int, counts: IntArray, least: IntArray, most: IntArray) -> 
     return sizes
 
 
-def draw_parts(parts: dict[str, Part], config: Config, seed: int, notes: list[str]) -> dict[str, Part]:
+def sample_parts(parts: dict[str, Part], config: Config, seed: int, notes: list[str]) -> dict[str, Part]:
     """Hold out a validation part if there is none, then reduce each split to what was asked for, in that order.
 
     Raises:
@@ -93,7 +93,10 @@ def limit(part: Part, total: int | None, seed: int, notes: list[str]) -> Part:
     strata, counts = _strata(part)
     least = np.minimum(counts, 1) if total >= np.count_nonzero(counts) else np.zeros_like(counts)
     return _reduced(
-        part, draw(strata, share_out(total, counts, least, counts), seed), f"{part.labels.drawn}, seed {seed}", notes
+        part,
+        sample_strata(strata, allocate(total, counts, least, counts), seed),
+        f"{part.labels.drawn}, seed {seed}",
+        notes,
     )
 
 
@@ -111,17 +114,17 @@ def _reduced(part: Part, positions: IntArray, how: str, notes: list[str]) -> Par
 def _hold_out(train: Part, fraction: float, seed: int, notes: list[str]) -> dict[str, Part]:
     """Part train into train and validation; the last example of a class always stays in train."""
     strata, counts = _strata(train)
-    sizes = share_out(max(1, round(fraction * len(strata))), counts, np.zeros_like(counts), np.maximum(counts - 1, 0))
+    sizes = allocate(max(1, round(fraction * len(strata))), counts, np.zeros_like(counts), np.maximum(counts - 1, 0))
     if sizes.sum() == 0:
         raise UserError(
             f"train has {counted(len(strata), 'example')}, one of each class at most, so none can be held out for "
             "validation. Give a validation split or more examples."
         )
     equal = equal_inputs(train.inputs, train.used)
-    positions = draw(strata, sizes, seed, equal)
-    together = " Copies of one example stay together." if len(np.unique(equal)) < len(equal) else ""
+    positions = sample_strata(strata, sizes, seed, equal)
+    together = " Duplicates stay on the same side." if len(np.unique(equal)) < len(equal) else ""
     if len(positions) == 0:  # whole groups of copies are too large for it: what both sides share is told later
-        positions, together = draw(strata, sizes, seed), ""
+        positions, together = sample_strata(strata, sizes, seed), ""
     held = train.used[positions]
     drawn = f"{train.labels.drawn}, seed {seed}"
     notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, {drawn}.{together}")
@@ -147,4 +150,4 @@ def _per_class(part: Part, each: int | None, seed: int, notes: list[str]) -> Par
         notes.append(f"{part.role}: fewer than the {each:,} examples a class asked for: {listed}; all are used.")
     strata, counts = _strata(part)
     sizes = np.append(np.minimum(counts[:-1], each), 0)
-    return _reduced(part, draw(strata, sizes, seed), f"{each:,} of each class, seed {seed}", notes)
+    return _reduced(part, sample_strata(strata, sizes, seed), f"{each:,} of each class, seed {seed}", notes)

@@ -17,7 +17,7 @@ from hf_ft.tasks import Task
 
 
 @dataclass(frozen=True)
-class Cut:
+class Truncation:
     """So many of `of` examples of a split are longer than `limit` tokens, which loses `lost` of `tokens` tokens."""
 
     split: str
@@ -45,24 +45,24 @@ UNLIMITED = 10**9
 """A longest text of more tokens than this stands for no limit: tokenizers say 1e30."""
 
 
-def with_cut(splits: Splits, task: Task, processor: Any, config: Config) -> Splits:
+def with_truncation(splits: Splits, task: Task, processor: Any, config: Config) -> Splits:
     """The same splits with what is cut of their texts, counted and noted; once for all models of one tokenizer."""
-    if task.limit is None or splits.cut is not None:
+    if task.limit is None or splits.truncation is not None:
         return splits
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    found = [count_cut(name, part, task, processor, config) for name, part in parts.items() if part is not None]
-    cut = tuple(one for one in found if one is not None)
-    notes = (*splits.notes, *(one.note(longest_of(processor)) for one in cut))
-    return dataclasses.replace(splits, notes=notes, cut=cut)
+    counts = [count_truncated(name, part, task, processor, config) for name, part in parts.items() if part is not None]
+    found = tuple(one for one in counts if one is not None)
+    notes = (*splits.notes, *(one.note(max_input_tokens(processor)) for one in found))
+    return dataclasses.replace(splits, notes=notes, truncation=found)
 
 
-def longest_of(processor: Any) -> int | None:
+def max_input_tokens(processor: Any) -> int | None:
     """The longest text that a model takes, in tokens; None where its tokenizer sets no limit."""
     longest = int(processor.model_max_length)
     return longest if longest < UNLIMITED else None
 
 
-def count_cut(split: str, rows: Dataset, task: Task, processor: Any, config: Config) -> Cut | None:
+def count_truncated(split: str, rows: Dataset, task: Task, processor: Any, config: Config) -> Truncation | None:
     """Count the examples that are cut, and the tokens lost; None where none is.
 
     Only examples as long as the limit are tokenised a second time, whole.
@@ -84,4 +84,4 @@ def count_cut(split: str, rows: Dataset, task: Task, processor: Any, config: Con
         whole = [len(tokens) for tokens in processor(*columns, verbose=False)["input_ids"]]
         examples += sum(length > limit for length in whole)
         lost += sum(max(0, length - limit) for length in whole)
-    return Cut(split, examples, len(rows), lost, int(lengths.sum()) + lost, limit) if examples else None
+    return Truncation(split, examples, len(rows), lost, int(lengths.sum()) + lost, limit) if examples else None

@@ -19,14 +19,14 @@ from transformers import PreTrainedModel
 from hf_ft.data import (
     IMAGES,
     TABLES,
-    Copies,
+    Duplicates,
+    EvaluationSplit,
     Overlap,
-    Rows,
-    count_cut,
-    find_copies,
-    kept_contents,
-    load_rows,
-    longest_of,
+    count_truncated,
+    find_duplicates,
+    load_contents,
+    load_evaluation_split,
+    max_input_tokens,
     read_image,
     read_tables,
     usual_columns,
@@ -34,7 +34,7 @@ from hf_ft.data import (
 from hf_ft.errors import UserError, first_line, shorten
 from hf_ft.evaluation.scores import Results, add_scores, predict_outputs, score_without
 from hf_ft.models import load_tokenizer, silent_loading
-from hf_ft.reports import copies_note, text_table, title
+from hf_ft.reports import duplicates_note, text_table, title
 from hf_ft.settings import Config, check_path, not_made
 from hf_ft.storage import LOCAL, check_names, files_below, read_run, readable
 from hf_ft.tasks import Task, get_task
@@ -94,10 +94,10 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     """
     record, task, model, processor = load_folder(folder)
     config = _config_of(record, dataset=dataset, test_split=split)
-    rows = load_rows(dataset, config, record["data"]["labels"])
+    rows = load_evaluation_split(dataset, config, record["data"]["labels"])
     _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
-    cut = count_cut(rows.split, rows.rows, task, processor, config)
-    notes = [*rows.notes, *([cut.note(longest_of(processor))] if cut else [])]
+    cut = count_truncated(rows.split, rows.rows, task, processor, config)
+    notes = [*rows.notes, *([cut.note(max_input_tokens(processor))] if cut else [])]
     outputs = predict_outputs(model, processor, task, rows.rows, config)
     results = Results({}, {}, threshold=record["threshold"])
     add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
@@ -105,7 +105,7 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     scored = split or rows.split
     copies, fresh = _copies(folder, scored, rows, outputs, record["threshold"])
     if copies:
-        notes.append(copies_note(scored, copies.examples, len(rows.rows), record["metric"], fresh))
+        notes.append(duplicates_note(scored, copies.examples, len(rows.rows), record["metric"], fresh))
     if as_json:
         metrics = {name: asdict(score) for name, score in scores.items()}
         what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": notes}
@@ -119,11 +119,11 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
 
 
 def _copies(
-    folder: Path, name: str, rows: Rows, outputs: Any, threshold: float | None
+    folder: Path, name: str, rows: EvaluationSplit, outputs: Any, threshold: float | None
 ) -> tuple[Overlap | None, dict[str, Any] | None]:
     """How many examples the model was trained on, and the scores of the others; None where there are none."""
-    train = kept_contents(folder / LOCAL)
-    found = find_copies({"train": train, "given": rows.contents}) if train is not None else Copies()
+    train = load_contents(folder / LOCAL)
+    found = find_duplicates({"train": train, "given": rows.contents}) if train is not None else Duplicates()
     if "given" not in found.in_train:
         return None, None
     (overlap,) = (one for one in found.overlaps if (one.split, one.of) == ("given", "train"))
@@ -152,8 +152,8 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
     learnt = record["data"].get("inputs")  # not in the records of earlier versions
     rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config, processor, learnt)
     dataset = Dataset.from_dict(rows)
-    if cut := count_cut("inputs", dataset, task, processor, config):
-        print(cut.note(longest_of(processor)), file=sys.stderr)
+    if cut := count_truncated("inputs", dataset, task, processor, config):
+        print(cut.note(max_input_tokens(processor)), file=sys.stderr)
     if task.modality == "image":
         dataset = dataset.cast_column("image", Image())
     arguments = transformers.TrainingArguments(

@@ -102,7 +102,7 @@ def score(run: Run) -> Results:
         if name == "validation":
             results.threshold = splits.target.fit(outputs, split["labels"][:])
         add_scores(results, name, outputs, split, splits.target, splits.labels)
-        copied = splits.copies.in_train.get(name)
+        copied = splits.duplicates.in_train.get(name)
         if copied is not None and not copied.all():
             results.without_copies[name] = score_without(
                 copied, outputs, split, splits.target, splits.labels, results.threshold

@@ -18,7 +18,7 @@ from hf_ft.errors import UserError, shorten, split_argument
 from hf_ft.experiments.depth_grid import candidates
 from hf_ft.experiments.grid import DEPTHS, Grid, read_grid
 from hf_ft.experiments.trials import Arm, Bench, Outcome
-from hf_ft.metrics import Seeds, difference, mean_interval
+from hf_ft.metrics import SeedScores, difference, mean_interval
 from hf_ft.reports import bullets, escaped, figures, markdown_table, text_table, title, wrapped
 from hf_ft.storage import COMPARISON, drawing, output_folder, read_record
 
@@ -27,7 +27,7 @@ Record = dict[str, Any]
 DEFAULT_METHODS = ("scratch", "head", "last_n", "lora", "lp_ft", "full")
 LOWER = " (lower is better)"
 ENOUGH = 5
-"""Seeds to which a comparison that leaves much in the noise is advised; with three, t makes its intervals wide."""
+"""SeedScores to which a comparison that leaves much in the noise is advised; with three, t makes its intervals wide."""
 IDENTITY = ("task", "model", "data", "settings", "metric")
 """What has to be equal for arms of an earlier run to count."""
 
@@ -172,7 +172,7 @@ def introduction(record: Record, arms: Sequence[Arm], bench: Bench) -> list[str]
         *(f"         {note}" for note in data["notes"]),
         f"Model    {model['name']} ({model['class']}, {model['parameters']:,} parameters, {bench.blocks} blocks)",
         f"Methods  {', '.join(methods)}",
-        f"Seeds    {', '.join(seeds)}"
+        f"SeedScores    {', '.join(seeds)}"
         + (f"; examples of each class: {', '.join(dict.fromkeys(given))}" if given else ""),
         *(f"Note     {note}" for note in record["notes"]),
         f"{len(arms)} trainings" + (f", {done} of them done before" if done else ""),
@@ -261,7 +261,7 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]
         for method in methods
     }
 
-    def of_seeds(method: str, seeds: Iterable[int]) -> Seeds:
+    def of_seeds(method: str, seeds: Iterable[int]) -> SeedScores:
         mine = {arm.seed: (arm, outcome) for arm, outcome in pairs if arm.method == method}
         return seeds_of(bench, [mine[seed] for seed in seeds])
 
@@ -296,11 +296,11 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]
     return rows
 
 
-def seeds_of(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]]) -> Seeds:
+def seeds_of(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]]) -> SeedScores:
     """Scores of the arms of one method, one for each seed."""
     found = [outcome.metrics[bench.split][bench.metric] for _, outcome in pairs]
     ends = [(score["low"], score["high"]) for score in found]
-    return Seeds([score["value"] for score in found], [bench.draws(arm) for arm, _ in pairs], ends)
+    return SeedScores([score["value"] for score in found], [bench.draws(arm) for arm, _ in pairs], ends)
 
 
 def best_of(scores: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> str:

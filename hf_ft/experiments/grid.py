@@ -132,7 +132,7 @@ def whole_numbers(value: Any, option: str, least: int) -> list[int]:
 
 
 def seeds_of(value: Any) -> list[int]:
-    """Seeds from how many there are to be, or from a list of them: `3` is 0, 1, 2, and `3,` or `[3]` is seed 3."""
+    """SeedScores from how many there are to be, or from a list of them: `3` is 0, 1, 2, and `3,` or `[3]` is seed 3."""
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
     if isinstance(value, int):

@@ -114,7 +114,7 @@ def _rank(
             "name": public_name(base.config.dataset),
             "fingerprint": splits.fingerprint,
             "examples": len(splits.train),
-            "predicts": splits.target.spoken(splits.labels),
+            "predicts": splits.target.describe(splits.labels),
             "notes": [note for note in splits.notes if note.startswith("train")],
         },
         "machine": machine(),

@@ -28,7 +28,7 @@ from datasets import Dataset
 from torch.utils.data import Subset
 from transformers import Trainer
 
-from hf_ft.data import Splits, draw, load_splits, with_cut
+from hf_ft.data import Splits, load_splits, sample_strata, with_truncation
 from hf_ft.environment import machine, versions
 from hf_ft.errors import UserError, shorten
 from hf_ft.evaluation import predict_outputs
@@ -155,7 +155,7 @@ class Bench:
         self.model, self.processor, self.loaded = load_model(
             config, self.splits.labels, self.splits.problem_type, args.seed
         )
-        self.splits = with_cut(self.splits, self.task, self.processor, config)
+        self.splits = with_truncation(self.splits, self.task, self.processor, config)
         self.about = self._about(settings)
 
     @property
@@ -238,7 +238,7 @@ class Bench:
             return self.splits
         labels = np.asarray(self.splits.train["labels"][:])
         sizes = np.full(len(self.splits.labels), arm.size, dtype=np.int64)
-        rows = self.splits.train.select(draw(labels, sizes, arm.seed))
+        rows = self.splits.train.select(sample_strata(labels, sizes, arm.seed))
         return dataclasses.replace(self.splits, train=rows)
 
     # Running.

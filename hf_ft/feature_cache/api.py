@@ -17,7 +17,7 @@ from hf_ft.methods import plan_method
 from hf_ft.modalities import ImageTransform
 from hf_ft.models import DepthGroups, FrozenMode, depth_groups, freeze, modules_in_eval
 from hf_ft.settings import Config
-from hf_ft.tasks import summed
+from hf_ft.tasks import summed_loss
 
 
 class FeatureCache:
@@ -125,7 +125,7 @@ def _total(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return functional.mse_loss(logits.flatten(), labels.flatten(), reduction="sum")
 
 
-usual_loss = summed(_total)
+usual_loss = summed_loss(_total)
 """The usual loss for `Trainer(compute_loss_func=...)`: cross entropy, one for each label, or squared error.
 
 Integers are classes, of examples or of tokens (-100: none); numbers are labels of which several may hold, `(n,

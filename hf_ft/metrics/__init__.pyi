@@ -10,6 +10,6 @@ from .classification import MULTI_LABEL as MULTI_LABEL
 from .classification import SINGLE_LABEL as SINGLE_LABEL
 from .classification import Counts as Counts
 from .classification import default_metric as default_metric
-from .significance import Seeds as Seeds
+from .significance import SeedScores as SeedScores
 from .significance import difference as difference
 from .significance import mean_interval as mean_interval

@@ -41,7 +41,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Seeds:
+class SeedScores:
     """What one method gave over seeds.
 
     `values` are the score of each seed, `draws` for each seed the score on resamples of the test examples
@@ -63,12 +63,12 @@ class Seeds:
         return float(np.mean(below)), float(np.mean(above))
 
 
-def mean_interval(found: Seeds) -> Difference:
+def mean_interval(found: SeedScores) -> Difference:
     """The mean score over seeds with its interval over test examples and, where there are several, seeds."""
     return _interval(found.values, np.stack(found.draws), found.reach())
 
 
-def difference(one: Seeds, other: Seeds) -> Difference:
+def difference(one: SeedScores, other: SeedScores) -> Difference:
     """By how much the first method scores above the second, paired by test example and by seed.
 
     Both have the same seeds in the same order; resample number k of every seed and method has to be of the same

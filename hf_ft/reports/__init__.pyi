@@ -3,8 +3,8 @@ from . import ranking as ranking
 from . import run_report as run_report
 from .freeze_depth import draw_depths as draw_depths
 from .run_report import bullets as bullets
-from .run_report import copies_note as copies_note
 from .run_report import draw_groups as draw_groups
+from .run_report import duplicates_note as duplicates_note
 from .run_report import escaped as escaped
 from .run_report import markdown_table as markdown_table
 from .run_report import text_table as text_table

@@ -228,11 +228,11 @@ def copies_lines(record: Record) -> list[str]:
         split = found["split"]
         if found["of"] == "train" and split != "train":
             scores, size = record["metrics_without_copies"].get(split), record["data"]["sizes"][split]
-            lines.append(copies_note(split, found["examples"], size, record["metric"], scores))
+            lines.append(duplicates_note(split, found["examples"], size, record["metric"], scores))
     return lines
 
 
-def copies_note(split: str, examples: int, size: int, metric: str, scores: Record | None) -> str:
+def duplicates_note(split: str, examples: int, size: int, metric: str, scores: Record | None) -> str:
     """The score of a split without its examples that stand in train; without `scores` all of them do."""
     if scores is None:
         return f"All {size:,} examples of {split} stand in train, too: its scores say nothing of new data."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft import __version__
-from hf_ft.data import keep_contents
+from hf_ft.data import save_contents
 from hf_ft.environment import machine, versions
 from hf_ft.evaluation import Results, verify_load_back
 from hf_ft.metrics import Score
@@ -73,8 +73,8 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
     example = '"photo.jpg"' if get_task(run.config.task).modality == "image" else '"some text"'
     if pair:
         example = '{"text": "some text", "text_pair": "another text"}'
-    if run.splits.cut:  # `pipeline` does not cut by itself, and most models fail on longer texts
-        example += f", truncation=True, max_length={run.splits.cut[0].limit}"
+    if run.splits.truncation:  # `pipeline` does not cut by itself, and most models fail on longer texts
+        example += f", truncation=True, max_length={run.splits.truncation[0].limit}"
     return {
         "hf_ft": __version__,
         "date": time.strftime("%Y-%m-%d"),
@@ -108,8 +108,10 @@ def _plain(metrics: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
 def _write_local(run: Run, folder: Path) -> None:
     """Keep what is needed to repeat the run on this machine, paths included, where it is never published."""
     folder.mkdir(exist_ok=True)
-    if run.splits.copies.train is not None:  # so that `hf-ft evaluate` tells which examples the model has learnt from
-        keep_contents(run.splits.copies.train, folder)
+    if (
+        run.splits.duplicates.train is not None
+    ):  # so that `hf-ft evaluate` tells which examples the model has learnt from
+        save_contents(run.splits.duplicates.train, folder)
     record = {
         "command": without_secrets(sys.argv),
         "cwd": str(Path.cwd()),

@@ -9,4 +9,4 @@ from .column_types import holds_labels as holds_labels
 from .column_types import holds_text as holds_text
 from .column_types import holds_words as holds_words
 from .column_types import is_list as is_list
-from .column_types import spoken_type as spoken_type
+from .column_types import type_name as type_name

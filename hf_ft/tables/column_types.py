@@ -18,7 +18,7 @@ def element(feature: Any) -> Any:
     return feature.feature if is_list(feature) else feature
 
 
-def spoken_type(feature: Any) -> str:
+def type_name(feature: Any) -> str:
     """The type of a column in words."""
     kind = type(feature).__name__
     # `Json` is what `datasets` makes of a column of JSON lines whose values are of several types.
@@ -38,7 +38,7 @@ def holds_words(feature: Any) -> bool:
 def holds_images(feature: Any) -> bool:
     """Encoded images: the `Image` feature, or what it is stored as when a file does not say so."""
     is_struct = isinstance(feature, dict) and "bytes" in feature
-    return isinstance(feature, datasets.Image) or is_struct or spoken_type(feature) in ("binary", "large_binary")
+    return isinstance(feature, datasets.Image) or is_struct or type_name(feature) in ("binary", "large_binary")
 
 
 def holds_labels(feature: Any) -> bool:

@@ -1,6 +1,6 @@
 from .base import Raw as Raw
 from .base import Task as Task
-from .classes import summed as summed
+from .classes import summed_loss as summed_loss
 from .registry import get_task as get_task
 from .registry import task_names as task_names
 from .target import BoolArray as BoolArray

@@ -115,7 +115,7 @@ class Classes(Target):
         """The majority class."""
         return metrics.majority_baseline(train["labels"][:], split["labels"][:], self.name)
 
-    def spoken(self, labels: Sequence[str]) -> str:
+    def describe(self, labels: Sequence[str]) -> str:
         """How many classes there are."""
         return f"{len(labels)} classes"
 
@@ -176,7 +176,7 @@ class OneOfSeveral(Classes):
         from torch.nn.functional import cross_entropy
 
         weights = None if counts is None else balanced_weights(counts)
-        return summed(
+        return summed_loss(
             lambda logits, labels: cross_entropy(
                 logits,
                 labels,
@@ -234,7 +234,7 @@ class AnyOfSeveral(Classes):
 
         each = torch.tensor(counts or []).clamp(min=1)
         positive = (examples - each).clamp(min=1) / each
-        return summed(
+        return summed_loss(
             lambda logits, labels: binary_cross_entropy_with_logits(
                 logits, labels, pos_weight=None if counts is None else positive.to(logits), reduction="sum"
             )
@@ -267,19 +267,17 @@ def find_target(rows: Dataset, column: str, config: Config) -> Target:
     Raises:
         UserError: the column holds no labels, or settings contradict it.
     """
-    from hf_ft.tables import holds_labels, holds_text, is_list, spoken_type
+    from hf_ft.tables import holds_labels, holds_text, is_list, type_name
     from hf_ft.tasks.labels import is_multi_hot
 
     feature, separator = rows.features[column], config.label_separator
     if not holds_labels(feature):
         raise UserError(
-            f"Column '{column}' holds {spoken_type(feature)}, which is no label: give whole numbers, text, or lists of "
+            f"Column '{column}' holds {type_name(feature)}, which is no label: give whole numbers, text, or lists of "
             "them. Choose another column with --label_column."
         )
     if separator is not None and not holds_text(feature):
-        raise UserError(
-            f"label_separator splits text, but column '{column}' holds {spoken_type(feature)}. Leave it out."
-        )
+        raise UserError(f"label_separator splits text, but column '{column}' holds {type_name(feature)}. Leave it out.")
     if separator is not None and config.problem_type == SINGLE.name:
         raise UserError(
             f"label_separator makes several labels of one cell, which contradicts problem_type {SINGLE.name}."
@@ -301,7 +299,7 @@ def balanced_weights(counts: Sequence[int]) -> torch.Tensor:
     return each.sum() / (len(each) * each)
 
 
-def summed(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+def summed_loss(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
     """A loss for `Trainer`, which wants the sum divided by the labels of *all* accumulated batches."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:

@@ -278,7 +278,7 @@ class Target(ABC):
         """What a plain `pipeline` says of each example: label and score of every class, by name, or of every word."""
 
     @abstractmethod
-    def spoken(self, labels: Sequence[str]) -> str:
+    def describe(self, labels: Sequence[str]) -> str:
         """What is predicted, for tables and card: "3 classes"."""
 
     def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:

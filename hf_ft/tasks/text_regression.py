@@ -187,11 +187,11 @@ class Number(Target):
 
     def read(self, rows: Dataset, column: str, config: Config) -> Numbers:
         """Read numbers, or text that is one."""
-        from hf_ft.tables import batches, holds_labels, is_list, spoken_type
+        from hf_ft.tables import batches, holds_labels, is_list, type_name
 
         feature = rows.features[column]
         if is_list(feature) or not holds_labels(feature):
-            held = "lists" if is_list(feature) else spoken_type(feature)
+            held = "lists" if is_list(feature) else type_name(feature)
             raise UserError(f"Column '{column}' holds {held}, not numbers. Choose another with --label_column.")
         cells = (cell for batch in batches(rows.select_columns([column])) for cell in batch[column].to_pylist())
         found = np.fromiter(map(number, cells), dtype=np.float64)
@@ -214,7 +214,7 @@ class Number(Target):
         """
         from torch.nn.functional import mse_loss
 
-        from hf_ft.tasks.classes import summed
+        from hf_ft.tasks.classes import summed_loss
 
         scale = find_scale(np.asarray(train["labels"][:], dtype=np.float64))
 
@@ -224,7 +224,7 @@ class Number(Target):
             both = (_flat(array) * scale.unit + scale.shift for array in (logits, prediction.label_ids))
             return values(*both)
 
-        loss = summed(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
+        loss = summed_loss(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
         start = partial(scale.fold, back=True) if config.keep_head else None
         return Learning(metrics, loss, scale.prepare, start, scale.fold)
 
@@ -254,7 +254,7 @@ class Number(Target):
         """The number, called as the column is."""
         return [[(labels[0], found)] for found in _flat(outputs).tolist()]
 
-    def spoken(self, labels: Sequence[str]) -> str:
+    def describe(self, labels: Sequence[str]) -> str:
         """What kind of number."""
         return "a number"
 

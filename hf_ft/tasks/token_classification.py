@@ -455,13 +455,13 @@ class Tag(Target):
 
     def read(self, rows: Dataset, column: str, config: Config) -> TagLabels:
         """Read lists of names, whole numbers or `ClassLabel`s."""
-        from hf_ft.tables import holds_labels, is_list, spoken_type
+        from hf_ft.tables import holds_labels, is_list, type_name
         from hf_ft.tasks.labels import declared_names, name_of, read_names
 
         feature = rows.features[column]
         if not (is_list(feature) and holds_labels(feature)):
             raise UserError(
-                f"Column '{column}' holds {spoken_type(feature)}, not lists of tags, one for each word. Choose another "
+                f"Column '{column}' holds {type_name(feature)}, not lists of tags, one for each word. Choose another "
                 "with --label_column, or write the lists as JSON lines."
             )
         name = name_of(feature)
@@ -488,7 +488,7 @@ class Tag(Target):
         """Scores of windows in evaluations; the loss, in which every word counts alike however batches fall."""
         from torch.nn.functional import cross_entropy
 
-        from hf_ft.tasks.classes import balanced_weights, summed
+        from hf_ft.tasks.classes import balanced_weights, summed_loss
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             outputs, references = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
@@ -505,7 +505,7 @@ class Tag(Target):
             options: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": smoothing}
             return cross_entropy(logits.flatten(0, 1), tags.flatten(), weights, **options)
 
-        return Learning(metrics, summed(total))
+        return Learning(metrics, summed_loss(total))
 
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
@@ -537,7 +537,7 @@ class Tag(Target):
         """The tag of every word with its probability."""
         return [[(labels[int(tag)], float(share)) for tag, share in sentence] for sentence in outputs]
 
-    def spoken(self, labels: Sequence[str]) -> str:
+    def describe(self, labels: Sequence[str]) -> str:
         """How many tags there are."""
         return f"{len(labels)} tags"
 

@@ -88,13 +88,13 @@ def _data(config: Config, splits: Splits) -> dict[str, Any]:
         "name": public_name(config.dataset),
         "hub_id": None if Path(config.dataset).expanduser().exists() else split_argument(config.dataset)[0],
         "problem_type": splits.problem_type,
-        "predicts": splits.target.spoken(splits.labels),
+        "predicts": splits.target.describe(splits.labels),
         "labels": list(splits.labels),
         "sizes": {name: len(split) for name, split in parts.items() if split is not None},
         "fingerprint": splits.fingerprint,
         "inputs": [name for name in get_task(config.task).inputs if name in splits.train.column_names],
-        "cut": [asdict(found) for found in splits.cut or ()],
-        "copies": [asdict(found) for found in splits.copies.overlaps],
+        "cut": [asdict(found) for found in splits.truncation or ()],
+        "copies": [asdict(found) for found in splits.duplicates.overlaps],
         "notes": list(splits.notes),
     }
 

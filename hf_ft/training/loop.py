@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from hf_ft.data import Splits, with_cut
+from hf_ft.data import Splits, with_truncation
 from hf_ft.environment import Stop, alone, machine, print_on_main, stoppable
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import (
@@ -198,7 +198,7 @@ def train(
     splits.target.higher_is_better(metric)
     splits.target.check_options(config, args)
     check_solver(config, plan.stages, loaded.groups)
-    splits = with_cut(splits, task, processor, config)
+    splits = with_truncation(splits, task, processor, config)
     learning = splits.target.learning(scale_of(model), splits.train, splits.labels, config, args)
     encoded = [
         task.encode(learning.prepare(part), processor, config, training)

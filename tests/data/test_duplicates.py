@@ -14,7 +14,7 @@ from PIL import Image
 from hf_ft.cli.app import main
 from hf_ft.data.duplicates import Overlap
 from hf_ft.data.load import Splits, load_splits
-from hf_ft.data.sampling import draw
+from hf_ft.data.sampling import sample_strata
 from hf_ft.settings.schema import Config
 
 
@@ -38,14 +38,14 @@ def test_copies_between_and_within_splits_are_counted(tmp_path: Path) -> None:
     validation = [*rows_of("validation"), (" train 0 ", "a")]
     test = [*rows_of("test"), ("train 1\n", "b"), ("train 2", "b"), ("train 3", "a"), ("validation 4", "a")]
     splits = load(write(tmp_path, train=train, validation=validation, test=test))
-    assert set(splits.copies.overlaps) == {
+    assert set(splits.duplicates.overlaps) == {
         Overlap("train", "train", 2, 1),
         Overlap("validation", "train", 1, 0),
         Overlap("test", "train", 3, 2),  # "train 1" stands in train under both labels
         Overlap("test", "validation", 1, 0),
     }
-    assert np.flatnonzero(splits.copies.in_train["test"]).tolist() == [10, 11, 12]
-    assert np.flatnonzero(splits.copies.in_train["validation"]).tolist() == [10]
+    assert np.flatnonzero(splits.duplicates.in_train["test"]).tolist() == [10, 11, 12]
+    assert np.flatnonzero(splits.duplicates.in_train["validation"]).tolist() == [10]
     told = [note for note in splits.notes if "exact cop" in note]
     assert len(told) == 4
     assert any(note.startswith("test: 3 of 14 examples") and "2 of them under another label" in note for note in told)
@@ -53,8 +53,8 @@ def test_copies_between_and_within_splits_are_counted(tmp_path: Path) -> None:
 
 def test_nothing_is_said_where_there_are_no_copies(tmp_path: Path) -> None:
     splits = load(write(tmp_path, train=rows_of("train"), validation=rows_of("v"), test=rows_of("test")))
-    assert splits.copies.overlaps == ()
-    assert not splits.copies.in_train
+    assert splits.duplicates.overlaps == ()
+    assert not splits.duplicates.in_train
     assert splits.notes == ()
 
 
@@ -67,7 +67,7 @@ def test_pairs_are_copies_as_pairs(tmp_path: Path) -> None:
     table("train", [(f"one {i}", f"two {i}") for i in range(8)])
     table("validation", [(f"one {i}", f"other {i}") for i in range(8)])
     table("test", [(f"two {i}", f"one {i}") for i in range(8)] + [("one 0", "two 0")])
-    assert load(tmp_path).copies.overlaps == (Overlap("test", "train", 1, 0),)
+    assert load(tmp_path).duplicates.overlaps == (Overlap("test", "train", 1, 0),)
 
 
 def test_word_lists_are_copies_word_by_word(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_word_lists_are_copies_word_by_word(tmp_path: Path) -> None:
     sentences("train", [["Ada", "ran", str(i)] for i in range(6)])
     sentences("validation", [["Ada ran", str(i)] for i in range(6)])
     sentences("test", [["Ada", "ran", "3"], ["Ada", "sat", "3"]])
-    assert load(tmp_path, "token_classification").copies.overlaps == (Overlap("test", "train", 1, 0),)
+    assert load(tmp_path, "token_classification").duplicates.overlaps == (Overlap("test", "train", 1, 0),)
 
 
 def test_images_are_copies_by_their_pixels(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_images_are_copies_by_their_pixels(tmp_path: Path) -> None:
     first.save(tmp_path / "test/bee/copy.bmp")
     first.putpixel((0, 0), (1, 2, 3))
     first.save(tmp_path / "test/ant/near.png")
-    overlaps = load(tmp_path, "image_classification").copies.overlaps
+    overlaps = load(tmp_path, "image_classification").duplicates.overlaps
     assert set(overlaps) == {Overlap("test", "train", 2, 1), Overlap("test", "test", 1, 1)}
 
 
@@ -114,8 +114,8 @@ def test_held_out_validation_shares_no_example_with_train(kind: str, seed: int, 
                 (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
                 picture.save(tmp_path / "ab"[i % 2] / f"{i}-{k}.png")
         splits = load(tmp_path, "image_classification", seed, validation_fraction=0.2)
-    assert [found for found in splits.copies.overlaps if found.split != found.of] == []
-    assert any("Copies of one example stay together" in note for note in splits.notes)
+    assert [found for found in splits.duplicates.overlaps if found.split != found.of] == []
+    assert any("Duplicates stay on the same side" in note for note in splits.notes)
     assert len(splits.train) + len(splits.validation) == times.sum()
     assert 0.15 * times.sum() <= len(splits.validation) <= 0.2 * times.sum() + 1
 
@@ -123,19 +123,19 @@ def test_held_out_validation_shares_no_example_with_train(kind: str, seed: int, 
 def test_hold_out_changes_only_where_there_are_copies() -> None:
     strata, sizes = np.arange(100) % 2, np.array([10, 10])
     alone = np.arange(100)
-    assert draw(strata, sizes, 3, alone).tolist() == draw(strata, sizes, 3).tolist()
+    assert sample_strata(strata, sizes, 3, alone).tolist() == sample_strata(strata, sizes, 3).tolist()
     pairs = alone.copy()
     pairs[[1, 99]] = 1
-    together = draw(strata, sizes, 3, pairs)
+    together = sample_strata(strata, sizes, 3, pairs)
     assert len({1, 99} & set(together)) in (0, 2)
-    assert len(set(together) & set(draw(strata, sizes, 3))) >= 18
+    assert len(set(together) & set(sample_strata(strata, sizes, 3))) >= 18
 
 
 def test_copies_that_cannot_stay_together_are_told(tmp_path: Path) -> None:
     """Two texts, ten times each: a validation split has to share them with train, and that is said."""
     splits = load(write(tmp_path, train=[("same", "a")] * 10 + [("other", "b")] * 10))
     assert len(splits.validation) == 2
-    assert Overlap("validation", "train", 2, 0) in splits.copies.overlaps
+    assert Overlap("validation", "train", 2, 0) in splits.duplicates.overlaps
     assert not any("stay together" in note for note in splits.notes)
 
 

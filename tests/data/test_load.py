@@ -19,8 +19,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
-from hf_ft.data.load import Splits, load_rows, load_splits
-from hf_ft.data.sampling import draw, share_out
+from hf_ft.data.load import Splits, load_evaluation_split, load_splits
+from hf_ft.data.sampling import allocate, sample_strata
 from hf_ft.errors import UserError
 from hf_ft.settings.schema import Config
 from hf_ft.tasks import classes
@@ -990,13 +990,13 @@ def test_draw_and_share_out() -> None:
     for _ in range(200):
         counts = generator.integers(0, 30, generator.integers(1, 8))
         total = int(generator.integers(0, 80))
-        sizes = share_out(total, counts, np.zeros_like(counts), counts)
+        sizes = allocate(total, counts, np.zeros_like(counts), counts)
         assert sizes.sum() == min(total, counts.sum())
         assert (sizes <= counts).all()
         if counts.sum() >= total:
             assert (np.abs(sizes - counts * total / max(1, counts.sum())) < 1).all()
         strata = generator.permutation(np.repeat(np.arange(len(counts)), counts))
-        drawn = draw(strata, sizes, seed=3)
+        drawn = sample_strata(strata, sizes, seed=3)
         assert len(set(drawn)) == len(drawn)
         assert (np.bincount(strata[drawn], minlength=len(counts)) == sizes).all()
         checked += 1
@@ -1049,7 +1049,7 @@ def test_rows_for_scoring(tmp_path: Path) -> None:
     config = text_config("the training data")
     known = ("dog", "emu", "cat")
     for split in ("test", "validation", "train"):
-        rows = load_rows(str(tmp_path), config, known)
+        rows = load_evaluation_split(str(tmp_path), config, known)
         assert (rows.split, rows.labels) == (split, known)
         assert texts(rows.rows) == list(frame(split)["text"])
         assert [known[label] for label in rows.rows["labels"]] == list(frame(split)["label"])
@@ -1058,22 +1058,22 @@ def test_rows_for_scoring(tmp_path: Path) -> None:
 
 def test_rows_for_scoring_may_have_one_class(tmp_path: Path) -> None:
     path = unequal(tmp_path / "new.csv", b=4)
-    rows = load_rows(str(path), text_config("x"), ("a", "b"))
+    rows = load_evaluation_split(str(path), text_config("x"), ("a", "b"))
     assert rows.rows["labels"][:] == [1, 1, 1, 1]
-    assert len(load_rows(str(path), text_config("x", max_eval_examples=2), ("a", "b")).rows) == 2
+    assert len(load_evaluation_split(str(path), text_config("x", max_eval_examples=2), ("a", "b")).rows) == 2
 
 
 def test_rows_for_scoring_have_labels_the_model_does_not_know(tmp_path: Path) -> None:
     path = unequal(tmp_path / "new.csv", a=1, b=4, c=2)
     message = r"train has labels that the model does not know.*: b \(4\), c \(2\)\. The model knows: a, d\."
     with pytest.raises(UserError, match=message):
-        load_rows(str(path), text_config("x"), ("a", "d"))
+        load_evaluation_split(str(path), text_config("x"), ("a", "d"))
 
 
 def test_rows_for_scoring_need_a_known_split(tmp_path: Path) -> None:
     DatasetDict({"one": Dataset.from_pandas(frame("test"))}).save_to_disk(tmp_path)
     with pytest.raises(UserError, match=r"None of the splits of .* \(one\) is called test.*--test_split"):
-        load_rows(str(tmp_path), text_config("x"), ("cat", "dog"))
+        load_evaluation_split(str(tmp_path), text_config("x"), ("cat", "dog"))
 
 
 # --- Memory and results ---------------------------------------------------------------------------------------------

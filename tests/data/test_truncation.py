@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, pipeline
 
 from hf_ft.cli.app import main
 from hf_ft.data.load import load_splits
-from hf_ft.data.truncation import Cut, count_cut, with_cut
+from hf_ft.data.truncation import Truncation, count_truncated, with_truncation
 from hf_ft.settings.schema import Config
 from hf_ft.tasks.registry import get_task
 
@@ -59,27 +59,29 @@ def test_cut_texts_are_counted(text_model: str, tmp_path: Path) -> None:
     config = Config(task="text_classification", dataset=str(data), model="x", max_length=32)
     task, tokenizer = get_task("text_classification"), AutoTokenizer.from_pretrained(text_model)
     splits = load_splits(config)
-    found = with_cut(splits, task, tokenizer, config)
+    found = with_truncation(splits, task, tokenizer, config)
     short = 5 + 2
-    assert found.cut == (
-        Cut("train", 3, 16, 30, 3 * 42 + 13 * short, 32),
-        Cut("test", 1, 16, 10, 42 + 15 * short, 32),
+    assert found.truncation == (
+        Truncation("train", 3, 16, 30, 3 * 42 + 13 * short, 32),
+        Truncation("test", 1, 16, 10, 42 + 15 * short, 32),
     )
     (test,) = (note for note in found.notes if note.startswith("test: 1 of 16 texts"))
     assert re.search(r"32 tokens .* loses 6.8 % of all tokens. Raise --max_length \(the model takes 512\)", test)
     assert not any(note.startswith("validation") and "longer than" in note for note in found.notes)
-    assert with_cut(found, task, tokenizer, config) is found
+    assert with_truncation(found, task, tokenizer, config) is found
     exactly = Config(task="text_classification", dataset=str(data), model="x", max_length=42)
-    assert with_cut(splits, task, tokenizer, exactly).cut == ()
-    assert with_cut(splits, task, tokenizer, exactly).notes == splits.notes
+    assert with_truncation(splits, task, tokenizer, exactly).truncation == ()
+    assert with_truncation(splits, task, tokenizer, exactly).notes == splits.notes
 
 
 def test_cut_pairs_are_counted_as_pairs(text_model: str, tmp_path: Path) -> None:
     data = write(tmp_path, {"train": 2, "validation": 0}, words=30, pairs=True)
     config = Config(task="text_classification", dataset=str(data), model="x", max_length=34)
     rows = load_splits(config).train
-    cut = count_cut("train", rows, get_task("text_classification"), AutoTokenizer.from_pretrained(text_model), config)
-    assert cut == Cut("train", 2, 16, 2 * (30 + 4 + 3 - 34), 2 * 37 + 14 * 12, 34)
+    found = count_truncated(
+        "train", rows, get_task("text_classification"), AutoTokenizer.from_pretrained(text_model), config
+    )
+    assert found == Truncation("train", 2, 16, 2 * (30 + 4 + 3 - 34), 2 * 37 + 14 * 12, 34)
 
 
 def test_cut_texts_are_told(text_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

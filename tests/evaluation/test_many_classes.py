@@ -52,7 +52,7 @@ def test_record_grows_with_the_examples() -> None:
 
 
 def test_members_of_classes_grow_with_the_examples() -> None:
-    """What is summed over in resampling holds an entry for each example, not for each example and class."""
+    """What is summed_loss over in resampling holds an entry for each example, not for each example and class."""
     logits, references = outputs(3000)
     split = metrics._split(logits, references, SINGLE_LABEL, 0.5)
     metrics._grouping(np.array([0]), 1)  # imports scipy
@@ -84,7 +84,7 @@ def calls_of(classes: int, path: Path) -> int:
 
 
 def test_drawing_takes_no_call_for_each_cell(tmp_path: Path) -> None:
-    """It summed each row once for each of its cells: of 3,000 classes it was never finished."""
+    """It summed_loss each row once for each of its cells: of 3,000 classes it was never finished."""
     calls_of(50, tmp_path / "warm.png")
     few, many = (calls_of(classes, tmp_path / f"{classes}.png") for classes in (50, 600))
     assert many - few < 600 * 600 / 10

@@ -20,14 +20,14 @@ from torch.nn.functional import mse_loss
 from hf_ft import UserError
 from hf_ft.heads import linear_solver as probe
 from hf_ft.heads.linear_solver import PENALTIES, Fit, fit_linear
-from hf_ft.tasks.classes import MULTI, SINGLE, summed
+from hf_ft.tasks.classes import MULTI, SINGLE, summed_loss
 from hf_ft.tasks.token_classification import TAG
 
 EXACT: dict[str, Any] = {"tol": 1e-12, "max_iter": 100_000}
 
 PLAIN = SINGLE.loss(None, 0, 0.0)
 ONE_VS_REST = MULTI.loss(None, 0, 0.0)
-SQUARED = summed(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
+SQUARED = summed_loss(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
 """As text_regression has it; the target itself asks for a whole model."""
 UNCOUNTED = SimpleNamespace(class_weights="none"), SimpleNamespace(label_smoothing_factor=0.0)
 TAGS: Any = TAG.learning(None, None, (), *UNCOUNTED).loss  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_ft.metrics.bootstrap import Floats, resample
-from hf_ft.metrics.significance import Difference, Seeds, difference, mean_interval
+from hf_ft.metrics.significance import Difference, SeedScores, difference, mean_interval
 
 N = 400
 
@@ -26,7 +26,7 @@ def test_equal_methods_are_noise_and_far_ones_are_not() -> None:
     one, same, worse = answers(0, 0.8), answers(1, 0.8), answers(2, 0.6)
 
     def between(a: list[Floats], b: list[Floats]) -> object:
-        return difference(*(Seeds([float(x.mean()) for x in one], [draws(x) for x in one]) for one in (a, b)))
+        return difference(*(SeedScores([float(x.mean()) for x in one], [draws(x) for x in one]) for one in (a, b)))
 
     assert between(one, same).noise
     found = between(one, worse)
@@ -42,23 +42,23 @@ def test_pairing_sees_what_two_intervals_do_not() -> None:
     better = base.copy()
     better[np.flatnonzero(base == 0)[:8]] = 1  # two points more, on the same examples
     a, b = float(better.mean()), float(base.mean())
-    found = difference(Seeds([a], [draws(better)]), Seeds([b], [draws(base)]))
+    found = difference(SeedScores([a], [draws(better)]), SeedScores([b], [draws(base)]))
     assert found.value == pytest.approx(0.02)
     assert found.low > 0
-    one, other = mean_interval(Seeds([a], [draws(better)])), mean_interval(Seeds([b], [draws(base)]))
+    one, other = mean_interval(SeedScores([a], [draws(better)])), mean_interval(SeedScores([b], [draws(base)]))
     assert one.low < other.high  # the intervals of the two overlap by far
 
 
 def test_interval_of_one_seed_is_that_of_the_binomial() -> None:
     right = answers(4, 0.5, 1)[0]
-    found = mean_interval(Seeds([float(right.mean())], [draws(right)]))
+    found = mean_interval(SeedScores([float(right.mean())], [draws(right)]))
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / N), rel=0.15)
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
     right = answers(5, 0.5, 1)[0]
-    steady = mean_interval(Seeds([0.5] * 3, [draws(right)] * 3))
-    shaken = mean_interval(Seeds([0.3, 0.5, 0.7], [draws(right) + shift for shift in (-0.2, 0.0, 0.2)]))
+    steady = mean_interval(SeedScores([0.5] * 3, [draws(right)] * 3))
+    shaken = mean_interval(SeedScores([0.3, 0.5, 0.7], [draws(right) + shift for shift in (-0.2, 0.0, 0.2)]))
     assert shaken.high - shaken.low > 2 * (steady.high - steady.low)
 
 
@@ -75,10 +75,10 @@ def test_equal_methods_are_called_different_as_rarely_as_is_said(seeds: int, spr
     for _ in range(trials):
         hard = random.random(N)  # how likely each example is to be answered rightly, by all alike
 
-        def scored(hard: Floats = hard) -> Seeds:
+        def scored(hard: Floats = hard) -> SeedScores:
             shifts = random.normal(0, spread, seeds)
             right = [(random.random(N) < np.clip(hard + shift, 0, 1)).astype(float) for shift in shifts]
-            return Seeds([float(one.mean()) for one in right], [weights @ one for one in right])
+            return SeedScores([float(one.mean()) for one in right], [weights @ one for one in right])
 
         wrong += not difference(scored(), scored()).noise
     assert wrong / trials < 0.09  # 0.05 and three standard errors of 300 trials
@@ -86,8 +86,8 @@ def test_equal_methods_are_called_different_as_rarely_as_is_said(seeds: int, spr
 
 def test_three_seeds_far_apart_tell_nothing() -> None:
     """Differences of one sign by chance: three of three, which is one chance in four."""
-    ahead = Seeds([0.71, 0.75, 0.80], [np.full(1000, value) for value in (0.71, 0.75, 0.80)])
-    gap = difference(ahead, Seeds([0.7] * 3, [np.full(1000, 0.7)] * 3))
+    ahead = SeedScores([0.71, 0.75, 0.80], [np.full(1000, value) for value in (0.71, 0.75, 0.80)])
+    gap = difference(ahead, SeedScores([0.7] * 3, [np.full(1000, 0.7)] * 3))
     assert gap.noise
     assert gap.high - gap.value == pytest.approx(4.303 * np.std([0.01, 0.05, 0.10], ddof=1) / np.sqrt(3), rel=1e-3)
 
@@ -97,7 +97,7 @@ def test_two_seeds_that_do_not_agree_are_said_to_tell_nothing() -> None:
 
     def against(*values: float) -> Difference:
         flat = [np.full(1000, value) for value in values]
-        return difference(Seeds(values, flat), Seeds([0.5] * len(values), [np.full(1000, 0.5)] * len(values)))
+        return difference(SeedScores(values, flat), SeedScores([0.5] * len(values), [np.full(1000, 0.5)] * len(values)))
 
     apart = against(0.40, 0.53)
     assert apart.undecided
@@ -107,21 +107,21 @@ def test_two_seeds_that_do_not_agree_are_said_to_tell_nothing() -> None:
     assert against(0.40, 0.53, 0.45).noise
     assert not against(0.40, 0.53, 0.45).undecided
     assert not against(0.40).undecided
-    unsure = Seeds([0.5, 0.5], [np.linspace(0.3, 0.7, 1000)] * 2)  # for want of examples, not of seeds
-    assert difference(unsure, Seeds([0.5, 0.5], [np.full(1000, 0.5)] * 2)).noise
-    assert not difference(unsure, Seeds([0.5, 0.5], [np.full(1000, 0.5)] * 2)).undecided
+    unsure = SeedScores([0.5, 0.5], [np.linspace(0.3, 0.7, 1000)] * 2)  # for want of examples, not of seeds
+    assert difference(unsure, SeedScores([0.5, 0.5], [np.full(1000, 0.5)] * 2)).noise
+    assert not difference(unsure, SeedScores([0.5, 0.5], [np.full(1000, 0.5)] * 2)).undecided
 
 
 def test_answers_that_are_all_right_are_not_certain() -> None:
     """No resample differs from another then: the interval is that of the scores themselves."""
     perfect, flat = (0.9638, 1.0), [np.ones(1000)]
-    found = mean_interval(Seeds([1.0], flat, [perfect]))
+    found = mean_interval(SeedScores([1.0], flat, [perfect]))
     assert (found.low, found.high) == pytest.approx(perfect)
-    gap = difference(Seeds([1.0], flat, [perfect]), Seeds([1.0], flat, [perfect]))
+    gap = difference(SeedScores([1.0], flat, [perfect]), SeedScores([1.0], flat, [perfect]))
     assert (gap.low, gap.value, gap.high) == pytest.approx((-0.0362, 0, 0.0362))
-    gap = difference(Seeds([1.0], flat, [perfect]), Seeds([0.0], [np.zeros(1000)], [(0.0, 0.0362)]))
+    gap = difference(SeedScores([1.0], flat, [perfect]), SeedScores([0.0], [np.zeros(1000)], [(0.0, 0.0362)]))
     assert not gap.noise
     assert (gap.low, gap.high) == pytest.approx((1 - 0.0362, 1))
     right = answers(6, 0.7, 1)[0]
-    usual = Seeds([float(right.mean())], [draws(right)])
-    assert mean_interval(usual) == mean_interval(Seeds(usual.values, usual.draws, [(0.0, 1.0)]))
+    usual = SeedScores([float(right.mean())], [draws(right)])
+    assert mean_interval(usual) == mean_interval(SeedScores(usual.values, usual.draws, [(0.0, 1.0)]))

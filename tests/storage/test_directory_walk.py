@@ -50,7 +50,7 @@ def test_a_link_to_its_parent_adds_nothing(where: str, tmp_path: Path) -> None:
     splits = load(root)
     assert sizes(splits) == {"ant": 8, "bee": 8}
     assert any("Symbolic links skipped" in note and link.name in note for note in splits.notes)
-    assert splits.copies.overlaps == ()
+    assert splits.duplicates.overlaps == ()
 
 
 def test_links_to_other_folders_are_followed_once(tmp_path: Path) -> None:
