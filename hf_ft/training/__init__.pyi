@@ -6,7 +6,7 @@ from .description import places_of as places_of
 from .description import public_name as public_name
 from .description import recorded_settings as recorded_settings
 from .description import without_places as without_places
-from .loop import Run as Run
-from .loop import discard_model as discard_model
-from .loop import make_plan as make_plan
 from .loop import train as train
+from .planning import make_plan as make_plan
+from .resuming import discard_model as discard_model
+from .run import Run as Run

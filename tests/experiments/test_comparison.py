@@ -26,7 +26,7 @@ from hf_ft.experiments.trials import Arm, Bench, Outcome, _described
 from hf_ft.reports import figures
 from hf_ft.storage import output_folder
 from hf_ft.tasks.registry import task_names
-from hf_ft.training.loop import StageResult
+from hf_ft.training.run import StageResult
 
 SMALL = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "max_eval_examples": 12}
 TASKS = {

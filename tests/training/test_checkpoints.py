@@ -17,8 +17,11 @@ from hf_ft.models.load import load_model
 from hf_ft.results import saving as hub
 from hf_ft.settings.schema import build
 from hf_ft.storage import output_folder
-from hf_ft.training import loop as training
-from hf_ft.training.loop import Run, make_plan, train
+from hf_ft.training import loop
+from hf_ft.training import stage_runner as training
+from hf_ft.training.loop import train
+from hf_ft.training.planning import make_plan
+from hf_ft.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,7 @@ def test_stage_without_a_checkpoint_is_repeated(
     settings = {"task": "text_classification", "model": text_model, "dataset": text_data, "method": "lp_ft"}
     settings |= {"output_dir": str(tmp_path / "out"), "max_steps": 4, "eval_strategy": "no", "save_strategy": "no"}
     settings |= {"load_back_proof": False, "head_solver": "sgd"}
-    run_stage = training._run_stage
+    run_stage = loop.run_stage
 
     def interrupted(run: Run, number: int, *rest: Any) -> None:
         if number == 2:
@@ -116,7 +119,7 @@ def test_stage_without_a_checkpoint_is_repeated(
         run_stage(run, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_run_stage", interrupted)
+        patch.setattr(loop, "run_stage", interrupted)
         with pytest.raises(KeyboardInterrupt):
             finetune(**settings)
     record = finetune(**settings, resume_from_checkpoint=True)
@@ -136,7 +139,7 @@ def test_a_recipe_that_fails_lets_go_of_its_folder(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_keep_best", failing)
+        patch.setattr(loop, "_keep_best", failing)
         with pytest.raises(KeyboardInterrupt):
             trained(**settings)
     assert not output_folder.is_held(tmp_path / "out")

@@ -29,7 +29,7 @@ from hf_ft.settings import resume as resuming
 from hf_ft.storage import sealed_files as sealed
 from hf_ft.training import checkpoints
 from hf_ft.training import data_order as order
-from hf_ft.training import loop as training
+from hf_ft.training import stage_runner as training
 
 
 class Work:
@@ -469,7 +469,7 @@ def test_augmented_images_are_the_same_after_a_signal(
 
 GROUP = """
 import os, subprocess, sys, time
-import hf_ft.training.loop as training
+import hf_ft.training.stage_runner as training
 where, name = sys.argv[1:3]
 class Doing(training.Lines):
     def send(self):

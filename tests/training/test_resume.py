@@ -93,7 +93,7 @@ def test_killed_in_the_second_stage_resumes_there(
 
 SLOW = """
 import sys, time
-import hf_ft.training.loop as training
+import hf_ft.training.stage_runner as training
 class Slow(training.Lines):
     def on_step_end(self, *args, **kwargs):
         time.sleep(0.1)

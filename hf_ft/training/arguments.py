@@ -1,0 +1,81 @@
+"""The `TrainingArguments` of a stage: those of the user with what the plan decides."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+
+from hf_ft.methods import PlannedStage
+from hf_ft.training.run import Run
+
+EVALUATIONS = 20
+"""Most evaluations (and checkpoints) in a run whose epochs are so short that one each would be too many."""
+
+
+def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples: int) -> TrainingArguments:
+    """The user's `TrainingArguments` with what the plan decides: folder, epochs, rate, evaluations, best metric."""
+    args = copy.deepcopy(run.args)
+    args.output_dir = str(folder)
+    args.num_train_epochs = stage.epochs
+    args.max_steps = stage.max_steps
+    args.learning_rate = max(setting.rate for setting in stage.settings)
+    if stage.scheduler is not None:
+        args.lr_scheduler_type = SchedulerType(stage.scheduler)
+    if stage.warmup is not None:
+        args.warmup_steps = stage.warmup
+    args.remove_unused_columns = False  # an image column is read by the transform, after this would drop it
+    args.label_names = ["labels"]  # some models' forward takes them as one of `**kwargs`, where `Trainer` sees none
+    args.push_to_hub, args.hub_token = False, None  # `training_args.bin` of each checkpoint would hold the token
+    args.restore_callback_states_from_checkpoint = True  # how long early stopping has waited
+    args.metric_for_best_model = run.metric
+    args.greater_is_better = run.splits.target.higher_is_better(run.metric)
+    given = run.config.given
+    if "eval_strategy" not in given and "save_strategy" not in given:
+        _schedule_evaluation(args, stage, train_examples)
+    elif "save_strategy" not in given:  # the best is kept, so what is evaluated must be saved
+        args.save_strategy, args.save_steps = SaveStrategy(args.eval_strategy), args.eval_steps or args.save_steps
+    elif "eval_strategy" not in given and args.save_strategy in ("epoch", "steps"):
+        args.eval_strategy, args.eval_steps = IntervalStrategy(args.save_strategy), args.save_steps
+    if args.eval_strategy == "no" or args.save_strategy == "no":
+        args.load_best_model_at_end = False
+    elif "load_best_model_at_end" not in given:
+        args.load_best_model_at_end = True
+    if "save_total_limit" not in given:
+        args.save_total_limit = 1
+    if "logging_strategy" not in given and "logging_steps" not in given:
+        args.logging_strategy, args.logging_steps = args.eval_strategy, args.eval_steps or args.logging_steps
+    return args
+
+
+def _schedule_evaluation(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> None:
+    """Evaluate after each epoch, or less often where epochs are a few steps long."""
+    total = total_steps(args, stage, train_examples)
+    if total <= EVALUATIONS * steps_per_epoch(args, train_examples) and stage.max_steps < 0:
+        args.eval_strategy = args.save_strategy = "epoch"
+        return
+    steps = max(1, math.ceil(total / EVALUATIONS))
+    args.eval_strategy = args.save_strategy = "steps"
+    args.eval_steps = args.save_steps = steps
+
+
+def evaluations(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> float:
+    """How often a stage evaluates."""
+    if args.eval_strategy == "no":
+        return 0
+    steps = total_steps(args, stage, train_examples)
+    return stage.epochs if args.eval_strategy == "epoch" else steps / (args.eval_steps or 1)
+
+
+def total_steps(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> int:
+    """How many optimizer steps a stage has."""
+    return stage.max_steps if stage.max_steps > 0 else math.ceil(steps_per_epoch(args, train_examples) * stage.epochs)
+
+
+def steps_per_epoch(args: TrainingArguments, train_examples: int) -> int:
+    return math.ceil(
+        train_examples / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
+    )

@@ -1,0 +1,106 @@
+"""Where a run begins: anew, or where an earlier process stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from hf_ft.environment import print_on_main
+from hf_ft.errors import UserError
+from hf_ft.settings import resume
+from hf_ft.storage import output_folder
+from hf_ft.training import checkpoints
+from hf_ft.training.run import Run, StageResult
+
+
+def begin(run: Run) -> None:
+    """Go on with the run in the output folder where that is asked for and can be; else write down that one begins.
+
+    Raises:
+        UserError: it began with other data or another model, or a result stands there that is not to be replaced.
+    """
+    out, args, facts = run.output_dir, run.args, {"data": run.splits.fingerprint, "processes": run.args.world_size}
+    facts |= {"model": run.loaded.commit or run.loaded.digest}
+    run.resumed = bool(args.resume_from_checkpoint) and resume.read_start(out) is not None
+    if run.resumed:
+        resume.check_settings(out, run.config)
+        resume.check_content(out, facts)
+    elif args.resume_from_checkpoint:
+        print_on_main(f"resume   no run has begun in {out}: this one starts", args)
+    if args.world_size > 1:
+        torch.distributed.barrier()  # the others must have looked before there is something
+    if args.should_save and not run.resumed:
+        _check_free(run)
+        clear(out)
+        with checkpoints.writing(out, "The run"):
+            resume.write_start(out, run.config, facts)
+
+
+def _check_free(run: Run) -> None:
+    """Refuse to clear a folder that nobody has checked: variables of the environment may look like those of a launcher.
+
+    Raises:
+        UserError: it holds something, and is neither held by this process nor to be replaced.
+    """
+    out, checked = run.output_dir, run.config.overwrite_output_dir or output_folder.is_held(run.output_dir)
+    if run.args.world_size == 1 and not checked and output_folder.state_of(out) != "nothing":
+        raise UserError(
+            f"The output folder {out} already holds something, and variables of the environment (such as RANK and "
+            "WORLD_SIZE) say that this is not the first process of the run. Unset them, or choose another folder."
+        )
+
+
+def stage_folder(run: Run, number: int) -> Path:
+    return run.output_dir / checkpoints.FOLDER / f"{number}-{run.plan.stages[number - 1].name}"
+
+
+def of_main(run: Run, find: Callable[[list[str]], Any]) -> Any:
+    """What the main process finds on the disk, for all of them: it removes what is damaged, and tells its notes."""
+    notes: list[str] = []
+    found = [find(notes) if run.args.should_save else None]
+    for note in notes:
+        print_on_main(f"resume   {note}", run.args)
+    return broadcast_object_list(found)[0]
+
+
+def ended_before(run: Run, folder: Path) -> bool:
+    """Whether an earlier process has ended a stage; its result and the model's weights after it are taken over."""
+    names = {one.name for one in fields(StageResult)}
+    found = None
+    if run.resumed:
+        found = of_main(run, lambda notes: checkpoints.result_of(folder, run.output_dir, names, notes))
+    if found is not None:
+        run.stages.append(StageResult(**found))
+        restore(run.model, run.output_dir / str(run.stages[-1].checkpoint))
+    return found is not None
+
+
+def restore(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Load the weights of a checkpoint folder into a model."""
+    weights: dict[str, torch.Tensor] = {}
+    for part in sorted(checkpoint.glob("*.safetensors")):
+        weights |= load_file(part)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    if unexpected or set(missing) - tied:
+        raise RuntimeError(f"{checkpoint} does not fit the model: {[*missing, *unexpected][:3]}")
+
+
+def clear(out: Path) -> None:
+    """Remove what a run wrote into its output folder, and nothing else."""
+    checkpoints.remove(out)
+    output_folder.remove(out)
+
+
+def discard_model(out: Path) -> None:
+    """Remove a whole run with its folder, and nothing else that stands there."""
+    if output_folder.kind_of(out) == "run":
+        clear(out)
+        output_folder.discard(out)

@@ -1,0 +1,289 @@
+"""One stage: its `Trainer` or its head solver, the freeze audit around it, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
+
+from hf_ft.environment import Stop, print_on_main
+from hf_ft.errors import UserError
+from hf_ft.feature_cache import CachedImages, CachedStage, PrebatchedCollator
+from hf_ft.heads import expects_solver, linear_head_of, solve_head, steps_instead, wants_solver
+from hf_ft.methods import PlannedStage
+from hf_ft.models import (
+    FrozenMode,
+    adapters,
+    audit,
+    ensure_gradients,
+    example_inputs,
+    frozen_tensors,
+    modules_in_eval,
+    rated_groups,
+    set_trainable,
+    snapshot,
+    without_progress_bars,
+)
+from hf_ft.training import checkpoints
+from hf_ft.training.arguments import stage_arguments, total_steps
+from hf_ft.training.callbacks import Bar, Lines
+from hf_ft.training.data_order import SeededRows
+from hf_ft.training.memory import settled_heap
+from hf_ft.training.resuming import ended_before, of_main, stage_folder
+from hf_ft.training.run import Run, StageResult, epochs_of
+from hf_ft.training.stage_data import read_once
+from hf_ft.training.trainer import StageTrainer
+
+
+def run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
+    folder = stage_folder(run, number)
+    if ended_before(run, folder):
+        return
+    args = stage_arguments(run, stage, folder, len(train_set))
+    quiet = modules_in_eval(run.model, run.groups, stage.settings)
+    names = frozen_tensors(run.groups, stage.settings)
+    untouched = snapshot(run.model, names) if stage.peft else {}
+    model = _prepare(run, stage, total_steps(args, stage, len(train_set)))
+    before = snapshot(model, names)
+    rewritten = {name for name, digest in untouched.items() if before.get(name) != digest}
+    initial = adapters.adapter_state(model) if rewritten and isinstance(model, PeftModel) else None
+    if adapters.allocates(model):  # an earlier checkpoint has other ranks, and its importance scores are lost
+        args.load_best_model_at_end = False
+    started = time.perf_counter()
+    _reset_peak_memory()
+    with without_progress_bars(), settled_heap():
+        opened, prepared, images = read_once(run, folder, stage, args, (train_set, validation_set))
+        cached = opened if isinstance(opened, CachedStage) else None
+        trained = cached.upper if cached else model
+        sets = (*prepared, validation_set)[:2]
+        frozen = FrozenMode(trained, quiet)
+        trainer = _trainer(run, trained, stage, args, sets[0], sets[1], stop)
+        fit = _solve(run, stage, cached)
+        with cached.split.installed() if cached else nullcontext():
+            if fit is None:
+                _train(run, trainer, folder)
+            else:
+                trainer.log({"loss": fit["objective"]})
+                trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
+    seconds = time.perf_counter() - started
+    frozen.remove()
+    # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
+    extract_model_from_parallel(trained, keep_fp32_wrapper=False)
+    checked = audit(before, snapshot(model, names))
+    run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit))
+    if isinstance(sets[0], CachedImages) and sets[0].note:
+        run.stages[-1].notes.append(sets[0].note)
+    if isinstance(model, PeftModel):
+        _merge(run, number, model, folder, initial)
+    elif cached or (args.save_strategy != "no" and not run.stages[-1].checkpoint):
+        _save_whole(run, folder / "whole")
+    if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
+        checkpoints.end(folder, asdict(run.stages[-1]), keep=trainer.most != 1)
+
+
+def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
+    """Train, from the newest checkpoint that is whole where a stage was interrupted."""
+    found: checkpoints.Checkpoint | None = None
+    if run.resumed and trainer.model and adapters.allocates(trainer.model):
+        print_on_main("resume   these adapters settle their ranks as they train: the stage begins anew", run.args)
+    elif run.resumed and trainer.args.save_only_model:
+        print_on_main(
+            "resume   --save_only_model: checkpoints lack the optimizer's state, so the stage begins anew", run.args
+        )
+    elif run.resumed:
+        found = of_main(run, lambda notes: checkpoints.newest(folder, notes))
+        at = f"from {found.folder.name}" if found else "from its beginning: it has no checkpoint yet"
+        print_on_main(f"resume   stage '{folder.name.partition('-')[2]}' goes on {at}", run.args)
+    if found is None and run.args.should_save:
+        checkpoints.clear(folder)
+    trainer.train_from(found)
+
+
+def _solve(run: Run, stage: PlannedStage, cached: CachedStage | None) -> dict[str, Any] | None:
+    """Solve a linear head; None where it has to be trained by steps.
+
+    Raises:
+        UserError: `head_solver` is `exact` and cannot be.
+    """
+    config, stages, groups = run.config, run.plan.stages, run.groups
+    if not wants_solver(config, stages, stage, groups):
+        if cached and (given := steps_instead(config, stage, groups)):
+            named = ", ".join(f"--{name}" for name in given)
+            print_on_main(
+                f"solver   not used, since {named} asks for steps; --head_solver exact uses it all the same", run.args
+            )
+        return None
+    layer = linear_head_of(cached.split) if cached else None
+    if cached is None or layer is None or cached.validation is None or run.learning.loss is None:
+        why = "the stage runs without the cache" if cached is None else "the head is not linear"
+        if config.head_solver == "exact":
+            raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
+        if expects_solver(config, stages, stage, groups):
+            print_on_main(f"solver   not used in stage '{stage.name}', which trains by steps: {why}", run.args)
+        return None
+    goes_on = stage is not run.plan.stages[-1]
+    fit = solve_head(*layer, cached.train, cached.validation, run.learning.loss, goes_on)
+    best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
+    print_on_main(
+        f"solver   the head is fitted to convergence, not by steps: {len(fit.path)} penalties tried, {fit.penalty:g} "
+        f"chosen by validation loss {best['validation']:.4f}",
+        run.args,
+    )
+    return {name: value for name, value in vars(fit).items() if name not in ("weight", "bias")}
+
+
+def _save_whole(run: Run, folder: Path) -> None:
+    """Keep the whole model at the end of a stage whose checkpoints hold the upper part alone."""
+    run.stages[-1].checkpoint = str(folder.relative_to(run.output_dir))
+    if run.args.should_save:
+        with checkpoints.whole(folder) as begun, without_progress_bars():
+            run.model.save_pretrained(begun, save_original_format=False)
+
+
+def _prepare(run: Run, stage: PlannedStage, steps: int) -> PreTrainedModel | PeftModel:
+    """Set what requires a gradient, or attach adapters."""
+    if stage.peft:
+        options, seed = stage.peft_options, run.args.seed
+        return adapters.attach(run.model, run.groups, stage.settings, stage.peft, options, steps, seed)
+    set_trainable(run.model, run.groups, stage.settings)
+    ensure_gradients(run.model, run.groups, stage.settings, example_inputs(run.model))
+    return run.model
+
+
+def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[str, torch.Tensor] | None) -> None:
+    """End a stage with adapters: save them where they stand for the whole result, and make the model plain again."""
+    result = run.stages[-1]
+    reason = _no_adapter(run, number, model, initial is not None)
+    if reason:
+        result.notes.append(f"the adapter is not saved, only the merged model: {reason}")
+    elif run.args.should_save:
+        finished = model
+        if run.learning.finish:  # saved as the result will be, while the model itself may go on into another stage
+            finished = copy.deepcopy(model)
+            run.learning.finish(finished)
+        with checkpoints.whole(folder / "adapter") as begun:
+            adapters.save_adapter(finished, begun, initial)
+    run.model = adapters.merge(model)
+    result.checkpoint = str((folder / "merged").relative_to(run.output_dir))
+    if run.args.should_save:
+        with checkpoints.whole(folder / "merged") as begun, without_progress_bars():
+            run.model.save_pretrained(begun, save_original_format=False)
+
+
+def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str:
+    """Why an adapter would not give the result on the base model as it was before the run; empty when it does."""
+    settings = run.plan.stages[number - 1].settings
+    for earlier in run.plan.stages[: number - 1]:
+        if any(then.mode != "frozen" and not now.whole for then, now in zip(earlier.settings, settings, strict=True)):
+            return f"stage '{earlier.name}' changed the base model before it"
+    if rewritten and not adapters.convertible(model):
+        return "its initialisation rewrote the base model, and PEFT cannot convert it"
+    return ""
+
+
+def _trainer(
+    run: Run,
+    model: Any,
+    stage: PlannedStage,
+    args: TrainingArguments,
+    train_set: Any,
+    validation_set: Any,
+    stop: Stop,
+) -> StageTrainer:
+    callbacks: list[Any] = []
+    if run.config.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(run.config.early_stopping_patience))
+    if adapters.allocates(model):
+        callbacks.append(adapters.Allocation(model))
+    collate = PrebatchedCollator(run.task.collator(run.processor))
+    seed = args.seed if args.data_seed is None else args.data_seed
+    trainer = StageTrainer(
+        model=model,
+        args=args,
+        train_dataset=SeededRows(train_set, seed, collate),
+        eval_dataset=validation_set,
+        data_collator=collate,
+        processing_class=run.processor,
+        compute_metrics=run.learning.metrics,
+        compute_loss_func=run.learning.loss,
+        preprocess_logits_for_metrics=run.task.reduce,
+        callbacks=callbacks,
+        grouping=lambda wrapped: rated_groups(wrapped, run.groups, stage.settings, args.weight_decay),
+        steps_before=sum(done.steps for done in run.stages),
+        epochs_before=epochs_of(run.stages),
+        stop=stop,
+    )
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printing)
+    by_steps = [
+        planned.epochs
+        for planned, done in itertools.zip_longest(run.plan.stages, run.stages)
+        if done is None or done.solver is None
+    ]
+    trainer.add_callback(Lines(stage, run.shown, sum(by_steps)))
+    if not args.disable_tqdm:
+        trainer.add_callback(Bar())
+    for callback in trainer.callback_handler.callbacks:
+        if getattr(callback, "logging_dir", "") is None:  # TensorBoard's: else it stands among the checkpoints
+            callback.logging_dir = str(run.output_dir / ".local/tensorboard")
+    return trainer
+
+
+def _result(
+    run: Run,
+    trainer: StageTrainer,
+    model: Any,
+    stage: PlannedStage,
+    seconds: float,
+    checked: int,
+    opened: CachedStage | str,
+    images: dict[str, float] | None,
+    fit: dict[str, Any] | None,
+) -> StageResult:
+    keeps_best, best, best_metric = trainer.args.load_best_model_at_end, None, None
+    history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
+    if keeps_best:
+        best, best_metric = trainer.state.best_model_checkpoint, trainer.state.best_metric
+    elif fit is None:  # it is the last state that has to compete; a solved head does so with those that are scored
+        scores = [entry[f"eval_{run.metric}"] for entry in history if f"eval_{run.metric}" in entry]
+        best_metric = scores[-1] if scores else None
+    parameters = list(model.parameters())
+    return StageResult(
+        name=stage.name,
+        epochs=0.0 if fit else stage.epochs,
+        steps=trainer.state.global_step,
+        seconds=round(seconds, 3),
+        peak_memory=_peak_memory(),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        total=sum(p.numel() for p in parameters),
+        frozen_checked=checked,
+        best_metric=best_metric,
+        checkpoint=str(Path(best).relative_to(run.output_dir)) if best else None,
+        history=history,
+        cache=opened.facts if isinstance(opened, CachedStage) else None,
+        live="" if isinstance(opened, CachedStage) else opened,
+        images=images,
+        solver=fit,
+    )
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
