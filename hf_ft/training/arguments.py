@@ -76,6 +76,7 @@ def total_steps(args: TrainingArguments, stage: PlannedStage, train_examples: in
 
 
 def steps_per_epoch(args: TrainingArguments, train_examples: int) -> int:
+    """How many optimizer steps an epoch has."""
     return math.ceil(
         train_examples / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
     )

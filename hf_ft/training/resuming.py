@@ -58,6 +58,7 @@ def _check_free(run: Run) -> None:
 
 
 def stage_folder(run: Run, number: int) -> Path:
+    """The folder with the checkpoints of a stage, counted from 1."""
     return run.output_dir / checkpoints.FOLDER / f"{number}-{run.plan.stages[number - 1].name}"
 
 

@@ -45,6 +45,7 @@ from hf_ft.training.trainer import StageTrainer
 
 
 def run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
+    """Train a stage, or solve its head, and add its result to the run; a stage that has ended before is restored."""
     folder = stage_folder(run, number)
     if ended_before(run, folder):
         return
