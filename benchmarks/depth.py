@@ -18,7 +18,7 @@ from typing import Any
 
 from hf_ft.cli.app import run
 from hf_ft.errors import UserError
-from hf_ft.experiments.depth_grid import Search, candidates, read_search
+from hf_ft.experiments.depth_settings import DepthSettings, freeze_depths, read_depth_settings
 from hf_ft.settings.schema import Command, command_line
 
 OPTIONS = {
@@ -28,22 +28,26 @@ OPTIONS = {
 USAGE = "--task T --model M --dataset D --output_dir OUT [options]"
 
 
-def sweep(asked: Search, folder: Path, cache: Mapping[str, Any]) -> dict[str, Any]:
+def sweep(asked: DepthSettings, folder: Path, cache: Mapping[str, Any]) -> dict[str, Any]:
     """Train every depth with every seed at its own length; scores, draws of the test score and seconds by depth."""
-    from hf_ft.experiments.trials import Arm, Bench
+    from hf_ft.experiments.trials import Experiment, Trial
 
-    bench = Bench([*asked.layers, ("the benchmark", cache)], folder)
-    found: dict[str, Any] = {"sign": 1 if bench.higher_is_better else -1, "blocks": bench.blocks, "depths": {}}
-    for frozen, method in candidates(asked.depths, bench.blocks).items():
-        arms = [Arm(method, seed) for seed in asked.seeds]
-        outcomes = [bench.run(arm, others=len(arms) - i) for i, arm in enumerate(arms, start=1)]
-        if wrong := [outcome.error for outcome in outcomes if outcome.error]:
+    experiment = Experiment([*asked.layers, ("the benchmark", cache)], folder)
+    found: dict[str, Any] = {
+        "sign": 1 if experiment.higher_is_better else -1,
+        "blocks": experiment.blocks,
+        "depths": {},
+    }
+    for frozen, method in freeze_depths(asked.depths, experiment.blocks).items():
+        trials = [Trial(method, seed) for seed in asked.seeds]
+        results = [experiment.run(trial, others=len(trials) - i) for i, trial in enumerate(trials, start=1)]
+        if wrong := [result.error for result in results if result.error]:
             raise RuntimeError(f"{method}: {wrong[0]}")
         found["depths"][frozen] = {
             "method": method,
-            "values": [outcome.score(bench.split, bench.metric) for outcome in outcomes],
-            "draws": [bench.draws(arm) for arm in arms],
-            "seconds": sum(outcome.seconds for outcome in outcomes),
+            "values": [result.score(experiment.split, experiment.metric) for result in results],
+            "draws": [experiment.draws(trial) for trial in trials],
+            "seconds": sum(result.seconds for result in results),
         }
         print(f"{folder.name:7} {frozen:2} frozen  {found['depths'][frozen]['values']}", flush=True)
     return found
@@ -51,10 +55,10 @@ def sweep(asked: Search, folder: Path, cache: Mapping[str, Any]) -> dict[str, An
 
 def choices(record: Mapping[str, Any], blocks: int, depths: list[int]) -> dict[str, int]:
     """What is compared: the search, other ways to choose from what it saw, and two habits; by frozen blocks."""
-    chosen, probe = record["choice"], record["evidence"]["probe"]
+    chosen, probe = record["choice"], record["layer_probes"]["scores"]
     sign = 1 if record["higher_is_better"] else -1
     named = {"hf-ft depth": chosen["frozen"]}
-    named["the same, more frozen if within noise"] = (chosen["close"] or chosen)["frozen"]
+    named["the same, more frozen if within noise"] = (chosen["alternative"] or chosen)["frozen"]
     if probe:
         named["best probe"] = max(depths, key=lambda frozen: (sign * probe[frozen], frozen))
     named["always full"] = 0
@@ -81,7 +85,7 @@ def regrets(named: Mapping[str, int], swept: Mapping[str, Any]) -> list[dict[str
 
 
 def main() -> None:
-    """Search, sweep twice, compare."""
+    """DepthSettings, sweep twice, compare."""
     command = Command(OPTIONS, without=("method", "plan"), usage=USAGE)
     layers = command_line(
         sys.argv[1:], (__doc__ or "").splitlines()[0], f"python benchmarks/{Path(__file__).name}", command
@@ -94,7 +98,7 @@ def main() -> None:
     def own(name: str) -> dict[str, Any]:
         return {"output_dir": str(folder / "search"), "cache_dir": str(folder / f"{name}-cache")}
 
-    asked = read_search([("the benchmark", {"seeds": 3} | settings | own("search"))])
+    asked = read_depth_settings([("the benchmark", {"seeds": 3} | settings | own("search"))])
     from hf_ft.experiments.freeze_depth import search
     from hf_ft.reports.run_report import markdown_table
 
@@ -106,8 +110,8 @@ def main() -> None:
     live = sweep(asked, folder / "live", {"cache": "off"})
     rows = regrets(choices(record, cached["blocks"], list(cached["depths"])), cached)
     seconds = {
-        "search": record["cost"]["trained"],
-        "search with probes": record["cost"]["trained"] + record["cost"]["evidence"],
+        "search": record["cost"]["training"],
+        "search with probes": record["cost"]["training"] + record["cost"]["layer_probes"],
     }
     seconds |= {
         f"sweep, {name}": sum(one["seconds"] for one in found["depths"].values())
@@ -132,7 +136,7 @@ def main() -> None:
             [[name, f"{value:.0f}", f"{value / whole:.0%}"] for name, value in seconds.items()],
         )
     )
-    told = {"choices": rows, "seconds": seconds, "estimated_sweep": record["cost"]["sweep"]}
+    told = {"choices": rows, "seconds": seconds, "estimated_sweep": record["cost"]["full_sweep"]}
     (folder / "benchmark.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

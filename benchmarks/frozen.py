@@ -1,33 +1,33 @@
-"""What the comparisons with frozen layers share: which arms there are, for a frozen body and for some frozen blocks."""
+"""What the comparisons with frozen layers share: which variants run, for a frozen body and for some frozen blocks."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from side_by_side import Arm, Bench
+from side_by_side import Benchmark, Variant
 
 from hf_ft.errors import UserError, choose
 
-PLAIN = Arm("plain Trainer", "plain")
-SGD = Arm("hf_ft, cache, SGD", "hf_ft", {"cache": "on", "head_solver": "sgd"})
-PASS = Arm("one forward pass", "forward")
+PLAIN = Variant("plain Trainer", "plain")
+SGD = Variant("hf_ft, cache, SGD", "hf_ft", {"cache": "on", "head_solver": "sgd"})
+PASS = Variant("one forward pass", "forward")
 LINEAR = (
-    Arm("hf_ft, cache, exact", "hf_ft", {"cache": "on", "head_solver": "exact"}),
-    Arm("logistic regression, raw", "forward", {"fit": "raw"}),
-    Arm("logistic regression, standardised", "forward", {"fit": "standardised"}),
+    Variant("hf_ft, cache, exact", "hf_ft", {"cache": "on", "head_solver": "exact"}),
+    Variant("logistic regression, raw", "forward", {"fit": "raw"}),
+    Variant("logistic regression, standardised", "forward", {"fit": "standardised"}),
 )
 """What there is for a head of one linear layer only."""
 
 BLOCKS = (
-    Arm("hf_ft, live", "hf_ft", {"cache": "off"}),
-    Arm("hf_ft, cached", "hf_ft", {"cache": "on"}),
+    Variant("hf_ft, live", "hf_ft", {"cache": "off"}),
+    Variant("hf_ft, cached", "hf_ft", {"cache": "on"}),
 )
 
 
-def compare(bench: Bench, frozen: Sequence[str] | None) -> None:
+def compare(benchmark: Benchmark, frozen: Sequence[str] | None) -> None:
     """Compare once for each entry of `frozen`: `head`, or how many blocks; default `head`, and all blocks but two."""
-    prepared = bench.prepare(bench.options.seeds[0])
+    prepared = benchmark.prepare(benchmark.options.seeds[0])
     words = frozen or ["head", str(prepared["blocks"] - 2)]
     known = [name for name in prepared["plans"] if name != "none"]
     try:
@@ -38,6 +38,8 @@ def compare(bench: Bench, frozen: Sequence[str] | None) -> None:
         sys.exit(2)
     for word in words:
         heads = (SGD, PASS, *(LINEAR if prepared["head"] else ()))
-        arms = [PLAIN, *(heads if word == "head" else BLOCKS)]
+        variants = [PLAIN, *(heads if word == "head" else BLOCKS)]
         title = "everything but the head" if word == "head" else f"{word} of {prepared['blocks']} blocks"
-        bench.compare(f"{title} frozen", arms, word, {arm.name: (PLAIN.name, arm.name) for arm in arms[1:]})
+        benchmark.compare(
+            f"{title} frozen", variants, word, {variant.name: (PLAIN.name, variant.name) for variant in variants[1:]}
+        )

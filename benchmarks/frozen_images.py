@@ -21,10 +21,10 @@ def main() -> None:
     )
     parser.add_argument("--image_size", type=int, default=224, help="of the random model (default: 224)")
     options = side_by_side.parse(parser, QUICK)
-    with side_by_side.Bench(__file__, options, "image_classification") as bench:
+    with side_by_side.Benchmark(__file__, options, "image_classification") as benchmark:
         if options.model is None:
-            bench.random_vit(options.image_size)
-        frozen.compare(bench, options.frozen)
+            benchmark.random_vit(options.image_size)
+        frozen.compare(benchmark, options.frozen)
 
 
 if __name__ == "__main__":

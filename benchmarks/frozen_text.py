@@ -23,8 +23,8 @@ def main() -> None:
     )
     options = side_by_side.parse(parser, QUICK)
     options.model = options.model or side_by_side.minilm()
-    with side_by_side.Bench(__file__, options, "text_classification") as bench:
-        frozen.compare(bench, options.frozen)
+    with side_by_side.Benchmark(__file__, options, "text_classification") as benchmark:
+        frozen.compare(benchmark, options.frozen)
 
 
 if __name__ == "__main__":

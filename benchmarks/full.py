@@ -9,20 +9,20 @@ transformer of the size of ViT-S with random weights.
 """
 
 import side_by_side
-from side_by_side import Arm
+from side_by_side import Variant
 
 QUICK = {
     "text_classification": {"max_train_examples": 300, "max_eval_examples": 200, "num_train_epochs": 1, "seeds": [0]},
     "image_classification": {"max_train_examples": 32, "max_eval_examples": 32, "num_train_epochs": 1, "seeds": [0]},
 }
-HF_FT = Arm("hf_ft", "hf_ft")
+HF_FT = Variant("hf_ft", "hf_ft")
 PLAIN = {
     "text_classification": (
-        Arm("plain, dynamic padding", "plain"),
-        Arm("plain, group_by_length", "plain", {"arguments": {"train_sampling_strategy": "group_by_length"}}),
-        Arm("plain, padded to 128", "plain", {"padding": 128}),
+        Variant("plain, dynamic padding", "plain"),
+        Variant("plain, group_by_length", "plain", {"arguments": {"train_sampling_strategy": "group_by_length"}}),
+        Variant("plain, padded to 128", "plain", {"padding": 128}),
     ),
-    "image_classification": (Arm("plain Trainer", "plain"),),
+    "image_classification": (Variant("plain Trainer", "plain"),),
 }
 
 
@@ -35,11 +35,13 @@ def main() -> None:
     options = side_by_side.parse(parser, QUICK[task])
     if task == "text_classification":
         options.model = options.model or side_by_side.minilm()
-    with side_by_side.Bench(__file__, options, task) as bench:
+    with side_by_side.Benchmark(__file__, options, task) as benchmark:
         if options.model is None:
-            bench.random_vit(options.image_size)
+            benchmark.random_vit(options.image_size)
         plain = PLAIN[task]
-        bench.compare("nothing frozen", [HF_FT, *plain], "none", {arm.name: (arm.name, HF_FT.name) for arm in plain})
+        benchmark.compare(
+            "nothing frozen", [HF_FT, *plain], "none", {variant.name: (variant.name, HF_FT.name) for variant in plain}
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import random
 from pathlib import Path
 
 import side_by_side
-from side_by_side import Arm
+from side_by_side import Variant
 
 from hf_ft.reports.run_report import markdown_table
 
@@ -49,31 +49,31 @@ def main() -> None:
     options = side_by_side.parse(parser, QUICK, data=False)
     options.model = options.model or side_by_side.minilm()
     plan = {"method": "head", "learning_rate": None}
-    with side_by_side.Bench(__file__, options, "text_classification") as bench:
+    with side_by_side.Benchmark(__file__, options, "text_classification") as benchmark:
         for seed, repetition in side_by_side.turns(options.seeds, options.repetitions):
             for size in options.sizes:
-                folder = bench.folder / f"sentences-{size}"
+                folder = benchmark.folder / f"sentences-{size}"
                 folder.mkdir(exist_ok=True)
                 for part, count in (("train", size), ("validation", 200), ("test", 200)):
                     write_sentences(folder / f"{part}.csv", count, random.Random(f"{part} {size}"))
-                arm = Arm(f"{size:,} examples", "hf_ft", {"cache": "on", "head_solver": options.head_solver})
-                bench.run("memory", arm, seed, repetition, plan=plan, dataset=str(folder))
-    report(bench.runs, [f"{size:,} examples" for size in options.sizes])
+                variant = Variant(f"{size:,} examples", "hf_ft", {"cache": "on", "head_solver": options.head_solver})
+                benchmark.run("memory", variant, seed, repetition, plan=plan, dataset=str(folder))
+    report(benchmark.runs, [f"{size:,} examples" for size in options.sizes])
 
 
-def report(runs: list[dict], arms: list[str]) -> None:
+def report(runs: list[dict], variants: list[str]) -> None:
     """Print the table of peaks, and the largest size's over the smallest's."""
-    peaks = {name: [run["peaks"] for run in runs if run["arm"] == name] for name in arms}
+    peaks = {name: [run["peaks"] for run in runs if run["variant"] == name] for name in variants}
     rows = []
-    for name in arms:
+    for name in variants:
         columns = [[peak[phase] / 2**20 for peak in peaks[name]] for phase in ("imports", "loading", "train")]
-        seconds = [run["seconds"] for run in runs if run["arm"] == name]
+        seconds = [run["seconds"] for run in runs if run["variant"] == name]
         rows.append([name, *(side_by_side.spread(column, 0) for column in columns), side_by_side.spread(seconds, 1)])
     header = ["", "importing, MiB", "loading, MiB", "training, MiB", "training s"]
     print("\n" + markdown_table(header, rows))
-    pairs = zip(peaks[arms[0]], peaks[arms[-1]], strict=True)
+    pairs = zip(peaks[variants[0]], peaks[variants[-1]], strict=True)
     growth = side_by_side.spread([last["train"] / first["train"] for first, last in pairs], 2)
-    print(f"\npeak in training, {arms[-1]} / {arms[0]}: {growth}")
+    print(f"\npeak in training, {variants[-1]} / {variants[0]}: {growth}")
 
 
 if __name__ == "__main__":

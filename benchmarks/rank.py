@@ -18,7 +18,7 @@ from typing import Any
 
 from hf_ft.cli.app import run
 from hf_ft.errors import UserError
-from hf_ft.experiments.grid import Layer, seeds_of, whole_numbers
+from hf_ft.experiments.comparison_settings import Layer, parse_integers, parse_seeds
 from hf_ft.settings.schema import Command, command_line
 
 OWN = ("cut", "seeds")
@@ -56,18 +56,19 @@ def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[
 
 def truth(model: str, layers: Sequence[Layer], method: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
     """Test scores of a candidate that is trained with every seed."""
-    from hf_ft.experiments.trials import Arm, Bench
+    from hf_ft.experiments.trials import Experiment, Trial
 
-    bench = Bench([*layers, ("the benchmark", {"model": model})], folder)
-    outcomes = [bench.run(Arm(method, seed)) for seed in seeds]
-    if wrong := [outcome.error for outcome in outcomes if outcome.error]:
+    experiment = Experiment([*layers, ("the benchmark", {"model": model})], folder)
+    results = [experiment.run(Trial(method, seed)) for seed in seeds]
+    if wrong := [result.error for result in results if result.error]:
         raise RuntimeError(f"{model}: {wrong[0]}")
-    values = [outcome.score(bench.split, bench.metric) for outcome in outcomes]
-    seconds = sum(outcome.seconds for outcome in outcomes)
+    values = [result.score(experiment.split, experiment.metric) for result in results]
+    seconds = sum(result.seconds for result in results)
     print(
-        f"{folder.name:20} {bench.metric} {', '.join(f'{value:.4f}' for value in values)}  {seconds:.0f} s", flush=True
+        f"{folder.name:20} {experiment.metric} {', '.join(f'{value:.4f}' for value in values)}  {seconds:.0f} s",
+        flush=True,
     )
-    return {"values": values, "seconds": seconds, "sign": 1 if bench.higher_is_better else -1}
+    return {"values": values, "seconds": seconds, "sign": 1 if experiment.higher_is_better else -1}
 
 
 def told(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | None]) -> str:
@@ -80,13 +81,13 @@ def told(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | None
         [
             row["name"],
             *(f"{row['scores'][name]:.3f}" for name in NAMES),
-            f"{row['mean_place']:.1f}",
+            f"{row['mean_rank']:.1f}",
             f"{row['mean']:.4f}",
             f"{min(row['values']):.3f}, {max(row['values']):.3f}",
         ]
         for row in rows
     ]
-    names = {**NAMES, "mean_place": "mean place"}
+    names = {**NAMES, "mean_rank": "mean place"}
     taus = [[names[name], "undefined" if tau is None else f"{tau:.2f}"] for name, tau in agreement.items()]
     return f"{markdown_table(header, lines)}\n\n{markdown_table(['score', 'Kendall tau with training'], taus)}"
 
@@ -105,7 +106,7 @@ def main() -> None:
     from hf_ft.experiments.ranking import short_names
     from hf_ft.heads.transferability import tau
 
-    blocks = whole_numbers(given["cut"], "cut", 1) if "cut" in given else []
+    blocks = parse_integers(given["cut"], "cut", 1) if "cut" in given else []
     models += derived(models[0], given["task"], blocks, folder / "models")
     settings = {name: value for name, value in given.items() if name not in (*OWN, "method", "output_dir")}
     record = rank(models, **settings, output_dir=str(folder / "rank"))
@@ -113,12 +114,12 @@ def main() -> None:
     rest = [("the benchmark", {**settings, "output_dir": str(folder)})]
     rows = []
     for model, name in short_names(models).items():
-        trained = truth(model, rest, given.get("method", "full"), seeds_of(given.get("seeds", 3)), folder / name)
+        trained = truth(model, rest, given.get("method", "full"), parse_seeds(given.get("seeds", 3)), folder / name)
         rows.append({**scored[name], **trained, "mean": sum(trained["values"]) / len(trained["values"])})
     rows.sort(key=lambda row: -row["sign"] * row["mean"])
     right = [row["sign"] * row["mean"] for row in rows]
     agreement = {name: tau([row["scores"][name] for row in rows], right) for name in rows[0]["scores"]}
-    agreement["mean_place"] = tau([-row["mean_place"] for row in rows], right)
+    agreement["mean_rank"] = tau([-row["mean_rank"] for row in rows], right)
     print("\n" + told(rows, agreement))
     (folder / "benchmark.json").write_text(json.dumps({"rows": rows, "tau": agreement}, indent=1) + "\n", "utf-8")
 

@@ -1,8 +1,9 @@
-"""What the comparisons share: arms in processes of their own, taken in turn, and the table of what they took.
+"""What the comparisons share: variants in processes of their own, taken in turn, and the table of what they took.
 
-An *arm* is one way to do a job: a plain `Trainer`, `hf_ft`, a bare forward pass (`arms.py` does the work). A *run*
-is one arm with one seed in one repetition. Arms take turns within each repetition (A B A B), so that a machine that
-grows slower or warmer does so for all of them, and a ratio is always one of two runs of the same repetition.
+A *variant* is one way to do a job: a plain `Trainer`, `hf_ft`, a bare forward pass (`variants.py` does the work). A
+*run* is one variant with one seed in one repetition. Variants take turns within each repetition (A B A B), so that a
+machine that grows slower or warmer does so for all of them, and a ratio is always one of two runs of the same
+repetition.
 
 Memory is the peak of RssAnon, sampled by the parent (Linux). The resident size as a whole counts pages of mapped files
 as well (the data set, the feature cache, safetensors), which are the system's file cache: it drops them when it needs
@@ -42,12 +43,12 @@ APART = {
     "evaluation": "evaluation s",
     "saving": "saving, load-back s",
 }
-"""What an arm does beside training -> the title of its column."""
+"""What a variant does beside training -> the title of its column."""
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One way to do a job: its name in the table, the function of `arms.py` that does it, and settings for that."""
+class Variant:
+    """One way to do a job: its name in the table, the function of `variants.py` that does it, and settings for that."""
 
     name: str
     kind: str
@@ -55,7 +56,7 @@ class Arm:
 
 
 class ArmFailure(RuntimeError):
-    """The process of an arm ended with an error: its exit code, 2 for a mistake of the user's, and what it said."""
+    """The process of a variant ended with an error: its exit code, 2 for a mistake of the user's, and what it said."""
 
     def __init__(self, code: int, said: str) -> None:
         super().__init__(said)
@@ -104,12 +105,12 @@ class Watch:
 
 
 def run_arm(script: Path, request: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run an arm as a process of its own: what it answers, with `peaks`, its peak of RssAnon in bytes by phase.
+    """Run a variant as a process of its own: what it answers, with `peaks`, its peak of RssAnon in bytes by phase.
 
     Raises:
         ArmFailure: it ended with an error.
     """
-    command = [sys.executable, str(script), "--arm", json.dumps(request)]
+    command = [sys.executable, str(script), "--variant", json.dumps(request)]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=dict(environment)) as child,
@@ -142,8 +143,8 @@ def parser(description: str, data: bool = True, **defaults: Any) -> argparse.Arg
     add("--per_device_train_batch_size", type=int, default=32, help="(default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     add("--repetitions", type=int, default=1, help="of each seed (default: %(default)s)")
-    add("--only", nargs="+", metavar="WORD", help="run only arms with one of these words in their name")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each arm (default: all cores)")
+    add("--only", nargs="+", metavar="WORD", help="run only variants with one of these words in their name")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each variant (default: all cores)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="cpu in float32, cuda in bfloat16")
     add("--quick", action="store_true", help="small sizes, one repetition: about 5 minutes on 2 cores")
     add("--output", type=Path, metavar="FILE.json", help="write every run there")
@@ -152,15 +153,15 @@ def parser(description: str, data: bool = True, **defaults: Any) -> argparse.Arg
 
 
 def parse(arguments: argparse.ArgumentParser, quick: Mapping[str, Any], data: bool = True) -> argparse.Namespace:
-    """Read the command line; in the process of an arm, do what the parent asks and end.
+    """Read the command line; in the process of a variant, do what the parent asks and end.
 
     `quick` are the values that `--quick` puts in place of the defaults; what is given itself stays. `data` says that
     there must be a data set.
     """
-    if sys.argv[1:2] == ["--arm"]:
-        import arms
+    if sys.argv[1:2] == ["--variant"]:
+        import variants
 
-        arms.answer(json.loads(sys.argv[2]))
+        variants.answer(json.loads(sys.argv[2]))
         sys.exit(0)
     if "--quick" in sys.argv[1:]:
         arguments.set_defaults(**quick)
@@ -191,10 +192,10 @@ def minilm() -> str:
 # --- A comparison ---------------------------------------------------------------------------------------------------
 
 
-class Bench:
+class Benchmark:
     """The runs of one script, in a temporary folder that is removed at the end.
 
-    `extra` goes into every request to an arm. Use as a context manager.
+    `extra` goes into every request to a variant. Use as a context manager.
     """
 
     def __init__(self, script: str, options: argparse.Namespace, task: str, **extra: Any) -> None:
@@ -202,7 +203,7 @@ class Bench:
         self.runs: list[dict[str, Any]] = []
         self.prepared: dict[int, dict[str, Any]] = {}
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Benchmark:
         self.folder = Path(tempfile.mkdtemp(prefix="hf-ft-benchmark-"))
         print(machine_line(self.options) + "\n", flush=True)
         return self
@@ -211,12 +212,12 @@ class Bench:
         shutil.rmtree(self.folder)
 
     def ask(self, kind: str, **settings: Any) -> dict[str, Any]:
-        """Let an arm do something in a process of its own; returns its answer. Its failure ends the bench."""
+        """Let a variant do something in a process of its own; returns its answer. Its failure ends the benchmark."""
         names = ("model", "dataset", "max_train_examples", "max_eval_examples", "num_train_epochs", "device")
         request = {name: getattr(self.options, name) for name in (*names, "per_device_train_batch_size")}
         threads = str(self.options.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        # Tokenised data are kept by their content: each bench starts without them, and leaves none behind.
+        # Tokenised data are kept by their content: each benchmark starts without them, and leaves none behind.
         environment["HF_DATASETS_CACHE"] = str(self.folder / "datasets")
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             request |= {"task": self.task, "kind": kind, "scratch": scratch, **self.extra, **settings}
@@ -227,41 +228,45 @@ class Bench:
                 sys.exit(2 if failure.code == 2 else 1)
 
     def prepare(self, seed: int) -> dict[str, Any]:
-        """The data of a seed as files for the plain arms, and what trains and how fast, by what is frozen."""
+        """The data of a seed as files for the plain variants, and what trains and how fast, by what is frozen."""
         if seed not in self.prepared:
             folder = str(self.folder / f"seed-{seed}")
             self.prepared[seed] = self.ask("prepare", seed=seed, data=folder) | {"data": folder}
         return self.prepared[seed]
 
     def random_vit(self, image_size: int) -> None:
-        """Make the model an image model of the size of ViT-S with random weights, in a folder of the bench."""
+        """Make the model an image model of the size of ViT-S with random weights, in a folder of the benchmark."""
         folder = self.folder / "random-vit-s"
         self.ask("random_vit", folder=str(folder), image_size=image_size)
         self.options.model = str(folder)
 
-    def run(self, comparison: str, arm: Arm, seed: int, repetition: int, **settings: Any) -> dict[str, Any]:
-        """Run one arm once and keep what it took."""
-        print(f"{comparison}, seed {seed}, repetition {repetition}: {arm.name}", file=sys.stderr, end=" ", flush=True)
-        answer = self.ask(arm.kind, seed=seed, settings=dict(arm.settings), **settings)
+    def run(self, comparison: str, variant: Variant, seed: int, repetition: int, **settings: Any) -> dict[str, Any]:
+        """Run one variant once and keep what it took."""
+        print(
+            f"{comparison}, seed {seed}, repetition {repetition}: {variant.name}", file=sys.stderr, end=" ", flush=True
+        )
+        answer = self.ask(variant.kind, seed=seed, settings=dict(variant.settings), **settings)
         print(f"{answer['seconds']:.2f} s", file=sys.stderr, flush=True)
         peak = answer["gpu_peak"] if self.options.device == "cuda" else answer["peaks"]["train"]
-        found = {"comparison": comparison, "arm": arm.name, "seed": seed, "repetition": repetition}
+        found = {"comparison": comparison, "variant": variant.name, "seed": seed, "repetition": repetition}
         self.runs.append(found | answer | {"peak": peak})
         self.write()
         return self.runs[-1]
 
-    def compare(self, comparison: str, arms: Sequence[Arm], frozen: str, pairs: Mapping[str, tuple[str, str]]) -> None:
-        """Run all arms in turn, for every repetition of every seed, and print their table; see `table` for `pairs`."""
+    def compare(
+        self, comparison: str, variants: Sequence[Variant], frozen: str, pairs: Mapping[str, tuple[str, str]]
+    ) -> None:
+        """Run all variants in turn, each repetition of each seed, and print their table; see `table` for `pairs`."""
         words = self.options.only
-        arms = [arm for arm in arms if words is None or any(word in arm.name for word in words)]
-        names = [arm.name for arm in arms]
+        variants = [variant for variant in variants if words is None or any(word in variant.name for word in words)]
+        names = [variant.name for variant in variants]
         pairs = {below: pair for below, pair in pairs.items() if set(pair) <= set(names)}
         for seed, repetition in turns(self.options.seeds, self.options.repetitions):
             prepared = self.prepare(seed)
             shared = {name: prepared[name] for name in ("data", "folder", "labels", "head")}
             plan = prepared["plans"][frozen]
-            for arm in arms:
-                self.run(comparison, arm, seed, repetition, plan=plan, **shared)
+            for variant in variants:
+                self.run(comparison, variant, seed, repetition, plan=plan, **shared)
         runs = [run for run in self.runs if run["comparison"] == comparison]
         scored_on = prepared["scored_on"]
         print(f"\n**{comparison}** (method `{plan['method']}`, learning rate {plan['learning_rate']:g})\n")
@@ -278,7 +283,7 @@ class Bench:
 
 
 def turns(seeds: Sequence[int], repetitions: int) -> list[tuple[int, int]]:
-    """Every repetition of every seed; within each, all arms run once."""
+    """Every repetition of every seed; within each, all variants run once."""
     return [(seed, repetition) for seed in seeds for repetition in range(repetitions)]
 
 
@@ -286,15 +291,15 @@ def turns(seeds: Sequence[int], repetitions: int) -> list[tuple[int, int]]:
 
 
 def ratios(runs: Sequence[Mapping[str, Any]], above: str, below: str) -> list[float]:
-    """Seconds of the arm `above` over those of the arm `below`, one ratio for each repetition of each seed.
+    """Seconds of the variant `above` over those of the variant `below`, one ratio for each repetition of each seed.
 
     Raises:
         ValueError: a repetition has one of the two only.
     """
     seconds: dict[str, dict[tuple[int, int], float]] = {above: {}, below: {}}
     for run in runs:
-        if run["arm"] in seconds:
-            seconds[run["arm"]][run["seed"], run["repetition"]] = run["seconds"]
+        if run["variant"] in seconds:
+            seconds[run["variant"]][run["seed"], run["repetition"]] = run["seconds"]
     if seconds[above].keys() != seconds[below].keys() or not seconds[above]:
         raise ValueError(f"'{above}' and '{below}' were not run in the same repetitions.")
     return [seconds[above][turn] / seconds[below][turn] for turn in seconds[above]]
@@ -316,23 +321,23 @@ def middle(values: Sequence[float]) -> str:
 
 def table(
     runs: Sequence[Mapping[str, Any]],
-    arms: Sequence[str],
+    variants: Sequence[str],
     pairs: Mapping[str, tuple[str, str]],
     scored_on: str,
     device: str,
 ) -> str:
-    """A Markdown table with a row for each arm: median and range over repetitions and seeds.
+    """A Markdown table with a row for each variant: median and range over repetitions and seeds.
 
     `pairs` says for a row whose seconds its ratio divides by whose: (plain, hf_ft).
     """
     memory = "peak GPU MiB" if device == "cuda" else "peak MiB"
-    header = ["arm", "training s", "plain / hf_ft", f"{scored_on} accuracy", memory, *APART.values()]
+    header = ["variant", "training s", "plain / hf_ft", f"{scored_on} accuracy", memory, *APART.values()]
     rows = []
-    for arm in arms:
-        mine = [run for run in runs if run["arm"] == arm]
+    for variant in variants:
+        mine = [run for run in runs if run["variant"] == variant]
         accuracy = [run["accuracy"] for run in mine if run["accuracy"] is not None]
-        row = [arm, spread([run["seconds"] for run in mine], 2)]
-        row += [spread(ratios(runs, *pairs[arm]), 2) if arm in pairs else "", spread(accuracy, 3)]
+        row = [variant, spread([run["seconds"] for run in mine], 2)]
+        row += [spread(ratios(runs, *pairs[variant]), 2) if variant in pairs else "", spread(accuracy, 3)]
         row += [spread([run["peak"] / 2**20 for run in mine], 0)]
         row += [middle([run["apart"][part] for run in mine if part in run["apart"]]) for part in APART]
         rows.append(row)

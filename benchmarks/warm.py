@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import side_by_side
-from side_by_side import Arm
+from side_by_side import Variant
 
 from hf_ft.reports.run_report import markdown_table
 
@@ -31,17 +31,17 @@ def main() -> None:
         options.model = options.model or side_by_side.minilm()
     if options.model is None:
         parser.error("give --model, a Hub id, a folder or `builtin`")
-    with side_by_side.Bench(__file__, options, options.task) as bench:
-        runs = train_twice(bench)
+    with side_by_side.Benchmark(__file__, options, options.task) as benchmark:
+        runs = train_twice(benchmark)
     rows = []
     for name in (FIRST, SECOND):
-        mine = [run for run in runs if run["arm"] == name]
+        mine = [run for run in runs if run["variant"] == name]
         rows.append([name, side_by_side.spread([run["seconds"] for run in mine], 2)])
         rows[-1] += [side_by_side.spread([run[what] for run in mine], digits) for what, digits in COLUMNS.values()]
     print("\n" + markdown_table(["run", "training s", *COLUMNS], rows))
     ratio = side_by_side.spread(side_by_side.ratios(runs, FIRST, SECOND), 2)
     print(f"\nfirst / second: {ratio}")
-    computed = {name: [run["computed"] for run in runs if run["arm"] == name] for name in (FIRST, SECOND)}
+    computed = {name: [run["computed"] for run in runs if run["variant"] == name] for name in (FIRST, SECOND)}
     if any(computed[SECOND]) or not all(computed[FIRST]):
         sys.exit(f"The cache was not used as it should be: examples computed {computed}.")
 
@@ -50,19 +50,19 @@ COLUMNS = {"of it cache s": ("building", 2), "examples computed": ("computed", 0
 """Title of a column -> the field of a run, and its digits."""
 
 
-def train_twice(bench: side_by_side.Bench) -> list[dict]:
+def train_twice(benchmark: side_by_side.Benchmark) -> list[dict]:
     """Train twice with one cache folder, in every repetition of every seed; returns the runs."""
-    options = bench.options
+    options = benchmark.options
     for seed, repetition in side_by_side.turns(options.seeds, options.repetitions):
-        plans = bench.prepare(seed)["plans"]
+        plans = benchmark.prepare(seed)["plans"]
         if options.frozen not in plans or options.frozen == "none":
             sys.exit(f"--frozen takes one of {', '.join(name for name in plans if name != 'none')}.")
-        settings = {"cache": "on", "cache_dir": str(Path(bench.folder, f"cache-{seed}-{repetition}"))}
+        settings = {"cache": "on", "cache_dir": str(Path(benchmark.folder, f"cache-{seed}-{repetition}"))}
         if options.frozen == "head":
             settings["head_solver"] = options.head_solver
         for name in (FIRST, SECOND):
-            bench.run("cache", Arm(name, "hf_ft", settings), seed, repetition, plan=plans[options.frozen])
-    return bench.runs
+            benchmark.run("cache", Variant(name, "hf_ft", settings), seed, repetition, plan=plans[options.frozen])
+    return benchmark.runs
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 
 from hf_ft.cli.app import run
 from hf_ft.experiments.comparison import run_comparison
-from hf_ft.experiments.grid import read_grid
+from hf_ft.experiments.comparison_settings import read_comparison_settings
 from hf_ft.settings.schema import Command, command_line
 
 SETTINGS = {
@@ -27,7 +27,8 @@ SETTINGS = {
 def main(argv: list[str] | None = None) -> None:
     """Compare all depths; table and pictures are in the output folder."""
     command = Command({"seeds": ("N", "how many seeds, or which: `0,7` (default: 2)")}, without=("method", "plan"))
-    run_comparison(read_grid([("the recipe", SETTINGS), *command_line(argv, __doc__ or "", command=command)]))
+    layers = command_line(argv, __doc__ or "", command=command)
+    run_comparison(read_comparison_settings([("the recipe", SETTINGS), *layers]))
 
 
 if __name__ == "__main__":

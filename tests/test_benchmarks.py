@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("arms", "frozen", "side_by_side"))
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("variants", "frozen", "side_by_side"))
 COMPARISONS = [path for path in SCRIPTS if path.stem not in ("compare", "depth", "methods", "rank")]
 MIB = 2**20
 
@@ -31,11 +31,11 @@ def start(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
 
 
-def made_up(arm: str, seed: int, seconds: float, **more: Any) -> dict[str, Any]:
-    """A run as a bench keeps it."""
+def made_up(variant: str, seed: int, seconds: float, **more: Any) -> dict[str, Any]:
+    """A run as a benchmark keeps it."""
     apart = {"imports": 5.0, "loading": 1.0, "besides": 0.25}
     shared = {"repetition": 0, "accuracy": 0.75, "peak": 500 * MIB, "apart": apart}
-    return {"arm": arm, "seed": seed, "seconds": seconds, **shared, **more}
+    return {"variant": variant, "seed": seed, "seconds": seconds, **shared, **more}
 
 
 RUNS = [
@@ -78,8 +78,8 @@ def test_table_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row for each candidate with the spread of its seeds, and a tau for each score."""
     monkeypatch.syspath_prepend(str(FOLDER))
     rank = importlib.import_module("rank")
-    row = {"name": "a", "scores": {"logme": 1.0, "knn": 0.5, "probe": 0.25}, "mean_place": 1.0}
-    told = rank.told([{**row, "values": [0.5, 0.75], "mean": 0.625}], {"logme": 0.5, "mean_place": None}).splitlines()
+    row = {"name": "a", "scores": {"logme": 1.0, "knn": 0.5, "probe": 0.25}, "mean_rank": 1.0}
+    told = rank.told([{**row, "values": [0.5, 0.75], "mean": 0.625}], {"logme": 0.5, "mean_rank": None}).splitlines()
     assert "| a | 1.000 | 0.500 | 0.250 | 1.0 | 0.6250 | 0.500, 0.750 |" in told
     assert told[-2:] == ["| LogME | 0.50 |", "| mean place | undefined |"]
 
@@ -112,7 +112,7 @@ def test_help_answers(script: Path) -> None:
     done = start(script, "--help")
     assert done.returncode == 0, done.stderr
     assert "--model" in done.stdout
-    assert "--arm" not in done.stdout
+    assert "--variant" not in done.stdout
     if script in COMPARISONS:
         assert f"python benchmarks/{script.name}" in done.stdout
         assert all(option in done.stdout for option in ("--quick", "--seeds", "--threads", "--device", "--output"))
@@ -150,15 +150,15 @@ def test_ratios_are_of_the_same_repetition(side_by_side: ModuleType) -> None:
 def test_ratios_tell_repetitions_of_a_seed_apart(side_by_side: ModuleType) -> None:
     """Two repetitions of one seed are two ratios."""
     runs = [
-        made_up(arm, 0, seconds) | {"repetition": repetition}
-        for repetition, arm, seconds in [(0, "plain", 8.0), (0, "ours", 2.0), (1, "plain", 9.0), (1, "ours", 3.0)]
+        made_up(variant, 0, seconds) | {"repetition": repetition}
+        for repetition, variant, seconds in [(0, "plain", 8.0), (0, "ours", 2.0), (1, "plain", 9.0), (1, "ours", 3.0)]
     ]
     assert side_by_side.ratios(runs, "plain", "ours") == [4.0, 3.0]
 
 
 @pytest.mark.parametrize("names", [("plain", "pass"), ("pass", "plain"), ("plain", "nobody"), ("nobody", "nothing")])
 def test_ratios_need_both(side_by_side: ModuleType, names: tuple[str, str]) -> None:
-    """A repetition with one of the two arms only is no ratio."""
+    """A repetition with one of the two variants only is no ratio."""
     with pytest.raises(ValueError, match=f"'{names[0]}' and '{names[1]}' were not run in the same repetitions"):
         side_by_side.ratios(RUNS, *names)
 
@@ -173,7 +173,7 @@ def test_spread(side_by_side: ModuleType) -> None:
 
 
 def test_table(side_by_side: ModuleType) -> None:
-    """A row for each arm in the order asked for, cells empty where an arm has no such number."""
+    """A row for each variant in the order asked for, cells empty where a variant has no such number."""
     lines = side_by_side.table(
         RUNS[:6] + [made_up("pass", seed, 1.0, accuracy=None) for seed in range(3)],
         ["plain", "ours", "pass"],
@@ -183,7 +183,7 @@ def test_table(side_by_side: ModuleType) -> None:
     ).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(row) for row in cells}) == 1
-    assert cells[0][:5] == ["arm", "training s", "plain / hf_ft", "test accuracy", "peak MiB"]
+    assert cells[0][:5] == ["variant", "training s", "plain / hf_ft", "test accuracy", "peak MiB"]
     assert cells[2][:5] == ["plain", "12.00 (10.00 to 30.00)", "", "0.800 (0.700 to 0.900)", "500 (500 to 500)"]
     assert cells[3][:5] == ["ours", "5.00 (3.00 to 5.00)", "4.00 (2.00 to 6.00)", *cells[3][3:5]]
     assert cells[3][4] == "500 (400 to 600)"
@@ -282,11 +282,11 @@ def test_runs_are_written_without_paths(side_by_side: ModuleType, tmp_path: Path
     (tmp_path / "some_model" / "model").mkdir(parents=True)
     arguments = ["--model", str(tmp_path / "some_model" / "model"), "--dataset", str(tmp_path / "data")]
     options = side_by_side.parser("x").parse_args([*arguments, "--output", str(tmp_path / "out.json")])
-    with side_by_side.Bench(__file__, options, "text_classification") as bench:
-        assert bench.folder.is_dir()
-        bench.runs.append(made_up("plain", 0, 1.0))
-        bench.write()
-    assert not bench.folder.exists()
+    with side_by_side.Benchmark(__file__, options, "text_classification") as benchmark:
+        assert benchmark.folder.is_dir()
+        benchmark.runs.append(made_up("plain", 0, 1.0))
+        benchmark.write()
+    assert not benchmark.folder.exists()
     text = (tmp_path / "out.json").read_text()
     assert str(tmp_path) not in text
     record = json.loads(text)

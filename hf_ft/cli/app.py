@@ -153,9 +153,9 @@ def compare(argv: Sequence[str]) -> None:
 
         print("\n".join(str(path) for path in redraw_comparison(folder)))
         return
-    from hf_ft.experiments import read_grid
+    from hf_ft.experiments import read_comparison_settings
 
-    grid = read_grid(layers)
+    grid = read_comparison_settings(layers)
     from hf_ft.experiments import run_comparison
 
     run_comparison(grid)
@@ -175,13 +175,13 @@ def depth(argv: Sequence[str]) -> None:
     layers = command_line(argv, depth.__doc__ or "", "hf-ft depth", command)
     folder = _redrawn(layers, "depth.json")
     if folder is not None:
-        from hf_ft.experiments import redraw_search
+        from hf_ft.experiments import redraw_depth
 
-        print("\n".join(str(path) for path in redraw_search(folder)))
+        print("\n".join(str(path) for path in redraw_depth(folder)))
         return
-    from hf_ft.experiments import read_search
+    from hf_ft.experiments import read_depth_settings
 
-    asked = read_search(layers)
+    asked = read_depth_settings(layers)
     from hf_ft.experiments import search
 
     search(asked)

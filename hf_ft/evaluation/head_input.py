@@ -40,9 +40,10 @@ at the other tokens to the one that is read.
 def compare_head_input(run: Run) -> dict[str, Any] | None:
     """The scores of linear probes on validation: on what the head reads, and on the mean state at each boundary.
 
-    None where the question does not arise: blocks that train can bring to the head what it needs. `below` says whether
-    the head reads less than the best layer offers, beyond noise; then `remedy` is the method that trains what lies
-    between, and `gap` the 95 % interval of the difference, widened for the number of layers that are compared.
+    None where the question does not arise: blocks that train can bring to the head what it needs. `reads_less` says
+    whether the head reads less than the best layer offers, beyond noise; then `suggested_method` is the method that
+    trains what lies between, and `difference` the 95 % interval of the difference, widened for the number of layers
+    that are compared.
     """
     target, splits = run.splits.target, run.splits
     blocks = [i for i, group in enumerate(run.groups) if group.role == "block"]
@@ -82,9 +83,9 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     return {
         **_judged(sign * np.array(scores), sign * np.stack(draws), places),
         "metric": run.shown,
-        "head": scores[-1],
+        "head_score": scores[-1],
         "boundaries": places,
-        "layers": scores[:-1],
+        "boundary_scores": scores[:-1],
         "examples": [len(part) for part in rows],
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -95,14 +96,14 @@ def _most(run: Run) -> int:
     facts = run.stages[-1].cache
     if not facts:
         return LEAST
-    return max(LEAST, min(MOST, int(SECONDS / max(facts["whole_seconds"] / facts["examples"], 1e-6))))
+    return max(LEAST, min(MOST, int(SECONDS / max(facts["build_seconds"] / facts["examples"], 1e-6))))
 
 
 def _judged(scores: NDArray[np.float64], draws: NDArray[np.float64], places: Sequence[int]) -> dict[str, Any]:
     """Whether the last of some scores, that of the head, is below the best of the others; higher is better.
 
-    `places` are the numbers of blocks below each layer. `best` is the layer of the best score; the remedy trains from
-    the highest layer on that is within its noise.
+    `places` are the numbers of blocks below each layer. `best_boundary` is the layer of the best score; the remedy
+    trains from the highest layer on that is within its noise.
     """
     layers, blocks = len(places), places[-1]
     best = int(scores[:-1].argmax())
@@ -111,8 +112,8 @@ def _judged(scores: NDArray[np.float64], draws: NDArray[np.float64], places: Seq
     same = [place for i, place in enumerate(places) if np.quantile(draws[best] - draws[i], tail) <= 0]
     trains = max(LEAST_BLOCKS, blocks - max(same))
     return {
-        "below": bool(gap[0] > 0),
-        "best": places[best],
-        "gap": [float(gap[0]), float(gap[1])],
-        "remedy": "full" if trains >= blocks else f"last_n:{trains}",
+        "reads_less": bool(gap[0] > 0),
+        "best_boundary": places[best],
+        "difference": [float(gap[0]), float(gap[1])],
+        "suggested_method": "full" if trains >= blocks else f"last_n:{trains}",
     }

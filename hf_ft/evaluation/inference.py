@@ -109,8 +109,8 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     if as_json:
         metrics = {name: asdict(score) for name, score in scores.items()}
         what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": notes}
-        told = {"cut": asdict(cut) if cut else None, "copies": asdict(copies) if copies else None}
-        return json.dumps({**what, **told, "metrics": metrics, "metrics_without_copies": fresh}, indent=1)
+        told = {"truncation": asdict(cut) if cut else None, "duplicates": asdict(copies) if copies else None}
+        return json.dumps({**what, **told, "metrics": metrics, "metrics_without_duplicates": fresh}, indent=1)
     table = [
         [title(name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] for name, score in scores.items()
     ]

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from hf_ft import __version__
 from hf_ft.environment import quiet_libraries
 from hf_ft.errors import UserError, shorten, split_argument
-from hf_ft.experiments.depth_grid import candidates
-from hf_ft.experiments.grid import DEPTHS, Grid, read_grid
-from hf_ft.experiments.trials import Arm, Bench, Outcome
+from hf_ft.experiments.comparison_settings import DEPTHS, ComparisonSettings, read_comparison_settings
+from hf_ft.experiments.depth_settings import freeze_depths
+from hf_ft.experiments.trials import Experiment, Trial, TrialResult
 from hf_ft.metrics import SeedScores, difference, mean_interval
 from hf_ft.reports import bullets, escaped, figures, markdown_table, text_table, title, wrapped
 from hf_ft.storage import COMPARISON, drawing, output_folder, read_record
@@ -29,24 +29,24 @@ LOWER = " (lower is better)"
 ENOUGH = 5
 """SeedScores to which a comparison that leaves much in the noise is advised; with three, t makes its intervals wide."""
 IDENTITY = ("task", "model", "data", "settings", "metric")
-"""What has to be equal for arms of an earlier run to count."""
+"""What has to be equal for trials of an earlier run to count."""
 
 
 def compare(**settings: Any) -> Record:
     """Train several methods on one model and data set over seeds and sizes; returns what `compare.json` says.
 
     Takes `methods` (names, or text with commas), `seeds` (how many, or a list), `examples_per_class` (sizes of the
-    training set) and every setting of `finetune` but `method`. Arms that an earlier call with the same `output_dir`
+    training set) and every setting of `finetune` but `method`. Trials that an earlier call with the same `output_dir`
     finished are not run again, and stay in the comparison; `overwrite_output_dir` begins anew.
 
     Raises:
         UserError: a mistake in the settings or the data, or an `output_dir` with a comparison of something else.
     """
-    return run_comparison(read_grid([("the call of compare()", settings)]))
+    return run_comparison(read_comparison_settings([("the call of compare()", settings)]))
 
 
 @quiet_libraries()
-def run_comparison(grid: Grid) -> Record:
+def run_comparison(grid: ComparisonSettings) -> Record:
     """Compare what a grid asks for; prints what is done.
 
     Raises:
@@ -56,24 +56,26 @@ def run_comparison(grid: Grid) -> Record:
         return _compare(grid)
 
 
-def _compare(grid: Grid) -> Record:
-    bench = Bench(grid.layers, grid.folder, methods=grid.methods)
+def _compare(grid: ComparisonSettings) -> Record:
+    experiment = Experiment(grid.layers, grid.folder, methods=grid.methods)
     folder, seeds, notes = grid.folder, grid.seeds, list[str]()
-    methods = spelled_out(grid.methods, bench.blocks) or fitting(bench, seeds[0], notes)
-    arms = [Arm(method, seed, size) for size in grid.sizes for method in methods for seed in seeds]
-    bench.check(arms)
-    if bench.split == "validation":
+    methods = spelled_out(grid.methods, experiment.blocks) or fitting(experiment, seeds[0], notes)
+    trials = [Trial(method, seed, size) for size in grid.sizes for method in methods for seed in seeds]
+    experiment.check(trials)
+    if experiment.split == "validation":
         notes.append(
             "There is no test split. Scores are those of validation, by which each training chose its best epoch, too."
         )
-    record: Record = {"hf_ft": __version__, "kind": "comparison", **bench.about, "notes": notes}
+    record: Record = {"hf_ft": __version__, "kind": "comparison", **experiment.about, "notes": notes}
     if grid.anew:
         output_folder.remove(folder)
     before = check_same(folder / "compare.json", record, "comparison")
-    arms = joined(arms, before, folder)
-    print("\n".join(introduction(record, arms, bench)), flush=True)
-    outcomes = run_arms(bench, arms, lambda found: write(folder, {**record, "runs": [asdict(one) for one in found]}))
-    record |= summarised(bench, arms, outcomes)
+    trials = joined(trials, before, folder)
+    print("\n".join(introduction(record, trials, experiment)), flush=True)
+    results = run_trials(
+        experiment, trials, lambda found: write(folder, {**record, "runs": [asdict(one) for one in found]})
+    )
+    record |= summarised(experiment, trials, results)
     write(folder, record)
     publish(record, folder)
     print("\n" + told(record, folder))
@@ -85,17 +87,17 @@ def _compare(grid: Grid) -> Record:
 
 def spelled_out(methods: Sequence[str], blocks: int) -> list[str]:
     """Methods with `depths` replaced by those of all depths."""
-    lists = (reversed(candidates(None, blocks).values()) if name == DEPTHS else [name] for name in methods)
+    lists = (reversed(freeze_depths(None, blocks).values()) if name == DEPTHS else [name] for name in methods)
     return list(dict.fromkeys(method for names in lists for method in names))
 
 
-def fitting(bench: Bench, seed: int, notes: list[str]) -> list[str]:
+def fitting(experiment: Experiment, seed: int, notes: list[str]) -> list[str]:
     """The default methods that the model can take; `last_n` with a third of its blocks."""
     found = []
     for name in DEFAULT_METHODS:
-        method = f"{name}:{max(1, round(bench.blocks / 3))}" if name == "last_n" else name
+        method = f"{name}:{max(1, round(experiment.blocks / 3))}" if name == "last_n" else name
         try:
-            bench.check([Arm(method, seed)])
+            experiment.check([Trial(method, seed)])
         except UserError as reason:
             notes.append(f"{method} is left out: {reason}")
         else:
@@ -103,20 +105,20 @@ def fitting(bench: Bench, seed: int, notes: list[str]) -> list[str]:
     return found
 
 
-def joined(arms: Sequence[Arm], before: Record, folder: Path) -> list[Arm]:
-    """The arms that are asked for and those of earlier calls, what failed in them too, the smallest size first.
+def joined(trials: Sequence[Trial], before: Record, folder: Path) -> list[Trial]:
+    """The trials that are asked for and those of earlier calls, what failed in them too, the smallest size first.
 
     Raises:
         UserError: a single method at one size, and nothing to compare it with.
     """
-    earlier = (Arm(run["method"], run["seed"], run["size"]) for run in before.get("runs", ()))
-    every = list(dict.fromkeys([*earlier, *arms]))
-    if len({(arm.method, arm.size) for arm in every}) < 2:
+    earlier = (Trial(run["method"], run["seed"], run["size"]) for run in before.get("runs", ()))
+    every = list(dict.fromkeys([*earlier, *trials]))
+    if len({(trial.method, trial.size) for trial in every}) < 2:
         raise UserError(
             f"One method ({every[0].method}) at one size is nothing to compare, and {folder} holds no other. Give at "
             "least two: --methods head,full."
         )
-    return sorted(every, key=lambda arm: float("inf") if arm.size is None else arm.size)
+    return sorted(every, key=lambda trial: float("inf") if trial.size is None else trial.size)
 
 
 def check_same(path: Path, record: Mapping[str, Any], kind: str) -> Record:
@@ -160,46 +162,50 @@ def check_same(path: Path, record: Mapping[str, Any], kind: str) -> Record:
 # --- Running ----------------------------------------------------------------------------------------------------------
 
 
-def introduction(record: Record, arms: Sequence[Arm], bench: Bench) -> list[str]:
+def introduction(record: Record, trials: Sequence[Trial], experiment: Experiment) -> list[str]:
     """What is about to be compared."""
     data, model = record["data"], record["model"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
-    done = sum(bench.outcome(arm) is not None for arm in arms)
-    methods, seeds = dict.fromkeys(arm.method for arm in arms), dict.fromkeys(str(arm.seed) for arm in arms)
-    given = [str(arm.size) for arm in arms if arm.size is not None]
+    done = sum(experiment.result(trial) is not None for trial in trials)
+    methods, seeds = dict.fromkeys(trial.method for trial in trials), dict.fromkeys(str(trial.seed) for trial in trials)
+    given = [str(trial.size) for trial in trials if trial.size is not None]
     lines = [
         f"Data     {data['name']}: {sizes}",
         *(f"         {note}" for note in data["notes"]),
-        f"Model    {model['name']} ({model['class']}, {model['parameters']:,} parameters, {bench.blocks} blocks)",
+        f"Model    {model['name']} ({model['class']}, {model['parameters']:,} parameters, {experiment.blocks} blocks)",
         f"Methods  {', '.join(methods)}",
         f"SeedScores    {', '.join(seeds)}"
         + (f"; examples of each class: {', '.join(dict.fromkeys(given))}" if given else ""),
         *(f"Note     {note}" for note in record["notes"]),
-        f"{len(arms)} trainings" + (f", {done} of them done before" if done else ""),
+        f"{len(trials)} trainings" + (f", {done} of them done before" if done else ""),
     ]
     return [*lines, ""]
 
 
-def run_arms(bench: Bench, arms: Sequence[Arm], keep: Callable[[list[Outcome]], None]) -> list[Outcome]:
-    """Run the arms that are missing, with a line for each; `keep` is called at first, and after each that was run."""
-    found = {arm: known for arm in arms if (known := bench.outcome(arm))}
-    width = max(len(arm.method) for arm in arms)
-    with tqdm(total=len(arms), desc="Arms", unit="arm", leave=False, disable=None) as bar:
-        for number, arm in enumerate(arms, start=1):
-            if arm not in found:
-                keep([found[one] for one in arms if one in found])
-                found[arm] = bench.run(arm, others=sum(later.method == arm.method for later in arms[number:]))
-                line = _line(arm, found[arm], bench.split, bench.metric)
-                tqdm.write(f"{number:3}/{len(arms)}  {arm.method:{width}}  {line}")
+def run_trials(
+    experiment: Experiment, trials: Sequence[Trial], keep: Callable[[list[TrialResult]], None]
+) -> list[TrialResult]:
+    """Run the trials that are missing, with a line for each; `keep` is called at first, and after each that was run."""
+    found = {trial: known for trial in trials if (known := experiment.result(trial))}
+    width = max(len(trial.method) for trial in trials)
+    with tqdm(total=len(trials), desc="Trials", unit="trial", leave=False, disable=None) as bar:
+        for number, trial in enumerate(trials, start=1):
+            if trial not in found:
+                keep([found[one] for one in trials if one in found])
+                found[trial] = experiment.run(
+                    trial, others=sum(later.method == trial.method for later in trials[number:])
+                )
+                line = _line(trial, found[trial], experiment.split, experiment.metric)
+                tqdm.write(f"{number:3}/{len(trials)}  {trial.method:{width}}  {line}")
             bar.update()
-    return [found[arm] for arm in arms]
+    return [found[trial] for trial in trials]
 
 
-def _line(arm: Arm, outcome: Outcome, split: str, metric: str) -> str:
-    what = f"seed {arm.seed}" + (f", {arm.size} of each class" if arm.size is not None else "")
-    if outcome.error:
-        return f"{what}  failed: {outcome.error[:200]}"
-    return f"{what}  {title(metric)} {outcome.score(split, metric):.4f}  {outcome.seconds:.1f} s"
+def _line(trial: Trial, result: TrialResult, split: str, metric: str) -> str:
+    what = f"seed {trial.seed}" + (f", {trial.size} of each class" if trial.size is not None else "")
+    if result.error:
+        return f"{what}  failed: {result.error[:200]}"
+    return f"{what}  {title(metric)} {result.score(split, metric):.4f}  {result.seconds:.1f} s"
 
 
 def write(folder: Path, record: Mapping[str, Any], name: str = "compare.json") -> None:
@@ -210,65 +216,71 @@ def write(folder: Path, record: Mapping[str, Any], name: str = "compare.json") -
 # --- Summary ----------------------------------------------------------------------------------------------------------
 
 
-def summarised(bench: Bench, arms: Sequence[Arm], outcomes: Sequence[Outcome]) -> Record:
+def summarised(experiment: Experiment, trials: Sequence[Trial], results: Sequence[TrialResult]) -> Record:
     """Runs, a row for each method and size, the differences to the best of each size, and the advice.
 
     Raises:
-        UserError: all arms failed.
+        UserError: all trials failed.
     """
-    pairs = list(zip(arms, outcomes, strict=True))
-    good = [(arm, outcome) for arm, outcome in pairs if not outcome.error]
+    pairs = list(zip(trials, results, strict=True))
+    good = [(trial, result) for trial, result in pairs if not result.error]
     if not good:
-        raise UserError(f"All {len(arms)} trainings failed, the first with: {outcomes[0].error}")
+        raise UserError(f"All {len(trials)} trainings failed, the first with: {results[0].error}")
     rows = []
-    for size in dict.fromkeys(arm.size for arm, _ in good):
-        broken = {arm.method for arm, outcome in pairs if outcome.error and arm.size == size}
-        rows += _ranked(bench, [pair for pair in good if pair[0].size == size], broken)
+    for size in dict.fromkeys(trial.size for trial, _ in good):
+        broken = {trial.method for trial, result in pairs if result.error and trial.size == size}
+        rows += _ranked(experiment, [pair for pair in good if pair[0].size == size], broken)
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "runs": [{**asdict(outcome), "alone": outcome.alone} for outcome in outcomes],
+        "runs": [{**asdict(result), "standalone_seconds": result.standalone_seconds} for result in results],
         "rows": rows,
-        "failed": [f"{arm.name}: {outcome.error}" for arm, outcome in pairs if outcome.error],
-        "live": ran_live([outcome for _, outcome in good]),
+        "failed": [f"{trial.name}: {result.error}" for trial, result in pairs if result.error],
+        "uncached": uncached_methods([result for _, result in good]),
         "advice": [advice([row for row in rows if row["size"] == size]) for size in _sizes({"rows": rows})],
         "seconds": {
-            "trained": round(sum(outcome.seconds for _, outcome in good), 3),
-            "alone": round(sum(outcome.alone for _, outcome in good), 3),
-            "wall": round(sum(outcome.wall for _, outcome in good), 3),
+            "training": round(sum(result.seconds for _, result in good), 3),
+            "standalone": round(sum(result.standalone_seconds for _, result in good), 3),
+            "wall": round(sum(result.wall_seconds for _, result in good), 3),
         },
     }
 
 
-def ran_live(outcomes: Sequence[Outcome]) -> list[str]:
+def uncached_methods(results: Sequence[TrialResult]) -> list[str]:
     """Which methods ran what they freeze in every epoch, and why; adapters leave no frozen part to keep."""
     found: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        for reason in outcome.live if outcome.frozen is not None else ():
-            found.setdefault(reason, []).append(outcome.method)
+    for result in results:
+        for reason in result.uncached if result.frozen is not None else ():
+            found.setdefault(reason, []).append(result.method)
     return [
         f"{', '.join(dict.fromkeys(names))} ran frozen layers in every epoch: {why}" for why, names in found.items()
     ]
 
 
-def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]) -> list[Record]:
+def _ranked(experiment: Experiment, pairs: Sequence[tuple[Trial, TrialResult]], broken: set[str]) -> list[Record]:
     """A row for each method at one size: scores over seeds, and the difference to the best method.
 
     Methods of which a training failed (`broken`) are not called the best: the seeds that are left may be lucky ones.
     """
-    methods = list(dict.fromkeys(arm.method for arm, _ in pairs))
+    methods = list(dict.fromkeys(trial.method for trial, _ in pairs))
     scores = {
-        method: {arm.seed: outcome.score(bench.split, bench.metric) for arm, outcome in pairs if arm.method == method}
+        method: {
+            trial.seed: result.score(experiment.split, experiment.metric)
+            for trial, result in pairs
+            if trial.method == method
+        }
         for method in methods
     }
 
     def of_seeds(method: str, seeds: Iterable[int]) -> SeedScores:
-        mine = {arm.seed: (arm, outcome) for arm, outcome in pairs if arm.method == method}
-        return seeds_of(bench, [mine[seed] for seed in seeds])
+        mine = {trial.seed: (trial, result) for trial, result in pairs if trial.method == method}
+        return seed_scores(experiment, [mine[seed] for seed in seeds])
 
-    best = best_of({name: of for name, of in scores.items() if name not in broken} or scores, bench.higher_is_better)
+    best = best_of(
+        {name: of for name, of in scores.items() if name not in broken} or scores, experiment.higher_is_better
+    )
     rows = []
     for method in methods:
-        mine = [outcome for arm, outcome in pairs if arm.method == method]
+        mine = [result for trial, result in pairs if trial.method == method]
         both = [seed for seed in scores[method] if seed in scores[best]]
         gap = difference(of_seeds(method, both), of_seeds(best, both)) if method != best and both else None
         values = list(scores[method].values())
@@ -281,26 +293,26 @@ def _ranked(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]], broken: set[str]
                 "values": values,
                 **_named(mean_interval(of_seeds(method, scores[method])), "mean"),
                 "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                "seconds": float(np.mean([outcome.alone for outcome in mine])),
-                "seconds_of": [outcome.alone for outcome in mine],
+                "seconds": float(np.mean([result.standalone_seconds for result in mine])),
+                "seconds_per_trial": [result.standalone_seconds for result in mine],
                 "blocks": mine[0].blocks,
                 "frozen": mine[0].frozen,
                 "trainable": mine[0].trainable,
-                "broken": method in broken,
+                "incomplete": method in broken,
                 "best": method == best,
-                "behind": None if gap is None else _named(gap, "value"),
-                "noise": method == best or (gap is not None and gap.noise),
-                "undecided": gap is not None and gap.undecided,
+                "difference": None if gap is None else _named(gap, "value"),
+                "indistinguishable": method == best or (gap is not None and gap.noise),
+                "inconclusive": gap is not None and gap.undecided,
             }
         )
     return rows
 
 
-def seeds_of(bench: Bench, pairs: Sequence[tuple[Arm, Outcome]]) -> SeedScores:
-    """Scores of the arms of one method, one for each seed."""
-    found = [outcome.metrics[bench.split][bench.metric] for _, outcome in pairs]
+def seed_scores(experiment: Experiment, pairs: Sequence[tuple[Trial, TrialResult]]) -> SeedScores:
+    """Scores of the trials of one method, one for each seed."""
+    found = [result.metrics[experiment.split][experiment.metric] for _, result in pairs]
     ends = [(score["low"], score["high"]) for score in found]
-    return SeedScores([score["value"] for score in found], [bench.draws(arm) for arm, _ in pairs], ends)
+    return SeedScores([score["value"] for score in found], [experiment.draws(trial) for trial, _ in pairs], ends)
 
 
 def best_of(scores: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> str:
@@ -324,8 +336,8 @@ def _named(found: Any, value: str) -> dict[str, float]:
 
 def advice(rows: Sequence[Record]) -> str:
     """One plain sentence: the quickest method that cannot be told from the best, and what it saves."""
-    whole = [row for row in rows if not row["broken"]] or list(rows)
-    known = [row for row in whole if row["best"] or row["behind"]]
+    whole = [row for row in rows if not row["incomplete"]] or list(rows)
+    known = [row for row in whole if row["best"] or row["difference"]]
     told = _advised(known)
     for rest, why in (
         ([row for row in rows if row not in whole], "a training failed"),
@@ -345,22 +357,22 @@ def _listed(rows: Sequence[Record]) -> str:
 def _advised(rows: Sequence[Record]) -> str:
     best = next(row for row in rows if row["best"])
     among = "" if best["size"] is None else f"With {best['size']} examples of each class, "
-    undecided = [row for row in rows if row.get("undecided")]
+    undecided = [row for row in rows if row.get("inconclusive")]
     if undecided:
         rest = [row for row in rows if row not in undecided]
         told = _advised(rest) if len(rest) > 1 else f"{among}`{best['method']}` has the best mean ({best['mean']:.3f})."
         return f"{told} Two seeds cannot tell whether it is better than {_listed(undecided)}: give more --seeds."
-    quickest = min((row for row in rows if row["noise"]), key=lambda row: row["seconds"])
+    quickest = min((row for row in rows if row["indistinguishable"]), key=lambda row: row["seconds"])
     score = f"{best['mean']:.3f}"
     if len(rows) == 1:
         return f"{among}{'there' if among else 'There'} is only `{best['method']}` ({score})."
     if quickest is best:
-        close = [row for row in rows if row["noise"] and row is not best]
+        close = [row for row in rows if row["indistinguishable"] and row is not best]
         told = f"`{best['method']}` is best ({score})"
         if not close:
             return f"{among}{told}, above all others by more than the noise."
         return f"{among}{told}, and quicker than what is within its noise: {_listed(close)}."
-    gap = quickest["behind"]
+    gap = quickest["difference"]
     return (
         f"{among}`{quickest['method']}` is within the noise of `{best['method']}` ({quickest['mean']:.3f} against "
         f"{score}; difference {gap['low']:+.3f} to {gap['high']:+.3f}) at {_share(quickest, best)} of its time"
@@ -373,7 +385,7 @@ def _nearer(rows: Sequence[Record], quickest: Record, best: Record) -> str:
     between = [
         row
         for row in rows
-        if row["noise"]
+        if row["indistinguishable"]
         and quickest["seconds"] < row["seconds"] < best["seconds"]
         and abs(row["mean"] - best["mean"]) < abs(quickest["mean"] - best["mean"])
     ]
@@ -423,10 +435,10 @@ def table(record: Record, size: int | None) -> tuple[list[str], list[list[str]]]
     lines = []
     for row in sorted(rows, key=lambda row: -sign * row["mean"]):
         frozen = "adapters" if row["frozen"] is None else f"{row['frozen']} of {row['blocks']}"
-        gap = row["behind"]
+        gap = row["difference"]
         against = "best" if row["best"] else "no seed shared" if gap is None else _ends(gap)
-        noise = " (noise)" if row["noise"] and not row["best"] else ""
-        if row.get("undecided"):
+        noise = " (noise)" if row["indistinguishable"] and not row["best"] else ""
+        if row.get("inconclusive"):
             against, noise = "2 seeds cannot tell", ""
         missing = f" ({len(row['seeds'])} of {most} seeds)" if len(row["seeds"]) < most else ""
         lines.append(
@@ -456,16 +468,16 @@ def told(record: Record, folder: Path) -> str:
     for size in _sizes(record):
         lines += [heading(record, size), text_table(*table(record, size)), ""]
     sentences = [f"FAILED   {failed}" for failed in record["failed"]]
-    sentences += [f"Note     {note}" for note in record["live"]]
+    sentences += [f"Note     {note}" for note in record["uncached"]]
     most = max((row["seeds"] for row in record["rows"]), key=len)
     counted = most == list(range(len(most)))  # else a number would mean other seeds
-    if counted and len(most) < ENOUGH and any(row["noise"] and not row["best"] for row in record["rows"]):
+    if counted and len(most) < ENOUGH and any(row["indistinguishable"] and not row["best"] for row in record["rows"]):
         sentences.append(f"Note     More seeds tell more apart: --seeds {ENOUGH} runs only those that are missing.")
     lines += [part for sentence in sentences for part in wrapped(sentence, " " * 9)]
     spent = record["seconds"]
     last = (
-        f"Seconds are those of training a method alone: {spent['alone']:.0f} in all, of which sharing what is frozen "
-        f"left {spent['trained']:.0f}."
+        f"Seconds are those of training a method alone: {spent['standalone']:.0f} in all, of which sharing frozen "
+        f"layers left {spent['training']:.0f}."
     )
     lines += [part for sentence in (*record["advice"], last) for part in wrapped(sentence)]
     return "\n".join([*lines, f"Table, pictures and all runs are in {folder}"])
@@ -488,7 +500,7 @@ def markdown(record: Record, pictures: Sequence[Path]) -> str:
     for size in _sizes(record):
         parts += [f"## {escaped(heading(record, size))}", markdown_table(*table(record, size))]
     parts.append(_reading(record))
-    parts += [bullets([note]) for note in (*record["notes"], *record["live"])]
+    parts += [bullets([note]) for note in (*record["notes"], *record["uncached"])]
     parts += [f"![{path.stem.replace('_', ' ')}](figures/{path.name})" for path in pictures]
     if record["failed"]:
         parts += ["Failed:", *(bullets([failed]) for failed in record["failed"])]
@@ -500,7 +512,7 @@ def markdown(record: Record, pictures: Sequence[Path]) -> str:
 def _reading(record: Record) -> str:
     """How the table of a comparison is to be read."""
     several = max(len(row["seeds"]) for row in record["rows"]) > 1
-    undecided = any(row.get("undecided") for row in record["rows"])
+    undecided = any(row.get("inconclusive") for row in record["rows"])
     over = "test examples and seeds" if several else "test examples; one seed says nothing of how far seeds differ"
     return (
         f"{title(record['metric']).capitalize()} on {record['split']}: mean over seeds, then the lowest and highest "

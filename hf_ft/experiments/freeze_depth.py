@@ -21,11 +21,18 @@ from typing import Any
 from hf_ft import __version__
 from hf_ft.environment import quiet_libraries
 from hf_ft.errors import UserError, split_argument
-from hf_ft.experiments.comparison import Record, check_same, ran_live, seeds_of, write
-from hf_ft.experiments.depth_grid import FEWEST, Search, candidates, kept, read_search, rungs
-from hf_ft.experiments.grid import Layer
-from hf_ft.experiments.probe_evidence import gather_evidence
-from hf_ft.experiments.trials import Arm, Bench, Outcome, blocks_of
+from hf_ft.experiments.boundary_probes import score_boundary_probes
+from hf_ft.experiments.comparison import Record, check_same, seed_scores, uncached_methods, write
+from hf_ft.experiments.comparison_settings import Layer
+from hf_ft.experiments.depth_settings import (
+    MIN_STEPS,
+    DepthSettings,
+    best_depths,
+    freeze_depths,
+    halving_schedule,
+    read_depth_settings,
+)
+from hf_ft.experiments.trials import Experiment, Trial, TrialResult, blocks_of
 from hf_ft.metrics import difference, mean_interval
 from hf_ft.reports import bullets, draw_depths, escaped, markdown_table, text_table, wrapped
 from hf_ft.settings import Settings, build, normalise
@@ -44,11 +51,11 @@ def depth(**settings: Any) -> Record:
     Raises:
         UserError: a mistake in the settings or the data, or a model without blocks.
     """
-    return search(read_search([("the call of depth()", settings)]))
+    return search(read_depth_settings([("the call of depth()", settings)]))
 
 
 @quiet_libraries()
-def search(asked: Search) -> Record:
+def search(asked: DepthSettings) -> Record:
     """Race the depths that a search asks for; prints what is done.
 
     Raises:
@@ -58,28 +65,30 @@ def search(asked: Search) -> Record:
         return _search(asked)
 
 
-def _search(asked: Search) -> Record:
+def _search(asked: DepthSettings) -> Record:
     # Depths that the model has not are told before its data are read.
-    bench = Bench(asked.layers, asked.folder, False, check=lambda groups: candidates(asked.depths, blocks_of(groups)))
-    methods = candidates(asked.depths, bench.blocks)
-    bench.check([Arm(method, asked.seeds[0]) for method in methods.values()])
+    experiment = Experiment(
+        asked.layers, asked.folder, False, check=lambda groups: freeze_depths(asked.depths, blocks_of(groups))
+    )
+    methods = freeze_depths(asked.depths, experiment.blocks)
+    experiment.check([Trial(method, asked.seeds[0]) for method in methods.values()])
     record: Record = {
         "hf_ft": __version__,
         "kind": "depth",
-        **bench.about,
-        "blocks": bench.blocks,
+        **experiment.about,
+        "blocks": experiment.blocks,
         "seeds": asked.seeds,
     }
     record["candidates"] = [{"frozen": frozen, "method": method} for frozen, method in methods.items()]
     if asked.anew:
         output_folder.remove(asked.folder)
     check_same(asked.folder / FILE, record, "search")
-    record["evidence"] = _evidence(bench, asked)
+    record["layer_probes"] = _evidence(experiment, asked)
     write(asked.folder, record, FILE)  # by which the folder is known, should this be stopped
     print("\n".join(introduction(record)), flush=True)
-    race = Race(bench, methods, asked.seeds, record, asked.folder)
+    race = Race(experiment, methods, asked.seeds, record, asked.folder)
     record["choice"] = race.run()
-    record["live"] = ran_live([one.outcome for one in race.trained.values()])
+    record["uncached"] = uncached_methods([one.result for one in race.trained.values()])
     record |= {"runs": race.runs(), "cost": race.cost(), "date": time.strftime("%Y-%m-%d")}
     write(asked.folder, record, FILE)
     publish(record, asked.folder)
@@ -87,11 +96,11 @@ def _search(asked: Search) -> Record:
     return record
 
 
-def _evidence(bench: Bench, asked: Search) -> Record:
+def _evidence(experiment: Experiment, asked: DepthSettings) -> Record:
     """What an earlier run of the same search has found, or found now."""
     path = asked.folder / FILE
     there: Record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return there.get("evidence") or gather_evidence(bench, asked.seeds[0])
+    return there.get("layer_probes") or score_boundary_probes(experiment, asked.seeds[0])
 
 
 # --- The race ---------------------------------------------------------------------------------------------------------
@@ -101,17 +110,17 @@ def _evidence(bench: Bench, asked: Search) -> Record:
 class Trained:
     """One training of the race: how many blocks it froze, which share of its length it had, and what it gave."""
 
-    arm: Arm
+    trial: Trial
     frozen: int
     share: float
-    outcome: Outcome
+    result: TrialResult
 
 
 @dataclass
 class Race:
     """A search while it runs: the depths by frozen blocks, and what has been found, in `record` and on disk."""
 
-    bench: Bench
+    experiment: Experiment
     methods: dict[int, str]
     seeds: list[int]
     record: Record
@@ -125,7 +134,7 @@ class Race:
             UserError: all trainings failed.
         """
         self.record |= {"rungs": [], "failed": []}
-        solved = [frozen for frozen in self.methods if frozen == self.bench.blocks]
+        solved = [frozen for frozen in self.methods if frozen == self.experiment.blocks]
         alive = [frozen for frozen in self.methods if frozen not in solved]
         own = self.rung("Head, which stands by", solved, 1.0) if solved else []
         last: list[Record] = []
@@ -135,30 +144,30 @@ class Race:
             last = self.rung(
                 f"Rung {number} of {len(plan)}: the best {count} {going}", alive, share, len(plan) - number
             )
-            alive = kept({row["frozen"]: self.sign * row["mean"] for row in last}, count)
+            alive = best_depths({row["frozen"]: self.sign * row["mean"] for row in last}, count)
         best = self.best([*own, *(row for row in last if row["frozen"] in alive)])
         if alive and (best is None or best in own) and plan[-1:] != [(1.0, 1)]:
             own = [*own, *self.rung("Head is ahead: the best of the others too", alive, 1.0)]
             best = self.best(own)
         if best is None:
             raise UserError(f"All {len(self.trained)} trainings failed, the first with: {self.record['failed'][0]}")
-        return {**best, "close": self.close(best, [*own, *last]), "contradicted": self.contradicted(best)}
+        return {**best, "alternative": self.close(best, [*own, *last]), "contradicting_probe": self.contradicted(best)}
 
     def plan(self, depths: Sequence[int]) -> list[tuple[float, int]]:
         """The rungs for these depths; notes it where even their own length is too short to tell them apart."""
         steps = min((self.full_length(frozen)[1] for frozen in depths), default=math.inf)
-        if steps < FEWEST and len(depths) > 1:
+        if steps < MIN_STEPS and len(depths) > 1:
             note = (
                 f"Depths have {steps:.0f} steps at their own length, which all of them train for. Fewer than about "
-                f"{FEWEST} hardly tell depths apart: set more --num_train_epochs or --max_steps, or leave them out."
+                f"{MIN_STEPS} hardly tell depths apart: set more --num_train_epochs or --max_steps, or leave them out."
             )
             self.record["notes"] = [note]
             print("\n".join(wrapped(f"Note     {note}", " " * 9)), flush=True)
-        return rungs(len(depths), steps)
+        return halving_schedule(len(depths), steps)
 
     def contradicted(self, best: Record) -> Record | None:
         """The best layer probe, where it scores beyond the interval of what is chosen; None where it does not."""
-        probes = self.record["evidence"]["probe"]
+        probes = self.record["layer_probes"]["scores"]
         if not probes:
             return None
         frozen = max(range(len(probes)), key=lambda i: self.sign * probes[i])
@@ -168,7 +177,7 @@ class Race:
     @property
     def sign(self) -> int:
         """1 where a higher score is better, else -1."""
-        return 1 if self.bench.higher_is_better else -1
+        return 1 if self.experiment.higher_is_better else -1
 
     def best(self, rows: Sequence[Record]) -> Record | None:
         """The row of the best mean; of equal ones the one that freezes more."""
@@ -186,9 +195,9 @@ class Race:
         for frozen, length in lengths.items():
             found = []
             for number, seed in enumerate(self.seeds, start=1):
-                arm = Arm(self.methods[frozen], seed, settings=length if share < 1 else {})
-                found.append(self.train(arm, frozen, share, len(self.seeds) * (1 + later) - number))
-            good = [one for one in found if not one.outcome.error]
+                trial = Trial(self.methods[frozen], seed, settings=length if share < 1 else {})
+                found.append(self.train(trial, frozen, share, len(self.seeds) * (1 + later) - number))
+            good = [one for one in found if not one.result.error]
             rows += [self.row(frozen, good)] if good else []
         self.record["rungs"].append({"share": share, "length": told, "rows": rows})
         write(self.folder, self.record, FILE)
@@ -196,39 +205,39 @@ class Race:
 
     def length(self, frozen: int, share: float) -> dict[str, float]:
         """The setting that lets a depth train for a share of its own length; whole epochs where there are any."""
-        stages = self.bench.plan(Arm(self.methods[frozen], self.seeds[0])).stages
+        stages = self.experiment.plan(Trial(self.methods[frozen], self.seeds[0])).stages
         steps, epochs = sum(stage.max_steps for stage in stages), share * sum(stage.epochs for stage in stages)
         if steps > 0:
             return {"max_steps": math.ceil(steps * share)}
         return {"num_train_epochs": round(epochs) if epochs >= 1 else round(epochs, 2)}
 
-    def train(self, arm: Arm, frozen: int, share: float, others: int) -> Trained:
-        """Train one arm, unless that has been done, and print a line for it."""
-        known = self.bench.outcome(arm)
-        outcome = known or self.bench.run(arm, others)
-        if outcome.error:
-            told = f"failed: {outcome.error[:200]}"
-            self.record["failed"].append(f"{arm.name}: {outcome.error}")
+    def train(self, trial: Trial, frozen: int, share: float, others: int) -> Trained:
+        """Train one trial, unless that has been done, and print a line for it."""
+        known = self.experiment.result(trial)
+        result = known or self.experiment.run(trial, others)
+        if result.error:
+            told = f"failed: {result.error[:200]}"
+            self.record["failed"].append(f"{trial.name}: {result.error}")
         else:
-            score = outcome.score(self.bench.split, self.bench.metric)
-            told = f"{self.bench.metric} {score:.4f}  {outcome.seconds:.1f} s" + ("  (before)" if known else "")
-        print(f"  {frozen:2} frozen  {arm.method:9}  seed {arm.seed}  {told}", flush=True)
-        self.trained[arm.name] = Trained(arm, frozen, share, outcome)
-        return self.trained[arm.name]
+            score = result.score(self.experiment.split, self.experiment.metric)
+            told = f"{self.experiment.metric} {score:.4f}  {result.seconds:.1f} s" + ("  (before)" if known else "")
+        print(f"  {frozen:2} frozen  {trial.method:9}  seed {trial.seed}  {told}", flush=True)
+        self.trained[trial.name] = Trained(trial, frozen, share, result)
+        return self.trained[trial.name]
 
     def row(self, frozen: int, found: Sequence[Trained]) -> Record:
         """Scores of one depth over its seeds, with the 95 % interval over examples and seeds."""
-        values = [one.outcome.score(self.bench.split, self.bench.metric) for one in found]
-        about = mean_interval(seeds_of(self.bench, [(one.arm, one.outcome) for one in found]))
+        values = [one.result.score(self.experiment.split, self.experiment.metric) for one in found]
+        about = mean_interval(seed_scores(self.experiment, [(one.trial, one.result) for one in found]))
         return {
             "frozen": frozen,
             "method": self.methods[frozen],
-            "arms": [one.arm.name for one in found],
+            "trials": [one.trial.name for one in found],
             "values": values,
             "mean": about.value,
             "low": about.low,
             "high": about.high,
-            "seconds": round(sum(one.outcome.seconds for one in found), 3),
+            "seconds": round(sum(one.result.seconds for one in found), 3),
         }
 
     def close(self, best: Record, rows: Sequence[Record]) -> Record | None:
@@ -237,22 +246,25 @@ class Race:
             one, other = self.by_seed(row), self.by_seed(best)
             both = [seed for seed in one if seed in other]
             if row["frozen"] > best["frozen"] and both:
-                gap = difference(*(seeds_of(self.bench, [which[seed] for seed in both]) for which in (one, other)))
+                gap = difference(
+                    *(seed_scores(self.experiment, [which[seed] for seed in both]) for which in (one, other))
+                )
                 if gap.noise:
-                    return {"frozen": row["frozen"], "method": row["method"], **asdict(gap)}
+                    found = {"value": gap.value, "low": gap.low, "high": gap.high, "inconclusive": gap.undecided}
+                    return {"frozen": row["frozen"], "method": row["method"], **found}
         return None
 
-    def by_seed(self, row: Record) -> dict[int, tuple[Arm, Outcome]]:
-        """The training of each seed of a row, and its outcome."""
-        found = [self.trained[name] for name in row["arms"]]
-        return {one.arm.seed: (one.arm, one.outcome) for one in found}
+    def by_seed(self, row: Record) -> dict[int, tuple[Trial, TrialResult]]:
+        """The training of each seed of a row, and its result."""
+        found = [self.trained[name] for name in row["trials"]]
+        return {one.trial.seed: (one.trial, one.result) for one in found}
 
     # What it cost.
 
     def runs(self) -> list[Record]:
         """All trainings, as they were kept."""
         return [
-            {"arm": name, "frozen": one.frozen, "share": one.share, **asdict(one.outcome)}
+            {"trial": name, "frozen": one.frozen, "share": one.share, **asdict(one.result)}
             for name, one in self.trained.items()
         ]
 
@@ -261,13 +273,13 @@ class Race:
 
         `sweep` is an estimate: every depth with every seed at its own length, with frozen layers running every time.
         """
-        outcomes = [one.outcome for one in self.trained.values()]
-        evidence = self.record["evidence"]["seconds"]
+        results = [one.result for one in self.trained.values()]
+        evidence = self.record["layer_probes"]["seconds"]
         return {
-            "trained": round(sum(outcome.seconds for outcome in outcomes), 3),
-            "evidence": evidence,
-            "wall": round(sum(outcome.wall for outcome in outcomes) + evidence, 3),
-            "sweep": round(len(self.seeds) * sum(self.uncached(frozen) for frozen in self.methods), 1),
+            "training": round(sum(result.seconds for result in results), 3),
+            "layer_probes": evidence,
+            "wall": round(sum(result.wall_seconds for result in results) + evidence, 3),
+            "full_sweep": round(len(self.seeds) * sum(self.uncached(frozen) for frozen in self.methods), 1),
         }
 
     def uncached(self, frozen: int) -> float:
@@ -275,28 +287,28 @@ class Race:
 
         To the seconds of its steps come forward passes of what is frozen, where features stood for it.
         """
-        done = [one for one in self.trained.values() if one.frozen == frozen and not one.outcome.error]
+        done = [one for one in self.trained.values() if one.frozen == frozen and not one.result.error]
         if not done:
             return 0.0
         longest = max(done, key=lambda one: one.share)
         passes, _ = self.full_length(frozen)
-        examples = len(self.bench.splits.train) + len(self.bench.splits.validation)
-        each = self.record["evidence"]["pass_seconds"] * frozen / self.bench.blocks
-        frozen_part = each * passes * examples if longest.outcome.features else 0.0
-        return longest.outcome.loop / self.part(longest) + frozen_part
+        examples = len(self.experiment.splits.train) + len(self.experiment.splits.validation)
+        each = self.record["layer_probes"]["seconds_per_example"] * frozen / self.experiment.blocks
+        frozen_part = each * passes * examples if longest.result.features else 0.0
+        return longest.result.step_seconds / self.part(longest) + frozen_part
 
     def part(self, one: Trained) -> float:
         """The share of its own length that a training really had, in whole epochs or steps."""
         epochs, steps = self.full_length(one.frozen)
-        had = one.arm.settings
+        had = one.trial.settings
         return had["max_steps"] / steps if "max_steps" in had else had.get("num_train_epochs", epochs) / epochs
 
     def full_length(self, frozen: int) -> tuple[float, float]:
         """How many epochs and how many steps a depth trains for at its own length."""
-        arm = Arm(self.methods[frozen], self.seeds[0])
-        args, (stage,) = self.bench.settings(arm).arguments(), self.bench.plan(arm).stages
+        trial = Trial(self.methods[frozen], self.seeds[0])
+        args, (stage,) = self.experiment.settings(trial).arguments(), self.experiment.plan(trial).stages
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        steps = math.ceil(len(self.bench.splits.train) / batch)
+        steps = math.ceil(len(self.experiment.splits.train) / batch)
         return (
             (stage.epochs, stage.epochs * steps) if stage.max_steps < 0 else (stage.max_steps / steps, stage.max_steps)
         )
@@ -314,7 +326,7 @@ def _spoken(length: Record) -> str:
 
 def introduction(record: Record) -> list[str]:
     """What is about to be searched."""
-    data, model, evidence = record["data"], record["model"], record["evidence"]
+    data, model, evidence = record["data"], record["model"], record["layer_probes"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     depths = ", ".join(str(one["frozen"]) for one in record["candidates"])
     lines = [
@@ -327,7 +339,7 @@ def introduction(record: Record) -> list[str]:
     if evidence["missing"]:
         lines.append(f"Evidence none: {evidence['missing']}")
     else:
-        probes = " ".join(map(_figure, evidence["probe"]))
+        probes = " ".join(map(_figure, evidence["scores"]))
         lines.append(
             f"Evidence linear probes at the boundaries from below, one pass over {evidence['examples']:,} examples, "
             f"{evidence['seconds']:.0f} s: {probes}. What is separable there is not what is best to train from."
@@ -348,7 +360,7 @@ def table(record: Record) -> tuple[list[str], list[list[str]]]:
     header += [*(lengths[share] for share in sorted(lengths)), "seconds"]
     rows = []
     for one in record["candidates"]:
-        frozen, probe = one["frozen"], record["evidence"]["probe"]
+        frozen, probe = one["frozen"], record["layer_probes"]["scores"]
         mine = [cells.get((share, frozen)) for share in sorted(lengths)]
         spent = sum(row["seconds"] for row in mine if row)
         chosen = " *" if frozen == record["choice"]["frozen"] else ""
@@ -379,12 +391,12 @@ def sentences(record: Record) -> list[str]:
     if len(choice["values"]) == 2:
         score = f"{record['metric_title']} on validation {_with_spread(choice)}"
     told = [f"Chosen: freeze {choice['frozen']} of {blocks} blocks (`{choice['method']}`), {score}."]
-    if close := choice["close"]:
+    if close := choice["alternative"]:
         how = f"is within its noise (difference {close['low']:+.3f} to {close['high']:+.3f})"
-        if close.get("undecided"):
+        if close.get("inconclusive"):
             how = "may be as good: two seeds cannot tell. Give more --seeds"
         told.append(f"`{close['method']}` freezes more and {how}.")
-    if found := choice.get("contradicted"):
+    if found := choice.get("contradicting_probe"):
         told.append(
             f"The layer probes contradict this: one on the mean over positions after {found['frozen']} of {blocks} "
             f"blocks scores {_figure(found['score'])}, beyond the interval of what is chosen. A head on frozen layers "
@@ -392,9 +404,9 @@ def sentences(record: Record) -> list[str]:
             "search again with more --num_train_epochs."
         )
     told.append(
-        f"It cost {cost['trained']:.0f} s of training and {cost['evidence']:.0f} s for the probes "
+        f"It cost {cost['training']:.0f} s of training and {cost['layer_probes']:.0f} s for the probes "
         f"({cost['wall']:.0f} s with loading and scoring). Every depth at its own length, with frozen layers running "
-        f"in each epoch, would take about {cost['sweep']:.0f} s (estimated)."
+        f"in each epoch, would take about {cost['full_sweep']:.0f} s (estimated)."
     )
     return told
 
@@ -404,7 +416,7 @@ def told(record: Record, folder: Path) -> str:
     spread = "both seeds" if len(record["choice"]["values"]) == 2 else "half of their 95 % interval"
     note = f"* chosen; scores on validation with {spread}; seconds of training"
     failed = [f"FAILED   {failed}" for failed in record["failed"]]
-    live = [line for why in record["live"] for line in wrapped(f"Note     {why}", " " * 9)]
+    live = [line for why in record["uncached"] for line in wrapped(f"Note     {why}", " " * 9)]
     lines = [text_table(*table(record)), *wrapped(note), "", *failed, *live]
     for sentence in sentences(record):
         lines += wrapped(sentence)
@@ -447,7 +459,7 @@ def page(record: Record, drawn: Sequence[Path]) -> str:
         f"over {_counted(len(record['seeds']), 'seed')}, with {spread}. `*` is chosen. "
         "Probe: a linear probe on what stands at that boundary, which is evidence and no answer. Seconds of training.",
         *(f"![how many blocks to freeze](figures/{path.name})" for path in drawn if path.suffix == ".png"),
-        *(bullets([note]) for note in (*record.get("notes", ()), *record["live"])),
+        *(bullets([note]) for note in (*record.get("notes", ()), *record["uncached"])),
         *(bullets([f"failed: {failed}"]) for failed in record["failed"]),
         f"{machine['device']}, {machine['cores']} cores; hf_ft {record['hf_ft']}; {record['date']}.",
     ]
@@ -458,7 +470,7 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def redraw_search(folder: Path) -> list[Path]:
+def redraw_depth(folder: Path) -> list[Path]:
     """Write the page and draw the picture of a finished search again, byte for byte the same.
 
     Raises:
@@ -476,7 +488,7 @@ NOT_SEARCHED = {"method", "output_dir", "overwrite_output_dir", "resume_from_che
 
 
 def resolve(settings: Settings) -> tuple[Settings, Record]:
-    """Search the depth for a run with method `auto`, by its own seed; returns its settings, and how they were chosen.
+    """Search the freeze depth for a run with method `auto`, with its seed; returns settings and how they were found.
 
     The search stays in the folder `depth` of the result, where a resumed run finds it.
     """
@@ -486,9 +498,9 @@ def resolve(settings: Settings) -> tuple[Settings, Record]:
     folder = out / "depth"
     anew = settings.config.overwrite_output_dir and not settings.training.get("resume_from_checkpoint")
     layer = {**given, "output_dir": str(folder), "overwrite_output_dir": anew, "seeds": [values["seed"]]}
-    record = search(read_search([("the settings of method auto", layer)]))
+    record = search(read_depth_settings([("the settings of method auto", layer)]))
     chosen = record["choice"]
-    how = {name: chosen[name] for name in ("frozen", "mean", "low", "high", "close")}
+    how = {name: chosen[name] for name in ("frozen", "mean", "low", "high", "alternative")}
     own = ("the run", {**given, "method": chosen["method"], "output_dir": str(folder / "run")})
     found = build(own)
     kept = {name: settings.training[name] for name in NOT_SEARCHED if name in settings.training}

@@ -276,7 +276,7 @@ def _scored(
     for number, (model, name) in enumerate(names.items(), start=1):
         identity = _identity(model)
         row = finished.get(identity) or _row(model, name, config, args, splits)
-        row = {**row, "name": name, "identity": identity, "where": _where(model)}
+        row = {**row, "name": name, "identity": identity, "location": _where(model)}
         rows.append(row)
         _write(out, {**record, "candidates": [*rows, *_others(before, rows)]})
         told = "as before" if identity in finished else row.get("reason") or f"{row['seconds']:.0f} s"
@@ -294,9 +294,9 @@ def _others(before: Record, rows: Sequence[Record]) -> list[Record]:
 
     One whose name is another's now is told apart by the beginning of its identity.
     """
-    known = {row[key] for row in rows for key in ("identity", "where")}
+    known = {row[key] for row in rows for key in ("identity", "location")}
     names = {row["name"] for row in rows}
-    others = [_lasting(row) for row in before["candidates"] if not known & {row["identity"], row.get("where")}]
+    others = [_lasting(row) for row in before["candidates"] if not known & {row["identity"], row.get("location")}]
     return [row | {"name": f"{row['name']} ({row['identity'][:6]})"} if row["name"] in names else row for row in others]
 
 
@@ -307,7 +307,7 @@ def _lasting(row: Record) -> Record:
 
 def _row(model: str, name: str, config: Config, args: Any, splits: Splits) -> Record:
     """What is found out about a candidate, or the reason why nothing is."""
-    from hf_ft.experiments.candidates import score_candidate
+    from hf_ft.experiments.candidate_scores import score_candidate
 
     try:
         check_path(model, "model")
@@ -357,11 +357,11 @@ def _place(record: Record) -> None:
     scores = {name: [row["scores"][name] for row in rows] for name in rows[0]["scores"]}
     places = {name: ranks(values) for name, values in scores.items()}
     for i, row in enumerate(rows):
-        row["places"] = {name: float(found[i]) for name, found in places.items()}
-        row["mean_place"] = float(np.mean(list(row["places"].values())))
-    rows.sort(key=lambda row: (row["mean_place"], row["ms_per_example"]))
+        row["ranks"] = {name: float(found[i]) for name, found in places.items()}
+        row["mean_rank"] = float(np.mean(list(row["ranks"].values())))
+    rows.sort(key=lambda row: (row["mean_rank"], row["ms_per_example"]))
     record["candidates"] = [*rows, *(row for row in record["candidates"] if "reason" in row)]
-    record["metric"], record["constant"] = rows[0]["metric"], rows[0]["constant"]
+    record["metric"], record["baseline"] = rows[0]["metric"], rows[0]["baseline"]
     record["agreement"] = [{"scores": list(pair), "tau": tau} for pair, tau in agreement(scores).items()]
 
 

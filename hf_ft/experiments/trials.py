@@ -1,7 +1,7 @@
-"""Arms: the trainings of one comparison, one after another in one process, on the same data, each kept when it is done.
+"""Trials: the trainings of one experiment, one after another in one process, on the same data, each stored when done.
 
-All arms share validation and test; arms of one size and seed share their training examples. What frozen layers give is
-shared through the feature cache: in training, and here for validation and test as well.
+All trials share validation and test; trials of one size and seed share their training examples. What frozen layers give
+is shared through the feature cache: in training, and here for validation and test as well.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hf_ft.data import Splits, load_splits, sample_strata, with_truncation
 from hf_ft.environment import machine, versions
 from hf_ft.errors import UserError, shorten
 from hf_ft.evaluation import predict_outputs
-from hf_ft.experiments.grid import Layer, fitted
+from hf_ft.experiments.comparison_settings import Layer, applicable_layers
 from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, PrebatchedCollator, open_cache
 from hf_ft.methods import Plan, PlannedStage, Setting
 from hf_ft.metrics import Floats
@@ -51,7 +51,7 @@ UNIMPORTANT = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class Trial:
     """One training: a method, a seed, a number of examples of each class (None: all), and settings of its own."""
 
     method: str
@@ -71,15 +71,15 @@ class Arm:
 
 
 @dataclass
-class Outcome:
-    """What an arm gave. A failed one has `error` and nothing else.
+class TrialResult:
+    """What a trial gave. A failed one has `error` and nothing else.
 
-    `seconds` are those of training, with the features that it computed; `loop` are the part of them that went into
-    steps and their evaluations, `feature_seconds` into features and decoded images, `features` how many of how many
-    examples that were by split. What it found there took `whole_seconds`, its own part included: `alone` is how long
-    it would have trained with nothing there. `wall` counts everything, from loading the model to scores on test.
-    `frozen` counts blocks that never trained, None with adapters; `live` says why what is frozen ran in every epoch.
-    `metrics` are those of `run.json`, by split and name.
+    `seconds` are those of training, with the features that it computed; `step_seconds` are the part of them that went
+    into steps and their evaluations, `feature_seconds` into features and decoded images, `features` how many of how
+    many examples that were by split. What it found there took `build_seconds`, its own part included:
+    `standalone_seconds` is how long it would have trained with nothing there. `wall_seconds` counts everything, from
+    loading the model to scores on test. `frozen` counts blocks that never trained, None with adapters; `uncached` says
+    why what is frozen ran in every epoch. `metrics` are those of `run.json`, by split and name.
     """
 
     method: str
@@ -87,24 +87,24 @@ class Outcome:
     size: int | None
     examples: int = 0
     seconds: float = 0.0
-    loop: float = 0.0
+    step_seconds: float = 0.0
     feature_seconds: float = 0.0
-    whole_seconds: float = 0.0
+    build_seconds: float = 0.0
     features: dict[str, list[int]] = field(default_factory=dict)
-    wall: float = 0.0
+    wall_seconds: float = 0.0
     blocks: int = 0
     frozen: int | None = None
     trainable: int = 0
     epochs: float = 0.0
     peak_memory: int = 0
-    live: list[str] = field(default_factory=list)
+    uncached: list[str] = field(default_factory=list)
     metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     error: str = ""
 
     @property
-    def alone(self) -> float:
+    def standalone_seconds(self) -> float:
         """The seconds of training as if no other had left features or decoded images."""
-        return round(self.seconds - self.feature_seconds + self.whole_seconds, 3)
+        return round(self.seconds - self.feature_seconds + self.build_seconds, 3)
 
     def score(self, split: str, metric: str) -> float:
         """The value of a metric on a split."""
@@ -116,12 +116,12 @@ def blocks_of(groups: DepthGroups) -> int:
     return len(groups.of_role("block"))
 
 
-class Bench:
-    """What the arms of a comparison share: settings, data, and the folder in which each leaves its files.
+class Experiment:
+    """What the trials of a comparison share: settings, data, and the folder in which each leaves its files.
 
-    `layers` are those of `config.build`, without a method. Data are read once; arms draw their training examples from
-    the train split by their seed, smaller sizes from larger ones. Without `test`, that split is left alone and arms are
-    scored on validation: who chooses by their scores must not have seen it. What is wrong with `methods`, or what
+    `layers` are those of `config.build`, without a method. Data are read once; trials draw their training examples from
+    the train split by their seed, smaller sizes from larger ones. Without `test`, that split is left alone and trials
+    are scored on validation: who chooses by their scores must not have seen it. What is wrong with `methods`, or what
     `check` says of the model's depth groups, is told before the data are read.
 
     Raises:
@@ -139,9 +139,9 @@ class Bench:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
         self.layers = [(source, normalise(layer, source)) for source, layer in layers]
-        self.root, self.folder = folder, folder / "arms"
+        self.root, self.folder = folder, folder / "trials"
         own = {"method": "head", "output_dir": str(self.folder / "data")}
-        settings = build(*fitted(self.layers, "head"), ("the comparison", own))
+        settings = build(*applicable_layers(self.layers, "head"), ("the comparison", own))
         config, args = settings.config, settings.arguments()
         self.task = get_task(config.task)
         check_model(config, args, methods, check)
@@ -168,19 +168,24 @@ class Bench:
         """How many blocks the model has."""
         return blocks_of(self.groups)
 
-    def settings(self, arm: Arm) -> Settings:
-        """All settings of an arm."""
-        out = {"output_dir": str(self.folder / arm.name), "overwrite_output_dir": True}  # one that was killed leaves it
-        own = {"method": arm.method, "seed": arm.seed, **out, **arm.settings}
-        return build(*fitted(self.layers, arm.method), ("the comparison", own))
+    def settings(self, trial: Trial) -> Settings:
+        """All settings of a trial."""
+        out = {
+            "output_dir": str(self.folder / trial.name),
+            "overwrite_output_dir": True,
+        }  # one that was killed leaves it
+        own = {"method": trial.method, "seed": trial.seed, **out, **trial.settings}
+        return build(*applicable_layers(self.layers, trial.method), ("the comparison", own))
 
     def _about(self, settings: Settings) -> dict[str, Any]:
-        """What must be equal for two arms to be compared, and what tells a reader where they were run."""
+        """What must be equal for two trials to be compared, and what tells a reader where they were run."""
         config, args = settings.config, settings.arguments()
         plan = make_plan(config, args, self.groups, len(self.splits.train))
         known = describe(config, self.splits, self.model, self.loaded, plan)
         given = {name: value for _, layer in self.layers for name, value in layer.items() if value is not None}
-        of_adapters = {name: given[name] for name in OF_ADAPTERS & {*given}}  # some arms have them, `settings` has not
+        of_adapters = {
+            name: given[name] for name in OF_ADAPTERS & {*given}
+        }  # some trials have them, `settings` has not
         values = {**vars(config), **settings.training, **of_adapters}
         named = sorted(name for name in {*given} - UNIMPORTANT if not name.startswith("hub_"))
         return {
@@ -196,26 +201,26 @@ class Bench:
             "versions": versions(),
         }
 
-    def check(self, arms: Sequence[Arm]) -> None:
-        """Raise for what no arm could do, before any of them starts.
+    def check(self, trials: Sequence[Trial]) -> None:
+        """Raise for what no trial could do, before any of them starts.
 
         Raises:
             UserError: a method that the model lacks, or more examples of a class than there are.
         """
-        sizes = {arm.size for arm in arms if arm.size is not None}
+        sizes = {trial.size for trial in trials if trial.size is not None}
         self._check_sizes(sizes)
-        for arm in {arm.method: arm for arm in arms}.values():
-            for stage in self.plan(arm).stages:
+        for trial in {trial.method: trial for trial in trials}.values():
+            for stage in self.plan(trial).stages:
                 if stage.peft:
                     adapters.find_targets(self.model, self.groups, stage.settings, stage.peft, stage.peft_options)
 
-    def plan(self, arm: Arm) -> Plan:
-        """What an arm does when it trains on all examples.
+    def plan(self, trial: Trial) -> Plan:
+        """What a trial does when it trains on all examples.
 
         Raises:
             UserError: a method that the model lacks.
         """
-        settings = self.settings(arm)
+        settings = self.settings(trial)
         return make_plan(settings.config, settings.arguments(), self.groups, len(self.splits.train))
 
     def _check_sizes(self, sizes: set[int]) -> None:
@@ -232,142 +237,142 @@ class Bench:
                 f"{min(few.values())}, or give more examples of these classes."
             )
 
-    def part(self, arm: Arm) -> Splits:
-        """The splits of an arm: all of train, or some examples of each class, drawn by its seed."""
-        if arm.size is None:
+    def part(self, trial: Trial) -> Splits:
+        """The splits of a trial: all of train, or some examples of each class, drawn by its seed."""
+        if trial.size is None:
             return self.splits
         labels = np.asarray(self.splits.train["labels"][:])
-        sizes = np.full(len(self.splits.labels), arm.size, dtype=np.int64)
-        rows = self.splits.train.select(sample_strata(labels, sizes, arm.seed))
+        sizes = np.full(len(self.splits.labels), trial.size, dtype=np.int64)
+        rows = self.splits.train.select(sample_strata(labels, sizes, trial.seed))
         return dataclasses.replace(self.splits, train=rows)
 
     # Running.
 
-    def outcome(self, arm: Arm) -> Outcome | None:
-        """What an arm gave in this run or an earlier one; None while it is missing, or after it failed."""
-        path = self.folder / f"{arm.name}.json"
-        if not path.exists() or not self._drawn(arm).exists():
+    def result(self, trial: Trial) -> TrialResult | None:
+        """What a trial gave in this run or an earlier one; None while it is missing, or after it failed."""
+        path = self.folder / f"{trial.name}.json"
+        if not path.exists() or not self._drawn(trial).exists():
             return None
         try:
-            found = Outcome(**json.loads(path.read_text(encoding="utf-8")))
+            found = TrialResult(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):  # damaged: it is trained again
             return None
         return None if found.error else found
 
-    def draws(self, arm: Arm) -> Floats:
-        """The metric on resamples of the test split `(resamples,)`, the same draws for all arms."""
-        found: Floats = np.load(self._drawn(arm), allow_pickle=False)
+    def draws(self, trial: Trial) -> Floats:
+        """The metric on resamples of the test split `(resamples,)`, the same draws for all trials."""
+        found: Floats = np.load(self._drawn(trial), allow_pickle=False)
         return found
 
-    def _drawn(self, arm: Arm) -> Path:
-        return self.folder / f"{arm.name}.npy"
+    def _drawn(self, trial: Trial) -> Path:
+        return self.folder / f"{trial.name}.npy"
 
-    def run(self, arm: Arm, others: int = 0) -> Outcome:
-        """Train and score an arm, unless it has been done. What it prints goes into a log beside its result.
+    def run(self, trial: Trial, others: int = 0) -> TrialResult:
+        """Train and score a trial, unless it has been done. What it prints goes into a log beside its result.
 
-        `others` is how many arms are still to come that freeze alike, and read the features that this one computes. A
-        failure is told by the outcome; other arms can go on.
+        `others` is how many trials are still to come that freeze alike, and read the features that this one computes. A
+        failure is told by the result; other trials can go on.
         """
-        done = self.outcome(arm)
+        done = self.result(trial)
         if done is not None:
             return done
-        scratch = self.folder / arm.name
+        scratch = self.folder / trial.name
         self.folder.mkdir(parents=True, exist_ok=True)
-        log_file = self.folder / f"{arm.name}.log"
-        output_folder.make_way(self.root, f"arms/{log_file.name}")
+        log_file = self.folder / f"{trial.name}.log"
+        output_folder.make_way(self.root, f"trials/{log_file.name}")
         log = log_file.open("w", encoding="utf-8")
         try:
             with log, contextlib.redirect_stdout(log):
-                outcome, draws = self._logged(scratch, arm, others, log)
-        finally:  # also of an arm that is interrupted: the next call would take the log for the user's
+                result, draws = self._logged(scratch, trial, others, log)
+        finally:  # also of a trial that is interrupted: the next call would take the log for the user's
             output_folder.record_files(self.root, [log_file])
         if draws is not None:
             content = io.BytesIO()
             np.save(content, draws)
-            output_folder.write(self.root, f"arms/{arm.name}.npy", content.getvalue())
-        output_folder.write(self.root, f"arms/{arm.name}.json", json.dumps(asdict(outcome), indent=1) + "\n")
+            output_folder.write(self.root, f"trials/{trial.name}.npy", content.getvalue())
+        output_folder.write(self.root, f"trials/{trial.name}.json", json.dumps(asdict(result), indent=1) + "\n")
         gc.collect()
-        return outcome
+        return result
 
-    def _logged(self, scratch: Path, arm: Arm, others: int, log: TextIO) -> tuple[Outcome, Floats | None]:
-        """Train an arm; what it fails with goes into its log."""
+    def _logged(self, scratch: Path, trial: Trial, others: int, log: TextIO) -> tuple[TrialResult, Floats | None]:
+        """Train a trial; what it fails with goes into its log."""
         try:
-            return self._in_scratch(scratch, arm, others)
-        except Exception as error:  # whatever it is, it must not take the other arms with it
+            return self._in_scratch(scratch, trial, others)
+        except Exception as error:  # whatever it is, it must not take the other trials with it
             traceback.print_exc(file=log)
             text = " ".join(str(error).split()) or type(error).__name__
-            return Outcome(arm.method, arm.seed, arm.size, error=text), None
+            return TrialResult(trial.method, trial.seed, trial.size, error=text), None
 
-    def _in_scratch(self, scratch: Path, arm: Arm, others: int) -> tuple[Outcome, Floats]:
-        """Train an arm in a folder of its own, which is a run's like any other, and is gone afterwards."""
+    def _in_scratch(self, scratch: Path, trial: Trial, others: int) -> tuple[TrialResult, Floats]:
+        """Train a trial in a folder of its own, which is a run's like any other, and is gone afterwards."""
         try:
             with output_folder.locked(scratch, "run"):
-                return self._train(arm, others)
+                return self._train(trial, others)
         finally:
             discard_model(scratch)
 
-    def _train(self, arm: Arm, others: int) -> tuple[Outcome, Floats]:
+    def _train(self, trial: Trial, others: int) -> tuple[TrialResult, Floats]:
         started = time.perf_counter()
-        settings = self.settings(arm)
+        settings = self.settings(trial)
         config, args = settings.config, settings.arguments()
         args.disable_tqdm = True  # the comparison has a bar of its own
-        splits = self.part(arm)
+        splits = self.part(trial)
         model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
         plan = make_plan(config, args, loaded.groups, len(splits.train))
         run = train(model, processor, splits, plan, config, args, loaded, others=others)
-        outcome = _described(arm, run)
-        draws = self._score(run, outcome, others)
-        outcome.wall = round(time.perf_counter() - started, 3)
-        return outcome, draws
+        result = _described(trial, run)
+        draws = self._score(run, result, others)
+        result.wall_seconds = round(time.perf_counter() - started, 3)
+        return result, draws
 
-    def _score(self, run: Run, outcome: Outcome, others: int) -> Floats:
-        """Write scores on validation and test into an outcome; returns the metric on resamples of the last of them."""
+    def _score(self, run: Run, result: TrialResult, others: int) -> Floats:
+        """Write scores on validation and test into a result; returns the metric on resamples of the last of them."""
         target, labels, threshold = self.splits.target, self.splits.labels, None
         for name, split in (("validation", self.splits.validation), ("test", self.splits.test)):
             if split is None:
                 continue
-            outputs, references = outputs_of(run, split, others), split["labels"][:]
+            outputs, references = predict_split(run, split, others), split["labels"][:]
             if name == "validation":
                 threshold = target.fit(outputs, references)
             scores = target.score(outputs, references, labels, threshold)
-            outcome.metrics[name] = {metric: asdict(score) for metric, score in scores.items()}
+            result.metrics[name] = {metric: asdict(score) for metric, score in scores.items()}
         return target.bootstrap(outputs, references, labels, self.metric, threshold)
 
 
-def _described(arm: Arm, run: Run) -> Outcome:
+def _described(trial: Trial, run: Run) -> TrialResult:
     stages = run.stages
     cached = [stage.cache for stage in stages if stage.cache]
     images = [stage.images for stage in stages if stage.images]
-    once = max((facts["whole_seconds"] for facts in images), default=0.0)  # all stages read the same
-    never = frozen_throughout(run.plan)
+    once = max((facts["build_seconds"] for facts in images), default=0.0)  # all stages read the same
+    never = settings_throughout(run.plan)
     blocks = [setting for group, setting in zip(run.groups, never, strict=True) if group.role == "block"]
     adapted = any(stage.peft for stage in run.plan.stages)
-    return Outcome(
-        arm.method,
-        arm.seed,
-        arm.size,
+    return TrialResult(
+        trial.method,
+        trial.seed,
+        trial.size,
         examples=len(run.splits.train),
         seconds=round(sum(stage.seconds for stage in stages), 3),
-        loop=round(sum(entry.get("train_runtime", 0.0) for stage in stages for entry in stage.history), 3),
+        step_seconds=round(sum(entry.get("train_runtime", 0.0) for stage in stages for entry in stage.history), 3),
         feature_seconds=round(sum(facts["seconds"] for facts in (*cached, *images)), 3),
-        whole_seconds=round(sum(facts["whole_seconds"] for facts in cached) + once, 3),
-        features={facts["cut"]: [facts["computed"], facts["examples"]] for facts in cached},
+        build_seconds=round(sum(facts["build_seconds"] for facts in cached) + once, 3),
+        features={facts["split"]: [facts["computed"], facts["examples"]] for facts in cached},
         blocks=len(blocks),
         frozen=None if adapted else sum(setting.mode == "frozen" for setting in blocks),
         trainable=max(stage.trainable for stage in stages),
         epochs=sum(stage.epochs for stage in stages),
         peak_memory=max(stage.peak_memory for stage in stages),
-        live=[stage.live for stage in stages if stage.live],
+        uncached=[stage.uncached for stage in stages if stage.uncached],
     )
 
 
-def frozen_throughout(plan: Plan) -> tuple[Setting, ...]:
+def settings_throughout(plan: Plan) -> tuple[Setting, ...]:
     """One setting for each depth group: frozen where no stage trains or adapts it."""
     columns = zip(*(stage.settings for stage in plan.stages), strict=True)
     return tuple(next((one for one in column if one.mode != "frozen"), column[0]) for column in columns)
 
 
-def outputs_of(run: Run, split: Dataset, others: int = 0) -> Any:
+def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
     """What a trained model says of a split, like `evaluation.predict_outputs`, through the cache where it can be.
 
     `others` is how many other models with the same frozen part will be asked for the same split.
@@ -375,7 +380,7 @@ def outputs_of(run: Run, split: Dataset, others: int = 0) -> Any:
     config = dataclasses.replace(run.config, augment="none")
     encoded = run.task.encode(split, run.processor, config, False)
     collator = run.task.collator(run.processor)
-    stage = PlannedStage("scores", others + 1, 0.0, frozen_throughout(run.plan))
+    stage = PlannedStage("scores", others + 1, 0.0, settings_throughout(run.plan))
     try:
         job = CacheRequest(
             run.model, run.groups, stage, (encoded,), run.processor, collator, config, run.args, others + 1, 0

@@ -136,7 +136,7 @@ class CacheRequest:
 class CachedStage:
     """A stage's upper part and its data (no validation where the stage has none); `facts` go into `run.json`.
 
-    Among them `seconds` is what this run spent on features, `whole_seconds` what all that it reads took, whenever they
+    Among them `seconds` is what this run spent on features, `build_seconds` what all that it reads took, whenever they
     were computed.
     """
 
@@ -199,13 +199,13 @@ def _opened(job: CacheRequest) -> CachedStage:
         print_on_main(f"cache    {note}", job.args)
     sets = [_rows(job, split, store.read(part.names), part) for part in parts]
     facts = {
-        "cut": split.name,
+        "split": split.name,
         "examples": forecast.examples,
         "computed": computed,
         "bytes": forecast.bytes,
         "seconds": sum(seconds),
         "validation_seconds": sum(seconds[1:]),
-        "whole_seconds": round(sum(rows.features.seconds for rows in sets), 3),
+        "build_seconds": round(sum(rows.features.seconds for rows in sets), 3),
         "dtype": job.config.cache_dtype,
         "difference": split.difference,
         "notes": [*split.notes, *store.notes],

@@ -103,7 +103,7 @@ def cache_images(job: CacheRequest) -> tuple[list[Any], Facts | None]:
     """The parts of a stage that runs live, those with images from the store where that saves time.
 
     Beside them what was kept, for `run.json`: examples, how many were computed now, bytes, the seconds that this took,
-    and `whole_seconds`, what all of them took whenever that was. None where nothing was.
+    and `build_seconds`, what all of them took whenever that was. None where nothing was.
     """
     parts: list[Any] = list(job.parts)
     if job.config.cache == "off" or not isinstance(parts[0], Dataset) or not holds_images(parts[0]):
@@ -269,7 +269,7 @@ def _filled(
     kept = [store.read(part.names) for part in parts]
     whole = sum(features.seconds for features in kept)
     of_these = {"examples": forecast.examples, "computed": computed, "bytes": forecast.bytes}
-    for name, value in {**of_these, "seconds": round(seconds, 3), "whole_seconds": round(whole, 3)}.items():
+    for name, value in {**of_these, "seconds": round(seconds, 3), "build_seconds": round(whole, 3)}.items():
         facts[name] = facts.get(name, 0) + value
     return kept
 

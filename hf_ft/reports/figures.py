@@ -245,7 +245,7 @@ def _draw_frozen(record: Record, rows: Rows, folder: Path) -> list[Path]:
     """Score against the number of frozen blocks, and seconds below it."""
     sign = 1 if record["higher_is_better"] else -1
     figure, (top, below) = new_figure(1, 6.0, 5.4, rows=2)
-    drawn = ((top, BLUE, "o", "mean", "values"), (below, ORANGE, "s", "seconds", "seconds_of"))
+    drawn = ((top, BLUE, "o", "mean", "values"), (below, ORANGE, "s", "seconds", "seconds_per_trial"))
     for axis, colour, marker, key, of in drawn:
         for row in rows:
             error = _spread(row[key], row[of])

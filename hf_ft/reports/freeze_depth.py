@@ -35,7 +35,7 @@ def draw_depths(record: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _draw_scores(axis: Any, record: Mapping[str, Any]) -> None:
-    if probe := record["evidence"]["probe"]:
+    if probe := record["layer_probes"]["scores"]:
         axis.plot(range(len(probe)), probe, color="#a0a0a0", linestyle=":", marker=".", label="linear probe")
     shares = sorted({rung["share"] for rung in record["rungs"] if rung["rows"]})
     for place, share in enumerate(shares):

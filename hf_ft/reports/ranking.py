@@ -38,7 +38,7 @@ def rows_of(record: Record) -> tuple[list[str], list[list[str]]]:
         scores = [f"{row['scores'][name]:.3f}" for name in NAMES]
         cost = [f"{row['ms_per_example']:.3g}", f"{row['parameters'] / 1e6:.1f}M", _megabytes(row["bytes"])]
         value = row.get("confirmed", {}).get("value")
-        rows.append([row["name"], *scores, f"{row['mean_place']:.1f}", *cost])
+        rows.append([row["name"], *scores, f"{row['mean_rank']:.1f}", *cost])
         rows[-1] += ["" if value is None else f"{value:.3f}"] if tuned else []
     return header, rows
 
@@ -66,7 +66,7 @@ def _sentences(record: Record) -> list[str]:
     lines = [f"Not scored: {row['name']}: {row['reason']}" for row in record["candidates"] if "reason" in row]
     lines.append(
         f"k-NN and probe: {metric}, cross-validated on train; always the same answer would have "
-        f"{record['constant']:.3f}."
+        f"{record['baseline']:.3f}."
     )
     lines.append("ms: one example through the model, in batches of at most 8. place: the mean place over the scores.")
     agreement = f"Agreement over {len(_scored(record))} models (Kendall's tau): {'; '.join(_taus(record))}."

@@ -107,7 +107,11 @@ def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
     splits = list(record["metrics"])
     header = ["metric"]
     for split in splits:
-        header += [f"{split} (n={record['data']['sizes'][split]:,})", "95 % interval", record["baseline_is"]["name"]]
+        header += [
+            f"{split} (n={record['data']['sizes'][split]:,})",
+            "95 % interval",
+            record["baseline_description"]["name"],
+        ]
     rows = []
     for name in record["metrics"][splits[-1]]:
         row = [title(name)]
@@ -151,7 +155,7 @@ def _setting(mode: str, rate: float) -> str:
 def before_training(record: Record, machine: Record, alone: str = "") -> str:
     """What is about to happen: data, model, device, and the table of depth groups with their settings.
 
-    `alone` is a note where fewer processes run than were asked for.
+    `standalone_seconds` is a note where fewer processes run than were asked for.
     """
     data, model = record["data"], record["model"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
@@ -203,31 +207,31 @@ def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
         for split, scores in record["metrics"].items()
         for name, score in scores.items()
     ]
-    return ["", "value", "95 % interval", record["baseline_is"]["name"], "n"], rows
+    return ["", "value", "95 % interval", record["baseline_description"]["name"], "n"], rows
 
 
 def head_input_lines(record: Record) -> list[str]:
     """Where the head reads less than the layers offer: the figures and the remedy; nothing where it does not."""
     found = record["head_input"]
-    if not found or not found["below"]:
+    if not found or not found["reads_less"]:
         return []
-    where = f"after block {found['best'] - 1}" if found["best"] else "before the first block"
-    best, (low, high) = found["layers"][found["boundaries"].index(found["best"])], found["gap"]
+    where = f"after block {found['best_boundary'] - 1}" if found["best_boundary"] else "before the first block"
+    best, (low, high) = found["boundary_scores"][found["boundaries"].index(found["best_boundary"])], found["difference"]
     return [
         f"The head reads less than the frozen layers offer: {title(found['metric'])} of a linear probe is "
-        f"{found['head']:.3f} on what the head reads and {best:.3f} on the mean of all "
+        f"{found['head_score']:.3f} on what the head reads and {best:.3f} on the mean of all "
         f"positions {where} ({found['examples'][1]:,} validation examples; difference {low:.3f} to {high:.3f}). "
-        f"`--method {found['remedy']}` trains the layers in between."
+        f"`--method {found['suggested_method']}` trains the layers in between."
     ]
 
 
 def copies_lines(record: Record) -> list[str]:
     """One sentence for each split with examples that stand in train, too: the score without them."""
     lines = []
-    for found in record["data"]["copies"]:
+    for found in record["data"]["duplicates"]:
         split = found["split"]
         if found["of"] == "train" and split != "train":
-            scores, size = record["metrics_without_copies"].get(split), record["data"]["sizes"][split]
+            scores, size = record["metrics_without_duplicates"].get(split), record["data"]["sizes"][split]
             lines.append(duplicates_note(split, found["examples"], size, record["metric"], scores))
     return lines
 
@@ -494,7 +498,7 @@ def _usage(record: Record) -> str:
 def _results_note(record: Record) -> str:
     note = (
         "Intervals are 95 % intervals over examples: by bootstrap, and exact where nearly all answers are right, or "
-        f"wrong; {record['baseline_is']['note']}."
+        f"wrong; {record['baseline_description']['note']}."
     )
     if record["threshold"] is not None:
         note += f" Labels count from a probability of {record['threshold']:.3f} on, fitted on validation."
@@ -518,9 +522,9 @@ def cache_lines(record: Record) -> list[str]:
     for stage in record["stages"]:
         if cache := stage["cache"]:
             made = f"{cache['computed']:,} of {cache['examples']:,} examples" if cache["computed"] else "no example"
-            lines.append(f"Stage {stage['name']}: cut {cache['cut']}; {made} ran through what is frozen, once.")
-        elif stage["live"]:
-            lines.append(f"Stage {stage['name']}: what is frozen ran in every epoch, since {stage['live']}.")
+            lines.append(f"Stage {stage['name']}: cut {cache['split']}; {made} ran through what is frozen, once.")
+        elif stage["uncached"]:
+            lines.append(f"Stage {stage['name']}: what is frozen ran in every epoch, since {stage['uncached']}.")
     return lines
 
 

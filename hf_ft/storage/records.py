@@ -12,7 +12,7 @@ from hf_ft.errors import UserError, shorten
 
 RUN = {"task": str, "settings": dict, "data": dict, "metrics": dict, "stages": list}
 COMPARISON = {"rows": list, "metric": str, "data": dict, "model": dict, "advice": list, "machine": dict}
-SEARCH = {"choice": dict, "rungs": list, "evidence": dict, "data": dict, "model": dict, "cost": dict}
+SEARCH = {"choice": dict, "rungs": list, "layer_probes": dict, "data": dict, "model": dict, "cost": dict}
 """What the record of each kind of result holds at least, and of which type."""
 
 

@@ -93,8 +93,8 @@ def _data(config: Config, splits: Splits) -> dict[str, Any]:
         "sizes": {name: len(split) for name, split in parts.items() if split is not None},
         "fingerprint": splits.fingerprint,
         "inputs": [name for name in get_task(config.task).inputs if name in splits.train.column_names],
-        "cut": [asdict(found) for found in splits.truncation or ()],
-        "copies": [asdict(found) for found in splits.duplicates.overlaps],
+        "truncation": [asdict(found) for found in splits.truncation or ()],
+        "duplicates": [asdict(found) for found in splits.duplicates.overlaps],
         "notes": list(splits.notes),
     }
 

@@ -23,8 +23,9 @@ class StageResult:
     Steps and epochs in `history` are counted over all stages. `checkpoint` is the folder of the stage's weights,
     relative to the output folder; those of adapters are merged. `peak_memory` is in bytes: of the GPU where there is
     one, else the process's resident memory so far. `seconds` are those of computing features, training and its
-    evaluations. `cache` says what frozen layers gave once instead of in every epoch, `live` why they ran in every one,
-    `images` which were decoded once; `solver` how a linear head was fitted to convergence, None where steps trained.
+    evaluations. `cache` says what frozen layers gave once instead of in every epoch, `uncached` why they ran in every
+    one, `images` which were decoded once; `solver` how a linear head was fitted to convergence, None where steps
+    trained.
     """
 
     name: str
@@ -40,7 +41,7 @@ class StageResult:
     history: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cache: dict[str, Any] | None = None
-    live: str = ""
+    uncached: str = ""
     images: dict[str, float] | None = None
     solver: dict[str, Any] | None = None
 

@@ -271,7 +271,7 @@ def _result(
         checkpoint=str(Path(best).relative_to(run.output_dir)) if best else None,
         history=history,
         cache=opened.facts if isinstance(opened, CachedStage) else None,
-        live="" if isinstance(opened, CachedStage) else opened,
+        uncached="" if isinstance(opened, CachedStage) else opened,
         images=images,
         solver=fit,
     )

@@ -159,10 +159,10 @@ def test_scores_without_copies(
     told = "test examples that stand in train" in " ".join(capsys.readouterr().out.split())
     assert told is ("test examples that stand in train" in card) is planted
     overlap = {"split": "test", "of": "train", "examples": 4, "other_label": 0}
-    assert (overlap in record["data"]["copies"]) is planted
-    assert set(record["metrics_without_copies"]) == ({"test"} if planted else set())
+    assert (overlap in record["data"]["duplicates"]) is planted
+    assert set(record["metrics_without_duplicates"]) == ({"test"} if planted else set())
     if planted:
-        scores = record["metrics_without_copies"]["test"]
+        scores = record["metrics_without_duplicates"]["test"]
         assert set(scores) == set(record["metrics"]["test"])
         classify = pipeline("text-classification", model=str(out))
         answers = [answer["label"] for answer in classify(test["text"].tolist())]
@@ -172,7 +172,7 @@ def test_scores_without_copies(
     for split in ("test", "train"):
         assert main(["evaluate", str(out), "--dataset", str(folder), "--split", split, "--json"]) == 0
         evaluated[split] = json.loads(capsys.readouterr().out)
-    assert evaluated["test"]["copies"] == (overlap if planted else None)
-    assert evaluated["test"]["metrics_without_copies"] == record["metrics_without_copies"].get("test")
-    assert evaluated["train"]["copies"]["examples"] > 0.8 * len(train)  # but for what was held out of it
-    assert evaluated["train"]["metrics_without_copies"]["accuracy"]["n"] == record["data"]["sizes"]["validation"]
+    assert evaluated["test"]["duplicates"] == (overlap if planted else None)
+    assert evaluated["test"]["metrics_without_duplicates"] == record["metrics_without_duplicates"].get("test")
+    assert evaluated["train"]["duplicates"]["examples"] > 0.8 * len(train)  # but for what was held out of it
+    assert evaluated["train"]["metrics_without_duplicates"]["accuracy"]["n"] == record["data"]["sizes"]["validation"]

@@ -90,7 +90,7 @@ def test_cut_texts_are_told(text_model: str, tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "out"
     record = train(data, text_model, out)
     told, card = " ".join(capsys.readouterr().out.split()), (out / "README.md").read_text()
-    assert [(cut["split"], cut["examples"], cut["limit"]) for cut in record["data"]["cut"]] == [
+    assert [(cut["split"], cut["examples"], cut["limit"]) for cut in record["data"]["truncation"]] == [
         ("train", 2, 512),
         ("test", 4, 512),
     ]
@@ -102,7 +102,7 @@ def test_cut_texts_are_told(text_model: str, tmp_path: Path, capsys: pytest.Capt
     assert eval(usage.replace('"some text"', "long"), {"classify": classify, "long": text(0, 1500)})[0]["label"] in "ab"
     assert main(["evaluate", str(out), "--dataset", str(data), "--json"]) == 0
     scored = json.loads(capsys.readouterr().out)
-    assert (scored["cut"]["examples"], scored["cut"]["limit"]) == (4, 512)
+    assert (scored["truncation"]["examples"], scored["truncation"]["limit"]) == (4, 512)
     assert main(["predict", str(out), text(0, 1500), text(1, 9)]) == 0
     assert "1 of 2 texts is longer than 512 tokens" in capsys.readouterr().err
     assert main(["predict", str(out), text(1, 9)]) == 0
@@ -112,7 +112,7 @@ def test_cut_texts_are_told(text_model: str, tmp_path: Path, capsys: pytest.Capt
 def test_nothing_is_said_of_texts_that_fit(text_model: str, tmp_path: Path) -> None:
     data = write(tmp_path / "data", {"train": 0, "test": 0}, words=5)
     record = train(data, text_model, tmp_path / "out")
-    assert record["data"]["cut"] == []
+    assert record["data"]["truncation"] == []
     assert record["data"]["inputs"] == ["text"]
     assert "longer than" not in (tmp_path / "out" / "README.md").read_text()
     assert "truncation" not in record["usage"]

@@ -84,10 +84,10 @@ def test_a_deaf_head_is_told_with_its_remedy(
     """Output, record and card say what is lost; the method that they name reaches what the layers offer."""
     record = run(deaf_model, opinions, tmp_path / "head", "head")
     found, text = record["head_input"], capsys.readouterr().out
-    assert found["below"]
-    assert found["head"] < 0.6
-    assert max(found["layers"]) > 0.95
-    assert found["gap"][0] > 0.2
+    assert found["reads_less"]
+    assert found["head_score"] < 0.6
+    assert max(found["boundary_scores"]) > 0.95
+    assert found["difference"][0] > 0.2
     assert found["boundaries"] == [0, 1, 2, 3]
     assert "trained for mean pooling" in " ".join(record["model"]["notes"])
     card = (tmp_path / "head/README.md").read_text()
@@ -97,7 +97,7 @@ def test_a_deaf_head_is_told_with_its_remedy(
         assert f"{max(found['layers']):.3f}" in told
     # Random weights learn from higher rates than pretrained ones.
     steps = ("--learning_rate=3e-3", "--num_train_epochs=10")
-    mended = run(deaf_model, opinions, tmp_path / "mended", found["remedy"], *steps)
+    mended = run(deaf_model, opinions, tmp_path / "mended", found["suggested_method"], *steps)
     assert mended["metrics"]["validation"]["accuracy"]["value"] > 0.95
     assert mended["head_input"] is None
     answers = pipeline("text-classification", str(tmp_path / "mended"))(["great great film", "awful awful film"])
@@ -109,8 +109,8 @@ def test_a_head_that_reads_well_is_told_nothing(
 ) -> None:
     """Within the noise of the best layer there is nothing to say; the figures are recorded all the same."""
     record = run(text_model, opinions, tmp_path / "out", "head")
-    assert not record["head_input"]["below"]
-    assert record["head_input"]["head"] > 0.9
+    assert not record["head_input"]["reads_less"]
+    assert record["head_input"]["head_score"] > 0.9
     assert "reads less" not in capsys.readouterr().out + (tmp_path / "out/README.md").read_text()
     assert not any("mean pooling" in note for note in record["model"]["notes"])
 
@@ -172,7 +172,7 @@ def test_depth_says_what_contradicts_its_choice(
     settings = {"task": "text_classification", "model": deaf_model, "dataset": opinions, "depths": "0,2,3"}
     record = depth(**settings, num_train_epochs=1, output_dir=str(tmp_path / "out"))
     choice = record["choice"]
-    assert choice["contradicted"]["score"] == max(record["evidence"]["probe"]) > 0.95 > choice["high"]
+    assert choice["contradicting_probe"]["score"] == max(record["layer_probes"]["scores"]) > 0.95 > choice["high"]
     page = (tmp_path / "out/depth.md").read_text()
     for told in (" ".join(capsys.readouterr().out.split()), page):
         assert "The layer probes contradict this" in told

@@ -21,8 +21,8 @@ import hf_ft
 from hf_ft import UserError, compare
 from hf_ft.cli.app import main
 from hf_ft.experiments.comparison import advice, best_of, fitting
-from hf_ft.experiments.grid import methods_of
-from hf_ft.experiments.trials import Arm, Bench, Outcome, _described
+from hf_ft.experiments.comparison_settings import parse_methods
+from hf_ft.experiments.trials import Experiment, Trial, TrialResult, _described
 from hf_ft.reports import figures
 from hf_ft.storage import output_folder
 from hf_ft.tasks.registry import task_names
@@ -82,8 +82,8 @@ def test_compares_every_task(task: str, tmp_path: Path, request: pytest.FixtureR
 
 def test_default_methods_fit_the_model(tmp_path: Path, image_model: str, image_data: str) -> None:
     layer = {"task": "image_classification", "model": image_model, "dataset": image_data}
-    bench, notes = Bench([("a test", layer)], tmp_path), list[str]()
-    assert fitting(bench, 0, notes) == ["scratch", "head", "last_n:1", "lora", "lp_ft", "full"]
+    experiment, notes = Experiment([("a test", layer)], tmp_path), list[str]()
+    assert fitting(experiment, 0, notes) == ["scratch", "head", "last_n:1", "lora", "lp_ft", "full"]
     assert not notes
 
 
@@ -94,7 +94,7 @@ def test_rows_say_how_many_blocks_are_frozen(compared: tuple[Path, dict[str, Any
     assert {row["method"]: row["frozen"] for row in record["rows"]} == {"head": 4, "last_n:1": 3, "full": 0}
 
 
-def test_arms_of_a_size_have_as_many_examples(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_trials_of_a_size_have_as_many_examples(compared: tuple[Path, dict[str, Any]]) -> None:
     _, record = compared
     assert {(run["size"], run["examples"]) for run in record["runs"]} == {(2, 6), (6, 18)}
 
@@ -119,7 +119,7 @@ def test_folder_holds_table_pictures_and_all_runs(compared: tuple[Path, dict[str
     assert {path.name for path in (out / "figures").iterdir()} == {
         f"{n}.{kind}" for n in names for kind in ("png", "svg")
     }
-    assert not [path for path in (out / "arms").iterdir() if path.is_dir()]  # no checkpoints are left behind
+    assert not [path for path in (out / "trials").iterdir() if path.is_dir()]  # no checkpoints are left behind
 
 
 def test_redrawn_byte_for_byte(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -137,11 +137,11 @@ def test_redrawn_byte_for_byte(compared: tuple[Path, dict[str, Any]], tmp_path: 
 
 def test_second_call_runs_nothing(compared: tuple[Path, dict[str, Any]], image_model: str, image_data: str) -> None:
     out, record = compared
-    before = {path: path.stat().st_mtime_ns for path in (out / "arms").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()}
     settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
     methods = ["head", "last_n:1", "full"]
     again = compare(**settings, **SMALL, output_dir=str(out), methods=methods, seeds=2, examples_per_class=[2, 6])
-    assert {path: path.stat().st_mtime_ns for path in (out / "arms").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()} == before
     assert again["rows"] == record["rows"]
 
 
@@ -159,7 +159,7 @@ def test_other_settings_start_nothing(
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
 
-def test_failed_arm_leaves_the_others(tmp_path: Path, text_model: str, text_data: str, capsys: Any) -> None:
+def test_failed_trial_leaves_the_others(tmp_path: Path, text_model: str, text_data: str, capsys: Any) -> None:
     settings = {"task": "text_classification", "model": text_model, "dataset": text_data, **SMALL}
     # What checkpointing does not know fails in the first step, not before; a head that is solved makes none.
     del settings["num_train_epochs"]  # who sets epochs wants steps
@@ -182,21 +182,21 @@ compare(task="text_classification", model=sys.argv[1], dataset=sys.argv[2], outp
 
 
 def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, text_data: str) -> None:
-    """A real process, killed when it has finished some arms and not others."""
+    """A real process, killed when it has finished some trials and not others."""
     arguments = [sys.executable, "-c", KILLED, text_model, text_data]
     whole = tmp_path / "whole"
     subprocess.run([*arguments, str(whole)], check=True, capture_output=True)
     out = tmp_path / "killed"
     process = subprocess.Popen([*arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list((out / "arms").glob("*.json"))) < 2:
+    while len(list((out / "trials").glob("*.json"))) < 2:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = {path.name: path.stat().st_mtime_ns for path in (out / "arms").glob("*.json")}
+    done = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert 2 <= len(done) < 4
     subprocess.run([*arguments, str(out)], check=True, capture_output=True)
-    after = {path.name: path.stat().st_mtime_ns for path in (out / "arms").glob("*.json")}
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert len(after) == 4
     assert done.items() <= after.items()
     records = [json.loads((folder / "compare.json").read_text()) for folder in (whole, out)]
@@ -204,10 +204,10 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
     assert len(scores(records[0])) == 4
 
 
-def test_the_log_of_an_interrupted_arm_is_ours(
+def test_the_log_of_an_interrupted_trial_is_ours(
     tmp_path: Path, text_model: str, text_data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C within an arm: the next call writes over its log, and does not take it for the user's."""
+    """Ctrl-C within a trial: the next call writes over its log, and does not take it for the user's."""
     words = ["compare", "--task=text_classification", f"--model={text_model}", f"--dataset={text_data}"]
     words += [f"--output_dir={tmp_path / 'out'}", "--methods=head,full", "--seeds=2"]
 
@@ -215,13 +215,13 @@ def test_the_log_of_an_interrupted_arm_is_ours(
         print("begun")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Bench, "_in_scratch", interrupted)
+    monkeypatch.setattr(Experiment, "_in_scratch", interrupted)
     assert main(words) == 130
     assert main(words) == 130
-    logs = [path.name for path in (tmp_path / "out/arms").iterdir()]
+    logs = [path.name for path in (tmp_path / "out/trials").iterdir()]
     assert logs == ["head-all-seed0.log"]
-    entry = output_folder.files_of(tmp_path / "out")["arms/head-all-seed0.log"]
-    assert output_folder.is_unchanged(tmp_path / "out/arms/head-all-seed0.log", entry)
+    entry = output_folder.files_of(tmp_path / "out")["trials/head-all-seed0.log"]
+    assert output_folder.is_unchanged(tmp_path / "out/trials/head-all-seed0.log", entry)
 
 
 def row(method: str, mean: float, seconds: float, best: bool = False, noise: bool = True) -> dict[str, Any]:
@@ -233,9 +233,9 @@ def row(method: str, mean: float, seconds: float, best: bool = False, noise: boo
         "mean": mean,
         "seconds": seconds,
         "best": best,
-        "broken": False,
-        "noise": noise,
-        "behind": gap,
+        "incomplete": False,
+        "indistinguishable": noise,
+        "difference": gap,
     }
 
 
@@ -248,17 +248,17 @@ def test_advice() -> None:
     assert "nearer" not in advice([best, row("head", 0.89, 1.0), row("lora", 0.88, 30.0)])
     assert "above all others" in advice([best, row("head", 0.5, 1.0, noise=False)])
     assert "quicker than what is within its noise: `lora`" in advice([best, row("lora", 0.89, 90.0)])
-    apart = row("lora", 0.95, 1.0, noise=False) | {"behind": None}
+    apart = row("lora", 0.95, 1.0, noise=False) | {"difference": None}
     assert advice([best, apart]) == (
         "There is only `full` (0.900). Left out, since no seed is shared with `full`: `lora`."
     )
 
 
 def test_seconds_alone_charge_what_was_there() -> None:
-    first = Outcome("head", 0, None, seconds=12.0, feature_seconds=10.0, whole_seconds=10.0)
-    second = Outcome("head", 1, None, seconds=3.0, feature_seconds=1.0, whole_seconds=10.5)
-    live = Outcome("full", 0, None, seconds=50.0)
-    assert [one.alone for one in (first, second, live)] == [12.0, 12.5, 50.0]
+    first = TrialResult("head", 0, None, seconds=12.0, feature_seconds=10.0, build_seconds=10.0)
+    second = TrialResult("head", 1, None, seconds=3.0, feature_seconds=1.0, build_seconds=10.5)
+    live = TrialResult("full", 0, None, seconds=50.0)
+    assert [one.standalone_seconds for one in (first, second, live)] == [12.0, 12.5, 50.0]
 
 
 def test_features_of_an_earlier_run_do_not_look_free(
@@ -272,9 +272,11 @@ def test_features_of_an_earlier_run_do_not_look_free(
     for run in warm["runs"]:
         (cold,) = (one for one in record["runs"] if all(one[key] == run[key] for key in ("method", "seed", "size")))
         assert all(computed == 0 for computed, _ in run["features"].values())
-        assert run["whole_seconds"] == pytest.approx(cold["whole_seconds"], abs=0.002)
-        assert run["whole_seconds"] > 0
-        assert run["alone"] == pytest.approx(run["seconds"] - run["feature_seconds"] + run["whole_seconds"], abs=0.002)
+        assert run["build_seconds"] == pytest.approx(cold["build_seconds"], abs=0.002)
+        assert run["build_seconds"] > 0
+        assert run["standalone_seconds"] == pytest.approx(
+            run["seconds"] - run["feature_seconds"] + run["build_seconds"], abs=0.002
+        )
 
 
 REGRESSION = {"scratch": 4.0, "head": 2.0, "full": 1.0, "last_n:1": 1.001}
@@ -285,7 +287,7 @@ REGRESSION = {"scratch": 4.0, "head": 2.0, "full": 1.0, "last_n:1": 1.001}
 def regressed(
     tmp_path_factory: pytest.TempPathFactory, text_model: str, regression_data: str
 ) -> tuple[dict[str, Any], Path]:
-    """The settings of a comparison of numbers, where lower is better, and a folder with two of its arms."""
+    """The settings of a comparison of numbers, where lower is better, and a folder with two of its trials."""
     out = tmp_path_factory.mktemp("regressed") / "out"
     settings = {"task": "text_regression", "model": text_model, "dataset": regression_data, **SMALL}
     compare(**settings, methods="head,full", seeds=1, output_dir=str(out))
@@ -293,23 +295,23 @@ def regressed(
 
 
 def made_up(out: Path, copy: Path, errors: dict[str, float], seeds: int = 3, failed: tuple[str, int] = ("", -1)) -> str:
-    """A copy whose arms are made up: seeds are alike but for a thousandth, and one may have failed."""
+    """A copy whose trials are made up: seeds are alike but for a thousandth, and one may have failed."""
     shutil.copytree(out, copy)
-    (found,) = (copy / "arms").glob("full-*.json")
-    outcome = json.loads(found.read_text())
-    for path in (copy / "arms").iterdir():
+    (found,) = (copy / "trials").glob("full-*.json")
+    result = json.loads(found.read_text())
+    for path in (copy / "trials").iterdir():
         path.unlink()
     for method, error in errors.items():
         for seed in range(seeds):
-            name = Arm(method, seed).name
-            about = outcome | {"method": method, "seed": seed, "seconds": 10.0 / error}
+            name = Trial(method, seed).name
+            about = result | {"method": method, "seed": seed, "seconds": 10.0 / error}
             if (method, seed) == failed:
                 continue
             about["metrics"]["test"]["mse"]["value"] = error + seed / 1000
-            (copy / "arms" / f"{name}.json").write_text(json.dumps(about))
+            (copy / "trials" / f"{name}.json").write_text(json.dumps(about))
             spread = np.random.default_rng(0).normal(0, 0.005, 1000)  # of the test examples, which all share
-            np.save(copy / "arms" / f"{name}.npy", error + seed / 1000 + spread)
-    output_folder.record_files(copy, (copy / "arms").iterdir())  # else they are not ours, and stay for ever
+            np.save(copy / "trials" / f"{name}.npy", error + seed / 1000 + spread)
+    output_folder.record_files(copy, (copy / "trials").iterdir())  # else they are not ours, and stay for ever
     return str(copy)
 
 
@@ -320,8 +322,8 @@ def test_lower_errors_are_better(
     settings, out = regressed
     copy = made_up(out, tmp_path / "copy", REGRESSION | {"last_n:1": 1.0})
     for seed, off in enumerate((0.004, -0.003, 0.001)):  # not always behind
-        np.save(Path(copy) / f"arms/last_n_1-all-seed{seed}.npy", np.full(1000, 1.0 + off))
-        path = Path(copy) / f"arms/last_n_1-all-seed{seed}.json"
+        np.save(Path(copy) / f"trials/last_n_1-all-seed{seed}.npy", np.full(1000, 1.0 + off))
+        path = Path(copy) / f"trials/last_n_1-all-seed{seed}.json"
         about = json.loads(path.read_text())
         about["metrics"]["test"]["mse"]["value"] = 1.001 + off + seed / 1000
         path.write_text(json.dumps(about))
@@ -330,8 +332,8 @@ def test_lower_errors_are_better(
     assert record["metric"] == "mse"
     assert not record["higher_is_better"]
     assert [method for method, row in rows.items() if row["best"]] == ["full"]
-    assert rows["head"]["behind"]["value"] == pytest.approx(1.0)  # errors are higher
-    assert {method: row["noise"] for method, row in rows.items()} == {
+    assert rows["head"]["difference"]["value"] == pytest.approx(1.0)  # errors are higher
+    assert {method: row["indistinguishable"] for method, row in rows.items()} == {
         "scratch": False,
         "head": False,
         "full": True,
@@ -357,15 +359,19 @@ def test_two_seeds_that_do_not_agree_are_said_to_tell_nothing(
     """No interval that reaches over all scores there are, and no advice from it: what is apart stays apart."""
     settings, out = regressed
     copy = made_up(out, tmp_path / "copy", {"scratch": 4.0, "head": 1.0, "full": 1.0}, seeds=2)
-    path = Path(copy) / "arms/head-all-seed1"
+    path = Path(copy) / "trials/head-all-seed1"
     about = json.loads(path.with_suffix(".json").read_text())
     about["metrics"]["test"]["mse"]["value"] = 1.3
     path.with_suffix(".json").write_text(json.dumps(about))
     np.save(path.with_suffix(".npy"), np.full(1000, 1.3))
     record = compare(**settings, methods="scratch,head,full", seeds=2, output_dir=copy)
     rows = {row["method"]: row for row in record["rows"]}
-    assert {method: row["undecided"] for method, row in rows.items()} == {"scratch": False, "head": True, "full": False}
-    assert rows["head"]["behind"]["low"] < -1
+    assert {method: row["inconclusive"] for method, row in rows.items()} == {
+        "scratch": False,
+        "head": True,
+        "full": False,
+    }
+    assert rows["head"]["difference"]["low"] < -1
     page, told = (Path(copy) / "compare.md").read_text(), capsys.readouterr().out
     for text in (page, told):
         assert "2 seeds cannot tell" in text
@@ -382,21 +388,21 @@ def test_failed_seeds_win_nothing(
     """A method of which a seed failed is not the best, is compared by the seeds it has, and says so in the table."""
     settings, out = regressed
     copy = made_up(out, tmp_path / "copy", {"head": 2.0, "full": 1.0}, failed=("full", 0))
-    train = Bench._train
+    train = Experiment._train
 
-    def failing(self: Bench, arm: Arm, others: int) -> Any:
-        if arm == Arm("full", 0):
+    def failing(self: Experiment, trial: Trial, others: int) -> Any:
+        if trial == Trial("full", 0):
             raise RuntimeError("CUDA out of memory")
-        return train(self, arm, others)
+        return train(self, trial, others)
 
-    monkeypatch.setattr(Bench, "_train", failing)
+    monkeypatch.setattr(Experiment, "_train", failing)
     compare(**settings, methods="head,full", output_dir=copy)
     record = compare(**settings, methods="head", output_dir=copy)  # what failed is not forgotten
     rows = {row["method"]: row for row in record["rows"]}
     assert record["failed"] == ["full-all-seed0: CUDA out of memory"]
     assert rows["head"]["best"]
     assert rows["full"]["seeds"] == [1, 2]
-    assert rows["full"]["behind"]["value"] == pytest.approx(-1.0)
+    assert rows["full"]["difference"]["value"] == pytest.approx(-1.0)
     assert "| full (2 of 3 seeds) |" in (Path(copy) / "compare.md").read_text()
     assert record["advice"] == ["There is only `head` (2.001). Left out, since a training failed: `full`."]
     lonely = made_up(out, tmp_path / "lonely", {"head": 2.0, "full": 1.0}, seeds=1, failed=("full", 0))
@@ -414,11 +420,11 @@ def test_best_is_by_the_seeds_that_all_share() -> None:
 
 
 def test_images_that_two_stages_read_are_charged_once() -> None:
-    decoded = {"seconds": 0.0, "whole_seconds": 30.0}
+    decoded = {"seconds": 0.0, "build_seconds": 30.0}
     stages = [stage_of(seconds=100.0, images=decoded | {"seconds": 30.0}), stage_of(seconds=50.0, images=decoded)]
     run = SimpleNamespace(stages=stages, plan=SimpleNamespace(stages=[]), groups=[], splits=SimpleNamespace(train=[]))
-    patched = _described(Arm("lp_ft", 0), run)  # type: ignore[arg-type]
-    assert (patched.seconds, patched.alone) == (150.0, 150.0)
+    patched = _described(Trial("lp_ft", 0), run)  # type: ignore[arg-type]
+    assert (patched.seconds, patched.standalone_seconds) == (150.0, 150.0)
 
 
 def stage_of(**facts: Any) -> StageResult:
@@ -431,11 +437,11 @@ def test_more_methods_join_and_none_is_lost(regressed: tuple[dict[str, Any], Pat
     """A call with one more method keeps those that are there; one that begins anew has only its own."""
     settings, out = regressed
     copy = made_up(out, tmp_path / "copy", REGRESSION, seeds=1)
-    files = {path: path.read_bytes() for path in Path(copy, "arms").iterdir()}
+    files = {path: path.read_bytes() for path in Path(copy, "trials").iterdir()}
     compare(**settings, methods="scratch,head,full", seeds=1, output_dir=copy)
     record = compare(**settings, methods="last_n:1", seeds=1, output_dir=copy, resume_from_checkpoint=True)
     assert {row["method"] for row in record["rows"]} == set(REGRESSION)
-    assert {path: path.read_bytes() for path in Path(copy, "arms").iterdir()} == files
+    assert {path: path.read_bytes() for path in Path(copy, "trials").iterdir()} == files
     (Path(copy) / "mine.txt").write_text("mine")
     record = compare(**settings, methods="head,last_n:1", seeds=1, output_dir=copy, overwrite_output_dir=True)
     assert {row["method"] for row in record["rows"]} == {"head", "last_n:1"}
@@ -464,7 +470,7 @@ def test_frozen_layers_that_ran_in_every_epoch_are_told(
     """The default augmentation makes other images in each epoch; who waits for it should know."""
     settings = {"task": "image_classification", "model": image_model, "dataset": image_data, **SMALL, "seeds": 1}
     record = compare(**settings, methods="last_n:1,full,lora", output_dir=str(tmp_path / "out"))
-    (told,) = record["live"]
+    (told,) = record["uncached"]
     assert told.startswith("last_n:1 ran frozen layers in every epoch: augmentation 'basic'")
     assert "--augment none" in told
     printed = capsys.readouterr().out
@@ -487,20 +493,20 @@ def test_without_test_split_the_page_says_so(tmp_path: Path, text_model: str, te
     assert "one seed says nothing of how far seeds differ" in page
 
 
-def test_arms_have_files_of_their_own() -> None:
+def test_trials_have_files_of_their_own() -> None:
     """Patterns differ in characters that names of files cannot hold."""
     methods = ["train:*bias", "train:bias", "train:*attention*", "train:attention*", "last_n:1", "peft:ia3", "head"]
-    names = [Arm(method, 0).name for method in methods]
+    names = [Trial(method, 0).name for method in methods]
     assert len(set(names)) == len(methods)
     assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
     assert names[4:] == ["last_n_1-all-seed0", "peft_ia3-all-seed0", "head-all-seed0"]
 
 
 def test_patterns_with_commas() -> None:
-    assert methods_of("head,train:*attention*,*norm*,full") == ["head", "train:*attention*,*norm*", "full"]
-    assert methods_of("train:*bias,head") == ["train:*bias", "head"]
+    assert parse_methods("head,train:*attention*,*norm*,full") == ["head", "train:*attention*,*norm*", "full"]
+    assert parse_methods("train:*bias,head") == ["train:*bias", "head"]
     two = ["train:classifier.*", "train:encoder.11.*", "peft:ia3"]
-    assert methods_of(",".join(two)) == methods_of(two) == two
+    assert parse_methods(",".join(two)) == parse_methods(two) == two
 
 
 def test_pictures_have_every_method(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

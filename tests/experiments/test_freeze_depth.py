@@ -21,17 +21,23 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from hf_ft import UserError, depth, depth_groups, finetune
 from hf_ft.cli.app import main
-from hf_ft.experiments import depth_grid as depths
+from hf_ft.experiments import depth_settings as depths
 from hf_ft.experiments import freeze_depth as depth_search
-from hf_ft.experiments.depth_grid import MOST, candidates, kept, read_search, rungs
+from hf_ft.experiments.depth_settings import (
+    MAX_DEPTHS,
+    best_depths,
+    freeze_depths,
+    halving_schedule,
+    read_depth_settings,
+)
 from hf_ft.experiments.freeze_depth import Race, Trained
-from hf_ft.experiments.trials import Arm, Outcome
+from hf_ft.experiments.trials import Trial, TrialResult
 from hf_ft.heads.hidden_states import pool, pooled_states
 from hf_ft.models.model_split import CannotSplit
 from hf_ft.results.publishing import publishable
 from hf_ft.tasks.registry import task_names
 
-LEAST_STEPS = depths.FEWEST
+LEAST_STEPS = depths.MIN_STEPS
 SHORT = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "max_eval_examples": 12}
 TASKS = {
     "image_classification": ("image_model", "image_data", [0, 3]),
@@ -46,30 +52,30 @@ TASKS = {
 
 def test_depths_are_methods() -> None:
     """None frozen is `full`, all of them `head`; deep models are tried at few depths, both ends among them."""
-    assert candidates(None, 3) == {0: "full", 1: "last_n:2", 2: "last_n:1", 3: "head"}
-    assert candidates([6, 0, 4], 6) == {0: "full", 4: "last_n:2", 6: "head"}
-    assert candidates(None, 1) == {0: "full", 1: "head"}
-    assert list(candidates(None, 24)) == [0, 3, 6, 9, 12, 15, 18, 21, 24]
-    assert list(candidates(None, 12)) == [0, 2, 3, 4, 6, 8, 9, 10, 12]
+    assert freeze_depths(None, 3) == {0: "full", 1: "last_n:2", 2: "last_n:1", 3: "head"}
+    assert freeze_depths([6, 0, 4], 6) == {0: "full", 4: "last_n:2", 6: "head"}
+    assert freeze_depths(None, 1) == {0: "full", 1: "head"}
+    assert list(freeze_depths(None, 24)) == [0, 3, 6, 9, 12, 15, 18, 21, 24]
+    assert list(freeze_depths(None, 12)) == [0, 2, 3, 4, 6, 8, 9, 10, 12]
     for blocks in range(1, 100):
-        depths = list(candidates(None, blocks))
-        assert len(depths) == len(set(depths)) == min(MOST, blocks + 1)
+        depths = list(freeze_depths(None, blocks))
+        assert len(depths) == len(set(depths)) == min(MAX_DEPTHS, blocks + 1)
         assert (depths[0], depths[-1]) == (0, blocks)
 
 
 def test_depths_that_cannot_be() -> None:
     """More than the model has, and a model that has none."""
     with pytest.raises(UserError, match=r"--depths 4: the model has 3 blocks, so 0 \(full\) to 3 \(head\)"):
-        candidates([0, 4], 3)
+        freeze_depths([0, 4], 3)
     with pytest.raises(UserError, match=r"No blocks were found in the model.*Use --method head or full"):
-        candidates(None, 0)
+        freeze_depths(None, 0)
 
 
 @pytest.mark.parametrize("count", range(1, 40))
 def test_rungs_shrink(count: int) -> None:
     """Fewer depths and longer trainings from rung to rung, one at the end; never more than half of a whole sweep."""
     left, last, spent = count, 0.0, 0.0
-    for share, going in rungs(count):
+    for share, going in halving_schedule(count):
         assert last < share < 1
         assert 1 <= going < left
         spent += share * left
@@ -80,9 +86,9 @@ def test_rungs_shrink(count: int) -> None:
 
 def test_the_best_go_on() -> None:
     """The highest scores; of equal ones those that freeze more."""
-    assert kept({0: 0.9, 1: 0.7, 2: 0.8, 3: 0.6}, 2) == [0, 2]
-    assert kept({0: 0.5, 1: 0.5, 2: 0.5}, 2) == [1, 2]
-    assert kept({0: 0.5, 4: 0.5}, 1) == [4]
+    assert best_depths({0: 0.9, 1: 0.7, 2: 0.8, 3: 0.6}, 2) == [0, 2]
+    assert best_depths({0: 0.5, 1: 0.5, 2: 0.5}, 2) == [1, 2]
+    assert best_depths({0: 0.5, 4: 0.5}, 1) == [4]
 
 
 @pytest.mark.parametrize(
@@ -101,8 +107,8 @@ def test_what_cannot_be_searched(settings: dict[str, Any], message: str, tmp_pat
     """One error for each mistake, before anything is loaded."""
     good = {"task": "text_classification", "model": "org/model", "dataset": "org/data", "output_dir": str(tmp_path)}
     with pytest.raises(UserError, match=message):
-        read_search([("the call", {**good, **settings})])
-    assert read_search([("the call", good)]).seeds == [0]
+        read_depth_settings([("the call", {**good, **settings})])
+    assert read_depth_settings([("the call", good)]).seeds == [0]
 
 
 # --- Evidence ---------------------------------------------------------------------------------------------------------
@@ -164,8 +170,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory, text_model: str, text_dat
 def _few_steps() -> Iterator[None]:
     """Let rungs of three steps count here, so that there are rungs; the tests that need the real number ask for it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(depths, "FEWEST", 3)
-        patch.setattr(depth_search, "FEWEST", 3)
+        patch.setattr(depths, "MIN_STEPS", 3)
+        patch.setattr(depth_search, "MIN_STEPS", 3)
         yield
 
 
@@ -220,9 +226,9 @@ def test_rungs_have_a_least_number_of_steps(
     steps: int, expected: list[tuple[float, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fifty steps, or the whole length where that is shorter; rungs that become equal are one."""
-    monkeypatch.setattr(depths, "FEWEST", LEAST_STEPS)
-    assert rungs(6, steps) == [(pytest.approx(share), going) for share, going in expected]
-    assert all(share * steps >= min(steps, LEAST_STEPS) - 1e-9 for share, _ in rungs(6, steps))
+    monkeypatch.setattr(depths, "MIN_STEPS", LEAST_STEPS)
+    assert halving_schedule(6, steps) == [(pytest.approx(share), going) for share, going in expected]
+    assert all(share * steps >= min(steps, LEAST_STEPS) - 1e-9 for share, _ in halving_schedule(6, steps))
 
 
 def test_short_lengths_are_noted_and_trained_whole(
@@ -230,7 +236,7 @@ def test_short_lengths_are_noted_and_trained_whole(
 ) -> None:
     """Four epochs of five steps: every depth has all of them once, and the page says how little that tells."""
     for module in (depths, depth_search):
-        monkeypatch.setattr(module, "FEWEST", LEAST_STEPS)
+        monkeypatch.setattr(module, "MIN_STEPS", LEAST_STEPS)
     record = depth(**settings(text_model, text_data), output_dir=str(tmp_path / "out"))
     assert shape(record) == [(1.0, [3]), (1.0, [0, 1, 2])]
     assert {run["epochs"] for run in record["runs"]} == {4}
@@ -250,11 +256,11 @@ def test_cost_is_told(searched: tuple[Path, dict[str, Any]]) -> None:
     """Seconds are those of the trainings, and of everything with loading and scoring."""
     _, record = searched
     cost = record["cost"]
-    assert cost["trained"] == pytest.approx(sum(run["seconds"] for run in record["runs"]), abs=0.01)
-    assert cost["wall"] > cost["trained"] + cost["evidence"]
-    assert cost["sweep"] > 0
-    assert len(record["evidence"]["probe"]) == 4
-    assert all(0 <= score <= 1 for score in record["evidence"]["probe"])
+    assert cost["training"] == pytest.approx(sum(run["seconds"] for run in record["runs"]), abs=0.01)
+    assert cost["wall"] > cost["training"] + cost["layer_probes"]
+    assert cost["full_sweep"] > 0
+    assert len(record["layer_probes"]["scores"]) == 4
+    assert all(0 <= score <= 1 for score in record["layer_probes"]["scores"])
 
 
 def test_sweep_is_estimated_by_what_was_trained(searched: tuple[Path, dict[str, Any]]) -> None:
@@ -262,12 +268,12 @@ def test_sweep_is_estimated_by_what_was_trained(searched: tuple[Path, dict[str, 
     _, record = searched
     full = [run for run in record["runs"] if run["method"] == "full"]
     longest = max(run["epochs"] for run in full)
-    each = next(run["loop"] for run in full if run["epochs"] == longest) * 4 / longest
-    assert 0 < 2 * each <= record["cost"]["sweep"] + 0.1
+    each = next(run["step_seconds"] for run in full if run["epochs"] == longest) * 4 / longest
+    assert 0 < 2 * each <= record["cost"]["full_sweep"] + 0.1
     race = Race(None, {}, [], {}, Path())  # type: ignore[arg-type]
     race.full_length = lambda frozen: (10, 50)  # type: ignore[method-assign]
     parts = [
-        race.part(Trained(Arm("full", 0, settings=had), 0, 1 / 6, Outcome("full", 0, None)))
+        race.part(Trained(Trial("full", 0, settings=had), 0, 1 / 6, TrialResult("full", 0, None)))
         for had in ({"num_train_epochs": 2}, {"max_steps": 9}, {})
     ]
     assert parts == [0.2, 0.18, 1.0]
@@ -282,7 +288,7 @@ def test_begun_anew(searched: tuple[Path, dict[str, Any]], text_model: str, text
         depth(**usual, seed=5)
     record = depth(**usual, seed=5, overwrite_output_dir=True)
     assert [one["frozen"] for one in record["candidates"]] == [0, 3]
-    assert not list((copy / "arms").glob("last_n*"))
+    assert not list((copy / "trials").glob("last_n*"))
     assert (copy / "mine.txt").read_text() == "mine"
     assert depth(**usual, seed=5, resume_from_checkpoint=True)["runs"] == record["runs"]
 
@@ -304,19 +310,19 @@ def test_redrawn_byte_for_byte(searched: tuple[Path, dict[str, Any]], tmp_path: 
 def planted(out: Path, copy: Path, scores: dict[str, float]) -> Path:
     """A copy of a finished search whose trainings in the rungs, and head's, are made up: these scores by method."""
     shutil.copytree(out, copy)
-    arms = copy / "arms"
-    outcome = json.loads((arms / "head-all-seed0.json").read_text())
-    for path in arms.iterdir():
+    trials = copy / "trials"
+    result = json.loads((trials / "head-all-seed0.json").read_text())
+    for path in trials.iterdir():
         path.unlink()
     for method, score in scores.items():
         for length in ("",) if method == "head" else ("-num_train_epochs_0.67", "-num_train_epochs_2"):
             for seed in (0, 1):
-                outcome |= {"method": method, "seed": seed}
-                outcome["metrics"]["validation"]["accuracy"] |= {"value": score, "low": score, "high": score}
-                outcome["metrics"]["test"] = {"accuracy": {"value": 1 - score}}  # as if it had been looked at
+                result |= {"method": method, "seed": seed}
+                result["metrics"]["validation"]["accuracy"] |= {"value": score, "low": score, "high": score}
+                result["metrics"]["test"] = {"accuracy": {"value": 1 - score}}  # as if it had been looked at
                 name = f"{method.replace(':', '_')}-all{length}-seed{seed}"
-                (arms / f"{name}.json").write_text(json.dumps(outcome))
-                np.save(arms / f"{name}.npy", np.full(1000, score))
+                (trials / f"{name}.json").write_text(json.dumps(result))
+                np.save(trials / f"{name}.npy", np.full(1000, score))
     return copy
 
 
@@ -328,12 +334,12 @@ def again(out: Path, text_model: str, text_data: str) -> dict[str, Any]:
 def test_second_call_trains_nothing(searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str) -> None:
     """Every training is found, the evidence too."""
     out, record = searched
-    before = {path: path.stat().st_mtime_ns for path in (out / "arms").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()}
     second = again(out, text_model, text_data)
-    assert {path: path.stat().st_mtime_ns for path in (out / "arms").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()} == before
     assert len(before) >= 3 * 12
-    assert {key: second[key] for key in ("rungs", "choice", "evidence", "cost")} == {
-        key: record[key] for key in ("rungs", "choice", "evidence", "cost")
+    assert {key: second[key] for key in ("rungs", "choice", "layer_probes", "cost")} == {
+        key: record[key] for key in ("rungs", "choice", "layer_probes", "cost")
     }
 
 
@@ -346,7 +352,7 @@ def test_validation_chooses(
     record = again(out, text_model, text_data)
     assert shape(record) == [(1.0, [3]), (0.17, [0, 1, 2]), (0.5, [0, 1])]  # head is behind: nobody trains longer
     assert (record["choice"]["method"], record["choice"]["mean"]) == ("last_n:2", 0.9)
-    assert record["choice"]["close"] is None  # the others are behind by more than noise
+    assert record["choice"]["alternative"] is None  # the others are behind by more than noise
 
 
 def test_what_freezes_more_and_is_as_good_is_named(
@@ -354,12 +360,12 @@ def test_what_freezes_more_and_is_as_good_is_named(
 ) -> None:
     """The best mean is chosen; a depth within its noise that freezes more is told beside it."""
     out = planted(searched[0], tmp_path / "copy", {"full": 0.71, "last_n:2": 0.2, "last_n:1": 0.7, "head": 0.3})
-    for path in (out / "arms").glob("last_n_1*.npy"):
+    for path in (out / "trials").glob("last_n_1*.npy"):
         np.save(path, np.linspace(0.6, 0.8, 1000))
     record = again(out, text_model, text_data)
     assert record["choice"]["method"] == "full"
-    assert record["choice"]["close"]["method"] == "last_n:1"
-    assert record["choice"]["close"]["value"] == pytest.approx(-0.01)
+    assert record["choice"]["alternative"]["method"] == "last_n:1"
+    assert record["choice"]["alternative"]["value"] == pytest.approx(-0.01)
     assert "`last_n:1` freezes more and is within its noise" in (out / "depth.md").read_text()
 
 
@@ -368,16 +374,16 @@ def test_two_seeds_that_do_not_agree_tell_nothing(
 ) -> None:
     """Page and table give both scores then, not an interval from below 0 to above 1."""
     out = planted(searched[0], tmp_path / "copy", {"full": 0.71, "last_n:2": 0.2, "last_n:1": 0.7, "head": 0.3})
-    for path in (out / "arms").glob("last_n_1*seed1.*"):
+    for path in (out / "trials").glob("last_n_1*seed1.*"):
         if path.suffix == ".npy":
             np.save(path, np.full(1000, 0.5))
         else:
-            outcome = json.loads(path.read_text())
-            outcome["metrics"]["validation"]["accuracy"] |= {"value": 0.5, "low": 0.5, "high": 0.5}
-            path.write_text(json.dumps(outcome))
+            result = json.loads(path.read_text())
+            result["metrics"]["validation"]["accuracy"] |= {"value": 0.5, "low": 0.5, "high": 0.5}
+            path.write_text(json.dumps(result))
     record = again(out, text_model, text_data)
-    assert record["choice"]["close"]["method"] == "last_n:1"
-    assert record["choice"]["close"]["undecided"]
+    assert record["choice"]["alternative"]["method"] == "last_n:1"
+    assert record["choice"]["alternative"]["inconclusive"]
     page = (out / "depth.md").read_text()
     assert "two seeds cannot tell" in page
     assert "0.600 (0.500 0.700)" in page
@@ -421,7 +427,7 @@ def test_every_task_is_searched(
     assert [one["frozen"] for one in record["candidates"]] == depths
     assert record["choice"]["frozen"] in depths
     assert not record["failed"]
-    assert bool(record["evidence"]["probe"]) == (task != "token_classification")
+    assert bool(record["layer_probes"]["scores"]) == (task != "token_classification")
     assert ("a label for each of its parts" in told) == (task == "token_classification")
     assert f"--method {record['choice']['method']} " in told
     assert [line for line in told.splitlines() if len(line) > 80 and not line.startswith(("Table", "    --"))] == []
@@ -443,16 +449,16 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
     whole, out = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*arguments, str(whole)], check=True, capture_output=True)
     process = subprocess.Popen([*arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list((out / "arms").glob("*.json")):
+    while not list((out / "trials").glob("*.json")):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = {path.name: path.stat().st_mtime_ns for path in (out / "arms").glob("*.json")}
+    done = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert "cost" not in json.loads((out / "depth.json").read_text())
     assert main(["depth", "--redraw", str(out)]) == 2
     subprocess.run([*arguments, str(out)], check=True, capture_output=True)
-    after = {path.name: path.stat().st_mtime_ns for path in (out / "arms").glob("*.json")}
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert len(after) > len(done) >= 1
     assert done.items() <= after.items()
     records = [json.loads((folder / "depth.json").read_text()) for folder in (whole, out)]
@@ -471,13 +477,13 @@ def test_auto_gives_a_plain_run(text_model: str, text_data: str, tmp_path: Path)
     found = json.loads((out / "depth/depth.json").read_text())
     assert found["seeds"] == [3]
     assert record["method"] == found["choice"]["method"] != "auto"
-    assert record["chosen"]["frozen"] == found["choice"]["frozen"]
-    assert json.loads((out / "run.json").read_text())["chosen"] == json.loads(json.dumps(record["chosen"]))
+    assert record["freeze_depth"]["frozen"] == found["choice"]["frozen"]
+    assert json.loads((out / "run.json").read_text())["freeze_depth"] == json.loads(json.dumps(record["freeze_depth"]))
     assert record["proofs"]["load_back"]["passed"]
     assert record["metrics"]["test"]["accuracy"]["n"] == 12
     assert not [path for path in publishable(out)[0] if "depth" in str(path)]
     alone = finetune(**settings(text_model, text_data), method=record["method"], output_dir=str(tmp_path / "2"), seed=3)
-    assert "chosen" not in alone
+    assert "freeze_depth" not in alone
     one, other = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "2"))
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in other)
 

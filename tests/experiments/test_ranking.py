@@ -102,11 +102,11 @@ def test_the_pretrained_model_comes_first(ranked: tuple[Path, dict[str, Any]]) -
     _, record = ranked
     rows = by_name(record)
     assert record["candidates"][0]["name"] == "model"  # the folder of MiniLM is called so
-    assert rows["model"]["places"] == {"logme": 1.0, "knn": 1.0, "probe": 1.0}
+    assert rows["model"]["ranks"] == {"logme": 1.0, "knn": 1.0, "probe": 1.0}
     assert rows["model"]["scores"]["probe"] > 0.85
     for name in ("random-bert", "tiny-bert"):
         assert max(rows[name]["scores"]["knn"], rows[name]["scores"]["probe"]) < 0.75
-    assert record["constant"] == 0.5
+    assert record["baseline"] == 0.5
     assert record["metric"] == "accuracy"
     assert record["data"]["examples"] == rows["model"]["examples"] == 30
 
@@ -145,7 +145,7 @@ def test_agreement_is_that_of_the_scores(ranked: tuple[Path, dict[str, Any]]) ->
         values = [[scores[name] for scores in scored] for name in pair["scores"]]
         expected = float(kendalltau(*values).statistic)
         assert pair["tau"] == pytest.approx(expected)
-    means = [row["mean_place"] for row in record["candidates"] if "scores" in row]
+    means = [row["mean_rank"] for row in record["candidates"] if "scores" in row]
     assert means == sorted(means)
 
 
@@ -194,7 +194,7 @@ def test_what_is_finished_is_not_computed_again(
     second = by_name(json.loads((out / "rank.json").read_text()))
     assert set(second) == {*first, "other-bert"}
     for name in first:
-        assert {**second[name], "places": 0, "mean_place": 0} == {**first[name], "places": 0, "mean_place": 0}
+        assert {**second[name], "ranks": 0, "mean_rank": 0} == {**first[name], "ranks": 0, "mean_rank": 0}
         assert f"{name}: as before" in printed
     assert "other-bert: as before" not in printed
     changed = shutil.copytree(other_model, tmp_path / "random-bert")
@@ -344,7 +344,7 @@ def test_every_task_is_ranked(task: str, request: pytest.FixtureRequest, tmp_pat
     examples = record["candidates"][0]["examples"]
     assert examples > 4 * record["data"]["examples"] if metric == "f1_macro" else examples == record["data"]["examples"]
     if metric in ("map", "f1_macro"):  # a word says by itself what it is
-        assert max(row["scores"]["probe"] for row in record["candidates"]) > record["constant"] + 0.1
+        assert max(row["scores"]["probe"] for row in record["candidates"]) > record["baseline"] + 0.1
 
 
 def test_only_so_many_examples_are_scored(nouns: str, text_model: str, random_model: str, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_cached_training_is_live_training(method: str, still_model: str, many_te
     live = train(still_model, many_texts, tmp_path / "live", cache="off", **settings)
     assert saved(cached) == [EXAMPLES + 40]
     assert saved(live) == [None]
-    assert not live["stages"][0]["live"]  # nobody has to be told what they said
+    assert not live["stages"][0]["uncached"]  # nobody has to be told what they said
     assert alike(weights(tmp_path / "cached"), weights(tmp_path / "live"))
     start = load_file(Path(still_model) / "model.safetensors")
     moved = {n for n in start if not torch.equal(start[n], weights(tmp_path / "cached")[f"bert.{n}"])}
@@ -291,7 +291,7 @@ def test_runs_live_and_says_why(
         settings["method"] = None
     record = train(text_model, many_texts, tmp_path / "out", **settings)
     assert saved(record) == [None]
-    assert reason in record["stages"][0]["live"]
+    assert reason in record["stages"][0]["uncached"]
     assert reason in capsys.readouterr().out
     assert not list((tmp_path / "cache").rglob("*.npy"))
     if case != "one pass":  # which is a loss of time, not of correctness
@@ -363,7 +363,7 @@ def test_an_example_that_cannot_be_kept(text_model: str, tmp_path: Path) -> None
     settings = {"method": "last_n:1", "cache_dir": str(tmp_path / "cache")}
     record = train(str(folder), str(data), tmp_path / "out", **settings)
     assert saved(record) == [None]
-    assert "another size for other inputs" in record["stages"][0]["live"]
+    assert "another size for other inputs" in record["stages"][0]["uncached"]
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
@@ -371,7 +371,7 @@ def test_random_images_run_live(image_model: str, image_data: str, tmp_path: Pat
     """Augmentation makes other images in each epoch; without it the same stage is cached."""
     settings = {"task": "image_classification", "method": "last_n:1", "cache_dir": str(tmp_path / "cache")}
     live = train(image_model, image_data, tmp_path / "live", augment="basic", **settings)
-    assert "augmentation 'basic'" in live["stages"][0]["live"]
+    assert "augmentation 'basic'" in live["stages"][0]["uncached"]
     cached = train(image_model, image_data, tmp_path / "cached", augment="none", **settings)
     assert saved(cached)[0]
     assert cached["stages"][0]["frozen_checked"] > 30  # statistics of BatchNorm as well

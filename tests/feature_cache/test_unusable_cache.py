@@ -35,9 +35,9 @@ def test_a_folder_that_cannot_be_made(
     record = train(text_model, text_data, tmp_path / "out", cache_dir=not_a_folder)
     (stage,) = record["stages"]
     assert stage["cache"] is None
-    assert "Not a directory" in stage["live"]
+    assert "Not a directory" in stage["uncached"]
     assert str(tmp_path) not in json.dumps(record["stages"])
-    assert stage["live"] in capsys.readouterr().out
+    assert stage["uncached"] in capsys.readouterr().out
     head = train(text_model, text_data, tmp_path / "head", method="head", num_train_epochs=None, cache_dir=not_a_folder)
     assert head["stages"][0]["solver"] is None
     assert head["stages"][0]["steps"] > 0
@@ -94,7 +94,7 @@ found["fills up"] = train(model, data, out / "two", cache_dir=str(disk / "small"
 cache._compute = compute
 found["full"] = train(model, data, out / "three", cache_dir=str(disk / "small"))
 for name, record in found.items():
-    print("FOUND", json.dumps([name, record["stages"][0]["cache"], record["stages"][0]["live"]]))
+    print("FOUND", json.dumps([name, record["stages"][0]["cache"], record["stages"][0]["uncached"]]))
 """
 
 

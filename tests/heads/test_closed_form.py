@@ -106,7 +106,7 @@ def test_images_of_a_solved_head_are_not_augmented(image_model: str, image_data:
     assert record["settings"]["augment"] == "basic"
     asked = train(image_model, image_data, tmp_path / "asked", augment="basic", **settings)
     assert solved(asked) == [False, False]
-    assert "augmentation 'basic'" in asked["stages"][0]["live"]
+    assert "augmentation 'basic'" in asked["stages"][0]["uncached"]
 
 
 def test_the_better_of_solved_head_and_fine_tuning_is_kept(

@@ -268,7 +268,14 @@ def test_a_mistake_leaves_no_trace(tmp_path: Path) -> None:
 
 FOREIGN = (
     *("checkpoints/mine.txt", "figures/paper.pdf", "README.md", "config.json", "model.safetensors", "run.json"),
-    *("compare.json", "depth.json", "rank.json", "arms/head-all-seed0.json", "confirm/x/run.json", "depth/depth.json"),
+    *(
+        "compare.json",
+        "depth.json",
+        "rank.json",
+        "trials/head-all-seed0.json",
+        "confirm/x/run.json",
+        "depth/depth.json",
+    ),
 )
 """What a folder of the user's may hold, called as files of ours are."""
 

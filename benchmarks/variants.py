@@ -1,8 +1,8 @@
-"""What an arm does in its own process: the same job by a plain `Trainer`, by `hf_ft`, or as a bare forward pass.
+"""What a variant does in its own process: the same job by a plain `Trainer`, by `hf_ft`, or as a bare forward pass.
 
-Every arm answers one JSON object on its last line. `seconds` run from encoded data in memory to the trained model:
+Every variant answers one JSON object on its last line. `seconds` run from encoded data in memory to the trained model:
 `Trainer(...)` and `trainer.train()`, and with hf_ft its stages with the building of the feature cache. All else is told
-`apart`. The plain arm uses nothing of hf_ft, so that time and memory are those of the script of a tutorial; what it
+`apart`. The plain variant uses nothing of hf_ft, so that time and memory are those of the script of a tutorial; what it
 needs to know (the same examples, the same frozen parameters, the same rate) `prepare` has written down for it.
 """
 
@@ -40,7 +40,7 @@ class Clock:
         self.seconds[name] = time.perf_counter() - started
 
     def answer(self, seconds: float, accuracy: float | None, gpu_peak: int, **more: Any) -> dict[str, Any]:
-        """The answer of an arm whose training took `seconds`; what else its part `train` holds is told apart."""
+        """The answer of a variant whose training took `seconds`; what else its part `train` holds is told apart."""
         apart = {name: took for name, took in self.seconds.items() if name != "train"}
         apart["besides"] = self.seconds["train"] - seconds - self.seconds.get("validation", 0.0)
         return {"seconds": seconds, "accuracy": accuracy, "gpu_peak": gpu_peak, "apart": apart, **more}
@@ -100,7 +100,7 @@ def hf_ft_settings(request: Request, method: str) -> dict[str, Any]:
 
 
 def prepare(request: Request) -> dict[str, Any]:
-    """Write the data of a seed for the plain arms, and find what trains, by name, when so many blocks are frozen."""
+    """Write the data of a seed for the plain variants, and find by name what trains when so many blocks are frozen."""
     import hf_ft
     from hf_ft.models.load import resolve_model
 

@@ -25,7 +25,7 @@ OF_FOLDER = ("overwrite_output_dir", "resume_from_checkpoint")
 
 
 @dataclass(frozen=True)
-class Grid:
+class ComparisonSettings:
     """What to compare, and with which settings otherwise.
 
     `methods` are empty where those that fit the model are meant, and `depths` among them stands for one method at each
@@ -41,31 +41,31 @@ class Grid:
     anew: bool = False
 
 
-def read_grid(layers: Sequence[Layer]) -> Grid:
+def read_comparison_settings(layers: Sequence[Layer]) -> ComparisonSettings:
     """Take the settings of a comparison out of layers of settings, and check them and all others.
 
     Raises:
         UserError: a mistake in any setting, or nothing to compare.
     """
     own, rest = _take_own(layers)
-    methods, seeds = methods_of(own.get("methods")), seeds_of(own.get("seeds", SEEDS))
-    sizes = sizes_of(own.get("examples_per_class"))
-    rest, folder, anew = output_folder(rest, "comparison")
+    methods, seeds = parse_methods(own.get("methods")), parse_seeds(own.get("seeds", SEEDS))
+    sizes = parse_sizes(own.get("examples_per_class"))
+    rest, folder, anew = parse_output_folder(rest, "comparison")
     joins = not anew and (folder / "compare.json").exists()
     if len(methods) * len(sizes) == 1 and methods != [DEPTHS] and not joins:
         raise UserError(
             f"One method ({methods[0]}) at one size is nothing to compare. Give at least two: --methods head,full."
         )
     named = [name for name in methods if name != DEPTHS]
-    trials = [fitted(rest, name) for name in named] or [fitted(rest, "lora")]
-    if named and not joins and not any(map(_adapter_options, trials)) and _adapter_options(rest):
-        trials[0] = rest  # none of the methods takes them, and the first says so
-    for name, trial in zip(named or ["head" if methods else "lora"], trials, strict=True):
-        build(*trial, ("the comparison", {"method": name, "output_dir": str(folder / "arms" / "data")}))
-    return Grid(methods, seeds, sizes, rest, folder, anew)
+    probes = [applicable_layers(rest, name) for name in named] or [applicable_layers(rest, "lora")]
+    if named and not joins and not any(map(_adapter_options, probes)) and _adapter_options(rest):
+        probes[0] = rest  # none of the methods takes them, and the first says so
+    for name, probe in zip(named or ["head" if methods else "lora"], probes, strict=True):
+        build(*probe, ("the comparison", {"method": name, "output_dir": str(folder / "trials" / "data")}))
+    return ComparisonSettings(methods, seeds, sizes, rest, folder, anew)
 
 
-def fitted(layers: Sequence[Layer], method: str) -> list[Layer]:
+def applicable_layers(layers: Sequence[Layer], method: str) -> list[Layer]:
     """Layers without options of adapters that a method does not take: they are meant for others of the comparison."""
     takes = {"lora": OF_ADAPTERS, "peft": OF_ADAPTERS - OF_LORA}.get(split_argument(method)[0], frozenset())
     return [
@@ -99,16 +99,16 @@ def _take_own(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[Layer]]:
     return own, rest
 
 
-def names_of(value: Any) -> list[str]:
+def parse_names(value: Any) -> list[str]:
     """Names from a list, or from text with commas; each once."""
     words = value.split(",") if isinstance(value, str) else list(value or ())
     return list(dict.fromkeys(str(word).strip() for word in words if str(word).strip()))
 
 
-def methods_of(value: Any) -> list[str]:
+def parse_methods(value: Any) -> list[str]:
     """Names of methods; in text, what is no name after `train:PATTERN` is another of its patterns, with commas too."""
     found: list[str] = []
-    for name in names_of(value):
+    for name in parse_names(value):
         begun = isinstance(value, str) and found and found[-1].startswith("train:")
         if begun and any(sign in name for sign in "*?[.") and split_argument(name)[0] not in METHODS:
             found[-1] += f",{name}"
@@ -119,9 +119,9 @@ def methods_of(value: Any) -> list[str]:
     return found
 
 
-def whole_numbers(value: Any, option: str, least: int) -> list[int]:
+def parse_integers(value: Any, option: str, least: int) -> list[int]:
     """Whole numbers from a number, a list, or text with commas; each once, in the order given."""
-    words = [value] if isinstance(value, int) else names_of(value)
+    words = [value] if isinstance(value, int) else parse_names(value)
     try:
         numbers = [int(word) for word in words]
     except ValueError:
@@ -131,26 +131,26 @@ def whole_numbers(value: Any, option: str, least: int) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def seeds_of(value: Any) -> list[int]:
+def parse_seeds(value: Any) -> list[int]:
     """SeedScores from how many there are to be, or from a list of them: `3` is 0, 1, 2, and `3,` or `[3]` is seed 3."""
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
     if isinstance(value, int):
-        count = whole_numbers(value, "seeds", 1)[0]
+        count = parse_integers(value, "seeds", 1)[0]
         if count > MOST_SEEDS:
             raise UserError(f"--seeds {count} is more than {MOST_SEEDS:,} seeds. One of them alone is --seeds {count},")
         return list(range(count))
-    seeds = whole_numbers(value, "seeds", 0)
+    seeds = parse_integers(value, "seeds", 0)
     check_range("seed", max(seeds), "--seeds: a seed")
     return seeds
 
 
-def sizes_of(value: Any) -> list[int | None]:
+def parse_sizes(value: Any) -> list[int | None]:
     """Training examples of each class, smallest first; None for all there are."""
-    return [None] if value is None else [*sorted(whole_numbers(value, "examples_per_class", 1))]
+    return [None] if value is None else [*sorted(parse_integers(value, "examples_per_class", 1))]
 
 
-def output_folder(layers: Sequence[Layer], kind: str) -> tuple[list[Layer], Path, bool]:
+def parse_output_folder(layers: Sequence[Layer], kind: str) -> tuple[list[Layer], Path, bool]:
     """The layers in plain spelling, the output folder that they name, and whether what it holds is to be replaced.
 
     A folder with a result of this `kind` is gone on with without being asked to; any other has to be empty.

@@ -37,7 +37,7 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     """The panel of scores of one model on train, read from the feature cache, and its time and size.
 
     Features are what enters the head that method `head` would train, computed once per example without augmentation.
-    Nothing is read of validation or test. Keys: `scores`, `metric`, `constant` (the score of always answering the mean
+    Nothing is read of validation or test. Keys: `scores`, `metric`, `baseline` (the score of always answering the mean
     of the labels), `features`, `examples`, `parameters`, `bytes`, `ms_per_example` and `seconds`, all told.
 
     Raises:
@@ -68,7 +68,7 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     return {
         "scores": transferability_scores(features, labels, metric, groups, args.seed),
         "metric": metric,
-        "constant": constant(labels, metric),
+        "baseline": constant(labels, metric),
         "features": features.shape[1],
         "examples": len(features),
         "parameters": sum(value.numel() for value in parameters),

@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft.errors import UserError
-from hf_ft.experiments.grid import Layer, output_folder, seeds_of, whole_numbers
+from hf_ft.experiments.comparison_settings import Layer, parse_integers, parse_output_folder, parse_seeds
 from hf_ft.settings import build
 
 OWN = ("depths", "seeds")
 """Settings of a search that a run has not."""
-MOST = 9
+MAX_DEPTHS = 9
 """Most depths that are tried where none are named; in deeper models they are spread evenly."""
 SHARES = (1 / 6, 1 / 2)
 """How long depths train in each rung, as a share of what their method takes by itself."""
-FEWEST = 50
+MIN_STEPS = 50
 """Steps that a training needs before its score says something: the sixth of what methods make by default at least.
 
 MiniLM on 320 sentences of SST-2 (seed 0, batch 32): 0.56 after 30 steps of last_n:4, 0.78 after 60.
 """
-KEPT = 3
+REDUCTION = 3
 """One of so many depths goes on from the first rung."""
 
 
 @dataclass(frozen=True)
-class Search:
+class DepthSettings:
     """What to search: numbers of frozen blocks (None: spread over the model), seeds, and all other settings.
 
     `layers` are those of `config.build`, without a method. With `anew`, what the folder holds is replaced.
@@ -42,7 +42,7 @@ class Search:
     anew: bool = False
 
 
-def read_search(layers: Sequence[Layer]) -> Search:
+def read_depth_settings(layers: Sequence[Layer]) -> DepthSettings:
     """Take the settings of a search out of layers of settings, and check them and all others.
 
     Raises:
@@ -60,24 +60,24 @@ def read_search(layers: Sequence[Layer]) -> Search:
                 hint="Leave it out, or use --depths: numbers of frozen blocks with commas.",
             )
         rest.append((source, kept))
-    depths = whole_numbers(own["depths"], "depths", 0) if "depths" in own else None
+    depths = parse_integers(own["depths"], "depths", 0) if "depths" in own else None
     if depths is not None and len(depths) < 2:
         raise UserError(
             f"One depth ({depths[0]} frozen blocks) is nothing to choose from. Give at least two: --depths 0,2."
         )
-    seeds = seeds_of(own.get("seeds", 1))
-    rest, folder, anew = output_folder(rest, "search")
-    build(*rest, ("the search", {"method": "full", "output_dir": str(folder / "arms" / "data")}))
-    return Search(depths, seeds, rest, folder, anew)
+    seeds = parse_seeds(own.get("seeds", 1))
+    rest, folder, anew = parse_output_folder(rest, "search")
+    build(*rest, ("the search", {"method": "full", "output_dir": str(folder / "trials" / "data")}))
+    return DepthSettings(depths, seeds, rest, folder, anew)
 
 
-def method_at(frozen: int, blocks: int) -> str:
+def method_of_depth(frozen: int, blocks: int) -> str:
     """The method that freezes so many blocks: `full` with none of them, `head` with all, else `last_n`."""
     return {0: "full", blocks: "head"}.get(frozen, f"last_n:{blocks - frozen}")
 
 
-def candidates(depths: Sequence[int] | None, blocks: int) -> dict[int, str]:
-    """Frozen blocks -> method, the fewest frozen first; without `depths` at most `MOST`, spread evenly.
+def freeze_depths(depths: Sequence[int] | None, blocks: int) -> dict[int, str]:
+    """Frozen blocks -> method, the fewest frozen first; without `depths` at most `MAX_DEPTHS`, spread evenly.
 
     Raises:
         UserError: a model without blocks, or a depth that it has not.
@@ -85,28 +85,28 @@ def candidates(depths: Sequence[int] | None, blocks: int) -> dict[int, str]:
     if not blocks:
         raise UserError("No blocks were found in the model, so there is no depth to choose. Use --method head or full.")
     if depths is None:
-        count = min(MOST, blocks + 1)
+        count = min(MAX_DEPTHS, blocks + 1)
         depths = [round(i * blocks / (count - 1)) for i in range(count)]
     if wrong := [depth for depth in depths if depth > blocks]:
         raise UserError(
             f"--depths {wrong[0]}: the model has {blocks} blocks, so 0 (full) to {blocks} (head) of them can be frozen."
         )
-    return {depth: method_at(depth, blocks) for depth in sorted(depths)}
+    return {depth: method_of_depth(depth, blocks) for depth in sorted(depths)}
 
 
-def rungs(count: int, steps: float = math.inf) -> list[tuple[float, int]]:
+def halving_schedule(count: int, steps: float = math.inf) -> list[tuple[float, int]]:
     """The rungs for so many depths that train by steps: the share of their length, and how many go on.
 
-    One depth alone needs none. No rung has fewer than `FEWEST` of the `steps` of a whole length, but for lengths that
-    are shorter: these are trained as they are. Rungs that become equal are one.
+    One depth alone needs none. No rung has fewer than `MIN_STEPS` of the `steps` of a whole length, but for lengths
+    that are shorter: these are trained as they are. Rungs that become equal are one.
     """
-    both = list(zip(SHARES, (max(2, math.ceil(count / KEPT)), 1), strict=True))
+    both = list(zip(SHARES, (max(2, math.ceil(count / REDUCTION)), 1), strict=True))
     plan = both if count > 2 else both[1:] if count == 2 else []
-    long = [(min(1.0, max(share, FEWEST / steps)), going) for share, going in plan]
+    long = [(min(1.0, max(share, MIN_STEPS / steps)), going) for share, going in plan]
     return [one for one, after in itertools.zip_longest(long, long[1:]) if after is None or one[0] < after[0]]
 
 
-def kept(scores: Mapping[int, float], count: int) -> list[int]:
+def best_depths(scores: Mapping[int, float], count: int) -> list[int]:
     """The `count` depths of highest score, the fewest frozen first; of equal ones those that freeze more."""
     best = sorted(scores, key=lambda frozen: (-scores[frozen], -frozen))[:count]
     return sorted(best)

@@ -15,7 +15,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from hf_ft.errors import UserError
-from hf_ft.experiments.trials import Arm, Bench
+from hf_ft.experiments.trials import Experiment, Trial
 from hf_ft.heads import MAX_CLASSES, HiddenStateReader, Loss, fit_layer_probes, sample_rows
 from hf_ft.models import CannotSplit, scale_of
 
@@ -23,64 +23,66 @@ MOST = 2000
 """Most examples of a split that are looked at."""
 
 
-def gather_evidence(bench: Bench, seed: int) -> dict[str, Any]:
+def score_boundary_probes(experiment: Experiment, seed: int) -> dict[str, Any]:
     """The score of a linear probe on validation at each boundary, from what enters the first block on.
 
     `probe` has a number for each count of frozen blocks, empty where there is none, and `missing` says why. `seconds`
     are those of everything here; `pass_seconds` those of one example in one forward pass of the whole model.
     """
     started = time.perf_counter()
-    found: dict[str, Any] = {"probe": [], "examples": 0, "pass_seconds": 0.0, "missing": ""}
+    found: dict[str, Any] = {"scores": [], "examples": 0, "seconds_per_example": 0.0, "missing": ""}
     try:
-        rows = [sample_rows(part, MOST, seed) for part in (bench.splits.train, bench.splits.validation)]
-        begun, reader = time.perf_counter(), _reader(bench)
+        rows = [sample_rows(part, MOST, seed) for part in (experiment.splits.train, experiment.splits.validation)]
+        begun, reader = time.perf_counter(), _reader(experiment)
         states = [reader.states(part) for part in rows]
-        found["pass_seconds"] = (time.perf_counter() - begun) / sum(map(len, rows))
+        found["seconds_per_example"] = (time.perf_counter() - begun) / sum(map(len, rows))
         found["examples"] = len(rows[0])
-        loss = _loss(bench, rows[0])
+        loss = _loss(experiment, rows[0])
         for both in zip(*states, strict=True):
-            found["probe"].append(_score(bench, fit_layer_probes(both, rows, len(bench.splits.labels), loss), rows[1]))
+            found["scores"].append(
+                _score(experiment, fit_layer_probes(both, rows, len(experiment.splits.labels), loss), rows[1])
+            )
     except (CannotSplit, UserError) as reason:
         found["missing"] = str(reason)
     found["seconds"] = round(time.perf_counter() - started, 3)
     return found
 
 
-def _reader(bench: Bench) -> HiddenStateReader:
-    settings = bench.settings(Arm("head", 0))
+def _reader(experiment: Experiment) -> HiddenStateReader:
+    settings = experiment.settings(Trial("head", 0))
     config = dataclasses.replace(settings.config, augment="none")
     return HiddenStateReader(
-        bench.model,
-        bench.groups,
-        lambda rows: bench.task.encode(rows, bench.processor, config, False),
-        bench.task.collator(bench.processor),
+        experiment.model,
+        experiment.groups,
+        lambda rows: experiment.task.encode(rows, experiment.processor, config, False),
+        experiment.task.collator(experiment.processor),
         settings.arguments().device,
     )
 
 
-def _loss(bench: Bench, train: Dataset) -> Loss:
+def _loss(experiment: Experiment, train: Dataset) -> Loss:
     """The loss of the target.
 
     Raises:
         CannotSplit: there is no single label for a pooled example, or no loss of ours.
     """
-    if bench.task.gather is not None:
+    if experiment.task.gather is not None:
         raise CannotSplit("an example has a label for each of its parts")
-    if len(bench.splits.labels) > MAX_CLASSES:
+    if len(experiment.splits.labels) > MAX_CLASSES:
         raise CannotSplit(
             f"there are more than {MAX_CLASSES} classes, for which layer probes take long and show little"
         )
-    settings, splits = bench.settings(Arm("head", 0)), bench.splits
+    settings, splits = experiment.settings(Trial("head", 0)), experiment.splits
     loss = splits.target.learning(
-        scale_of(bench.model), train, splits.labels, settings.config, settings.arguments()
+        scale_of(experiment.model), train, splits.labels, settings.config, settings.arguments()
     ).loss
     if loss is None:
         raise CannotSplit("the loss is the model's own")
     return loss
 
 
-def _score(bench: Bench, outputs: NDArray[np.float32], validation: Dataset) -> float:
+def _score(experiment: Experiment, outputs: NDArray[np.float32], validation: Dataset) -> float:
     """The score of a probe's outputs on validation."""
-    target, references = bench.splits.target, validation["labels"][:]
-    scores = target.score(outputs, references, bench.splits.labels, target.fit(outputs, references))
-    return float(scores[bench.metric].value)
+    target, references = experiment.splits.target, validation["labels"][:]
+    scores = target.score(outputs, references, experiment.splits.labels, target.fit(outputs, references))
+    return float(scores[experiment.metric].value)
