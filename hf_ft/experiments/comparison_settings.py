@@ -164,7 +164,7 @@ def parse_output_folder(layers: Sequence[Layer], kind: str) -> tuple[list[Layer]
         (source, {name: layer[name] for name in layer if name not in OF_FOLDER}) for source, layer in plain
     ]
     if not given.get("output_dir"):
-        raise UserError("No output folder given: set --output_dir.")
+        raise UserError("`--output_dir` is missing.", option="output_dir", hint="Set it to a folder for the result.")
     folder = Path(given["output_dir"]).expanduser()
     check_place(str(folder), Config(model=given.get("model", ""), dataset=given.get("dataset", "")))
     return rest, folder, check_ours(folder, kind) == kind and bool(given.get("overwrite_output_dir"))

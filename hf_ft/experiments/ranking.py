@@ -179,7 +179,7 @@ def _base(layers: Layers) -> tuple[Settings, Path]:
     if given.get("cache") == "off":
         raise UserError("A ranking reads features from the cache. Leave out --cache off.")
     if not given.get("output_dir"):
-        raise UserError("No output folder given: set --output_dir.")
+        raise UserError("`--output_dir` is missing.", option="output_dir", hint="Set it to a folder for the result.")
     out = Path(given["output_dir"]).expanduser().absolute()
     settings = _settings(layers, "builtin", out / "confirm" / "none")
     output_folder.check_ours(out, "ranking")
