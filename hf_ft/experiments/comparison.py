@@ -27,7 +27,7 @@ Record = dict[str, Any]
 DEFAULT_METHODS = ("scratch", "head", "last_n", "lora", "lp_ft", "full")
 LOWER = " (lower is better)"
 ENOUGH = 5
-"""SeedScores to which a comparison that leaves much in the noise is advised; with three, t makes its intervals wide."""
+"""Seeds to which a comparison that leaves much in the noise is advised; with three, t makes its intervals wide."""
 IDENTITY = ("task", "model", "data", "settings", "metric")
 """What has to be equal for trials of an earlier run to count."""
 
@@ -174,7 +174,7 @@ def introduction(record: Record, trials: Sequence[Trial], experiment: Experiment
         *(f"         {note}" for note in data["notes"]),
         f"Model    {model['name']} ({model['class']}, {model['parameters']:,} parameters, {experiment.blocks} blocks)",
         f"Methods  {', '.join(methods)}",
-        f"SeedScores    {', '.join(seeds)}"
+        f"Seeds    {', '.join(seeds)}"
         + (f"; examples of each class: {', '.join(dict.fromkeys(given))}" if given else ""),
         *(f"Note     {note}" for note in record["notes"]),
         f"{len(trials)} trainings" + (f", {done} of them done before" if done else ""),

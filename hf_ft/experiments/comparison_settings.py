@@ -132,7 +132,7 @@ def parse_integers(value: Any, option: str, least: int) -> list[int]:
 
 
 def parse_seeds(value: Any) -> list[int]:
-    """SeedScores from how many there are to be, or from a list of them: `3` is 0, 1, 2, and `3,` or `[3]` is seed 3."""
+    """Seeds from how many there are to be, or from a list of them: `3` is 0, 1, 2, and `3,` or `[3]` is seed 3."""
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
     if isinstance(value, int):

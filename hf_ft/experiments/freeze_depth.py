@@ -334,7 +334,7 @@ def introduction(record: Record) -> list[str]:
         *(f"         {note}" for note in data["notes"]),
         f"Model    {model['name']} ({model['class']}, {model['parameters']:,} parameters)",
         f"Depths   {depths} of {record['blocks']} blocks frozen",
-        f"SeedScores    {', '.join(map(str, record['seeds']))}",
+        f"Seeds    {', '.join(map(str, record['seeds']))}",
     ]
     if evidence["missing"]:
         lines.append(f"Evidence none: {evidence['missing']}")

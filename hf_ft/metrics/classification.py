@@ -4,7 +4,7 @@
 scikit-learn) and how to resample it (by counting, so that a thousand resamples cost less than a second).
 
 - `score` gives values with intervals, for reports; `bootstrap` gives the resampled values behind them.
-- `compute_metrics` gives values only, for `Trainer`; `load_metric` gives one metric as an `evaluate.Metric`.
+- `compute_metrics` gives values only, for `Trainer`; `evaluate_metrics` makes `evaluate.Metric`s of the table.
 - `fit_threshold` and `majority_baseline` are what a multi-label score and any accuracy must be read with.
 
 Wherever a macro average is taken, it runs over the classes that occur in the references or in the
@@ -98,7 +98,7 @@ def _split(logits: npt.ArrayLike, references: npt.ArrayLike, problem_type: str, 
     references = _checked_references(references, logits.shape, problem_type)
     if problem_type == SINGLE_LABEL:
         return _Split(logits, references, logits.argmax(axis=1))
-    return _Split(logits, references, (sigmoid(logits) >= threshold).astype(np.int64))
+    return _Split(logits, references, (label_probabilities(logits) >= threshold).astype(np.int64))
 
 
 def _checked_logits(logits: npt.ArrayLike) -> Floats:
@@ -135,18 +135,20 @@ def _strangers(values: Array, allowed: npt.ArrayLike) -> str:
     return ", ".join(str(value) for value in np.setdiff1d(values, allowed)[:5])
 
 
-def softmax(logits: Floats) -> Floats:
+def class_probabilities(logits: Floats) -> Floats:
     """Probabilities over the classes `(examples, classes)`, which sum to 1."""
-    # Shifted by the largest logit, so that exp cannot overflow.
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    from scipy.special import softmax
+
+    probabilities: Floats = softmax(logits, axis=1)
+    return probabilities
 
 
-def sigmoid(logits: Floats) -> Floats:
+def label_probabilities(logits: Floats) -> Floats:
     """Probability of each class on its own, `(examples, classes)`."""
-    # exp of the negative magnitude alone, so that it cannot overflow.
-    exponentials = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1, exponentials) / (1 + exponentials)
+    from scipy.special import expit
+
+    probabilities: Floats = expit(logits)
+    return probabilities
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -178,13 +180,13 @@ def _or_zero(value: Callable[[Array, Array], float]) -> Callable[[Array, Array],
 
 def _log_loss_single(references: Array, logits: Array) -> float:
     # scikit-learn's makes a table of examples and classes, which takes seconds for thousands of each.
-    return float(_negative_log(softmax(logits)[np.arange(len(logits)), references]).mean())
+    return float(_negative_log(class_probabilities(logits)[np.arange(len(logits)), references]).mean())
 
 
 def _log_loss_multi(references: Array, logits: Array) -> float:
     from sklearn.metrics import log_loss
 
-    return float(log_loss(references.ravel(), sigmoid(logits).ravel(), labels=[0, 1]))
+    return float(log_loss(references.ravel(), label_probabilities(logits).ravel(), labels=[0, 1]))
 
 
 def _ece(references: Array, logits: Array) -> float:
@@ -198,7 +200,7 @@ def _calibration_gaps(references: Array, logits: Array) -> tuple[Array, Floats]:
     |accuracy - confidence| of a bin times its share of the examples is |sum of its gaps| / examples: that is
     why ECE needs no averages per bin. Bins are open below and closed above, as in the paper.
     """
-    confidence = softmax(logits).max(axis=1)
+    confidence = class_probabilities(logits).max(axis=1)
     bins = np.ceil(confidence * ECE_BINS).astype(np.int64) - 1
     return bins, (logits.argmax(axis=1) == references) - confidence
 
@@ -315,11 +317,11 @@ def _resample_average_precision(split: _Split) -> Statistic:
 
 
 def _losses_single(split: _Split) -> Floats:
-    return _negative_log(softmax(split.logits)[np.arange(len(split.logits)), split.references])
+    return _negative_log(class_probabilities(split.logits)[np.arange(len(split.logits)), split.references])
 
 
 def _losses_multi(split: _Split) -> Floats:
-    probabilities = sigmoid(split.logits)
+    probabilities = label_probabilities(split.logits)
     return _negative_log(np.where(split.references == 1, probabilities, 1 - probabilities)).mean(axis=1)
 
 
@@ -543,21 +545,11 @@ def score(
         ValueError: for shapes or references that do not fit.
     """
     split = _split(logits, references, problem_type, threshold)
-    values = {name: _value_by_evaluate(split, spec, threshold) for name, spec in METRICS[problem_type].items()}
     specs, drawn = METRICS[problem_type], _bootstrap(split, problem_type, resamples, seed)
+    values = {name: spec.value(split.references, split.read(spec)) for name, spec in specs.items()}
     sizes = {name: spec.size(split) for name, spec in specs.items() if spec.size}
     shares = [name for name, spec in specs.items() if spec.share]
     return intervals(values, drawn, len(split.logits), confidence, sizes, shares)
-
-
-def _value_by_evaluate(split: _Split, spec: MetricSpec, threshold: float) -> float:
-    # `evaluate` copies its input cell by cell, which takes half a minute for a thousand examples of as many classes:
-    # class ids are given where the metric takes them, and what reads logits is computed by the same function directly.
-    if spec.problem_type != SINGLE_LABEL or spec.reads != "labels":
-        return spec.value(split.references, split.read(spec))
-    metric = load_metric(spec.name, spec.problem_type)
-    result = metric.compute(predictions=split.predicted, references=split.references, threshold=threshold)
-    return float(result[spec.name])
 
 
 def bootstrap(
@@ -625,7 +617,7 @@ def fit_threshold(logits: npt.ArrayLike, references: npt.ArrayLike) -> float:
     """
     checked = _checked_logits(logits)
     positives = _checked_references(references, checked.shape, MULTI_LABEL).ravel()
-    probabilities = sigmoid(checked).ravel()
+    probabilities = label_probabilities(checked).ravel()
     order = np.argsort(-probabilities)
     probabilities, positives = probabilities[order], positives[order]
     # Equal probabilities are predicted together: a cut lies before all, or after the last of its equals.
@@ -677,65 +669,3 @@ def _majority(train: Array) -> Array:
         return np.asarray(np.bincount(train).argmax())
     share = train.mean(axis=0)
     return ((share > 0.5) | (np.arange(len(share)) == share.argmax())).astype(np.int64)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Metrics as `evaluate` knows them.
-
-
-def load_metric(name: str, problem_type: str) -> Any:
-    """Make an `evaluate.Metric`: one of `METRICS`, or with a slash in the name one from the Hub.
-
-    Ours take `compute(predictions=, references=, threshold=0.5)` with logits and references as in `score` and
-    return `{name: value}`; single-label metrics that need no probabilities take class ids `(examples,)` as
-    predictions too. Nothing is downloaded for them.
-
-    Raises:
-        UserError: for an unknown metric or problem type, naming the nearest.
-    """
-    if "/" in name:
-        import evaluate
-
-        return evaluate.load(name)
-    specs = METRICS[choose(problem_type, METRICS, "problem type")]
-    remedy = "A metric from the Hub is named with its owner: owner/name."
-    return _metric_class()(specs[choose(name, specs, f"metric for {problem_type}:", remedy)])
-
-
-@functools.cache
-def _metric_class() -> type[Any]:
-    """The class of our metrics, made on first use because importing `evaluate` takes seconds."""
-    import evaluate
-    from datasets import Features, Sequence, Value
-
-    rows, ids = Sequence(Value("float64")), Value("int64")
-
-    class ClassificationMetric(evaluate.Metric):
-        """One row of `METRICS` as an `evaluate.Metric`."""
-
-        def __init__(self, spec: MetricSpec) -> None:
-            self.spec = spec
-            # In memory: processes that evaluate at the same time share no file and no lock.
-            super().__init__(keep_in_memory=True)
-            self.info.module_name = spec.name
-
-        @property
-        def higher_is_better(self) -> bool:
-            """Whether a larger value is the better one."""
-            return self.spec.higher_is_better
-
-        def _info(self) -> Any:
-            references = ids if self.spec.problem_type == SINGLE_LABEL else rows
-            features = [Features(predictions=rows, references=references)]
-            if self.spec.problem_type == SINGLE_LABEL and self.spec.reads == "labels":
-                features.append(Features(predictions=ids, references=references))
-            return evaluate.MetricInfo(description=self.spec.description, citation="", features=features)
-
-        def _compute(self, predictions: Any, references: Any, threshold: float = 0.5) -> dict[str, float]:
-            spec, given = self.spec, np.asarray(predictions)
-            if given.ndim == 1:
-                return {spec.name: spec.value(np.asarray(references), given)}
-            split = _split(given, references, spec.problem_type, threshold)
-            return {spec.name: spec.value(split.references, split.read(spec))}
-
-    return ClassificationMetric

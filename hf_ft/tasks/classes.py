@@ -133,7 +133,7 @@ class Classes(Target):
 
     def probabilities(self, logits: Floats) -> Floats:
         """The probability of each class `(examples, classes)`."""
-        return metrics.softmax(logits)
+        return metrics.class_probabilities(logits)
 
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
@@ -185,6 +185,13 @@ class OneOfSeveral(Classes):
                 label_smoothing=smoothing,
             )
         )
+
+    def decode(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> tuple[Any, Any]:
+        """The class with the largest logit."""
+        logits, classes = super().decode(outputs, references, labels)
+        return logits.argmax(axis=1), classes
 
     def confusion(self, outputs: Any, references: Any) -> list[list[int]]:
         """Which classes were given to the examples of each class: at most a cell for each example."""
@@ -240,6 +247,14 @@ class AnyOfSeveral(Classes):
             )
         )
 
+    def decode(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> tuple[Any, Any]:
+        """A row of 0 and 1 for each example, at the threshold that suits these very predictions if none is given."""
+        logits, actual = super().decode(outputs, references, labels)
+        at = self.fit(logits, actual) if threshold is None else threshold
+        return (metrics.label_probabilities(logits) >= at).astype(np.int64), actual.astype(np.int64)
+
     def fit(self, outputs: Any, references: Any) -> float:
         """The probability from which on a label counts as predicted."""
         return metrics.fit_threshold(outputs, references)
@@ -255,7 +270,7 @@ class AnyOfSeveral(Classes):
 
     def probabilities(self, logits: Floats) -> Floats:
         """The probability of each label on its own."""
-        return metrics.sigmoid(logits)
+        return metrics.label_probabilities(logits)
 
 
 SINGLE, MULTI = OneOfSeveral(), AnyOfSeveral()

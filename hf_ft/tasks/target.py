@@ -244,6 +244,12 @@ class Target(ABC):
         """The threshold that `score` and `predictions` take, fitted on validation; None where there is none."""
         return None
 
+    def decode(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> tuple[Any, Any]:
+        """Outputs and references as metrics of `evaluate` take them: class ids, rows of 0 and 1, numbers, or tags."""
+        return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs), np.asarray(references)
+
     @abstractmethod
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None

@@ -228,6 +228,13 @@ class Number(Target):
         start = partial(scale.fold, back=True) if config.keep_head else None
         return Learning(metrics, loss, scale.prepare, start, scale.fold)
 
+    def decode(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> tuple[Any, Any]:
+        """The numbers, flat."""
+        found, actual = super().decode(outputs, references, labels)
+        return _flat(found), _flat(actual)
+
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:

@@ -174,6 +174,14 @@ def values(
     return _at_once(count_entities(predicted, actual, tags).statistics(), len(actual))
 
 
+def _of_windows(outputs: Any, references: Any) -> tuple[list[Any], list[Any]]:
+    """Predicted and actual tag numbers of each padded window `(windows, tokens)`, where a word begins."""
+    predicted, actual = np.asarray(outputs), np.asarray(references)
+    begins = actual != IGNORED
+    windows = list(zip(predicted, actual, begins, strict=True))
+    return [one[mask, 0].astype(int) for one, _, mask in windows], [one[mask] for _, one, mask in windows]
+
+
 def _tags(outputs: Any) -> list[list[int]]:
     """The tag of each word from what `gather` gave."""
     return [sentence[:, 0].astype(int).tolist() for sentence in outputs]
@@ -491,10 +499,7 @@ class Tag(Target):
         from hf_ft.tasks.classes import balanced_weights, summed_loss
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
-            outputs, references = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-            kept = references != IGNORED
-            predicted = [window[mask, 0].astype(int) for window, mask in zip(outputs, kept, strict=True)]
-            found = values(predicted, [row[mask] for row, mask in zip(references, kept, strict=True)], labels)
+            found = values(*_of_windows(prediction.predictions, prediction.label_ids), labels)
             return {name: found[name] for name in self.metrics}
 
         balanced = balanced_weights(self.counts(train, labels)) if config.class_weights == "balanced" else None
@@ -506,6 +511,15 @@ class Tag(Target):
             return cross_entropy(logits.flatten(0, 1), tags.flatten(), weights, **options)
 
         return Learning(metrics, summed_loss(total))
+
+    def decode(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> tuple[Any, Any]:
+        """The tags of each sentence by name, as `seqeval` takes them; in an evaluation of `Trainer`, of each window."""
+        padded = isinstance(references, np.ndarray) and references.ndim == 2
+        both = _of_windows(outputs, references) if padded else (_tags(outputs), references)
+        predicted, actual = ([[labels[int(code)] for code in codes] for codes in rows] for rows in both)
+        return predicted, actual
 
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None

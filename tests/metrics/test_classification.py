@@ -511,11 +511,6 @@ def test_default_metric_exists() -> None:
     ("call", "message"),
     [
         (lambda: SINGLE.higher_is_better("acuracy"), "Unknown metric of single_label.*'acuracy'.*'accuracy'"),
-        (
-            lambda: metrics.load_metric("f1_mikro", MULTI_LABEL),
-            "'f1_mikro'.*Did you mean 'f1_micro'.*owner/name",
-        ),
-        (lambda: metrics.load_metric("ece", MULTI_LABEL), "metric for multi_label_classification: 'ece'"),
         (lambda: metrics.compute_metrics("single_label"), "problem type 'single_label'.*'single_label_class"),
         (lambda: metrics.default_metric("regression"), "problem type 'regression'"),
         (lambda: metrics.score(np.zeros((1, 2)), [0], "multi_label"), "problem type 'multi_label'"),
@@ -582,58 +577,6 @@ def test_majority_baseline_multi_label_never_predicts_nothing() -> None:
 def test_majority_baseline_needs_examples() -> None:
     with pytest.raises(ValueError, match="got 0 to train, 1 to score"):
         metrics.majority_baseline([], [1], SINGLE_LABEL)
-
-
-# As `evaluate` knows them.
-
-
-@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
-def test_every_metric_is_an_evaluate_metric(problem_type: str) -> None:
-    import evaluate
-
-    logits, references = example(problem_type)
-    expected = by_scikit_learn(references, logits, problem_type)
-    checked = 0
-    for name, spec in METRICS[problem_type].items():
-        metric = metrics.load_metric(name, problem_type)
-        assert isinstance(metric, evaluate.Metric)
-        assert (metric.name, metric.higher_is_better) == (name, spec.higher_is_better)
-        assert metric.description == spec.description
-        for half in (slice(0, 30), slice(30, None)):
-            metric.add_batch(predictions=logits[half], references=references[half])
-        assert metric.compute(threshold=THRESHOLD) == {name: pytest.approx(expected[name])}
-        lists = {"predictions": logits.tolist(), "references": references.tolist()}
-        assert metric.compute(**lists, threshold=THRESHOLD) == {name: pytest.approx(expected[name])}
-        checked += 1
-    assert checked == 7
-
-
-def test_single_label_metrics_take_class_ids() -> None:
-    logits, references = example(SINGLE_LABEL)
-    expected = by_scikit_learn(references, logits, SINGLE_LABEL)
-    by_ids = [name for name, spec in METRICS[SINGLE_LABEL].items() if spec.reads == "labels"]
-    assert len(by_ids) == 5
-    for name in by_ids:
-        metric = metrics.load_metric(name, SINGLE_LABEL)
-        result = metric.compute(predictions=logits.argmax(axis=1), references=references)
-        assert result == {name: pytest.approx(expected[name])}
-    with pytest.raises(ValueError, match="expected format"):
-        metrics.load_metric("ece", SINGLE_LABEL).compute(predictions=[0, 1], references=[0, 1])
-
-
-def test_metrics_combine() -> None:
-    import evaluate
-
-    logits, references = example(SINGLE_LABEL)
-    combined = evaluate.combine([metrics.load_metric(name, SINGLE_LABEL) for name in ("accuracy", "ece")])
-    assert set(combined.compute(predictions=logits, references=references)) == {"accuracy", "ece"}
-
-
-def test_a_name_with_a_slash_is_asked_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    import evaluate
-
-    monkeypatch.setattr(evaluate, "load", lambda name: f"loaded {name}")
-    assert metrics.load_metric("me/my_metric", SINGLE_LABEL) == "loaded me/my_metric"
 
 
 def test_import_is_light() -> None:

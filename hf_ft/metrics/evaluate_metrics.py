@@ -1,0 +1,208 @@
+"""Metrics of the `evaluate` library: loaded by id or from a folder, and the toolkit's own ones made into such.
+
+`load_metric` is for metrics that the toolkit does not have. It needs to know the direction of a metric, which
+`evaluate` does not record: a wrong one would select the worst checkpoint. Importing `evaluate` takes seconds, so it is
+imported when a metric is asked for, and scoring with the toolkit's own metrics does without it.
+
+See https://huggingface.co/docs/evaluate for what exists and how a metric is written.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_ft.errors import UserError, choose, first_line
+from hf_ft.metrics.classification import METRICS, SINGLE_LABEL, MetricSpec, _split
+
+GREATER_IS_BETTER: Mapping[str, bool] = {
+    **dict.fromkeys(("accuracy", "f1", "precision", "recall", "roc_auc", "matthews_correlation", "seqeval"), True),
+    **dict.fromkeys(("pearsonr", "spearmanr", "r_squared", "glue", "super_glue", "exact_match", "poseval"), True),
+    **dict.fromkeys(("mse", "mae", "mape", "smape", "mase", "brier_score", "wer", "cer", "perplexity"), False),
+}
+"""Id of a metric of `evaluate` -> whether a greater value is better."""
+
+Decode = Callable[[Any, Any], tuple[Any, Any]]
+"""Outputs of a model and references -> what `compute(predictions=, references=)` takes."""
+
+
+@dataclass(frozen=True)
+class EvaluateMetric:
+    """A metric of the `evaluate` library with its direction.
+
+    Args:
+        name: The key of its value among the results, for `metric_for_best_model`.
+        greater_is_better: Whether a greater value is better.
+        module: The `evaluate.EvaluationModule`.
+        options: What `module.compute` takes besides predictions and references, such as `average="macro"`.
+    """
+
+    name: str
+    greater_is_better: bool
+    module: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        """Every number that the metric reports, `name` among them.
+
+        Raises:
+            UserError: the metric does not take such predictions, or reports nothing called `name`.
+        """
+        try:
+            found = self.module.compute(predictions=predictions, references=references, **self.options)
+        except Exception as error:  # the code of the metric is the user's or the Hub's
+            raise UserError(
+                first_line(f"The metric '{self.name}' cannot score these predictions", error),
+                option="metric",
+                value=self.name,
+                hint="Metrics get predicted classes (or numbers), not logits. Check its options, such as average.",
+            ) from error
+        numbers = {key: float(value) for key, value in (found or {}).items() if np.ndim(value) == 0}
+        if self.name not in numbers and len(numbers) == 1:
+            numbers = {self.name: next(iter(numbers.values()))}
+        if self.name not in numbers:
+            raise UserError(
+                f"The metric does not report '{self.name}'.",
+                option="metric",
+                value=self.name,
+                choices=numbers,
+                hint="Choose the number to go by with key=.",
+            )
+        return numbers
+
+    def for_trainer(self, decode: Decode) -> Callable[[Any], dict[str, float]]:
+        """The function for `Trainer(compute_metrics=...)`; `decode` makes predictions of outputs (`Target.decode`)."""
+
+        def compute(prediction: Any) -> dict[str, float]:
+            return self.compute(*decode(prediction.predictions, prediction.label_ids))
+
+        return compute
+
+
+def load_metric(
+    metric: str,
+    *,
+    greater_is_better: bool | None = None,
+    key: str | None = None,
+    config_name: str | None = None,
+    **options: Any,
+) -> EvaluateMetric:
+    """Load a metric of the `evaluate` library.
+
+    Args:
+        metric: An id (`accuracy`, `owner/name`), or a folder or file with the script of a metric.
+        greater_is_better: The direction; may be left out for the ids of `GREATER_IS_BETTER`.
+        key: Which of several reported numbers is meant; the metric's own name by default.
+        config_name: The configuration of metrics that have several, such as `mrpc` of `glue`.
+        options: What the metric's `compute` takes besides predictions and references.
+
+    Raises:
+        UserError: there is no such metric, it needs a package, or its direction is not known.
+
+    Example:
+        >>> f1 = load_metric("f1", average="macro")  # doctest: +SKIP
+        >>> f1.compute([0, 1], [0, 1])  # doctest: +SKIP
+        {'f1': 1.0}
+    """
+    path = Path(metric).expanduser()
+    local = path.exists() or metric.startswith((".", "~", "/")) or path.suffix == ".py"
+    name = key or path.stem.rpartition("/")[2]
+    direction = greater_is_better if greater_is_better is not None or local else GREATER_IS_BETTER.get(metric)
+    if direction is None:
+        raise UserError(
+            f"It is not known whether a greater value of the metric '{metric}' is better.",
+            option="greater_is_better",
+            hint="Pass greater_is_better=True or greater_is_better=False.",
+        )
+    try:
+        import evaluate
+
+        module = evaluate.load(str(path) if local else metric, config_name, keep_in_memory=True)
+    except Exception as error:  # a script of the user or the Hub is run
+        raise _not_loaded(metric, local, error) from error
+    return EvaluateMetric(name, direction, module, options)
+
+
+def _not_loaded(metric: str, local: bool, error: Exception) -> UserError:
+    """Why a metric cannot be loaded: a missing package, a missing script, or no network."""
+    if isinstance(error, ImportError):
+        return UserError(first_line(f"The metric '{metric}' needs a package", error), option="metric", value=metric)
+    if local and not isinstance(error, FileNotFoundError):
+        return UserError(first_line(f"Cannot load the metric '{metric}'", error), option="metric", value=metric)
+    if local:
+        hint = f"A folder NAME holds the metric's script as NAME/NAME.py, which {metric} lacks."
+        return UserError(f"There is no metric in {metric}.", option="metric", value=metric, hint=hint)
+    cached = cached_metrics()
+    return UserError(
+        f"The metric '{metric}' is neither in the local cache ({', '.join(cached) or 'empty'}) nor found on the Hub.",
+        option="metric",
+        value=metric,
+        hint="Check the id and the network, or give the folder of a metric's script.",
+    )
+
+
+def cached_metrics() -> list[str]:
+    """The ids of the metrics in the local cache of `evaluate`, which load without a network."""
+    from evaluate.config import HF_MODULES_CACHE
+
+    folder = Path(HF_MODULES_CACHE, "evaluate_modules", "metrics")
+    names = (path.name for path in folder.glob("*--*")) if folder.is_dir() else ()
+    return sorted(name.removeprefix("evaluate-metric--").replace("--", "/") for name in names)
+
+
+def as_evaluate_metric(name: str, problem_type: str) -> Any:
+    """One of the toolkit's own classification metrics as an `evaluate.Metric`, for `evaluate.combine` and its kind.
+
+    It takes `compute(predictions=, references=, threshold=0.5)` with logits and references as in
+    `classification.score` and returns `{name: value}`; single-label metrics that need no probabilities take class ids
+    `(examples,)` as predictions too. Nothing is downloaded.
+
+    Raises:
+        UserError: for an unknown metric or problem type, naming the nearest.
+    """
+    specs = METRICS[choose(problem_type, METRICS, "problem type")]
+    return _metric_class()(specs[choose(name, specs, f"metric for {problem_type}:")])
+
+
+@functools.cache
+def _metric_class() -> type[Any]:
+    """The class of our metrics, made on first use because importing `evaluate` takes seconds."""
+    import evaluate
+    from datasets import Features, Sequence, Value
+
+    rows, ids = Sequence(Value("float64")), Value("int64")
+
+    class ClassificationMetric(evaluate.Metric):
+        """One row of `METRICS` as an `evaluate.Metric`."""
+
+        def __init__(self, spec: MetricSpec) -> None:
+            self.spec = spec
+            # In memory: processes that evaluate at the same time share no file and no lock.
+            super().__init__(keep_in_memory=True)
+            self.info.module_name = spec.name
+
+        @property
+        def higher_is_better(self) -> bool:
+            """Whether a larger value is the better one."""
+            return self.spec.higher_is_better
+
+        def _info(self) -> Any:
+            references = ids if self.spec.problem_type == SINGLE_LABEL else rows
+            features = [Features(predictions=rows, references=references)]
+            if self.spec.problem_type == SINGLE_LABEL and self.spec.reads == "labels":
+                features.append(Features(predictions=ids, references=references))
+            return evaluate.MetricInfo(description=self.spec.description, citation="", features=features)
+
+        def _compute(self, predictions: Any, references: Any, threshold: float = 0.5) -> dict[str, float]:
+            spec, given = self.spec, np.asarray(predictions)
+            if given.ndim == 1:
+                return {spec.name: spec.value(np.asarray(references), given)}
+            split = _split(given, references, spec.problem_type, threshold)
+            return {spec.name: spec.value(split.references, split.read(spec))}
+
+    return ClassificationMetric
