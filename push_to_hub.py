@@ -5,7 +5,7 @@ python push_to_hub.py OUT --repo_id me/name [--private] [--dry_run]
 
 import sys
 
-from hf_ft.cli.app import push, run
+from hf_ft.cli.app import main
 
 if __name__ == "__main__":
-    sys.exit(run(lambda: push(sys.argv[1:])))
+    sys.exit(main(["push", *sys.argv[1:]]))

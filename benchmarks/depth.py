@@ -19,7 +19,7 @@ from typing import Any
 from hf_ft.cli.app import run
 from hf_ft.errors import UserError
 from hf_ft.experiments.depth_settings import DepthSettings, freeze_depths, read_depth_settings
-from hf_ft.settings.schema import Command, command_line
+from hf_ft.settings.parse import Command, command_line
 
 OPTIONS = {
     "depths": ("N,M,...", "numbers of frozen blocks (default: as hf-ft depth)"),

@@ -19,7 +19,7 @@ from typing import Any
 from hf_ft.cli.app import run
 from hf_ft.errors import UserError
 from hf_ft.experiments.comparison_settings import Layer, parse_integers, parse_seeds
-from hf_ft.settings.schema import Command, command_line
+from hf_ft.settings.parse import Command, command_line
 
 OWN = ("cut", "seeds")
 OPTIONS = {

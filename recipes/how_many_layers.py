@@ -12,7 +12,7 @@ import sys
 from hf_ft.cli.app import run
 from hf_ft.experiments.comparison import run_comparison
 from hf_ft.experiments.comparison_settings import read_comparison_settings
-from hf_ft.settings.schema import Command, command_line
+from hf_ft.settings.parse import Command, command_line
 
 SETTINGS = {
     "task": "image_classification",

@@ -12,7 +12,8 @@ import pytest
 import hf_ft
 from hf_ft.cli.app import COMMANDS
 from hf_ft.methods.registry import METHODS, parse_method
-from hf_ft.settings.schema import command_line, normalise
+from hf_ft.settings.parse import command_line
+from hf_ft.settings.schema import normalise
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

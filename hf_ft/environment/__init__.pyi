@@ -1,3 +1,6 @@
+from .console import print_error as print_error
+from .console import print_on_main as print_on_main
+from .console import progress_shown as progress_shown
 from .host import alone as alone
 from .host import machine as machine
 from .host import versions as versions
@@ -13,6 +16,4 @@ from .signals import Terminated as Terminated
 from .signals import exception_of as exception_of
 from .signals import ignore_in_worker as ignore_in_worker
 from .signals import stoppable as stoppable
-from .terminal import bars_shown as bars_shown
-from .terminal import print_on_main as print_on_main
 from .terminal import quiet_libraries as quiet_libraries

@@ -7,10 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
+from hf_ft.environment.console import progress_shown
 
 NOISE = {
     "transformers.models.timm_wrapper.image_processing_timm_wrapper": "The `save_pretrained` method is disabled",
@@ -23,26 +21,13 @@ SWITCHES = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS",
 """Environment variables that turn bars off; each library reads its own when it is imported."""
 
 
-def bars_shown() -> bool:
-    """Whether progress bars are drawn: on a terminal and in a notebook, but not into a log file."""
-    return (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules
-
-
-def print_on_main(line: str, args: TrainingArguments) -> None:
-    """Print a line on the main process only, without breaking a progress bar that is being drawn."""
-    from tqdm.auto import tqdm
-
-    if args.should_save:
-        tqdm.write(line)
-
-
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Leave out `NOISE`, and bars where nobody watches; everything else that libraries say is shown."""
     filters = {name: _unlike(beginning) for name, beginning in NOISE.items()}
     for name, keep in filters.items():
         logging.getLogger(name).addFilter(keep)
-    hidden = [] if bars_shown() else [name for name in SWITCHES if name not in os.environ]
+    hidden = [] if progress_shown() else [name for name in SWITCHES if name not in os.environ]
     os.environ.update(dict.fromkeys(hidden, "1"))
     datasets = sys.modules.get("datasets")  # where it is imported already, the variable comes too late
     was_shown = bool(hidden) and datasets is not None and datasets.is_progress_bar_enabled()

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from hf_ft.environment import bars_shown
+from hf_ft.environment import progress_shown
 from hf_ft.evaluation.head_input import compare_head_input
 from hf_ft.metrics import Score
 from hf_ft.settings import Config
@@ -61,7 +61,7 @@ def predict_outputs(
         arguments.label_names = ["labels"]
         arguments.report_to, arguments.dataloader_pin_memory = [], False
         arguments.dataloader_drop_last = False  # every example is predicted
-        arguments.disable_tqdm = arguments.disable_tqdm or not bars_shown()
+        arguments.disable_tqdm = arguments.disable_tqdm or not progress_shown()
         trainer = Trainer(
             model=model,
             args=arguments,

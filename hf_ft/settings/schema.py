@@ -7,7 +7,6 @@ is answered in a fraction of a second instead of after the ten seconds that impo
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import functools
@@ -22,8 +21,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.environment import ENUMERATIONS, bars_shown, class_body, lacks, members, trackers
-from hf_ft.errors import UserError, choose, nearest, unknown
+from hf_ft.environment import ENUMERATIONS, class_body, lacks, members, progress_shown, trackers
+from hf_ft.errors import UserError, choose, nearest
 from hf_ft.methods import METHODS, Method, Stage, check_options, method_defaults, own_method, parse_method
 from hf_ft.settings import resume as resuming
 from hf_ft.settings.dry_run import try_arguments
@@ -263,14 +262,19 @@ def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
     for written, value in settings.items():
         key = str(written).replace("-", "_")  # YAML reads `on` and `1` as no text
         name = ALIASES.get(key, key)
-        annotation = _annotation(name, written, source)
+        annotation = annotation_of(name, written, source)
         if name in clean:
             raise UserError(f"'{name}' is set twice in {source} (as '{written}' and under another spelling).")
         clean[name] = _checked(name, _convert(value, annotation, name))
     return clean
 
 
-def _annotation(name: str, written: str, source: str) -> str:
+def annotation_of(name: str, written: str, source: str, others: Iterable[str] = ()) -> str:
+    """The annotation of a setting; `others` are options beside the settings, which a typo may have meant.
+
+    Raises:
+        UserError: no such setting, with the nearest, or one that has another name now.
+    """
     if name in FORMER:
         raise UserError(f"`{written}` in {source} is not supported.", option=name, hint=FORMER[name])
     options = config_fields()
@@ -279,7 +283,7 @@ def _annotation(name: str, written: str, source: str) -> str:
     fields = training_fields()
     if name in fields:
         return fields[name].annotation
-    near = nearest(name, [*options, *fields, *ALIASES])
+    near = nearest(name, [*options, *fields, *ALIASES, *others])
     hint = "The options are those of --help and all fields of transformers.TrainingArguments."
     raise UserError(
         f"Unknown option '{written}' in {source}.",
@@ -413,7 +417,7 @@ class Settings:
         try:
             with warnings.catch_warnings():  # the old name is what everybody writes, and it works
                 warnings.filterwarnings("ignore", "`gradient_checkpointing.* is deprecated", FutureWarning)
-                arguments = TrainingArguments(**{"disable_tqdm": not bars_shown(), **self.training})
+                arguments = TrainingArguments(**{"disable_tqdm": not progress_shown(), **self.training})
         except Exception as error:  # its checks, and those of what it reads, raise as many kinds as there are
             raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
         if arguments.fsdp and arguments.world_size == 1:
@@ -631,130 +635,3 @@ def not_made(path: Path) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:60]}..."
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a command has besides settings: how its options are called in help, and text for it.
-
-    `options` maps names to `(metavar, help)`; one with the name of a setting replaces it. `without` are settings that
-    it does not take. `usage` shows what it needs.
-    """
-
-    options: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    without: Sequence[str] = ()
-    usage: str = "--model M --dataset D --method K --output_dir OUT [options]"
-
-
-def parser(prog: str | None = None, description: str = "", command: Command | None = None) -> argparse.ArgumentParser:
-    """The parser of all settings: our options with their help, `TrainingArguments` fields by name."""
-    command = command or Command()
-    fields = training_fields()
-    epilog = (
-        "Any field of transformers.TrainingArguments is an option too, for example --learning_rate, "
-        "--num_train_epochs, --per_device_train_batch_size, --seed, --bf16, --gradient_checkpointing, "
-        "--torch_compile, --report_to. --help_training lists them all."
-    )
-    usage = f"{prog or '%(prog)s'} {command.usage}"
-    result = argparse.ArgumentParser(prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False)
-    result.add_argument("--config", metavar="FILE.yaml", help="settings as `option: value`; the command line wins")
-    result.add_argument("--output_dir", metavar="OUT", default=argparse.SUPPRESS, help="folder for the result")
-    groups: dict[str, Any] = {}
-    for name, (metavar, text) in command.options.items():
-        group = groups.setdefault("", result.add_argument_group(prog or "command"))
-        group.add_argument(f"--{name}", metavar=metavar, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
-    for name, item in config_fields().items():
-        if name in command.options or name in command.without:
-            continue
-        group = groups.setdefault(item.metadata["group"], result.add_argument_group(item.metadata["group"]))
-        _add(group, name, str(item.type), _with_default(item))
-    hidden = result.add_argument_group("training arguments")
-    for name, entry in fields.items():
-        if name != "output_dir":
-            _add(hidden, name, entry.annotation, argparse.SUPPRESS)
-    for name in ALIASES:
-        _add(hidden, name, "str", argparse.SUPPRESS)
-    result.add_argument(
-        "--help_training",
-        action=_ListTraining,
-        nargs=0,
-        default=argparse.SUPPRESS,
-        help="list all fields of TrainingArguments",
-    )
-    return result
-
-
-def _with_default(item: dataclasses.Field[Any]) -> str:
-    choices = item.metadata["choices"]
-    text = item.metadata["help"] + (f" [{' | '.join(choices)}]" if choices else "")
-    return (text if item.default in (None, "") else f"{text} (default: {item.default})").replace("%", "%%")
-
-
-def _add(group: Any, name: str, annotation: str, help: str) -> None:
-    # A bare `--bf16` means true; every other option wants a value, which `normalise` converts and checks.
-    flag = {"nargs": "?", "const": "true"} if "bool" in annotation or name == "resume" else {}
-    metavar = next((word for kind, word in (("int", "N"), ("float", "X"), ("bool", "BOOL")) if kind in annotation), "")
-    group.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=metavar or "TEXT", help=help, **flag)
-
-
-class _ListTraining(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        import textwrap
-
-        for name, entry in training_fields().items():
-            if name in FORMER:
-                continue
-            text = " ".join(entry.help.split())
-            print(f"--{name} ({entry.annotation})")
-            print(textwrap.fill(text, 79, initial_indent="    ", subsequent_indent="    ")) if text else None
-        parser.exit(0)
-
-
-def command_line(
-    argv: Sequence[str] | None, description: str = "", prog: str | None = None, command: Command | None = None
-) -> list[tuple[str, Any]]:
-    """Turn a command line into layers for `build`: the YAML file, if any, then the options themselves.
-
-    Options of a `command` are among them; whoever gave it takes them out.
-
-    Raises:
-        UserError: unknown options (with the nearest), or words that belong to no option.
-    """
-    arguments = parser(prog, description, command)
-    arguments.exit_on_error = False
-    try:
-        known, rest = arguments.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}.") from None
-    for word in rest:
-        if word.startswith("--"):
-            _annotation(word[2:].split("=")[0].replace("-", "_"), word.split("=")[0], "the command line")
-        raise UserError(f"Unexpected '{word}' on the command line: no option precedes it.", value=word)
-    options = dict(vars(known))
-    layers: list[tuple[str, Any]] = []
-    path = options.pop("config", None)
-    if path is not None:
-        layers.append((path, read_yaml(path, "config", "`option: value` lines")))
-    layers.append(("the command line", options))
-    return layers
-
-
-def parse_recipe(
-    config: Mapping[str, Any], training: Mapping[str, Any], argv: Sequence[str] | None = None, description: str = ""
-) -> tuple[Config, TrainingArguments]:
-    """Settings of a recipe: its own two dictionaries, then `--config FILE.yaml`, then the command line.
-
-    Raises:
-        UserError: see `build`; a recipe run as a script prints it and exits with code 2 (`hf_ft.cli.run`).
-    """
-    _keys_of(config, config_fields(), "CONFIG")
-    _keys_of(training, training_fields(), "TRAINING")
-    settings = build(("the recipe", {**config, **training}), *command_line(argv, description))
-    return settings.config, settings.arguments()
-
-
-def _keys_of(settings: Mapping[str, Any], options: Iterable[str], where: str) -> None:
-    known = list(options)
-    for name in settings:
-        if name not in known:
-            raise unknown(name, known, f"setting in {where}:")

@@ -761,7 +761,7 @@ FOLDERS: dict[str, Mistake] = {
 OTHERS: dict[str, Mistake] = {
     "unknown command": (
         lambda w: ["trian"],
-        r"Unknown command 'trian'\. Did you mean 'train'\? Choose from: train, compare, .*\. See hf-ft --help\.",
+        r"Unknown command 'trian'\. Did you mean 'train'\? Choose from: train, .*\. See hf-ft --help\.",
     ),
     "inspect: no such folder": (
         lambda w: ["inspect", str(beside_a_model(w) / "tiny-bret")],
@@ -963,7 +963,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "predict: output of another kind": (
         lambda w: ["predict", w.runs["text"], "a film", "--output", "x.txt"],
-        r"--output x\.txt: write to a file that ends in \.csv or \.jsonl\.",
+        r"--output x\.txt .* \.csv or \.jsonl\.",
     ),
     "predict: output in a folder that is not there": (
         lambda w: ["predict", w.runs["text"], "a film", "--output", "nowhere/x.csv"],

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from hf_ft.environment.console import progress_shown
 from hf_ft.environment.host import alone
-from hf_ft.environment.terminal import NOISE, SWITCHES, bars_shown, quiet_libraries
+from hf_ft.environment.terminal import NOISE, SWITCHES, quiet_libraries
 
 OURS = re.compile(
     r"|(Task|Data|Model|Method|Device|cache|solver|head|full) +\S.*| {8,}\S.*|depth group .*|[- ]+"
@@ -87,7 +88,7 @@ def test_bars_are_off_only_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SWITCHES:
         monkeypatch.delenv(name, raising=False)
     datasets.enable_progress_bars()
-    assert not bars_shown()
+    assert not progress_shown()
     with quiet_libraries():
         assert not datasets.is_progress_bar_enabled()
         assert all(os.environ[name] == "1" for name in SWITCHES)

@@ -758,9 +758,9 @@ def test_the_command_clears(three_keys: list[FeatureStore], tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Say what to do with the cache: list or clear."),
+        ([], "No action for the cache. Use list or clear."),
         (["lsit"], "Unknown action 'lsit'. Did you mean 'list'? Choose from: list, clear."),
-        (["list", "--older_than", "2"], "--older_than belongs to hf-ft cache clear."),
+        (["list", "--older_than", "2"], "--older_than is an option of hf-ft cache clear only."),
         (["clear", "--older_than", "-1"], "--older_than must be at least 0, not -1.0."),
         (["clear", "--older_than", "nan"], "--older_than must be a number, not nan."),
         (["clear", "--cache_dir", "{root}/wrok"], "No such cache folder: {root}/wrok. Did you mean {root}/work?"),

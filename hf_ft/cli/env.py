@@ -1,0 +1,25 @@
+"""Print what a bug report needs: versions, machine, devices."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from hf_ft import __version__
+
+if TYPE_CHECKING:
+    from hf_ft.settings import Parser
+
+EXAMPLE = "hf-ft env"
+
+
+def add_arguments(parser: Parser) -> None:
+    """None."""
+
+
+def run(options: Namespace) -> None:
+    """Print the versions and the machine."""
+    from hf_ft.environment import machine, versions
+
+    for name, value in {"hf-ft": __version__, **versions(), **machine()}.items():
+        print(f"{name:14} {value}")

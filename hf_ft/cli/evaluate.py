@@ -1,0 +1,33 @@
+"""Score a trained model on a dataset."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_ft.cli.result import check_result
+
+if TYPE_CHECKING:
+    from hf_ft.settings import Parser
+
+EXAMPLE = "hf-ft evaluate beans --dataset other_photos/"
+
+
+def add_arguments(parser: Parser) -> None:
+    """The result, the data, and the form of the answer."""
+    parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
+    parser.add_argument("--dataset", required=True, help="Hub id, folder or file")
+    parser.add_argument("--split", help="split to score (default: test, else validation, else train)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: Namespace) -> None:
+    """Check the options, then score."""
+    from hf_ft.settings import check_path
+
+    check_path(options.dataset, "dataset")
+    check_result(options.folder)
+    from hf_ft.evaluation import evaluate_folder
+
+    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json))

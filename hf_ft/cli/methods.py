@@ -1,0 +1,49 @@
+"""List the fine-tuning methods: what trains, when to use it, paper."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from hf_ft.cli.text import hanging
+
+if TYPE_CHECKING:
+    from hf_ft.settings import Parser
+
+EXAMPLE = "hf-ft methods --peft"
+
+
+def add_arguments(parser: Parser) -> None:
+    """Which list."""
+    parser.add_argument("--peft", action="store_true", help="list the PEFT methods that peft:NAME takes")
+
+
+def run(options: Namespace) -> None:
+    """Print the list."""
+    print(_of_peft() if options.peft else _listed())
+
+
+def _listed() -> str:
+    from hf_ft.methods import METHODS
+
+    lines = []
+    for method in METHODS.values():
+        lines += hanging(f"{method.spelled:13} ", f"trains {method.trains}")
+        lines += hanging(" " * 14, method.when)
+        lines.append(" " * 14 + method.paper)
+    return "\n".join([*lines, "", "Your own stages: --plan FILE.yaml. PEFT methods: hf-ft methods --peft."])
+
+
+def _of_peft() -> str:
+    from hf_ft.methods import REFUSED, mergeable, preset
+
+    lines = [
+        "Methods that merge into plain weights, with their default learning rates:",
+        "",
+        f"{'':20} {'texts':>8} {'images':>8}",
+    ]
+    lines += [f"peft:{name:15} {preset(name).text:8g} {preset(name).image:8g}" for name in mergeable()]
+    lines += ["", "Not supported, since they do not merge:", ""]
+    for name, reason in REFUSED.items():
+        lines += hanging(f"peft:{name:24} ", reason)
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""List pretrained models to start from, with size and licence."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hf_ft.cli.text import hanging
+
+if TYPE_CHECKING:
+    from hf_ft.models import Source
+    from hf_ft.settings import Parser
+
+EXAMPLE = "hf-ft models --task text_classification --size small"
+
+
+def add_arguments(parser: Parser) -> None:
+    """What to list."""
+    parser.add_argument("--task", help="only models for this task")
+    parser.add_argument("--size", help="only models of this size: small, base or large")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: Namespace) -> None:
+    """Print the list."""
+    from hf_ft.models import sources_for
+
+    found = sources_for(options.task, options.size)
+    if options.json:
+        print(json.dumps([{**vars(source), "size": source.size} for source in found], indent=1))
+    else:
+        print(_listed(found))
+
+
+def _listed(found: Sequence[Source]) -> str:
+    lines = []
+    for (modality, size), group in itertools.groupby(found, lambda source: (source.modality, source.size)):
+        unit = "px" if modality == "image" else "tokens"
+        lines += ["", f"{modality.capitalize()} models, {size}", ""]
+        for source in group:
+            lines.append(f"{source.name:46}{source.parameters:6.1f}M  {source.licence:11}{source.reads:5} {unit}")
+            lines += hanging(" " * 4, source.remark)
+    return "\n".join([*lines[1:], "", "Rank them on your data: hf-ft rank MODEL... or hf-ft rank --size small."])

@@ -1,0 +1,41 @@
+"""The option `--redraw OUT` of commands that draw figures from a record."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_ft.errors import UserError
+
+
+def add_redraw(group: Any, experiment: str) -> None:
+    """Add the option to a group of options."""
+    group.add_argument(
+        "--redraw",
+        metavar="OUT",
+        default=argparse.SUPPRESS,
+        help=f"only write the tables and figures of a finished {experiment} again",
+    )
+
+
+def record_to_redraw(layers: Sequence[tuple[str, dict[str, Any]]], name: str) -> Path | None:
+    """The folder of `--redraw`, taken out of the options; None where it is not asked for.
+
+    Raises:
+        UserError: other options beside it, or no valid record in the folder.
+    """
+    folder = layers[-1][1].pop("redraw", None)
+    if folder is None:
+        return None
+    if layers[-1][1]:
+        raise UserError(f"--redraw takes no other option: the figures are drawn from {name} alone.")
+    from hf_ft.storage import COMPARISON, SEARCH, read_record
+
+    path = Path(folder).expanduser() / name
+    if name == "compare.json":
+        read_record(path, COMPARISON, "finished comparison")
+    else:
+        read_record(path, SEARCH, "finished search")
+    return path.parent

@@ -1,0 +1,22 @@
+"""The check of the argument OUT, shared by the commands that read a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def check_result(folder: str) -> None:
+    """Check that a folder holds a finished run.
+
+    Raises:
+        UserError: no such folder, or no valid `run.json` in it.
+    """
+    from hf_ft.settings import check_path
+    from hf_ft.storage import read_run
+
+    check_path(str(Path(folder).expanduser().absolute()), "result folder")
+    read_run(Path(folder).expanduser())
