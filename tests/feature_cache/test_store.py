@@ -718,7 +718,7 @@ def test_the_command_lists(
     printed = capsys.readouterr().out
     lines = printed.splitlines()
     assert max(map(len, lines[:-1])) <= 80
-    assert re.fullmatch(r"what +examples +size +last used", lines[0])
+    assert re.fullmatch(r"features +examples +size +last used", lines[0])
     assert re.search(r"^org/model-2, after layer 2 +4 +\d+ bytes \d{4}-\d\d-\d\d \d\d:\d\d$", printed, re.MULTILINE)
     rows = [line.split(",")[0] for line in lines if line.startswith("org/")]
     assert rows == ["org/model-2", "org/model-1", "org/model-0"]
@@ -765,7 +765,7 @@ def test_the_command_clears(three_keys: list[FeatureStore], tmp_path: Path, caps
         (["clear", "--older_than", "nan"], "--older_than must be a number, not nan."),
         (["clear", "--cache_dir", "{root}/wrok"], "No such cache folder: {root}/wrok. Did you mean {root}/work?"),
         (["list", "--cache_dir", "{root}/mine.txt"], "{root}/mine.txt is a file."),
-        (["clear", "all"], "Unrecognized arguments: all."),
+        (["clear", "all"], "Unexpected 'all' on the command line"),
     ],
 )
 def test_mistakes_on_the_command_line(
