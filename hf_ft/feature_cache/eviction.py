@@ -7,7 +7,6 @@ removed that is not named as these are, so that a wrong folder given as the cach
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -19,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hf_ft.storage import read_json
 
 KEY_FILE, SHARD_FILE = "key.json", "shard.json"
 DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -80,7 +81,7 @@ def _spoken(folder: Path) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is none that can be read."""
     with suppress(FileNotFoundError, ValueError):
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         return content if isinstance(content, dict) else {}
     return {}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import logging
 import math
 import warnings
@@ -32,6 +31,7 @@ from hf_ft.methods import Setting, check_name, configuration, mergeable, preset
 from hf_ft.models.freezing import ensure_gradients
 from hf_ft.models.grouping import DepthGroup
 from hf_ft.models.tracing import example_inputs
+from hf_ft.storage import read_json, write_json
 
 MERGE_TOLERANCE = 1e-3
 """Largest difference of an adapted layer's output after merging, relative to its scale, that counts as rounding."""
@@ -296,10 +296,10 @@ def _take_off(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
                 weights[name] = torch.cat([tensor, sign * initial[name].to(tensor)], dim).contiguous()
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     scale = math.sqrt(2) if config["use_rslora"] else 2
     config |= {"r": 2 * config["r"], "lora_alpha": scale * config["lora_alpha"], "init_lora_weights": True}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(path, config)
 
 
 def name_base(folder: Path, hub_id: str | None, commit: str | None) -> None:
@@ -308,6 +308,6 @@ def name_base(folder: Path, hub_id: str | None, commit: str | None) -> None:
     PEFT writes the folder's path into `adapter_config.json`, and a path of this machine must not be published.
     """
     path = folder / "adapter_config.json"
-    written = json.loads(path.read_text(encoding="utf-8"))
+    written = read_json(path)
     written |= {"base_model_name_or_path": hub_id, "revision": commit}
-    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(path, written)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from hf_ft.storage import read_json
 
 MEAN = "mean"
 NEWER, OLDER = "pooling_mode", "pooling_mode_"
@@ -51,6 +52,6 @@ def _json(folder: str, name: str, revision: str | None) -> Any:
     flags = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     try:
         path = cached_file(folder, name, revision=revision, **flags)
-        return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+        return read_json(Path(path)) if path else None
     except (OSError, ValueError):
         return None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hf_ft.errors import UserError, shorten
 from hf_ft.results.secrets import find_leaks
-from hf_ft.storage import files_of, is_unchanged, kind_of
+from hf_ft.storage import files_of, is_unchanged, kind_of, read_json
 
 CARDS = ("README.md", "adapter/README.md")
 """Files that may be edited, and are published as they are now."""
@@ -90,7 +90,7 @@ def _of_weights(folder: Path, names: set[str]) -> Iterator[str]:
         if not tensors.get(WEIGHTS):
             yield f"{WEIGHTS} is missing or holds no weights"
         return
-    listed: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    listed: dict[str, str] = read_json(folder / INDEX)["weight_map"]
     for name in sorted(set(listed.values())):
         if tensors.get(name) != {tensor for tensor, file in listed.items() if file == name}:
             yield f"{name} is missing or does not hold what {INDEX} says"

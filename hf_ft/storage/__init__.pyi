@@ -2,6 +2,9 @@ from . import output_folder as output_folder
 from .directory_walk import check_names as check_names
 from .directory_walk import files_below as files_below
 from .directory_walk import readable as readable
+from .json_files import read_json as read_json
+from .json_files import write_atomically as write_atomically
+from .json_files import write_json as write_json
 from .output_folder import LOCAL as LOCAL
 from .output_folder import check_apart as check_apart
 from .output_folder import check_new_file as check_new_file
@@ -11,7 +14,6 @@ from .output_folder import is_first_process as is_first_process
 from .output_folder import is_unchanged as is_unchanged
 from .output_folder import kind_of as kind_of
 from .output_folder import locked as locked
-from .output_folder import write_atomically as write_atomically
 from .records import COMPARISON as COMPARISON
 from .records import SEARCH as SEARCH
 from .records import drawing as drawing

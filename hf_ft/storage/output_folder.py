@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft.errors import UserError, shorten
+from hf_ft.storage.json_files import flush_folder, read_json, write_atomically, write_json
 
 LOCAL = ".local"
 """The part of an output folder that is never published."""
@@ -30,37 +30,6 @@ Entry = dict[str, Any]
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: under a temporary name beside it, flushed to the disk, then renamed."""
-    _write_bytes(path, text.encode("utf-8"))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    begun = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with begun.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        begun.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            begun.unlink()
-        raise
-    flush_folder(path.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, where the system can: a rename is safe only after that."""
-    with suppress(OSError, AttributeError):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def entry_of(path: Path) -> Entry:
@@ -95,7 +64,7 @@ def files_of(folder: Path) -> dict[str, Entry]:
 def _manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         known = isinstance(found["kind"], str) and isinstance(found["files"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -104,7 +73,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 def _write_manifest(folder: Path, kind: str, files: dict[str, Entry]) -> None:
     content = {"schema_version": SCHEMA, "kind": kind, "files": dict(sorted(files.items()))}
-    write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+    write_json(folder / MANIFEST, content)
 
 
 def mark(folder: Path, kind: str) -> None:
@@ -140,7 +109,7 @@ def write(folder: Path, name: str, content: str | bytes) -> None:
     entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     make_way(folder, name, entry)
     record(folder, {name: entry})
-    _write_bytes(folder / name, content)
+    write_atomically(folder / name, content)
 
 
 @contextmanager
@@ -355,7 +324,7 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
     _HELD[held] = ExitStack()
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_atomically(folder / HOLDER, json.dumps({"pid": os.getpid(), "started": started}) + "\n")
+        write_json(folder / HOLDER, {"pid": os.getpid(), "started": started})
         mark(folder, kind)
         yield
     finally:
@@ -431,7 +400,7 @@ def _holder(folder: Path) -> str:
     """Who holds a folder, as far as that is known: a process that has just taken the lock writes it in a moment."""
     for _ in range(10):
         try:
-            found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+            found = read_json(folder / HOLDER)
             return f" by process {found['pid']} since {found['started']}"
         except (OSError, ValueError, KeyError, TypeError):
             time.sleep(0.1)

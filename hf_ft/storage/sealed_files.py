@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_ft.storage.output_folder import flush_folder
+from hf_ft.storage.json_files import flush_folder
 
 SEAL = "sealed.json"
 """The file of a sealed folder that lists all others."""

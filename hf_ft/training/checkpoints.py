@@ -12,7 +12,6 @@ Nothing in here holds a path: the folder of a run can be moved, or called by ano
 from __future__ import annotations
 
 import errno
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Set
@@ -24,7 +23,19 @@ from typing import Any
 from safetensors import SafetensorError
 
 from hf_ft.errors import UserError
-from hf_ft.storage import SEAL, Damaged, opened, output_folder, seal, sealed, sync, unsealed, write_atomically
+from hf_ft.storage import (
+    SEAL,
+    Damaged,
+    opened,
+    output_folder,
+    read_json,
+    seal,
+    sealed,
+    sync,
+    unsealed,
+    write_atomically,
+    write_json,
+)
 
 FOLDER, WRITING, KEPT = "checkpoints", ".writing", "checkpoints.kept"
 REMOVED = f".local/{FOLDER}-removed"
@@ -221,8 +232,7 @@ def rotate(stage: Path, most: int | None, best: Path | None) -> None:
 def unanchored(folder: Path) -> None:
     """Take the path of the best checkpoint out of `trainer_state.json`: the seal has its name."""
     path = folder / "trainer_state.json"
-    state = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(state | {"best_model_checkpoint": None}, indent=2) + "\n", encoding="utf-8")
+    write_json(path, read_json(path) | {"best_model_checkpoint": None})
 
 
 def remove(out: Path) -> None:

@@ -1,0 +1,70 @@
+"""Text and JSON files: one reader, one writer, and every write atomic.
+
+A file appears under its name only when it is complete: it is written under a temporary name beside it, flushed to the
+disk and renamed. A process that is killed at any moment leaves the old file or the new one, never a half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not JSON, or not UTF-8.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically, laid out as `json_text` does."""
+    write_atomically(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """Return a value as JSON: readable in an editor, one key per line, text unescaped, a newline at the end.
+
+    Bytes of file names that are not UTF-8 (lone surrogates) become JSON escapes, so that the file itself is UTF-8.
+    """
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there as a whole or not at all; missing folders are created.
+
+    Text is written in UTF-8.
+
+    Raises:
+        OSError: The disk refuses. A temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the system supports it: a rename is durable only after that."""
+    with suppress(OSError, AttributeError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
