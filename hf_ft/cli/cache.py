@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 hf-ft cache list
 hf-ft cache clear --older_than 30"""
+
+HEADER = ("features", "examples", "size", "last used")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -48,20 +51,35 @@ def run(options: Namespace) -> None:
     if root.is_file():
         raise UserError(f"{root} is a file. Use the folder of a feature cache.")
     if options.action == "list":
-        print(_listed(root))
+        _print_entries(root)
     else:
         print(f"Freed {format_size(clear_cache(root, 86400 * (options.older_than or 0)))} in {root}")
 
 
-def _listed(root: Path) -> str:
+def _print_entries(root: Path) -> None:
+    from hf_ft.environment import print_table
     from hf_ft.feature_cache import cache_entries, format_size
 
     found = cache_entries(root)
-    lines = [f"{'features':37} {'examples':>12} {'size':>11} {'last used':>16}"] if found else []
-    for entry in reversed(found):
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        first, *rest = textwrap.wrap(entry.what, 37, subsequent_indent="  ")
-        lines += [f"{first:37} {entry.examples:12,} {format_size(entry.size):>11} {used}", *rest]
+    rows = [
+        (
+            entry.what,
+            f"{entry.examples:,}",
+            format_size(entry.size),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
+        )
+        for entry in reversed(found)
+    ]
+    if rows:
+        print_table(HEADER, rows, right=(1, 2), plain=lambda: _listed(rows))
     total, unfinished = sum(entry.size for entry in found), sum(entry.unfinished for entry in found)
     begun = f", {format_size(unfinished)} of it unfinished" if unfinished else ""
-    return "\n".join([*lines, f"{format_size(total)} in {root}{begun}"])
+    print(f"{format_size(total)} in {root}{begun}")
+
+
+def _listed(rows: Sequence[tuple[str, str, str, str]]) -> str:
+    lines = ["{:37} {:>12} {:>11} {:>16}".format(*HEADER)]
+    for features, examples, size, used in rows:
+        first, *rest = textwrap.wrap(features, 37, subsequent_indent="  ")
+        lines += [f"{first:37} {examples:>12} {size:>11} {used}", *rest]
+    return "\n".join(lines)

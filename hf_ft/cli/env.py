@@ -19,7 +19,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> None:
     """Print the versions and the machine."""
-    from hf_ft.environment import machine, versions
+    from hf_ft.environment import machine, print_table, versions
 
-    for name, value in {"hf-ft": __version__, **versions(), **machine()}.items():
-        print(f"{name:14} {value}")
+    found = {"hf-ft": __version__, **versions(), **machine()}
+    rows = [(name, str(value)) for name, value in found.items()]
+    print_table(("", ""), rows, plain=lambda: "\n".join(f"{name:14} {value}" for name, value in rows))

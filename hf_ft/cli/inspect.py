@@ -53,7 +53,10 @@ def run(options: Namespace) -> None:
         last = list(found["groups"][0]["stages"])[-1]
         title = f"{found['class']}, {found['parameters']:,} parameters, {found['method']}: {last}"
         draw_groups(title, found["groups"], last, picture)
-    print(json.dumps(found, indent=1) if options.json else _as_text(found))
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        _print_groups(found)
 
 
 def _check_picture(picture: Path, model: str, overwrite: bool) -> None:
@@ -103,18 +106,20 @@ def describe(model: PreTrainedModel, method: str, plan: dict[str, Any] | None = 
     }
 
 
-def _as_text(found: dict[str, Any]) -> str:
+def _print_groups(found: dict[str, Any]) -> None:
+    from hf_ft.environment import print_table
     from hf_ft.reports import text_table
 
     stages = found["groups"][0]["stages"]
     header = ["depth group", "modules", "parameters", *(f"{found['method']}: {stage}" for stage in stages)]
-    table = [
+    rows = [
         [group["name"], _modules(group["modules"]), f"{group['parameters']:,}", *group["stages"].values()]
         for group in found["groups"]
     ]
     shape = " x ".join(str(size) for size in found["head_reads"])
-    lines = [f"{found['class']}: {found['parameters']:,} parameters; the head reads {shape}", ""]
-    return "\n".join([*lines, text_table(header, table), *found["shared"]])
+    print(f"{found['class']}: {found['parameters']:,} parameters; the head reads {shape}\n")
+    print_table(header, rows, right=(2,), plain=lambda: text_table(header, rows))
+    print("\n".join(found["shared"]), end="\n" if found["shared"] else "")
 
 
 def _load_bare(name: str, task: str | None) -> PreTrainedModel:

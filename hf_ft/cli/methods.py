@@ -20,7 +20,16 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> None:
     """Print the list."""
-    print(_of_peft() if options.peft else _listed())
+    from hf_ft.environment import print_table
+
+    if options.peft:
+        print(_of_peft())
+        return
+    from hf_ft.methods import METHODS
+
+    rows = [(method.spelled, method.trains, f"{method.when}\n{method.paper}") for method in METHODS.values()]
+    print_table(("method", "trains", "when to use it"), rows, plain=_listed)
+    print("\nYour own stages: --plan FILE.yaml. PEFT methods: hf-ft methods --peft.")
 
 
 def _listed() -> str:
@@ -31,7 +40,7 @@ def _listed() -> str:
         lines += hanging(f"{method.spelled:13} ", f"trains {method.trains}")
         lines += hanging(" " * 14, method.when)
         lines.append(" " * 14 + method.paper)
-    return "\n".join([*lines, "", "Your own stages: --plan FILE.yaml. PEFT methods: hf-ft methods --peft."])
+    return "\n".join(lines)
 
 
 def _of_peft() -> str:

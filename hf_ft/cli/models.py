@@ -6,6 +6,7 @@ import itertools
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hf_ft.cli.text import hanging
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from hf_ft.settings import Parser
 
 EXAMPLE = "hf-ft models --task text_classification --size small"
+
+UNITS = {"image": "px", "text": "tokens"}
+"""Modality -> the unit of the largest input that a model reads."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -32,15 +36,26 @@ def run(options: Namespace) -> None:
     if options.json:
         print(json.dumps([{**vars(source), "size": source.size} for source in found], indent=1))
     else:
-        print(_listed(found))
+        _print_groups(found)
 
 
-def _listed(found: Sequence[Source]) -> str:
-    lines = []
+def _print_groups(found: Sequence[Source]) -> None:
+    from hf_ft.environment import print_table
+
     for (modality, size), group in itertools.groupby(found, lambda source: (source.modality, source.size)):
-        unit = "px" if modality == "image" else "tokens"
-        lines += ["", f"{modality.capitalize()} models, {size}", ""]
-        for source in group:
-            lines.append(f"{source.name:46}{source.parameters:6.1f}M  {source.licence:11}{source.reads:5} {unit}")
-            lines += hanging(" " * 4, source.remark)
-    return "\n".join([*lines[1:], "", "Rank them on your data: hf-ft rank MODEL... or hf-ft rank --size small."])
+        sources, unit = list(group), UNITS[modality]
+        rows = [(s.name, f"{s.parameters:.1f}M", s.licence, f"{s.reads} {unit}", s.remark) for s in sources]
+        print(f"{modality.capitalize()} models, {size}\n")
+        header = ("model", "parameters", "licence", "longest", "remark")
+        print_table(header, rows, right=(1, 3), plain=partial(_listed, sources))
+        print()
+    print("Rank them on your data: hf-ft rank MODEL... or hf-ft rank --size small.")
+
+
+def _listed(sources: Sequence[Source]) -> str:
+    lines = []
+    for source in sources:
+        unit = UNITS[source.modality]
+        lines.append(f"{source.name:46}{source.parameters:6.1f}M  {source.licence:11}{source.reads:5} {unit}")
+        lines += hanging(" " * 4, source.remark)
+    return "\n".join(lines)

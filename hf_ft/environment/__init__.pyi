@@ -1,5 +1,6 @@
 from .console import print_error as print_error
 from .console import print_on_main as print_on_main
+from .console import print_table as print_table
 from .console import progress_shown as progress_shown
 from .host import alone as alone
 from .host import machine as machine

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from hf_ft.errors import UserError
 
 
+SEPARATION = 4
+"""Columns of the terminal that stand between two columns of a table."""
+
+
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether somebody reads a stream on a terminal; `None` is a stream of a process without one."""
     return stream is not None and stream.isatty()
@@ -78,10 +82,19 @@ def print_table(
 
     Args:
         right: Columns that are aligned to the right, such as numbers.
-        plain: The text printed where stdout is no terminal (default: the columns, padded with blanks).
+        plain: The text printed where stdout is no terminal, or one too narrow for the longest word of each column
+            (default: the columns, padded with blanks; on a narrow terminal words are broken).
     """
     if not is_terminal(sys.stdout):
         print(plain() if plain is not None else _plain_table(header, rows, right))
+        return
+    console = _console(sys.stdout)
+    words = [
+        max(len(word) for cell in cells for word in cell.split() or [""]) for cells in zip(header, *rows, strict=True)
+    ]
+    fits = sum(words) + SEPARATION * len(words) <= console.width
+    if plain is not None and not fits:
+        print(plain())
         return
     from rich import box
     from rich.table import Table
@@ -89,11 +102,16 @@ def print_table(
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for i, title in enumerate(header):
-        first = i == 0
-        table.add_column(title, justify="right" if i in right else "left", style="cyan" if first else "", no_wrap=first)
+        table.add_column(
+            title,
+            justify="right" if i in right else "left",
+            style="" if i else "cyan",
+            overflow="fold",
+            min_width=words[i] if fits else None,
+        )
     for row in rows:
         table.add_row(*(Text(_printable(cell)) for cell in row))
-    _console(sys.stdout).print(table)
+    console.print(table)
 
 
 def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
