@@ -8,8 +8,6 @@ found, *labels* are read and bad examples are found (`columns`); examples are *d
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +20,7 @@ from hf_ft.data.sampling import limit, sample_parts
 from hf_ft.data.sources import assign_roles, read_sources
 from hf_ft.errors import UserError, shorten
 from hf_ft.settings import Config
+from hf_ft.storage import json_digest
 from hf_ft.tasks import Target
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def load_splits(config: Config, seed: int = 0) -> Splits:
     counts = target.counts(rows["train"], labels)
     if absent := [name for name, count in zip(labels, counts or (), strict=False) if count == 0]:
         notes.append(f"train: no example of these labels is left: {shorten(absent, 10)}.")
-    fingerprint = hashlib.sha256(json.dumps([labels, hashes], sort_keys=True).encode()).hexdigest()[:32]
+    fingerprint = json_digest([labels, hashes])[:32]
     splits = rows["train"], rows["validation"], rows.get("test")
     return Splits(*splits, labels, target, fingerprint, tuple(notes), duplicates)
 

@@ -53,7 +53,8 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     check_tokens(rows, processor, config.model)
     stage = plan_method("head", loaded.groups, 1, 1.0).stages[0]
     # Two passes, since a cache that is read once would not be built.
-    job = CacheRequest(model, loaded.groups, stage, (rows,), processor, task.collator(processor), config, args, 2, 0)
+    collator = task.collator(processor)
+    job = CacheRequest(model, loaded.groups, stage, (rows,), processor, collator, config, None, args, 2, 0)
     try:
         cached = open_cache(job)
     except NotCached as reason:
@@ -133,9 +134,9 @@ def milliseconds(model: PreTrainedModel, job: CacheRequest) -> float:
 
     They are spread evenly over train. Reading and preparing them is not part of it, and no cache is.
     """
-    count = min(TIMED, len(job.parts[0]))
-    places = np.linspace(0, len(job.parts[0]) - 1, count).astype(int).tolist()
-    columns = job.parts[0][places]
+    count = min(TIMED, len(job.datasets[0]))
+    places = np.linspace(0, len(job.datasets[0]) - 1, count).astype(int).tolist()
+    columns = job.datasets[0][places]
     batch = job.collate([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
     best = math.inf
     with torch.no_grad(), evaluating(model):

@@ -7,7 +7,6 @@ run again goes on: what is finished in its folder stays.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.errors import UserError, shorten
 from hf_ft.models import sources_for
 from hf_ft.settings import Config, Settings, build, check_path, config_fields, normalise
-from hf_ft.storage import output_folder
+from hf_ft.storage import files_digest, output_folder, text_digest
 
 if TYPE_CHECKING:
     from hf_ft.data import Splits
@@ -326,7 +325,7 @@ def _reason(error: Exception, model: str, name: str) -> str:
 def _where(model: str) -> str:
     """What tells models apart by where they are, without telling where: a hash of the folder or Hub id."""
     path = Path(model).expanduser()
-    return hashlib.sha256(str(path.resolve() if path.exists() else path).encode()).hexdigest()
+    return text_digest(str(path.resolve() if path.exists() else path))
 
 
 def _identity(model: str) -> str:
@@ -339,12 +338,7 @@ def _identity(model: str) -> str:
         return model
     if not folder.is_dir():
         return model
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return files_digest(sorted(path for path in folder.iterdir() if path.is_file()), names=True)
 
 
 def _place(record: Record) -> None:
@@ -408,7 +402,7 @@ def _compare_with_confirmed(record: Record, splits: Splits) -> None:
 
 def _trained(model: str, row: Record, layers: Layers, out: Path, finetune: Finetune) -> Record:
     """The score of a fine-tuned model on validation; the reason where it could not be trained."""
-    name, weights = row["name"], hashlib.sha256(row["identity"].encode()).hexdigest()[:8]
+    name, weights = row["name"], text_digest(row["identity"])[:8]
     folder = out / "confirm" / (re.sub(r"[^\w.-]+", "_", name) + f"-{weights}")  # other weights may have had the name
     try:
         if (folder / "run.json").is_file():

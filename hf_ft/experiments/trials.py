@@ -10,7 +10,6 @@ import contextlib
 import copy
 import dataclasses
 import gc
-import hashlib
 import io
 import json
 import os
@@ -39,7 +38,7 @@ from hf_ft.metrics import Floats
 from hf_ft.models import DepthGroups, adapters, check_model, load_model
 from hf_ft.reports import title
 from hf_ft.settings import OF_ADAPTERS, Settings, build, normalise
-from hf_ft.storage import output_folder
+from hf_ft.storage import output_folder, text_digest
 from hf_ft.tasks import get_task
 from hf_ft.training import Run, describe, discard_model, make_plan, train
 
@@ -66,7 +65,7 @@ class Trial:
         size = "all" if self.size is None else f"n{self.size}"
         method = re.sub(r"[^\w.-]+", "_", self.method)
         if method != self.method.replace(":", "_", 1):
-            method += "-" + hashlib.sha256(self.method.encode()).hexdigest()[:8]
+            method += "-" + text_digest(self.method)[:8]
         return f"{method}-{size}{own}-seed{self.seed}"
 
 
@@ -383,7 +382,7 @@ def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
     stage = PlannedStage("scores", others + 1, 0.0, settings_throughout(run.plan))
     try:
         job = CacheRequest(
-            run.model, run.groups, stage, (encoded,), run.processor, collator, config, run.args, others + 1, 0
+            run.model, run.groups, stage, (encoded,), run.processor, collator, config, None, run.args, others + 1, 0
         )
         cached = open_cache(job)
     except NotCached:

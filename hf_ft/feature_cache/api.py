@@ -12,11 +12,14 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding, PreTrainedModel, TrainingArguments, default_data_collator
 
 from hf_ft.errors import UserError, shorten
-from hf_ft.feature_cache.cache import CacheRequest, NotCached, PrebatchedCollator, holds_images, open_cache
+from hf_ft.feature_cache.build import open_cache
+from hf_ft.feature_cache.key import holds_images
+from hf_ft.feature_cache.policy import NotCached
+from hf_ft.feature_cache.request import CacheDefaults, CacheRequest
+from hf_ft.feature_cache.rows import PrebatchedCollator
 from hf_ft.methods import plan_method
 from hf_ft.modalities import ImageTransform
 from hf_ft.models import DepthGroups, FrozenMode, depth_groups, freeze, modules_in_eval
-from hf_ft.settings import Config
 from hf_ft.tasks import summed_loss
 
 
@@ -65,11 +68,11 @@ class FeatureCache:
         if holds_images(train):
             parts = [rows.with_transform(ImageTransform(processor, "none")) for rows in parts]
         collator = collator or (default_data_collator if holds_images(train) else DataCollatorWithPadding(processor))
-        config = Config(model="", dataset="", cache_dir=cache_dir)
+        settings = CacheDefaults(cache_dir=cache_dir)
         passes = max(2.0, args.num_train_epochs)  # a cache that is read once would not be built
         try:
             cached = open_cache(
-                CacheRequest(model, groups, stage, parts, processor, collator, config, args, passes, passes)
+                CacheRequest(model, groups, stage, parts, processor, collator, settings, None, args, passes, passes)
             )
         except NotCached as reason:
             raise UserError(

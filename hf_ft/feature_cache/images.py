@@ -1,9 +1,9 @@
-"""Images of a stage that runs live are decoded once, not in every epoch, and kept as bytes.
+"""The image cache: images of a stage that runs uncached are decoded once instead of in every epoch.
 
-A photo of 12 megapixels takes 200 ms to decode and to resize. Where the crop is fixed (validation always, train without
-augmentation) what is kept is what the processor has before it scales and normalises: the same bits, read in 0.3 ms.
-Whether a processor can be divided there is tried on some of the images. Where crops are random, a copy is kept that is
-no larger than these need: small images as they are, larger ones shrunk, as fastai's presizing does
+A photo of 12 megapixels takes 200 ms to decode and to resize. Where the crop is fixed (validation always, training
+without augmentation) the cache holds what the processor makes before it rescales and normalises: the same bits, read
+in 0.3 ms. Whether a processor can be interrupted there is tried on a few images. Where crops are random, it holds the
+decoded image, shrunk to the size that random crops need; fastai's presizing does the same
 (https://docs.fast.ai/vision.augment.html).
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from io import BytesIO
 from typing import Any
 
@@ -25,41 +24,33 @@ from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from hf_ft.environment import print_on_main
-from hf_ft.feature_cache.cache import (
-    CachedRows,
-    CacheRequest,
-    NotCached,
-    Part,
-    decide,
-    digest_of,
-    encoded_images,
-    fingerprints,
-    holds_images,
-    make_forecast,
-)
+from hf_ft.feature_cache.examples import EncodedSplit
+from hf_ft.feature_cache.key import fingerprints, holds_images, image_files, image_key
+from hf_ft.feature_cache.policy import NotCached, admit, forecast
+from hf_ft.feature_cache.request import CacheRequest
+from hf_ft.feature_cache.rows import CachedRows
 from hf_ft.feature_cache.store import Features, FeatureStore, Unusable
 from hf_ft.modalities import ImageTransform, upright_rgb
 from hf_ft.models import Layout
+from hf_ft.storage import json_digest
 
-PACKAGES = ("pillow", "torchvision", "transformers")
-"""Another version of these may resize in another way."""
 SAMPLE, BATCH = 4, 8
 LEAST = 2.0
-"""Seconds that have to be saved: below that, nothing is kept."""
+"""Seconds that an image cache has to save; below that none is built."""
 SLOW = 60.0
-"""Seconds of decoding in a stage from which on people are told that it is not done once."""
+"""Seconds that decoding takes in a stage, all epochs together, from which on the user is told about it."""
 SHARPER = 2.5
-"""How much larger than what the model reads the shorter side of a copy is.
+"""How much larger the shorter side of a cached image is than what the model reads.
 
-The smallest random crop (`images.RandomRegion`) is half as wide as the picture, and some processors cut a margin off.
+The smallest random crop (`modalities.RandomRegion`) is half as wide as the image, and some processors crop a margin.
 """
 
 Fill = Callable[[Sequence[Image.Image]], list[torch.Tensor]]
 Facts = dict[str, float]
 
 
-class PreparedRows(CachedRows):
-    """Images of a fixed crop, kept as bytes; gives whole batches, as the task's collator makes them."""
+class ResizedImages(CachedRows):
+    """Images of a fixed crop, cached as the bytes that the processor makes before it rescales them."""
 
     def __init__(self, features: Features, rows: Dataset, processor: Any) -> None:
         super().__init__(features, rows, default_data_collator, None)
@@ -71,10 +62,7 @@ class PreparedRows(CachedRows):
 
 
 class CachedImages(CachedRows):
-    """Images for random crops, kept as bytes and as large as these need; gives whole batches.
-
-    `note` says so where some were larger, and is empty where all are as they were.
-    """
+    """Decoded images for random crops, as large as these need; `note` is empty where no image was shrunk."""
 
     def __init__(self, features: Features, rows: Dataset, processor: Any, augment: str, note: str) -> None:
         super().__init__(features, rows, default_data_collator, None)
@@ -83,68 +71,67 @@ class CachedImages(CachedRows):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         batch = super().__getitems__(indices)
         pixels, sizes = batch.pop("features")
-        cut = pixels.split(sizes.prod(1).tolist())
-        images = [Image.fromarray(one.view(*size, 3).numpy()) for one, size in zip(cut, sizes.tolist(), strict=True)]
+        each = pixels.split(sizes.prod(1).tolist())
+        images = [Image.fromarray(one.view(*size, 3).numpy()) for one, size in zip(each, sizes.tolist(), strict=True)]
         return {"pixel_values": torch.stack(self.transform({"image": images})["pixel_values"]), **batch}
 
 
 def resized(processor: Any, images: Sequence[Any]) -> torch.Tensor:
-    """Upright pictures as bytes `(n, channels, height, width)`, as the processor has them before it scales them."""
+    """Upright images as bytes `(n, channels, height, width)`, as the processor has them before it rescales them."""
     return torch.stack(list(processor(images, return_tensors="pt", do_rescale=False, do_normalize=False).pixel_values))
 
 
 def normalised(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """What the processor makes of bytes that have their size already."""
+    """What the processor makes of bytes that have their final size already."""
     found = processor(list(pixels), return_tensors="pt", do_resize=False, do_center_crop=False).pixel_values
     return torch.stack(list(found))
 
 
-def cache_images(job: CacheRequest) -> tuple[list[Any], Facts | None]:
-    """The parts of a stage that runs live, those with images from the store where that saves time.
+def cache_images(request: CacheRequest) -> tuple[list[Any], Facts | None]:
+    """The datasets of a stage that runs uncached, with cached images where that saves time.
 
-    Beside them what was kept, for `run.json`: examples, how many were computed now, bytes, the seconds that this took,
-    and `build_seconds`, what all of them took whenever that was. None where nothing was.
+    Returns:
+        The datasets, and for `run.json` examples, how many were computed now, bytes, the seconds that this took, and
+        `build_seconds`, what all of them took whenever that was; None where no image cache is used.
     """
-    parts: list[Any] = list(job.parts)
-    if job.config.cache == "off" or not isinstance(parts[0], Dataset) or not holds_images(parts[0]):
-        return parts, None
+    datasets: list[Any] = list(request.datasets)
+    if request.settings.cache == "off" or not isinstance(datasets[0], Dataset) or not holds_images(datasets[0]):
+        return datasets, None
     try:
-        return _prepared(job, parts)
+        return _cached(request, datasets)
     except Unusable as reason:
-        if job.config.cache == "on":
+        if request.settings.cache == "on":
             raise
-        print_on_main(
-            f"images   are decoded in every epoch: of the cache, {reason.why} (--cache_dir names another)", job.args
-        )
-        return list(job.parts), None
+        line = f"images   are decoded in every epoch: of the cache, {reason.why} (--cache_dir names another)"
+        print_on_main(line, request.args)
+        return list(request.datasets), None
 
 
-def _prepared(job: CacheRequest, parts: list[Any]) -> tuple[list[Any], Facts | None]:
-    """The parts with images from the store, where it can be used; replaces them in the list that is given."""
+def _cached(request: CacheRequest, datasets: list[Any]) -> tuple[list[Any], Facts | None]:
+    """Replace datasets in the list by cached ones where that can be done and pays."""
     facts: Facts = {}
-    random = job.config.augment not in (None, "none")
-    trial = _tried(job.processor, parts[0])
-    fixed = [i for i in range(len(parts)) if i or not random]
-    if fixed and trial.layout:
-        kept = _fixed(job, [parts[i] for i in fixed], [job.reads[i] for i in fixed], trial, facts)
-        for i, rows in zip(fixed, kept, strict=True):
-            parts[i] = rows
-    if random and trial.side:
-        parts[0] = _copied(job, parts[0], trial, facts)
-    if isinstance(parts[0], Dataset) and trial.decoding * len(parts[0]) * job.passes > SLOW:
-        spent = trial.decoding * len(parts[0])
-        print_on_main(
-            f"images   decoding them takes about {spent:.0f} s in every epoch: smaller files are quicker", job.args
-        )
-    return parts, facts or None
+    measured = _measure(request.processor, datasets[0])
+    fixed = [i for i in range(len(datasets)) if i or not request.augments]
+    if fixed and measured.layout:
+        reads = [request.reads[i] for i in fixed]
+        found = _resize_once(request, [datasets[i] for i in fixed], reads, measured, facts)
+        for i, rows in zip(fixed, found, strict=True):
+            datasets[i] = rows
+    if request.augments and measured.side:
+        datasets[0] = _decode_once(request, datasets[0], measured, facts)
+    seconds = measured.decoding * len(datasets[0])
+    if isinstance(datasets[0], Dataset) and seconds * request.passes > SLOW:
+        line = f"images   decoding them takes about {seconds:.0f} s in every epoch: smaller files are faster"
+        print_on_main(line, request.args)
+    return datasets, facts or None
 
 
-# --- Trying -----------------------------------------------------------------------------------------------------------
+# --- Measuring --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Trial:
-    """What a few images show: seconds of decoding one and of resizing it, what can be kept, the side that is read."""
+class _Measured:
+    """What a few images show: seconds to decode and to resize one, what can be cached, the side the model reads."""
 
     decoding: float = 0.0
     resizing: float = 0.0
@@ -152,74 +139,90 @@ class _Trial:
     side: int = 0
 
 
-def _tried(processor: Any, rows: Dataset) -> _Trial:
-    """Time the steps on some images, and see whether the processor can be divided."""
+def _measure(processor: Any, rows: Dataset) -> _Measured:
+    """Time the steps on some images, and see whether the processor can be run in two halves."""
     places = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int).tolist()
-    plain, found, clock = rows.with_format(None), _Trial(), time.perf_counter
+    plain, found, clock = rows.with_format(None), _Measured(), time.perf_counter
     started = clock()
     images = [upright_rgb(plain[place]["image"]) for place in places]
     found.decoding = (clock() - started) / len(places)
-    try:
-        started = clock()
-        whole = torch.stack(list(processor(images, return_tensors="pt").pixel_values))
-        found.resizing = (clock() - started) / len(places)
-        found.side = max(whole.shape[-2:])
-        pixels = resized(processor, images)
-        started = clock()
-        again = normalised(processor, pixels)
-        found.resizing -= (clock() - started) / len(places)
-        if pixels.dtype == torch.uint8 and torch.equal(again, whole):
-            found.layout = Layout("uint8", tuple(pixels.shape[1:]))
-    except Exception:  # it does not know these steps, which each author of a processor says in another way
-        pass
+    started = clock()
+    whole = _tried(lambda: torch.stack(list(processor(images, return_tensors="pt").pixel_values)))
+    if whole is None:
+        return found
+    found.resizing = (clock() - started) / len(places)
+    found.side = max(whole.shape[-2:])
+    pixels = _tried(lambda: resized(processor, images))
+    if pixels is None:
+        return found
+    started = clock()
+    again = _tried(lambda: normalised(processor, pixels))
+    if again is None:
+        return found
+    found.resizing -= (clock() - started) / len(places)
+    if pixels.dtype == torch.uint8 and torch.equal(again, whole):
+        found.layout = Layout("uint8", tuple(pixels.shape[1:]))
     return found
 
 
-# --- Keeping ----------------------------------------------------------------------------------------------------------
+def _tried(call: Callable[[], torch.Tensor]) -> torch.Tensor | None:
+    """What a processor makes of images; None where it refuses, which each author of a processor says in another way."""
+    try:
+        return call()
+    except Exception:
+        return None
 
 
-def _fixed(
-    job: CacheRequest, rows: Sequence[Dataset], reads: Sequence[float], trial: _Trial, facts: Facts
+# --- Caching ----------------------------------------------------------------------------------------------------------
+
+
+def _resize_once(
+    request: CacheRequest, datasets: Sequence[Dataset], reads: Sequence[float], measured: _Measured, facts: Facts
 ) -> Sequence[Any]:
-    """Splits with their images prepared; as they were where that does not pay. `facts` is added to."""
-    assert trial.layout is not None
-    parts = [Part.of(split) for split in rows]
-    key = {
-        "describe": f"images, {'x'.join(map(str, trial.layout.shape[1:]))}",
-        "processor": digest_of(job.processor.to_dict()),
-        "shape": list(trial.layout.shape),
-    }
-    each = trial.decoding + trial.resizing
+    """Datasets with resized images; the same as before where that does not pay. Adds to `facts`."""
+    assert measured.layout is not None
+    splits = [EncodedSplit.of(rows) for rows in datasets]
+    shape = measured.layout.shape
+    name = f"images, {'x'.join(map(str, shape[1:]))}"
+    key = image_key(name, processor=json_digest(request.processor.to_dict()), shape=list(shape))
+    each = measured.decoding + measured.resizing
 
     def fill(images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        return [resized(job.processor, images)]
+        return [resized(request.processor, images)]
 
-    kept = _filled(job, key, parts, reads, each, [trial.layout], fill, facts)
-    if not kept:
-        return rows
-    pairs = zip(kept, parts, strict=True)
-    return [PreparedRows(features, _labels(part.rows), job.processor) for features, part in pairs]
+    found = _filled(request, key, splits, reads, each, [measured.layout], fill, facts)
+    if not found:
+        return datasets
+    pairs = zip(found, splits, strict=True)
+    return [ResizedImages(features, _labels(split.rows), request.processor) for features, split in pairs]
 
 
-def _copied(job: CacheRequest, rows: Dataset, trial: _Trial, facts: Facts) -> Any:
-    """A split with copies of its images; as it was where that does not pay. `facts` is added to."""
-    side = round(SHARPER * trial.side)
-    whole = [Image.open(BytesIO(content)).size for content in encoded_images(rows)]
+def _decode_once(request: CacheRequest, rows: Dataset, measured: _Measured, facts: Facts) -> Any:
+    """A dataset with decoded, shrunk images; the same as before where that does not pay. Adds to `facts`."""
+    side = round(SHARPER * measured.side)
+    whole = [Image.open(BytesIO(content)).size for content in image_files(rows)]
     sizes = [_shrunk_size(size, side) for size in whole]
-    part = Part(rows, fingerprints(rows), np.array([width * height for width, height in sizes]))
+    split = EncodedSplit(rows, fingerprints(rows), np.array([width * height for width, height in sizes]))
     layouts = [Layout("uint8", (3,), ragged=True), Layout("int64", (2,))]
-    key = {"describe": f"images, copies of {side} pixels", "side": side}
-    reads = job.reads[:1]
-    kept = _filled(job, key, [part], reads, trial.decoding, layouts, lambda images: _copies(images, side), facts)
-    if not kept:
+    key = image_key(f"images, copies of {side} pixels", side=side)
+
+    def fill(images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        return _shrunk(images, side)
+
+    found = _filled(request, key, [split], request.reads[:1], measured.decoding, layouts, fill, facts)
+    if not found:
         return rows
-    note = f"random crops are cut from copies of at most {side} pixels on the shorter side; --cache off cuts the files"
-    note = note if sizes != whole else ""
-    return CachedImages(kept[0], _labels(rows), job.processor, str(job.config.augment), note)
+    note = (
+        f"random crops come from cached images of at most {side} pixels on the shorter side; --cache off reads the "
+        "full files"
+    )
+    return CachedImages(
+        found[0], _labels(rows), request.processor, str(request.augment), note if sizes != whole else ""
+    )
 
 
-def _copies(images: Sequence[Image.Image], side: int) -> list[torch.Tensor]:
-    """The pixels of pictures one after the other `(sum of pixels, 3)`, and their heights and widths `(n, 2)`."""
+def _shrunk(images: Sequence[Image.Image], side: int) -> list[torch.Tensor]:
+    """The pixels of shrunk images one after the other `(sum of pixels, 3)`, and heights and widths `(n, 2)`."""
     small = [image.resize(_shrunk_size(image.size, side), Image.Resampling.LANCZOS, reducing_gap=3) for image in images]
     pixels = np.concatenate([np.asarray(image).reshape(-1, 3) for image in small])
     return [torch.from_numpy(pixels), torch.tensor([(image.height, image.width) for image in small])]
@@ -236,53 +239,58 @@ def _labels(rows: Dataset) -> Dataset:
 
 
 def _filled(
-    job: CacheRequest,
+    request: CacheRequest,
     key: Mapping[str, Any],
-    parts: Sequence[Part],
+    splits: Sequence[EncodedSplit],
     reads: Sequence[float],
-    each: float,
+    seconds_each: float,
     layouts: Sequence[Layout],
     fill: Fill,
     facts: Facts,
 ) -> list[Features]:
-    """What `fill` makes of all images of each part, from the store; empty where it saves too little or does not fit."""
-    store = FeatureStore(job.root, {**key, "versions": {name: version(name) for name in PACKAGES}})
-    with job.args.main_process_first(desc="preparing images"):
-        missing = [store.missing(part.names) for part in parts]
-        forecast = make_forecast(job, "images", store.folder, layouts, parts, missing, reads, each)
-        if forecast.computed and forecast.seconds < LEAST:
+    """What `fill` makes of all images of each split, from the store; empty where that saves too little or won't fit."""
+    store = FeatureStore(request.root, key)
+    with request.args.main_process_first(desc="preparing images"):
+        missing = [store.missing(split.fingerprints) for split in splits]
+        expected = forecast("images", store.folder, layouts, splits, missing, reads, seconds_each)
+        if expected.computed and expected.seconds < LEAST:
             return []
         try:
-            decide(job, forecast)
+            admit(request, expected)
         except NotCached:
             return []
-        print_on_main(forecast.line("are decoded"), job.args)
+        print_on_main(expected.line("are decoded", "none is decoded again"), request.args)
         started, computed = time.perf_counter(), 0
-        for part in parts:
-            left = store.missing(part.names)  # an image may stand in both splits
+        for split in splits:
+            left = store.missing(split.fingerprints)  # asked again: the first split may have had the same images
             computed += len(left)
             if len(left):
-                _build(job, store, layouts, part, left, fill)
+                _build(request, store, layouts, split, left, fill)
         seconds = time.perf_counter() - started
     for note in store.notes:
-        print_on_main(f"cache    {note}", job.args)
-    kept = [store.read(part.names) for part in parts]
-    whole = sum(features.seconds for features in kept)
-    of_these = {"examples": forecast.examples, "computed": computed, "bytes": forecast.bytes}
-    for name, value in {**of_these, "seconds": round(seconds, 3), "build_seconds": round(whole, 3)}.items():
+        print_on_main(f"cache    {note}", request.args)
+    found = [store.read(split.fingerprints) for split in splits]
+    whole = sum(features.seconds for features in found)
+    counts = {"examples": expected.examples, "computed": computed, "bytes": expected.bytes}
+    for name, value in {**counts, "seconds": round(seconds, 3), "build_seconds": round(whole, 3)}.items():
         facts[name] = facts.get(name, 0) + value
-    return kept
+    return found
 
 
 def _build(
-    job: CacheRequest, store: FeatureStore, layouts: Sequence[Layout], part: Part, left: NDArray[np.int64], fill: Fill
+    request: CacheRequest,
+    store: FeatureStore,
+    layouts: Sequence[Layout],
+    split: EncodedSplit,
+    left: NDArray[np.int64],
+    fill: Fill,
 ) -> None:
-    """Keep what is made of some images of a split."""
-    hidden = True if job.args.disable_tqdm else None  # None shows the bar on a terminal only
-    plain, lengths = part.rows.with_format(None), None if part.lengths is None else part.lengths[left]
+    """Store what `fill` makes of some images of a split."""
+    hidden = True if request.args.disable_tqdm else None  # None shows the bar on a terminal only
+    plain, lengths = split.rows.with_format(None), None if split.lengths is None else split.lengths[left]
     with (
         tqdm(desc="Images", total=len(left), unit="image", disable=hidden, leave=False) as bar,
-        store.build(part.names[left], layouts, lengths) as writer,
+        store.build(split.fingerprints[left], layouts, lengths) as writer,
     ):
         for begin in range(0, len(left), BATCH):
             places = np.arange(begin, min(begin + BATCH, len(left)))

@@ -15,7 +15,6 @@ shard of the key holds yet, and reads across all:
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -41,15 +40,13 @@ from hf_ft.feature_cache.eviction import (
     remove_leftovers,
     shards,
 )
+from hf_ft.feature_cache.key import FINGERPRINT, key_folder_name, shard_name
 from hf_ft.models import Layout
 from hf_ft.storage import Damaged, opened, sealed, sha256, sync
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Fingerprints: TypeAlias = npt.NDArray[np.void]
 
-FORMAT = 2
-"""Of the files; part of every key, so that another format is another key."""
-FINGERPRINT = np.dtype("V16")
 EXAMPLES, OFFSETS = "examples.npy", "offsets.npy"
 NPY_HEADER = 128
 CHUNK = 2**16
@@ -89,7 +86,7 @@ class FeatureStore:
 
     def __init__(self, root: Path, key: Mapping[str, Any]) -> None:
         self._key = json.dumps(key, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-        self._digest = hashlib.sha256(f"{FORMAT} {self._key}".encode()).hexdigest()[:32]
+        self._digest = key_folder_name(self._key)
         self.folder = root / self._digest
         self.notes: list[str] = []
         self._sound: dict[str, _Shard] = {}
@@ -137,7 +134,7 @@ class FeatureStore:
             with using(self.folder, purpose):
                 seconds = time.perf_counter() - started
                 writer.finish(self._digest, seconds)
-                self._place(begun, self.folder / _digest_of(wanted), layouts, seconds / len(wanted))
+                self._place(begun, self.folder / shard_name(wanted), layouts, seconds / len(wanted))
         finally:
             shutil.rmtree(begun, ignore_errors=True)  # it has another name when all went well
 
@@ -444,8 +441,3 @@ def _to_numpy(tensor: torch.Tensor, layout: Layout) -> npt.NDArray[Any]:
 
 def _to_torch(array: npt.NDArray[Any], layout: Layout) -> torch.Tensor:
     return torch.from_numpy(array).view(layout.torch_dtype)
-
-
-def _digest_of(examples: Fingerprints) -> str:
-    """The name of the shard that holds these examples."""
-    return hashlib.sha256(examples.view(np.uint8).data).hexdigest()[:32]

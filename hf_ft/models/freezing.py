@@ -7,7 +7,6 @@ evaluation mode at the start of every forward pass, whoever called `train()` bef
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from hf_ft.errors import UserError, shorten
 from hf_ft.methods import Setting, plan_method
 from hf_ft.models.grouping import DepthGroup, DepthGroups, depth_groups
 from hf_ft.models.tracing import evaluating, example_inputs
+from hf_ft.storage import bytes_digest
 
 
 class FreezeViolation(RuntimeError):
@@ -182,7 +182,7 @@ def snapshot(model: nn.Module, names: set[str]) -> dict[str, str]:
 
 def _digest(tensor: torch.Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest() if flat.numel() else ""
+    return bytes_digest(flat.view(torch.uint8).numpy().data) if flat.numel() else ""
 
 
 def audit(before: Mapping[str, str], after: Mapping[str, str]) -> int:

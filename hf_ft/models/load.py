@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from hf_ft.models.pooling import match_pooling, sentence_pooling
 from hf_ft.models.tracing import example_inputs, padding_matters
 from hf_ft.models.vocabulary import load_tokenizer
 from hf_ft.settings import Config
+from hf_ft.storage import files_digest
 from hf_ft.tasks import Task, get_task, task_names
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -423,11 +423,7 @@ def _report(
 
 
 def _weights_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return files_digest(sorted(folder.glob("*.safetensors")))
 
 
 @contextmanager

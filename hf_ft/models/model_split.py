@@ -248,7 +248,7 @@ class ModelSplit:
         self.model, self.lower, self.upper = model, tuple(used[:height]), tuple(used[height:])
         self.notes: list[str] = []
 
-    def described(self) -> list[str]:
+    def describe(self) -> list[str]:
         """What is kept and where, for the key of the cache."""
         raise NotImplementedError
 
@@ -434,7 +434,7 @@ class HeadSplit(ModelSplit):
         else:
             self.layouts = (Layout("float32", shape),)
 
-    def described(self) -> list[str]:
+    def describe(self) -> list[str]:
         """The module that reads, and whether it reads one token."""
         return [self.chain[0], "one token" if self.one_token else "all"]
 
@@ -581,7 +581,7 @@ class ForwardSplit(ModelSplit):
         self._features: Sequence[torch.Tensor] = ()
         self._mask: torch.Tensor | None = None
 
-    def described(self) -> list[str]:
+    def describe(self) -> list[str]:
         """Each tensor that is kept."""
         return [f"{kept.module} {'takes' if kept.entering else 'gives'} {kept.place} {kept.axes}" for kept in self.kept]
 

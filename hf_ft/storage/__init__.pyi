@@ -2,6 +2,11 @@ from . import output_folder as output_folder
 from .directory_walk import check_names as check_names
 from .directory_walk import files_below as files_below
 from .directory_walk import readable as readable
+from .hashing import bytes_digest as bytes_digest
+from .hashing import files_digest as files_digest
+from .hashing import json_digest as json_digest
+from .hashing import sha256 as sha256
+from .hashing import text_digest as text_digest
 from .json_files import read_json as read_json
 from .json_files import write_atomically as write_atomically
 from .json_files import write_json as write_json
@@ -24,6 +29,5 @@ from .sealed_files import Damaged as Damaged
 from .sealed_files import opened as opened
 from .sealed_files import seal as seal
 from .sealed_files import sealed as sealed
-from .sealed_files import sha256 as sha256
 from .sealed_files import sync as sync
 from .sealed_files import unsealed as unsealed

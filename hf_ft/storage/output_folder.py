@@ -8,7 +8,6 @@ folder stays. A file of ours that the user has changed since is the user's too: 
 from __future__ import annotations
 
 import atexit
-import hashlib
 import os
 import shutil
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft.errors import UserError, shorten
+from hf_ft.storage.hashing import bytes_digest, sha256
 from hf_ft.storage.json_files import flush_folder, read_json, write_atomically, write_json
 
 LOCAL = ".local"
@@ -34,8 +34,7 @@ Entry = dict[str, Any]
 
 def entry_of(path: Path) -> Entry:
     """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def is_unchanged(path: Path, entry: Entry) -> bool:
@@ -106,7 +105,7 @@ def record_files(folder: Path, paths: Iterable[Path]) -> None:
 def write(folder: Path, name: str, content: str | bytes) -> None:
     """Write a file of ours into an output folder; what a user put under that name is moved aside."""
     content = content.encode("utf-8") if isinstance(content, str) else content
-    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    entry = {"size": len(content), "sha256": bytes_digest(content)}
     make_way(folder, name, entry)
     record(folder, {name: entry})
     write_atomically(folder / name, content)

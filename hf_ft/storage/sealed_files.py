@@ -6,13 +6,13 @@ whenever the process or the machine stops. What happens to it later, a checksum 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_ft.storage.hashing import sha256, text_digest
 from hf_ft.storage.json_files import flush_folder
 
 SEAL = "sealed.json"
@@ -25,7 +25,7 @@ class Damaged(Exception):
 
 def sealed(about: Mapping[str, Any]) -> bytes:
     """The text of a JSON file that begins with the checksum of the rest."""
-    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    digest = text_digest(json.dumps(about))
     return json.dumps({"sha256": digest, **about}, indent=1).encode()
 
 
@@ -43,12 +43,6 @@ def opened(content: bytes, name: str) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError):
         pass
     raise Damaged(f"{name} is not what was written")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

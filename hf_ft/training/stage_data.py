@@ -40,8 +40,8 @@ def read_once(
         prepared: Sequence[Any] = (opened.train, opened.validation)
         images = None
     else:
-        none = earlier is not None and not earlier["images"]
-        prepared, images = cache_images(replace(job, config=replace(job.config, cache="off")) if none else job)
+        without = earlier is not None and not earlier["images"]
+        prepared, images = (job.datasets, None) if without else cache_images(job)
     if earlier is None and run.args.should_save:
         kept = images is not None
         checkpoints.write_file(
@@ -79,8 +79,19 @@ def _job(run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any
     reads = passes * (1 + run.others), evaluations(args, stage, examples) * (1 + run.others)
     solved = wants_solver(run.config, run.plan.stages, stage, run.groups) and run.learning.loss is not None
     parts = sets if reads[1] or solved else sets[:1]
-    read_once = linear_head_of if solved else None
-    return CacheRequest(run.model, run.groups, stage, parts, run.processor, collator, config, args, *reads, read_once)
+    return CacheRequest(
+        run.model,
+        run.groups,
+        stage,
+        parts,
+        run.processor,
+        collator,
+        config,
+        config.augment,
+        args,
+        *reads,
+        find_linear_head=linear_head_of if solved else None,
+    )
 
 
 def _open_cache(job: CacheRequest) -> CachedStage | str:

@@ -471,7 +471,7 @@ def slowing(folder: Path) -> Path:
         "import sys, time\n"
         "class Slow:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'hf_ft.feature_cache.cache':\n"
+        "        if name == 'hf_ft.feature_cache.build':\n"
         "            sys.meta_path.remove(self)\n"
         "            from hf_ft.feature_cache.store import Writer\n"
         "            put = Writer.put\n"

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hf_ft import finetune
-from hf_ft.feature_cache import images as prepared
+from hf_ft.feature_cache import images as image_cache
 from hf_ft.modalities import image_transforms as images
 
 UNDIVIDED = {"EfficientNet", "MobileViT", "PPLCNet", "Siglip2", "TextNet", "TimmWrapper"}
@@ -40,14 +40,14 @@ class Decodes:
             self.count += image.format is not None or min(image.size) >= LARGE
             return plain(image)
 
-        for module in (images, prepared):
+        for module in (images, image_cache):
             monkeypatch.setattr(module, "upright_rgb", counted)
 
 
 @pytest.fixture
 def decodes(monkeypatch: pytest.MonkeyPatch) -> Decodes:
     """The counter, and images that are kept however little that saves."""
-    monkeypatch.setattr(prepared, "LEAST", -np.inf)
+    monkeypatch.setattr(image_cache, "LEAST", -np.inf)
     return Decodes(monkeypatch)
 
 
@@ -73,7 +73,7 @@ def test_training_on_kept_images_is_that_on_files(
         assert all(torch.equal(weights["live"][key], weights[name][key]) for key in weights["live"])
         assert json.dumps(records[name]["metrics"]) == json.dumps(records["live"]["metrics"])
     sizes = records["live"]["data"]["sizes"]
-    tried, scored = prepared.SAMPLE, sizes["validation"] + sizes["test"]
+    tried, scored = image_cache.SAMPLE, sizes["validation"] + sizes["test"]
     assert counts["second"] == tried + scored
     assert counts["first"] == counts["second"] + sizes["train"] + sizes["validation"]
     assert counts["live"] == 4 * (sizes["train"] + sizes["validation"]) + scored
@@ -85,14 +85,14 @@ def test_training_on_kept_images_is_that_on_files(
     assert kept["second"]["build_seconds"] == pytest.approx(kept["first"]["build_seconds"], abs=0.002)
     told = capsys.readouterr().out
     assert f"images: {sizes['train'] + sizes['validation']} of" in told
-    assert "examples are there; none are decoded" in told
+    assert "examples are cached; none is decoded again" in told
 
 
 def test_random_crops_are_cut_from_copies(image_model: str, image_data: str, tmp_path: Path, decodes: Decodes) -> None:
     """Images no larger than crops need are kept as they are: the same weights to the bit, each opened once."""
     record = train(image_model, image_data, tmp_path / "kept", augment="basic")
     sizes = record["data"]["sizes"]
-    assert decodes.count == prepared.SAMPLE + sum(sizes.values()) + sizes["validation"]
+    assert decodes.count == image_cache.SAMPLE + sum(sizes.values()) + sizes["validation"]
     assert record["stages"][0]["notes"] == []
     train(image_model, image_data, tmp_path / "live", augment="basic", cache="off")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("kept", "live"))
@@ -102,7 +102,7 @@ def test_random_crops_are_cut_from_copies(image_model: str, image_data: str, tmp
 def test_copies_of_large_images_are_as_small_as_crops_allow() -> None:
     """The shorter side is the one asked for, small images keep their bits, and what a model reads hardly changes."""
     large, small = smooth(800, 1000), smooth(60, 90)
-    pixels, sizes = prepared._copies([large, small], 160)
+    pixels, sizes = image_cache._shrunk([large, small], 160)
     assert sizes.tolist() == [[160, 200], [60, 90]]
     copy, kept = pixels.split([160 * 200, 60 * 90])
     assert np.array_equal(kept.view(60, 90, 3), np.asarray(small))
@@ -133,7 +133,7 @@ def test_large_photos_are_shrunk_once(
                 smooth(LARGE + 10 * i, 400 + 50 * k).save(folder / f"{i}.jpg", exif=exif)
     record = train(image_model, str(tmp_path / "photos"), tmp_path / "out", augment="trivial", validation_fraction=0.3)
     sizes = record["data"]["sizes"]
-    assert decodes.count == prepared.SAMPLE + sum(sizes.values()) + sizes["validation"]
+    assert decodes.count == image_cache.SAMPLE + sum(sizes.values()) + sizes["validation"]
     shapes = [np.load(file) for file in (tmp_path / "cache").rglob("1.npy")]
     assert len(shapes) == 1
     assert shapes[0].min(1).tolist() == [80] * sizes["train"]  # 2.5 times the 32 pixels that the model reads
@@ -147,9 +147,9 @@ def test_slow_decoding_is_told(
     image_model: str, image_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Where decoding takes long and is not done once, people hear of it."""
-    monkeypatch.setattr(prepared, "SLOW", 0.0)
+    monkeypatch.setattr(image_cache, "SLOW", 0.0)
     train(image_model, image_data, tmp_path / "out", augment="basic", num_train_epochs=1)
-    assert "in every epoch: smaller files are quicker" in capsys.readouterr().out
+    assert "in every epoch: smaller files are faster" in capsys.readouterr().out
 
 
 def test_little_is_not_kept(image_model: str, image_data: str, tmp_path: Path) -> None:
@@ -182,8 +182,8 @@ def divided(processor: Any, seed: int) -> bool:
     """Whether scaling and normalising bytes of the right size gives what the whole processor gives."""
     try:
         whole = torch.stack(list(processor(pictures(seed), return_tensors="pt").pixel_values))
-        pixels = prepared.resized(processor, pictures(seed))
-        return pixels.dtype == torch.uint8 and torch.equal(prepared.normalised(processor, pixels), whole)
+        pixels = image_cache.resized(processor, pictures(seed))
+        return pixels.dtype == torch.uint8 and torch.equal(image_cache.normalised(processor, pixels), whole)
     except Exception:  # as in training
         return False
 

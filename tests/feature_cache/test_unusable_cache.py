@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hf_ft import UserError, finetune
-from hf_ft.feature_cache import images as prepared
+from hf_ft.feature_cache import images as image_cache
 
 
 def train(model: str, data: str, out: Path, **settings: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_images_are_decoded_in_every_epoch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The same for decoded images, which are worth keeping here however little time it saves."""
-    monkeypatch.setattr(prepared, "LEAST", -1e9)
+    monkeypatch.setattr(image_cache, "LEAST", -1e9)
     settings = {"task": "image_classification", "method": "full", "augment": "none"}
     record = train(image_model, image_data, tmp_path / "out", cache_dir=not_a_folder, **settings)
     assert record["stages"][0]["images"] is None
@@ -73,10 +73,10 @@ def test_images_are_decoded_in_every_epoch(
 ON_OWN_DISKS = """
 import json, sys
 from pathlib import Path
-import hf_ft.feature_cache.cache as cache
+import hf_ft.feature_cache.build as build
 from tests.feature_cache.test_unusable_cache import train
 model, data, out, disk = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
-compute = cache._compute
+compute = build._compute
 
 def filled(*args):
     with (disk / "small/filler").open("wb", buffering=0) as filler:
@@ -89,9 +89,9 @@ def filled(*args):
 
 found = {}
 found["read-only"] = train(model, data, out / "one", cache_dir=str(disk / "fixed"))
-cache._compute = filled
+build._compute = filled
 found["fills up"] = train(model, data, out / "two", cache_dir=str(disk / "small"))
-cache._compute = compute
+build._compute = compute
 found["full"] = train(model, data, out / "three", cache_dir=str(disk / "small"))
 for name, record in found.items():
     print("FOUND", json.dumps([name, record["stages"][0]["cache"], record["stages"][0]["uncached"]]))

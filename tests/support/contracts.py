@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments, default_data_collator
 
 from hf_ft.environment.signals import Stop
-from hf_ft.feature_cache.cache import PrebatchedCollator
+from hf_ft.feature_cache.rows import PrebatchedCollator
 from hf_ft.methods.registry import PlannedStage, Setting, plan_method
 from hf_ft.models import adapters
 from hf_ft.models.freezing import FrozenMode, ensure_gradients, modules_in_eval, plain_name, set_trainable

@@ -1,0 +1,179 @@
+"""Opening the cache for a stage: split the model, compute the features that are missing, read all of them.
+
+A frozen group in evaluation mode is a fixed function, so its outputs may be computed once instead of in every epoch
+without changing any result. The model split is verified on the user's own examples first. The idea of caching at a
+moving boundary comes from AutoFreeze, https://arxiv.org/abs/2102.01386.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import default_data_collator
+
+from hf_ft.environment import print_on_main
+from hf_ft.errors import UserError
+from hf_ft.feature_cache.examples import EncodedSplit
+from hf_ft.feature_cache.key import feature_key, precision_of
+from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheable, forecast
+from hf_ft.feature_cache.request import CacheRequest
+from hf_ft.feature_cache.rows import CachedRows
+from hf_ft.feature_cache.store import Features, FeatureStore, Unusable
+from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split, frozen_depth
+
+TOKENS, EXAMPLES = 512, 32
+"""Most tokens (of texts, which have similar lengths) and most images of a batch through the frozen layers, on a CPU.
+
+Larger batches are no faster there, and the allocator would hold on to their activations (both measured,
+docs/performance.md).
+"""
+WIDE_TOKENS, WIDE_EXAMPLES = 16_384, 256
+"""The same on other devices."""
+
+
+@dataclass
+class CachedStage:
+    """The upper part of a split model and what it trains on; `validation` is None where the stage does not evaluate.
+
+    `facts` go into `run.json`. Among them, `seconds` is what this run spent on features, and `build_seconds` what all
+    the features that it reads took, whenever they were computed.
+    """
+
+    split: ModelSplit
+    upper: UpperPart
+    train: CachedRows
+    validation: CachedRows | None
+    facts: dict[str, Any]
+
+
+def open_cache(request: CacheRequest) -> CachedStage:
+    """Split the model at the first group that trains, and compute the features that the cache lacks.
+
+    Raises:
+        NotCached: the stage has to run uncached, or is faster so.
+        UserError: the setting `cache` is `on`, and the stage cannot use it.
+    """
+    required = request.settings.cache == "on"
+    try:
+        return _open(request)
+    except Unusable as reason:
+        if required:
+            raise
+        raise NotCached(f"{reason.why} (--cache_dir names another folder)") from reason
+    except (NotCached, CannotSplit) as reason:  # a split may fail as late as on the first very long example
+        if required and str(reason):
+            raise UserError(
+                f"--cache on: stage '{request.stage.name}' cannot use the cache: {reason}. Leave out --cache on."
+            ) from reason
+        raise NotCached(str(reason)) from reason
+
+
+def _open(request: CacheRequest) -> CachedStage:
+    depth = frozen_depth(request.groups, request.stage.settings)
+    check_cacheable(request, depth)
+    request.model.to(request.args.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
+    splits = [EncodedSplit.of(rows) for rows in request.datasets]
+    sample = splits[0].sample()
+    split = find_split(request.model, request.groups, depth, sample, request.collate)
+    layouts = [Layout(request.settings.cache_dtype, layout.shape, layout.ragged) for layout in split.layouts]
+    store = FeatureStore(request.root, feature_key(request, split, layouts))
+    # Of several processes the first one writes; the others wait here and then find everything.
+    with request.args.main_process_first(desc="computing features"):
+        expected = _expected(request, split, store, layouts, splits, sample)
+        admit(request, expected)
+        print_on_main(expected.line(), request.args)
+        seconds, computed = [], 0
+        for part in splits:
+            started = time.perf_counter()
+            missing = store.missing(part.fingerprints)  # asked again: the first split may have had the same examples
+            if len(missing):
+                _compute(request, split, store, layouts, part, missing)
+            computed += len(missing)
+            seconds.append(round(time.perf_counter() - started, 3))
+    for note in store.notes:
+        print_on_main(f"cache    {note}", request.args)
+    rows = [_rows(request, split, store.read(part.fingerprints), part) for part in splits]
+    facts = {
+        "split": split.name,
+        "examples": expected.examples,
+        "computed": computed,
+        "bytes": expected.bytes,
+        "seconds": sum(seconds),
+        "validation_seconds": sum(seconds[1:]),
+        "build_seconds": round(sum(part.features.seconds for part in rows), 3),
+        "dtype": request.settings.cache_dtype,
+        "difference": split.difference,
+        "notes": [*split.notes, *store.notes],
+    }
+    return CachedStage(split, UpperPart(split), rows[0], rows[1] if len(rows) > 1 else None, facts)
+
+
+def _expected(
+    request: CacheRequest,
+    split: ModelSplit,
+    store: FeatureStore,
+    layouts: Sequence[Layout],
+    splits: Sequence[EncodedSplit],
+    sample: list[dict[str, Any]],
+) -> Forecast:
+    """What this cache costs and saves; the time of one example is measured on the sample."""
+    missing = [store.missing(part.fingerprints) for part in splits]
+    started = time.perf_counter()
+    split.capture(request.collate(sample))
+    each = (time.perf_counter() - started) / len(sample)
+    solved = request.find_linear_head is not None and request.find_linear_head(split) is not None
+    reads = [1.0 for _ in splits] if solved else request.reads
+    return forecast(split.name, store.folder, layouts, splits, missing, reads, each, solved)
+
+
+def _compute(
+    request: CacheRequest,
+    split: ModelSplit,
+    store: FeatureStore,
+    layouts: Sequence[Layout],
+    part: EncodedSplit,
+    rows: NDArray[np.int64],
+) -> None:
+    """Run the lower part of a split model on some rows, the longest first, and store what it returns."""
+    lengths = None if part.lengths is None else part.lengths[rows]
+    ragged = lengths if any(layout.ragged for layout in layouts) else None
+    hidden = True if request.args.disable_tqdm else None  # None shows the bar on a terminal only
+    bar = tqdm(desc="Features", total=len(rows), unit="example", disable=hidden, leave=False)
+    precision = precision_of(request.args)
+    autocast = torch.autocast(request.args.device.type, getattr(torch, precision), enabled=precision != "float32")
+    with bar, autocast, store.build(part.fingerprints[rows], layouts, ragged) as writer:
+        for places in _batches(len(rows), lengths, request.args.device.type):
+            tensors = split.capture(request.collate(part.fetch(rows[places])))
+            pairs = zip(tensors, layouts, strict=True)
+            writer.put(places, [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs])
+            bar.update(len(places))
+
+
+def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iterator[NDArray[np.int64]]:
+    """The positions of each batch: images in order, texts from the longest to the shortest, filled up by tokens."""
+    tokens, examples = (TOKENS, EXAMPLES) if device == "cpu" else (WIDE_TOKENS, WIDE_EXAMPLES)
+    if lengths is None:
+        yield from np.array_split(np.arange(count), math.ceil(count / examples))
+        return
+    order = np.argsort(-lengths, kind="stable")
+    begin = 0
+    while begin < count:
+        size = max(1, tokens // max(1, int(lengths[order[begin]])))
+        yield order[begin : begin + size]
+        begin += size
+
+
+def _rows(request: CacheRequest, split: ModelSplit, features: Features, part: EncodedSplit) -> CachedRows:
+    """The rows that training reads: features, labels, and the inputs that the upper part still takes."""
+    plain = part.rows.with_format(None)
+    if split.inputs:
+        return CachedRows(features, plain, request.collator, part.lengths)
+    return CachedRows(features, plain.select_columns(["labels"]), default_data_collator, None)

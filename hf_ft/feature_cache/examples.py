@@ -1,0 +1,47 @@
+"""The examples of a split as the cache sees them: rows, fingerprints, lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hf_ft.feature_cache.key import fingerprints
+from hf_ft.feature_cache.rows import records, row_lengths
+
+SAMPLE = 8
+"""Examples on which a model split is verified; half as many of images, which are all of one size."""
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """An encoded split with the fingerprints of its rows `(rows, 16)` and their lengths in tokens (None for images)."""
+
+    rows: Dataset
+    fingerprints: NDArray[np.uint8]
+    lengths: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, rows: Dataset) -> EncodedSplit:
+        """Fingerprint and measure the rows of a split."""
+        return cls(rows, fingerprints(rows), row_lengths(rows))
+
+    def fetch(self, indices: Iterable[int]) -> list[dict[str, Any]]:
+        """Some rows, as a collator takes them."""
+        return records(self.rows[[int(index) for index in indices]])
+
+    def sample(self) -> list[dict[str, Any]]:
+        """A few rows, the longest first, of lengths as different as the split has, without its longest tenth.
+
+        A split has to hold for texts of any length, so the lengths should differ; the very longest would only make
+        the verification slow.
+        """
+        if self.lengths is None:
+            return self.fetch(range(min(SAMPLE // 2, len(self.rows))))
+        last = len(self.rows) - 1
+        places = np.linspace(0.1 * last, last, min(SAMPLE, len(self.rows))).astype(int)
+        return self.fetch(np.argsort(-self.lengths, kind="stable")[places])

@@ -1,0 +1,87 @@
+"""What the feature cache is asked for: a stage, its model and data, and how often it reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_ft.feature_cache.eviction import default_root
+from hf_ft.methods import PlannedStage
+from hf_ft.models import DepthGroups, ModelSplit
+
+
+class CacheSettings(Protocol):
+    """The options of the cache: `on`, `off` or `auto`, its folder, its largest size, and the precision of features."""
+
+    @property
+    def cache(self) -> str: ...
+    @property
+    def cache_dir(self) -> str | None: ...
+    @property
+    def cache_max_gb(self) -> float: ...
+    @property
+    def cache_dtype(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class CacheDefaults:
+    """The settings of a cache without a command line around it."""
+
+    cache: str = "auto"
+    cache_dir: str | None = None
+    cache_max_gb: float = 20.0
+    cache_dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class CacheRequest:
+    """A stage that may read cached features in place of running its frozen layers.
+
+    Args:
+        datasets: the encoded training split and, where the stage evaluates, the validation split.
+        collator: the task's, from a list of rows to a batch.
+        augment: the augmentation of the training images; None and `none` leave them alone.
+        passes: how often the stage reads the training split, in epochs; may be a fraction.
+        evaluations: how often it reads the validation split.
+        find_linear_head: given where the head is to be solved. It looks for a linear head in the split model; if there
+            is one, the frozen layers would run only once in any case.
+    """
+
+    model: PreTrainedModel
+    groups: DepthGroups
+    stage: PlannedStage
+    datasets: Sequence[Dataset]
+    processor: Any
+    collator: Callable[[list[dict[str, Any]]], Any]
+    settings: CacheSettings
+    augment: str | None
+    args: TrainingArguments
+    passes: float
+    evaluations: float
+    find_linear_head: Callable[[ModelSplit], object] | None = None
+
+    @property
+    def reads(self) -> list[float]:
+        """How often each of the datasets is read."""
+        return [self.passes, self.evaluations][: len(self.datasets)]
+
+    @property
+    def augments(self) -> bool:
+        """Whether the training images differ from epoch to epoch."""
+        return self.augment not in (None, "none")
+
+    @property
+    def root(self) -> Path:
+        """The folder of the cache."""
+        return Path(self.settings.cache_dir).expanduser() if self.settings.cache_dir else default_root()
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A batch without labels, on the device of the stage."""
+        batch = self.collator(rows)
+        return {name: value.to(self.args.device) for name, value in batch.items() if name != "labels"}
