@@ -140,7 +140,7 @@ def test_large_photos_are_shrunk_once(
     assert {shape[0] == 80 for shape in shapes[0].tolist()} == {True, False}  # some stand upright, some lie
     assert "are decoded" in capsys.readouterr().out
     (note,) = record["stages"][0]["notes"]
-    assert "copies of at most 80 pixels" in note
+    assert "cached images of at most 80 pixels" in note
 
 
 def test_slow_decoding_is_told(
