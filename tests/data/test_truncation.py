@@ -141,8 +141,8 @@ def test_card_of_pairs_shows_a_pair(of_pairs: tuple[Path, Path]) -> None:
     out, _ = of_pairs
     (usage,) = re.findall(r"^classify\(.*\)$", (out / "README.md").read_text(), re.MULTILINE)
     assert "text_pair" in usage
-    classify = pipeline("text-classification", model=str(out))
-    answer = eval(usage, {"classify": classify})
+    classify: Any = pipeline("text-classification", model=str(out))
+    answer: Any = eval(usage, {"classify": classify})
     assert answer["score"] == pytest.approx(classify({"text": "some text", "text_pair": "another text"})["score"])
     assert json.loads((out / "run.json").read_text())["data"]["inputs"] == ["text", "text_pair"]
 

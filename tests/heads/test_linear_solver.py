@@ -191,7 +191,7 @@ def test_smoothing_and_weights_are_those_of_the_loss(weighted: bool, smoothing: 
     value = objective(weight, bias, torch.tensor(standard(features, labels)[0]), total, 0.01)
     value.backward()
     assert fit.objective == pytest.approx(value.item(), rel=1e-7)  # the weights of classes are float32
-    assert torch.cat([weight.grad.flatten(), bias.grad]).abs().max() < 1e-6
+    assert torch.cat([weight.grad.flatten(), bias.grad.flatten()]).abs().max() < 1e-6
     plain = fitted(features, labels, 3)
     changed = not torch.allclose(plain.weight, fit.weight, rtol=1e-3, atol=1e-4)
     assert changed == (weighted or smoothing > 0)

@@ -88,7 +88,7 @@ def test_trap_old_head_is_not_silently_reused(tmp_path: Path, minilm: str) -> No
 
 def test_head_initialised_after_the_seed(text_model: str) -> None:
     """Trap: whatever ran before, the same seed gives the same head and another seed another."""
-    heads = []
+    heads: list[torch.Tensor] = []
     for seed in (5, 5, 6):
         torch.rand(len(heads) + 1)
         heads.append(load_model(config_for(text_model), ("a", "b"), SINGLE, seed)[0].classifier.weight)

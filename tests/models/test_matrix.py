@@ -292,10 +292,10 @@ def test_cut_at_every_depth(subject: Subject, tiny: Any) -> None:
         whole, other = collate(rows), collate(rows[::-1])
         split, upper = splits[place]
         kept = [torch.cat(parts) for parts in zip(*reversed(split.unbatch(split.capture(other), other)), strict=True)]
-        above = sorted(name for group in used[names.index(place) :] for name in group.parameters)
-        live = slopes(model, whole, above)
+        trained = sorted(name for group in used[names.index(place) :] for name in group.parameters)
+        live = slopes(model, whole, trained)
         with split.installed():
-            cached = slopes(upper, {"features": kept, **whole}, above)
+            cached = slopes(upper, {"features": kept, **whole}, trained)
         size = sum(float((slope**2).sum()) for slope in live) ** 0.5
         assert size > 0
         assert sum(float(((a - b) ** 2).sum()) for a, b in zip(cached, live, strict=True)) ** 0.5 <= SLOPES * size

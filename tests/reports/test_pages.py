@@ -48,7 +48,7 @@ def check_page(page: str, headings: int) -> None:
             rows += [0]
         elif token.type in ("th_open", "td_open"):
             rows[-1] += 1
-    tables = [[]] if not rows else []
+    tables: list[list[int]] = [[]] if not rows else []
     for cells in rows:
         tables = [*tables, []] if not cells else [*tables[:-1], [*tables[-1], cells]]
     assert all(len(set(table)) <= 1 for table in tables)

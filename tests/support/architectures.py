@@ -158,10 +158,10 @@ def main() -> int:
         "",
     ]
     for kind in FLOORS:
-        (counts, *left), suffices = pipelines(kind, facts)
+        (counts_line, *absent), suffices = pipelines(kind, facts)
         enough = enough and suffices
-        text += [f"- {counts}", *(f"  - {line}" for line in left)]
-        print(f"files to pipeline: {counts}" + ("" if suffices else "  TOO FEW"), *left, sep="\n          ")
+        text += [f"- {counts_line}", *(f"  - {line}" for line in absent)]
+        print(f"files to pipeline: {counts_line}" + ("" if suffices else "  TOO FEW"), *absent, sep="\n          ")
     text.append("")
     if options.write:
         options.write.write_text("\n".join(text), encoding="utf-8")

@@ -294,7 +294,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         os.environ.update(HF_DATASETS_CACHE=str(root / "datasets"))
-        if ended(fork(lambda: make_inputs(root) or 0, root / "inputs.log")):
+        if ended(
+            fork(
+                lambda: make_inputs(root) or 0,  # type: ignore[func-returns-value]
+                root / "inputs.log",
+            )
+        ):
             sys.exit((root / "inputs.log").read_text())
         cases = [Case(name, root) for name in options.cases.split(",")]
         for case in cases:

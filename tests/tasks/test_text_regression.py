@@ -35,8 +35,9 @@ from hf_ft.tasks.text_regression import NUMBER, midranks, number, resampled, val
 def example(n: int = 30) -> tuple[Floats, Floats]:
     """Predictions and references far from 0, with many ties, that agree somewhat."""
     random = np.random.default_rng(1)
-    actual = 5000.0 + random.integers(0, 9, n)
-    return np.round(actual + random.normal(0, 3, n)), actual
+    actual = 5000.0 + random.integers(0, 9, n).astype(np.float64)
+    noisy: Floats = np.round(actual + random.normal(0, 3, n))
+    return noisy, actual
 
 
 def by_libraries(predicted: Floats, actual: Floats) -> dict[str, float]:

@@ -84,7 +84,8 @@ def test_entities_as_seqeval_reads_them() -> None:
 
 def iob1(random: np.random.Generator, size: int) -> list[str]:
     """A random sequence in IOB1: B- only where an entity follows one of its own type."""
-    tags, before = [], ""
+    tags: list[str] = []
+    before = ""
     while len(tags) < size:
         kind = str(random.choice(["", "A", "B"]))
         if kind:

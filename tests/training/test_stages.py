@@ -134,7 +134,7 @@ def test_trackers_and_curves_go_on_from_stage_to_stage(
     monkeypatch.setattr(Recorder, "seen", [])
     make = training._trainer
 
-    def recorded(*args: Any) -> training.StageTrainer:
+    def recorded(*args: Any) -> Any:
         trainer = make(*args)
         trainer.add_callback(Recorder)
         return trainer
@@ -160,7 +160,7 @@ def test_stages_have_their_own_schedule_and_warmup(
     seen = []
     make = training._trainer
 
-    def recorded(*args: Any) -> training.StageTrainer:
+    def recorded(*args: Any) -> Any:
         trainer = make(*args)
         seen.append((trainer.args.lr_scheduler_type.value, trainer.args.warmup_steps, trainer.args.learning_rate))
         return trainer
