@@ -80,7 +80,7 @@ def test_trap_best_stage_of_renamed_weights(
     """When the second stage did worse, the model goes back to the best checkpoint of the first."""
     result = training._result
 
-    def worse(*args: Any) -> training.StageResult:
+    def worse(*args: Any) -> Any:
         found = result(*args)
         found.best_metric = float(found.name == "full")
         return found

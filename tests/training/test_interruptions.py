@@ -54,10 +54,10 @@ class Work:
             assert main(self.words(out, **settings)) == 143
 
 
-def at_step(step: int, action: Callable[[], Any]) -> type[training.Lines]:
+def at_step(step: int, action: Callable[[], Any]) -> type[Any]:
     """A callback like that of a stage, which does something during a step."""
 
-    class Doing(training.Lines):
+    class Doing(training.Lines):  # type: ignore[name-defined]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == step - 1:
                 action()
@@ -471,7 +471,7 @@ GROUP = """
 import os, subprocess, sys, time
 import hf_ft.training.stage_runner as training
 where, name = sys.argv[1:3]
-class Doing(training.Lines):
+class Doing(Any):
     def send(self):
         if "sent" not in globals():
             globals()["sent"] = True  # by another process: torch's workers take what their parent sends for the end

@@ -90,7 +90,7 @@ def test_best_of_all_stages_may_be_one_with_adapters(
     """When a later stage does worse, the merged model of the adapters comes back, and their adapter with it."""
     result = training._result
 
-    def worse(*args: Any) -> training.StageResult:
+    def worse(*args: Any) -> Any:
         found = result(*args)
         found.best_metric = float(found.name == "lora")
         return found
