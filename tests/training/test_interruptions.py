@@ -471,7 +471,7 @@ GROUP = """
 import os, subprocess, sys, time
 import hf_ft.training.stage_runner as training
 where, name = sys.argv[1:3]
-class Doing(Any):
+class Doing(training.Lines):
     def send(self):
         if "sent" not in globals():
             globals()["sent"] = True  # by another process: torch's workers take what their parent sends for the end
