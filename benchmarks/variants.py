@@ -120,9 +120,7 @@ def prepare(request: Request) -> dict[str, Any]:
     for frozen, method in methods.items():
         config, args = hf_ft.parse(hf_ft_settings(request, method), training, [])
         stage = hf_ft.make_plan(config, args, loaded.groups, len(splits.train)).stages[0]
-        pairs = zip(loaded.groups, stage.settings, strict=True)
-        names = [name for group, setting in pairs for name in group.parameters if setting.trains(name)]
-        plans[frozen] = {"method": method, "trainable": names, "learning_rate": stage.rate}
+        plans[frozen] = {"method": method, "trainable": stage.trained_parameters, "learning_rate": stage.rate}
     return {
         "folder": resolve_model(config.model),
         "labels": len(splits.labels),

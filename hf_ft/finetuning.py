@@ -92,7 +92,7 @@ def _execute(settings: Settings, stop: Stop) -> dict[str, Any]:
     from hf_ft.training import make_plan, train, writing
 
     chosen = None
-    if settings.config.method == "auto":
+    if settings.config.method.name == "auto":
         from hf_ft.experiments import resolve
 
         settings, chosen = resolve(settings)

@@ -11,7 +11,8 @@ import pytest
 
 import hf_ft
 from hf_ft.cli.app import COMMANDS
-from hf_ft.methods.registry import METHODS, parse_method
+from hf_ft.methods.method_spec import MethodSpec
+from hf_ft.methods.registry import METHODS
 from hf_ft.settings.parse import command_line
 from hf_ft.settings.schema import normalise
 
@@ -35,7 +36,7 @@ def test_commands_parse(line: str) -> None:
         return
     for source, layer in command_line(words[2:]):
         settings = normalise(layer, source)
-        parse_method(settings.get("method", "head"))
+        MethodSpec.parse(settings.get("method", "head"))
 
 
 def test_python_blocks_use_what_exists() -> None:

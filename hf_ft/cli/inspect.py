@@ -36,10 +36,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> None:
     """Check the options, then print and draw the table of depth groups."""
-    from hf_ft.methods import parse_method
+    from hf_ft.methods import MethodSpec
     from hf_ft.settings import check_path, read_yaml
 
-    parse_method(options.method)
+    MethodSpec.parse(options.method)
     plan = read_yaml(options.plan, "plan", "`stages:` and a list") if options.plan else None
     if not options.model.startswith(("builtin", "timm:")):
         check_path(options.model, "model")
@@ -77,30 +77,28 @@ def describe(model: PreTrainedModel, method: str, plan: dict[str, Any] | None = 
     Raises:
         UserError: a method that the model does not support.
     """
-    from hf_ft.methods import plan_method, plan_stages
+    from hf_ft.methods import MethodSpec, plan_method
     from hf_ft.models import depth_groups
     from hf_ft.settings import read_stages
 
     groups = depth_groups(model)
-    if plan is None:
-        stages = plan_method(method, groups, 1, 1.0).stages
-    else:
-        method, stages = "plan", plan_stages("plan", read_stages(plan, "text"), groups, 1, 1.0).stages
+    spec = MethodSpec.parse(method) if plan is None else MethodSpec.from_stages(read_stages(plan, "text"))
+    stages = plan_method(spec, groups, 1, 1.0).stages
     rows = [
         {
             "name": group.name,
             "role": group.role,
             "parameters": group.size,
             "modules": list(group.modules),
-            "stages": {stage.name: stage.settings[i].describe(group) for stage in stages},
+            "stages": {stage.name: stage[group.name].describe(group) for stage in stages},
         }
-        for i, group in enumerate(groups)
+        for group in groups
     ]
     return {
         "class": type(model).__name__,
         "parameters": sum(group.size for group in groups),
         "head_reads": groups.head_reads,
-        "method": method,
+        "method": str(spec),
         "shared": list(groups.shared),
         "groups": rows,
     }

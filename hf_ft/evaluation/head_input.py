@@ -46,8 +46,8 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     that are compared.
     """
     target, splits = run.splits.target, run.splits
-    blocks = [i for i, group in enumerate(run.groups) if group.role == "block"]
-    trained = any(stage.settings[i].mode != "frozen" for stage in run.plan.stages for i in blocks)
+    blocks = [setting for group, setting in run.plan.combined() if group.role == "block"]
+    trained = not all(setting.frozen for setting in blocks)
     if trained or not blocks or run.task.gather is not None or run.learning.loss is None or run.args.world_size > 1:
         return None
     if len(splits.labels) > MAX_CLASSES:

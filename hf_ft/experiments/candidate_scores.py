@@ -17,7 +17,7 @@ from hf_ft.data import Splits
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedRows, CacheRequest, NotCached, open_cache
 from hf_ft.heads import constant, transferability_scores
-from hf_ft.methods import plan_method
+from hf_ft.methods import MethodSpec, plan_method
 from hf_ft.models import check_supports_task, check_tokens, evaluating, find_config, load_model
 from hf_ft.settings import Config
 from hf_ft.tasks import get_task
@@ -46,7 +46,9 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     """
     started = time.perf_counter()
     task = get_task(config.task)
-    config = dataclasses.replace(config, method="head", plan=None, augment="none", cache="auto", keep_head=False)
+    config = dataclasses.replace(
+        config, method=MethodSpec("head"), plan=None, augment="none", cache="auto", keep_head=False
+    )
     check_supports_task(find_config(config.model, config.model_revision, config.trust_remote_code), task, config.model)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
     rows = task.encode(splits.train, processor, config, False)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_ft.errors import UserError, split_argument
-from hf_ft.methods import METHODS
-from hf_ft.settings import OF_ADAPTERS, OF_LORA, Config, build, check_place, check_range, normalise
+from hf_ft.errors import UserError
+from hf_ft.methods import MethodSpec, join_patterns
+from hf_ft.settings import OF_ADAPTERS, Config, adapter_options, build, check_place, check_range, normalise
 from hf_ft.storage import check_ours
 
 Layer = tuple[str, Mapping[str, Any]]
@@ -67,7 +67,7 @@ def read_comparison_settings(layers: Sequence[Layer]) -> ComparisonSettings:
 
 def applicable_layers(layers: Sequence[Layer], method: str) -> list[Layer]:
     """Layers without options of adapters that a method does not take: they are meant for others of the comparison."""
-    takes = {"lora": OF_ADAPTERS, "peft": OF_ADAPTERS - OF_LORA}.get(split_argument(method)[0], frozenset())
+    takes = adapter_options(MethodSpec.parse(method))
     return [
         (source, {name: value for name, value in layer.items() if name in takes or name not in OF_ADAPTERS})
         for source, layer in layers
@@ -107,13 +107,8 @@ def parse_names(value: Any) -> list[str]:
 
 def parse_methods(value: Any) -> list[str]:
     """Names of methods; in text, what is no name after `train:PATTERN` is another of its patterns, with commas too."""
-    found: list[str] = []
-    for name in parse_names(value):
-        begun = isinstance(value, str) and found and found[-1].startswith("train:")
-        if begun and any(sign in name for sign in "*?[.") and split_argument(name)[0] not in METHODS:
-            found[-1] += f",{name}"
-        else:
-            found.append(name)
+    words = parse_names(value)
+    found = join_patterns(words) if isinstance(value, str) else words
     if value is not None and not found:
         raise UserError("--methods is empty. Give names with commas between them, or leave it out for the usual ones.")
     return found

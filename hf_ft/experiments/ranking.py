@@ -377,7 +377,7 @@ def _confirm(
         UserError: the folder holds runs with other settings.
     """
     every = {*vars(base.config), *base.training}
-    training = _chosen(base, every - OF_SCORES) | {"method": base.config.method}
+    training = _chosen(base, every - OF_SCORES) | {"method": str(base.config.method)}
     _same(record.setdefault("training", training), training, out)
     models = {name: model for model, name in names.items()}
     rows = [row for row in record["candidates"] if "scores" in row and row["name"] in models]

@@ -33,7 +33,7 @@ from hf_ft.errors import UserError, shorten
 from hf_ft.evaluation import predict_outputs
 from hf_ft.experiments.comparison_settings import Layer, applicable_layers
 from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, PrebatchedCollator, open_cache
-from hf_ft.methods import Plan, PlannedStage, Setting
+from hf_ft.methods import MethodSpec, Plan
 from hf_ft.metrics import Floats
 from hf_ft.models import DepthGroups, adapters, check_model, load_model
 from hf_ft.reports import title
@@ -143,7 +143,7 @@ class Experiment:
         settings = build(*applicable_layers(self.layers, "head"), ("the comparison", own))
         config, args = settings.config, settings.arguments()
         self.task = get_task(config.task)
-        check_model(config, args, methods, check)
+        check_model(config, args, [MethodSpec.parse(name) for name in methods], check)
         splits = load_splits(config, args.seed)
         self.splits = splits if test else dataclasses.replace(splits, test=None)
         self.metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
@@ -211,7 +211,7 @@ class Experiment:
         for trial in {trial.method: trial for trial in trials}.values():
             for stage in self.plan(trial).stages:
                 if stage.peft:
-                    adapters.find_targets(self.model, self.groups, stage.settings, stage.peft, stage.peft_options)
+                    adapters.find_targets(self.model, stage, stage.peft, stage.peft_options)
 
     def plan(self, trial: Trial) -> Plan:
         """What a trial does when it trains on all examples.
@@ -343,8 +343,7 @@ def _described(trial: Trial, run: Run) -> TrialResult:
     cached = [stage.cache for stage in stages if stage.cache]
     images = [stage.images for stage in stages if stage.images]
     once = max((facts["build_seconds"] for facts in images), default=0.0)  # all stages read the same
-    never = settings_throughout(run.plan)
-    blocks = [setting for group, setting in zip(run.groups, never, strict=True) if group.role == "block"]
+    blocks = [setting for group, setting in run.plan.combined() if group.role == "block"]
     adapted = any(stage.peft for stage in run.plan.stages)
     return TrialResult(
         trial.method,
@@ -357,18 +356,12 @@ def _described(trial: Trial, run: Run) -> TrialResult:
         build_seconds=round(sum(facts["build_seconds"] for facts in cached) + once, 3),
         features={facts["split"]: [facts["computed"], facts["examples"]] for facts in cached},
         blocks=len(blocks),
-        frozen=None if adapted else sum(setting.mode == "frozen" for setting in blocks),
+        frozen=None if adapted else sum(setting.frozen for setting in blocks),
         trainable=max(stage.trainable for stage in stages),
         epochs=sum(stage.epochs for stage in stages),
         peak_memory=max(stage.peak_memory for stage in stages),
         uncached=[stage.uncached for stage in stages if stage.uncached],
     )
-
-
-def settings_throughout(plan: Plan) -> tuple[Setting, ...]:
-    """One setting for each depth group: frozen where no stage trains or adapts it."""
-    columns = zip(*(stage.settings for stage in plan.stages), strict=True)
-    return tuple(next((one for one in column if one.mode != "frozen"), column[0]) for column in columns)
 
 
 def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
@@ -379,7 +372,7 @@ def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
     config = dataclasses.replace(run.config, augment="none")
     encoded = run.task.encode(split, run.processor, config, False)
     collator = run.task.collator(run.processor)
-    stage = PlannedStage("scores", others + 1, 0.0, settings_throughout(run.plan))
+    stage = run.plan.combined("scores", others + 1)
     try:
         job = CacheRequest(
             run.model, run.groups, stage, (encoded,), run.processor, collator, config, None, run.args, others + 1, 0

@@ -82,7 +82,7 @@ class FeatureCache:
         self.model, self.train, self.validation = cached.upper, cached.train, cached.validation
         self.facts = cached.facts
         self.collator, self.loss = PrebatchedCollator(collator), usual_loss
-        self._quiet, self._installed = modules_in_eval(model, groups, stage.settings), cached.split.installed()
+        self._quiet, self._installed = modules_in_eval(model, stage), cached.split.installed()
 
     def __enter__(self) -> FeatureCache:
         self._frozen = FrozenMode(self.model, self._quiet)

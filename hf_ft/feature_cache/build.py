@@ -27,7 +27,7 @@ from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheab
 from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.feature_cache.rows import CachedRows
 from hf_ft.feature_cache.store import Features, FeatureStore, Unusable
-from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split, frozen_depth
+from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split
 
 TOKENS, EXAMPLES = 512, 32
 """Most tokens (of texts, which have similar lengths) and most images of a batch through the frozen layers, on a CPU.
@@ -77,7 +77,7 @@ def open_cache(request: CacheRequest) -> CachedStage:
 
 
 def _open(request: CacheRequest) -> CachedStage:
-    depth = frozen_depth(request.groups, request.stage.settings)
+    depth = request.stage.frozen_depth
     check_cacheable(request, depth)
     request.model.to(request.args.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
     splits = [EncodedSplit.of(rows) for rows in request.datasets]

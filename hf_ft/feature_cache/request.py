@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.feature_cache.eviction import default_root
-from hf_ft.methods import PlannedStage
+from hf_ft.methods import AppliedStage
 from hf_ft.models import DepthGroups, ModelSplit
 
 
@@ -55,7 +55,7 @@ class CacheRequest:
 
     model: PreTrainedModel
     groups: DepthGroups
-    stage: PlannedStage
+    stage: AppliedStage
     datasets: Sequence[Dataset]
     processor: Any
     collator: Callable[[list[dict[str, Any]]], Any]

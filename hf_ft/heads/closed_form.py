@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 from hf_ft.errors import UserError
 from hf_ft.heads.linear_solver import Fit, fit_linear
-from hf_ft.methods import PlannedStage
+from hf_ft.methods import AppliedStage
 from hf_ft.models import DepthGroup, ModelSplit, evaluating, linear_head
 from hf_ft.settings import Config
 
@@ -33,52 +33,45 @@ OF_STEPS = {
 """Settings that say how steps are to be made: who sets one for a head alone wants steps."""
 
 
-def check_solver(config: Config, stages: Sequence[PlannedStage], groups: Sequence[DepthGroup]) -> None:
+def check_solver(config: Config, stages: Sequence[AppliedStage]) -> None:
     """Raise unless a head solver that was asked for has a stage that it can stand for.
 
     Raises:
         UserError: no stage trains the head alone.
     """
-    if config.head_solver == "exact" and not any(_head_alone(stage, groups) for stage in stages):
+    if config.head_solver == "exact" and not any(stage.trains_head_alone for stage in stages):
         raise UserError(
             f"--head_solver exact: no stage of method '{config.method}' trains the head alone. Use --method head or "
             "lp_ft, or leave out --head_solver."
         )
 
 
-def wants_solver(
-    config: Config, stages: Sequence[PlannedStage], stage: PlannedStage, groups: Sequence[DepthGroup]
-) -> bool:
+def wants_solver(config: Config, stages: Sequence[AppliedStage], stage: AppliedStage) -> bool:
     """Whether the head of a stage is to be solved, if it is linear and its features are cached.
 
     Steps are made where the user says so: by `head_solver`, by settings of steps in the stage itself, or by those of
     the run where no other stage could be meant. For `lp_ft` a number of epochs or a rate is that of the fine-tuning
     after the head.
     """
-    if config.head_solver == "sgd" or not _head_alone(stage, groups):
+    if config.head_solver == "sgd" or not stage.trains_head_alone:
         return False
     if config.head_solver == "exact":
         return True
-    only = all(_head_alone(other, groups) for other in stages)
-    return not stage.own_steps and not (only and OF_STEPS & config.given)
+    only = all(other.trains_head_alone for other in stages)
+    return not stage.configures_steps and not (only and OF_STEPS & config.given)
 
 
 def expects_solver(
-    config: Config, stages: Sequence[PlannedStage], stage: PlannedStage, groups: Sequence[DepthGroup]
+    config: Config, stages: Sequence[AppliedStage], stage: AppliedStage, groups: Sequence[DepthGroup]
 ) -> bool:
     """Whether the head of a stage will be solved, as far as that is known before the model is split."""
-    return wants_solver(config, stages, stage, groups) and config.cache != "off" and linear_head(groups)
+    return wants_solver(config, stages, stage) and config.cache != "off" and linear_head(groups)
 
 
-def steps_instead(config: Config, stage: PlannedStage, groups: Sequence[DepthGroup]) -> list[str]:
+def steps_instead(config: Config, stage: AppliedStage, groups: Sequence[DepthGroup]) -> list[str]:
     """The settings by which a head that could be solved trains by steps, though nobody asked for these by name."""
-    could = config.head_solver == "auto" and _head_alone(stage, groups) and linear_head(groups)
-    return sorted(OF_STEPS & config.given) if could and config.cache != "off" and not stage.own_steps else []
-
-
-def _head_alone(stage: PlannedStage, groups: Sequence[DepthGroup]) -> bool:
-    pairs = zip(groups, stage.settings, strict=True)
-    return {group.role for group, setting in pairs if setting.mode != "frozen"} == {"head"}
+    could = config.head_solver == "auto" and stage.trains_head_alone and linear_head(groups)
+    return sorted(OF_STEPS & config.given) if could and config.cache != "off" and not stage.configures_steps else []
 
 
 def linear_head_of(split: ModelSplit) -> tuple[nn.Parameter, nn.Parameter | None] | None:

@@ -10,14 +10,18 @@ from hf_ft.errors import UserError, choose, nearest, shorten, split_argument
 
 
 class Group(Protocol):
-    """What a plan needs to know of a depth group; see `hf_ft.models.grouping.DepthGroup`."""
+    """What stages need to know of a depth group; `hf_ft.models.DepthGroup` is one."""
 
     @property
     def name(self) -> str: ...
     @property
     def role(self) -> str: ...
     @property
+    def modules(self) -> tuple[str, ...]: ...
+    @property
     def parameters(self) -> tuple[str, ...]: ...
+    @property
+    def buffers(self) -> tuple[str, ...]: ...
     @property
     def norms(self) -> tuple[str, ...]: ...
 

@@ -6,7 +6,6 @@ from .freezing import FrozenMode as FrozenMode
 from .freezing import audit as audit
 from .freezing import ensure_gradients as ensure_gradients
 from .freezing import freeze as freeze
-from .freezing import frozen_tensors as frozen_tensors
 from .freezing import modules_in_eval as modules_in_eval
 from .freezing import set_trainable as set_trainable
 from .freezing import snapshot as snapshot
@@ -28,7 +27,6 @@ from .model_split import CannotSplit as CannotSplit
 from .model_split import ModelSplit as ModelSplit
 from .model_split import UpperPart as UpperPart
 from .model_split import find_split as find_split
-from .model_split import frozen_depth as frozen_depth
 from .model_split import patched_forward as patched_forward
 from .optimizer_groups import param_groups as param_groups
 from .optimizer_groups import rated_groups as rated_groups

@@ -13,7 +13,7 @@ import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
 from hf_ft.errors import UserError
-from hf_ft.methods import Setting, check_name, configuration, mergeable, preset
+from hf_ft.methods import AppliedStage, check_name, configuration, mergeable, preset
 from hf_ft.models.freezing import ensure_gradients
-from hf_ft.models.grouping import DepthGroup
 from hf_ft.models.tracing import example_inputs
 from hf_ft.storage import read_json, write_json
 
@@ -39,8 +38,7 @@ MERGE_TOLERANCE = 1e-3
 
 def attach(
     model: PreTrainedModel,
-    groups: Sequence[DepthGroup],
-    settings: Sequence[Setting],
+    stage: AppliedStage,
     name: str = "lora",
     options: Mapping[str, Any] | None = None,
     steps: int = 1000,
@@ -53,8 +51,8 @@ def attach(
     Raises:
         UserError: see `find_targets`; or the model's code does not work with PEFT's wrappers (MobileNet).
     """
-    targets = find_targets(model, groups, settings, name, options)
-    trained = trained_modules(groups, settings)
+    targets = find_targets(model, stage, name, options)
+    trained = trained_modules(stage)
     config = configuration(name, options or {}, targets, trained, steps)
     inputs = example_inputs(model)
     with _quiet(seed):
@@ -64,14 +62,13 @@ def attach(
         # stay, because they come back when the adapter is loaded; with the frozen module in place of its copy.
         if isinstance(part, ModulesToSaveWrapper) and full not in trained:
             part.modules_to_save["default"] = part.original_module.requires_grad_(False)
-    ensure_gradients(adapted, groups, settings, inputs)
+    ensure_gradients(adapted, stage, inputs)
     return adapted
 
 
 def find_targets(
     model: PreTrainedModel,
-    groups: Sequence[DepthGroup],
-    settings: Sequence[Setting],
+    stage: AppliedStage,
     name: str,
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
@@ -86,14 +83,14 @@ def find_targets(
             f"PEFT cannot merge adapters into {type(model).__name__}: it takes the `base_layer` of {taken[0]} for its "
             "own. Use another method, for example last_n:2 or full."
         )
-    there = _candidates(model, groups, settings, name)
+    there = _candidates(model, stage, name)
     _check_rank(there, name, options or {})
     targets, reason = fitting(there, name, options)
     if targets:
         return targets
     if options and fitting(there, name)[0]:
         raise UserError(f"peft:{name} does not work with the options {dict(options)} ({reason}); without them it does.")
-    others = [other for other in mergeable() if fitting(_candidates(model, groups, settings, other), other)[0]]
+    others = [other for other in mergeable() if fitting(_candidates(model, stage, other), other)[0]]
     raise UserError(
         f"peft:{name} fits no layer in the blocks of {type(model).__name__} ({reason or 'there is none'}). "
         f"With their usual options these do: {', '.join(others) or 'none; use last_n:2 or full'}."
@@ -115,16 +112,13 @@ def _check_rank(layers: Mapping[str, nn.Module], name: str, options: Mapping[str
         )
 
 
-def _candidates(
-    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting], name: str
-) -> dict[str, nn.Module]:
+def _candidates(model: nn.Module, stage: AppliedStage, name: str) -> dict[str, nn.Module]:
     """The layers of the adapted groups that a method could adapt, by full name.
 
     A weight that stands in several layers is left out: merged into one, it would change the others.
     """
-    pairs = zip(groups, settings, strict=True)
-    adapted = {module for group, setting in pairs if setting.mode == "adapt" for module in group.modules}
-    norms = {full.rpartition(".")[0] for group in groups for full in group.norms}
+    adapted = {module for group in stage.adapted for module in group.modules}
+    norms = {full.rpartition(".")[0] for group in stage.groups for full in group.norms}
     uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
 
     def suits(full: str, part: nn.Module) -> bool:
@@ -222,14 +216,13 @@ def _quiet(seed: int) -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
-def trained_modules(groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[str]:
+def trained_modules(stage: AppliedStage) -> list[str]:
     """The layers that train whole beside adapters: those of the head.
 
     Layers rather than the modules around them, because PEFT (0.21) unwraps only what has a `weight` when most of its
     methods are merged.
     """
-    pairs = zip(groups, settings, strict=True)
-    names = {name for group, setting in pairs if setting.whole for name in group.parameters}
+    names = {name for group, setting in stage if setting.whole for name in group.parameters}
     return list(dict.fromkeys(name.rpartition(".")[0] for name in sorted(names)))
 
 

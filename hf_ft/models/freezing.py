@@ -8,7 +8,7 @@ evaluation mode at the start of every forward pass, whoever called `train()` bef
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_ft.errors import UserError, shorten
-from hf_ft.methods import Setting, plan_method
-from hf_ft.models.grouping import DepthGroup, DepthGroups, depth_groups
+from hf_ft.methods import AppliedStage, Setting, plan_method
+from hf_ft.models.grouping import DepthGroups, depth_groups
 from hf_ft.models.tracing import evaluating, example_inputs
 from hf_ft.storage import bytes_digest
 
@@ -59,15 +59,12 @@ def freeze(model: PreTrainedModel, method: str = "head", groups: DepthGroups | N
     stage = plan_method(method, groups, 1, 1.0).stages[0]
     if stage.peft:
         raise UserError(f"freeze() attaches no adapters, which method '{method}' has. Use hf_ft.train or PEFT itself.")
-    settings = stage.settings
-    set_trainable(model, groups, settings)
-    ensure_gradients(model, groups, settings, example_inputs(model))
-    return FrozenMode(model, modules_in_eval(model, groups, settings))
+    set_trainable(model, stage)
+    ensure_gradients(model, stage, example_inputs(model))
+    return FrozenMode(model, modules_in_eval(model, stage))
 
 
-def ensure_gradients(
-    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting], inputs: Mapping[str, torch.Tensor]
-) -> None:
+def ensure_gradients(model: nn.Module, stage: AppliedStage, inputs: Mapping[str, torch.Tensor]) -> None:
     """Try that every group that trains gets a gradient, with one example; works on PEFT models too.
 
     Reversible layers (Reformer) pass none on when nothing below them trains; then the embeddings' output is made to
@@ -76,14 +73,14 @@ def ensure_gradients(
     Raises:
         UserError: a group that should train would stay as it is, or the model's own code refuses.
     """
-    if all(setting.whole for group, setting in zip(groups, settings, strict=True) if group.role != "unused"):
+    if stage.trains_everything:
         return
     base: Any = getattr(model, "get_base_model", lambda: model)()
     starved: list[str] = []
     try:
         for attempt in (lambda: None, base.enable_input_require_grads):
             attempt()
-            starved = _without_gradient(model, groups, settings, inputs)
+            starved = _without_gradient(model, stage, inputs)
             if not starved:
                 return
     except (AssertionError, AttributeError, RuntimeError) as error:  # as model code raises them
@@ -96,9 +93,7 @@ def ensure_gradients(
     )
 
 
-def _without_gradient(
-    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting], inputs: Mapping[str, torch.Tensor]
-) -> list[str]:
+def _without_gradient(model: nn.Module, stage: AppliedStage, inputs: Mapping[str, torch.Tensor]) -> list[str]:
     """The names of the groups of which parameters train, but none is reached by a backward pass."""
     with torch.enable_grad(), evaluating(model):
         model(**inputs).logits.float().sum().backward()
@@ -108,43 +103,43 @@ def _without_gradient(
             trained.setdefault(plain_name(name), []).append(parameter.grad is not None)
             parameter.grad = None
     starved = []
-    for group, setting in zip(groups, settings, strict=True):
+    for group, setting in stage.used:
         modules = tuple(f"{module}." for module in group.modules)
         found = [any(got) for name, got in trained.items() if name in group.parameters or name.startswith(modules)]
-        if setting.mode != "frozen" and group.role != "unused" and found and not any(found):
+        if not setting.frozen and found and not any(found):
             starved.append(group.name)
     return starved
 
 
-def set_trainable(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> None:
+def set_trainable(model: nn.Module, stage: AppliedStage) -> None:
     """Let exactly the parameters that train require a gradient."""
     parameters = dict(model.named_parameters())
-    for group, setting in zip(groups, settings, strict=True):
+    for group, setting in stage:
         for name in group.parameters:
             parameters[name].requires_grad_(setting.trains(name) and parameters[name].is_floating_point())
 
 
-def modules_in_eval(model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[nn.Module]:
+def modules_in_eval(model: nn.Module, stage: AppliedStage) -> list[nn.Module]:
     """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm outside whole ones.
 
     Where biases, norms or adapters train, dropout is alive and running statistics stay as they are. A module around
     several groups (an encoder around its layers) is quiet, by its own flag only, as soon as one of them is frozen:
     what it does itself, such as dropout on embeddings, belongs to the frozen part.
     """
-    home = {name: i for i, group in enumerate(groups) for name in group.modules}
+    home = {name: setting for group, setting in stage for name in group.modules}
     quiet = []
     for name, module in model.named_modules():
         if not name:
             continue
-        inside = _group_around(name, home)
-        here = [settings[inside]] if inside is not None else _settings_below(name, groups, settings)
-        frozen = any(setting.mode == "frozen" for setting in here)
+        inside = _setting_around(name, home)
+        here = [inside] if inside is not None else _settings_below(name, stage)
+        frozen = any(setting.frozen for setting in here)
         if frozen or (getattr(module, "running_mean", None) is not None and not all(setting.whole for setting in here)):
             quiet.append(module)
     return quiet
 
 
-def _group_around(name: str, home: Mapping[str, int]) -> int | None:
+def _setting_around(name: str, home: Mapping[str, Setting]) -> Setting | None:
     while name:
         if name in home:
             return home[name]
@@ -152,12 +147,8 @@ def _group_around(name: str, home: Mapping[str, int]) -> int | None:
     return None
 
 
-def _settings_below(name: str, groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> list[Setting]:
-    return [
-        setting
-        for group, setting in zip(groups, settings, strict=True)
-        if group.role != "unused" and any(full.startswith(f"{name}.") for full in group.parameters)
-    ]
+def _settings_below(name: str, stage: AppliedStage) -> list[Setting]:
+    return [setting for group, setting in stage.used if any(full.startswith(f"{name}.") for full in group.parameters)]
 
 
 def plain_name(name: str) -> str:
@@ -165,13 +156,6 @@ def plain_name(name: str) -> str:
     # `base_layer` just before the tensor is PEFT's; some models (DLA) have a module of that name themselves.
     name = re.sub(r"\.base_layer\.(\w+)$", r".\1", name.removeprefix("base_model.model."))
     return name.replace(".modules_to_save.default.", ".")
-
-
-def frozen_tensors(groups: Sequence[DepthGroup], settings: Sequence[Setting]) -> set[str]:
-    """Names of the parameters that do not train, and of all buffers in groups that do not train whole."""
-    pairs = list(zip(groups, settings, strict=True))
-    still = {name for group, setting in pairs for name in group.parameters if not setting.trains(name)}
-    return still | {name for group, setting in pairs if not setting.whole for name in group.buffers}
 
 
 def snapshot(model: nn.Module, names: set[str]) -> dict[str, str]:

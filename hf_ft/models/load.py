@@ -74,7 +74,7 @@ def load_model(
         notes += match_pooling(settings, sentence_pooling(folder, config.model_revision))
 
     set_seed(seed)
-    if config.chosen_method.pretrained:
+    if config.method.definition.pretrained:
         model, new, loaded, groups = load_weights(config, task.auto_class, folder, settings, previous, notes)
     else:
         auto = getattr(transformers, task.auto_class)

@@ -43,19 +43,13 @@ class CannotSplit(Exception):
     """A model that cannot be divided at a depth; the text says why."""
 
 
-def frozen_depth(groups: Sequence[DepthGroup], settings: Sequence[Any]) -> int:
-    """How many groups, counted from the input, are frozen before the first that is not; `unused` ones do not count."""
-    modes = [setting.mode for group, setting in zip(groups, settings, strict=True) if group.role != "unused"]
-    return next((depth for depth, mode in enumerate(modes) if mode != "frozen"), len(modes))
-
-
 def find_split(
     model: PreTrainedModel, groups: DepthGroups, depth: int, rows: list[dict[str, Any]], collate: Collate
 ) -> ModelSplit:
     """The highest cut with at most `depth` groups below it that gives the logits of the whole model.
 
     Args:
-        depth: how many groups may lie below, as `frozen_depth` counts them.
+        depth: how many groups may lie below, as `AppliedStage.frozen_depth` counts them.
         rows: a few encoded examples without labels, of lengths as different as the data have.
         collate: makes a batch of rows.
 

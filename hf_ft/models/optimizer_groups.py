@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_ft.methods import Setting, plan_method
+from hf_ft.methods import AppliedStage, Setting, plan_method
 from hf_ft.models.freezing import plain_name
-from hf_ft.models.grouping import DepthGroup, DepthGroups, depth_groups
+from hf_ft.models.grouping import DepthGroups, depth_groups
 
 
 def param_groups(
@@ -32,28 +32,26 @@ def param_groups(
     """
     groups = groups if groups is not None else depth_groups(model)
     stage = plan_method(method, groups, 1, learning_rate, head_lr_multiplier, layer_decay).stages[0]
-    return rated_groups(model, groups, stage.settings, weight_decay)
+    return rated_groups(model, stage, weight_decay)
 
 
-def rated_groups(
-    model: nn.Module, groups: Sequence[DepthGroup], settings: Sequence[Setting], weight_decay: float
-) -> list[dict[str, Any]]:
+def rated_groups(model: nn.Module, stage: AppliedStage, weight_decay: float) -> list[dict[str, Any]]:
     """The trainable parameters by (rate, decay), for the settings of one stage; works on PEFT models too."""
-    owner = {name: i for i, group in enumerate(groups) for name in group.parameters}
-    bare = {name for group in groups for name in group.norms}
-    shared = max((setting.rate for setting in settings if setting.mode == "adapt"), default=0.0)
+    owner = {name: setting for group, setting in stage for name in group.parameters}
+    bare = {name for group in stage.groups for name in group.norms}
+    shared = max((setting.rate for _, setting in stage if setting.mode == "adapt"), default=0.0)
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            position = _owner(plain_name(name), owner)
-            rate = settings[position].rate if position is not None else shared
+            setting = _setting_of(plain_name(name), owner)
+            rate = setting.rate if setting is not None else shared
             decay = 0.0 if parameter.ndim < 2 or plain_name(name) in bare else weight_decay
             found.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in found.items()]
 
 
-def _owner(name: str, owner: dict[str, int]) -> int | None:
-    """The position of a parameter's group; an adapter's parameter goes with the layer that it adapts.
+def _setting_of(name: str, owner: Mapping[str, Setting]) -> Setting | None:
+    """The setting of a parameter's group; an adapter's parameter goes with the layer that it adapts.
 
     None for what an adapter shares between layers, such as VB-LoRA's bank of vectors.
     """
@@ -61,8 +59,8 @@ def _owner(name: str, owner: dict[str, int]) -> int | None:
         return owner[name]
     prefix = name.rpartition(".")[0]
     while prefix:
-        for known, position in owner.items():
+        for known, setting in owner.items():
             if known.startswith(f"{prefix}."):
-                return position
+                return setting
         prefix = prefix.rpartition(".")[0]
     return None

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.initialization import no_init_weights
 
 from hf_ft.errors import UserError
-from hf_ft.methods import plan_method, plan_stages
+from hf_ft.methods import MethodSpec, plan_method
 from hf_ft.models.grouping import DepthGroups, depth_groups
 from hf_ft.models.load import check_supports_task, find_config, from_config, name_outputs, silent_loading
 from hf_ft.settings import Config
@@ -22,7 +22,7 @@ from hf_ft.tasks import get_task
 def check_model(
     config: Config,
     args: TrainingArguments,
-    methods: Iterable[str] = (),
+    methods: Iterable[MethodSpec] = (),
     check: Callable[[DepthGroups], object] | None = None,
 ) -> None:
     """Refuse a model of another kind, and a method or stages that it is too shallow for or whose names it lacks.
@@ -39,14 +39,12 @@ def check_model(
     known = getattr(transformers, get_task(config.task).auto_class)._model_mapping.get(type(found), None)
     if args.gradient_checkpointing and not getattr(known, "supports_gradient_checkpointing", True):
         raise UserError(f"--gradient_checkpointing: {known.__name__} does not support it. Leave it out.")
-    asking = [name for name in methods or [config.method] if ":" in name and not name.startswith("peft:")]
-    if not (asking or config.stages or check):
+    asking = [spec for spec in methods or [config.method] if spec.depends_on_model]
+    if not (asking or check):
         return
     groups = bare_groups(config, found)
-    if config.stages:
-        plan_stages(config.method, config.stages, groups, 1, 1.0, new_head=not config.keep_head)
-    for name in asking:
-        plan_method(name, groups, 1, 1.0)
+    for spec in asking:
+        plan_method(spec, groups, 1, 1.0, new_head=not config.keep_head)
     if check:
         check(groups)
 

@@ -7,9 +7,9 @@ from .plan_yaml import read_stages as read_stages
 from .plan_yaml import read_yaml as read_yaml
 from .ranges import check_range as check_range
 from .schema import OF_ADAPTERS as OF_ADAPTERS
-from .schema import OF_LORA as OF_LORA
 from .schema import Config as Config
 from .schema import Settings as Settings
+from .schema import adapter_options as adapter_options
 from .schema import build as build
 from .schema import check_output_dir as check_output_dir
 from .schema import check_path as check_path

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.environment import ENUMERATIONS, class_body, lacks, members, progress_shown, trackers
 from hf_ft.errors import UserError, choose, nearest
-from hf_ft.methods import METHODS, Method, Stage, check_options, method_defaults, own_method, parse_method
+from hf_ft.methods import METHODS, MethodSpec, check_options
 from hf_ft.settings import resume as resuming
 from hf_ft.settings.dry_run import try_arguments
 from hf_ft.settings.plan_yaml import read_stages, read_yaml
@@ -54,7 +54,9 @@ class Config:
         group="what",
     )
     dataset: str = _option("Hub id (or `id:config`), folder, or file", "", group="what")
-    method: str = _option("what trains: " + ", ".join(m.spelled for m in METHODS.values()), "lp_ft", group="what")
+    method: MethodSpec = _option(
+        "what trains: " + ", ".join(m.spelled for m in METHODS.values()), MethodSpec("lp_ft"), group="what"
+    )
     plan: str | dict[str, Any] | None = _option("YAML file with stages of your own, in place of a method", group="what")
 
     model_revision: str | None = _option("branch, tag or commit of the model on the Hub", group="model")
@@ -130,26 +132,13 @@ class Config:
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def stages(self) -> tuple[Stage, ...] | None:
-        """The user's own stages, None when a method says what trains."""
-        return read_stages(self.plan, get_task(self.task).modality) if isinstance(self.plan, dict) else None
-
-    @property
     def adapters(self) -> list[tuple[str, Mapping[str, Any]]]:
         """The PEFT methods that the stages use, each with its options."""
-        if self.stages:
-            return [(stage.peft, stage.peft_options) for stage in self.stages if stage.peft]
-        method, argument = parse_method(self.method)
-        name = {"lora": "lora", "peft": argument}.get(method.name)
-        if name is None:
-            return []
-        own = {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout}
-        return [(name, (own if name == "lora" else {}) | (self.peft_options or {}))]
-
-    @property
-    def chosen_method(self) -> Method:
-        """The method, or what the user's own stages make of one."""
-        return own_method(self.stages) if self.stages else parse_method(self.method)[0]
+        used = [(stage.peft, stage.peft_options) for stage in self.method.own_stages if stage.peft]
+        if (name := self.method.peft) is not None:
+            own = {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout}
+            used.append((name, (own if name == "lora" else {}) | (self.peft_options or {})))
+        return used
 
 
 def config_fields() -> dict[str, dataclasses.Field[Any]]:
@@ -265,8 +254,14 @@ def normalise(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
         annotation = annotation_of(name, written, source)
         if name in clean:
             raise UserError(f"'{name}' is set twice in {source} (as '{written}' and under another spelling).")
-        clean[name] = _checked(name, _convert(value, annotation, name))
+        clean[name] = _read_method(value) if name == "method" else _checked(name, _convert(value, annotation, name))
     return clean
+
+
+def _read_method(value: Any) -> MethodSpec | None:
+    if value is None or isinstance(value, MethodSpec):
+        return value
+    return MethodSpec.parse(_convert(value, "str", "method"))
 
 
 def annotation_of(name: str, written: str, source: str, others: Iterable[str] = ()) -> str:
@@ -460,19 +455,17 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
         if "no" in (given.get("eval_strategy"), given.get("save_strategy")):
             raise UserError("load_best_model_at_end needs evaluations and checkpoints. Leave out the strategy `no`.")
         del given["load_best_model_at_end"]
-    task, method = given.get("task", ""), given.get("method", Config.method)
+    task = given.get("task", "")
     if not task:
         raise UserError("`--task` is missing.", option="task", choices=task_names())
     choose(task, task_names(), "task", "Set it with --task.", option="task")
     if isinstance(given.get("plan"), str):
         given["plan"] = read_yaml(given["plan"], "plan", "`stages:` and a list")
-    parse_method(method)
-    merged = (
-        TRAINING_DEFAULTS | dict(get_task(task).training) | method_defaults(method, get_task(task).modality) | given
-    )
-    own = config_fields()
+    modality, method = get_task(task).modality, given.get("method", Config.method)
     if "plan" in given:
-        merged["method"] = "plan"
+        method = MethodSpec.from_stages(read_stages(given["plan"], modality))
+    merged = TRAINING_DEFAULTS | dict(get_task(task).training) | method.defaults(modality) | given | {"method": method}
+    own = config_fields()
     chosen = {name: value for name, value in merged.items() if name in own}
     config = Config(**chosen, given=frozenset(given), asked=resuming.comparable(merged))
     training = {name: value for name, value in merged.items() if name not in own}
@@ -485,12 +478,19 @@ OF_ADAPTERS = OF_LORA | {"peft_options"}
 """Settings that only methods with adapters take, `OF_LORA` those of LoRA alone."""
 
 
+def adapter_options(method: MethodSpec) -> frozenset[str]:
+    """The options of adapters that a method takes."""
+    if method.peft is None:
+        return frozenset()
+    return OF_ADAPTERS if method.name == "lora" else OF_ADAPTERS - OF_LORA
+
+
 def _check_adapters(config: Config) -> None:
     """Check that options of adapters have adapters to go to."""
     given = sorted(OF_ADAPTERS & config.given)
     if not given:
         return
-    if config.stages:
+    if config.method.own_stages:
         raise UserError(f"--{given[0]} does not go with a plan: write peft_options into its stage.")
     used = [name for name, _ in config.adapters]
     if not used:
@@ -548,7 +548,7 @@ def _check_whole(config: Config, training: Mapping[str, Any]) -> None:
     if isinstance(training.get("resume_from_checkpoint"), str):
         raise UserError("--resume takes no path: it goes on from the newest checkpoint in --output_dir.")
     _check_adapters(config)
-    if config.keep_head and not config.chosen_method.pretrained:
+    if config.keep_head and not config.method.definition.pretrained:
         raise UserError(f"--keep_head does not go with method '{config.method}', which starts from random weights.")
     strategies = training.get("eval_strategy"), training.get("save_strategy")  # the one follows the other
     if config.early_stopping_patience and (strategies[0] or strategies[1]) == "no":

@@ -9,20 +9,20 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from hf_ft.methods import PlannedStage
+from hf_ft.methods import AppliedStage
 from hf_ft.training.run import Run
 
 EVALUATIONS = 20
 """Most evaluations (and checkpoints) in a run whose epochs are so short that one each would be too many."""
 
 
-def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples: int) -> TrainingArguments:
+def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples: int) -> TrainingArguments:
     """The user's `TrainingArguments` with what the plan decides: folder, epochs, rate, evaluations, best metric."""
     args = copy.deepcopy(run.args)
     args.output_dir = str(folder)
     args.num_train_epochs = stage.epochs
     args.max_steps = stage.max_steps
-    args.learning_rate = max(setting.rate for setting in stage.settings)
+    args.learning_rate = stage.highest_rate
     if stage.scheduler is not None:
         args.lr_scheduler_type = SchedulerType(stage.scheduler)
     if stage.warmup is not None:
@@ -51,7 +51,7 @@ def stage_arguments(run: Run, stage: PlannedStage, folder: Path, train_examples:
     return args
 
 
-def _schedule_evaluation(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> None:
+def _schedule_evaluation(args: TrainingArguments, stage: AppliedStage, train_examples: int) -> None:
     """Evaluate after each epoch, or less often where epochs are a few steps long."""
     total = total_steps(args, stage, train_examples)
     if total <= EVALUATIONS * steps_per_epoch(args, train_examples) and stage.max_steps < 0:
@@ -62,7 +62,7 @@ def _schedule_evaluation(args: TrainingArguments, stage: PlannedStage, train_exa
     args.eval_steps = args.save_steps = steps
 
 
-def evaluations(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> float:
+def evaluations(args: TrainingArguments, stage: AppliedStage, train_examples: int) -> float:
     """How often a stage evaluates."""
     if args.eval_strategy == "no":
         return 0
@@ -70,7 +70,7 @@ def evaluations(args: TrainingArguments, stage: PlannedStage, train_examples: in
     return stage.epochs if args.eval_strategy == "epoch" else steps / (args.eval_steps or 1)
 
 
-def total_steps(args: TrainingArguments, stage: PlannedStage, train_examples: int) -> int:
+def total_steps(args: TrainingArguments, stage: AppliedStage, train_examples: int) -> int:
     """How many optimizer steps a stage has."""
     return stage.max_steps if stage.max_steps > 0 else math.ceil(steps_per_epoch(args, train_examples) * stage.epochs)
 

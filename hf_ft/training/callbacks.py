@@ -8,7 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from hf_ft.methods import PlannedStage
+from hf_ft.methods import AppliedStage
 
 
 class Bar(ProgressCallback):
@@ -21,7 +21,7 @@ class Bar(ProgressCallback):
 class Lines(TrainerCallback):
     """One readable line for each evaluation."""
 
-    def __init__(self, stage: PlannedStage, metric: str, epochs: float) -> None:
+    def __init__(self, stage: AppliedStage, metric: str, epochs: float) -> None:
         self.stage, self.metric, self.epochs, self.loss = stage, metric, epochs, math.nan
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

@@ -47,8 +47,8 @@ def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: Loa
         "task": task.name,
         "pipeline": task.pipeline,
         "auto_class": task.auto_class,
-        "method": config.method,
-        "paper": config.chosen_method.paper,
+        "method": str(config.method),
+        "paper": config.method.definition.paper,
         "model": {
             "name": loaded.source,
             "hub_id": loaded.hub_id,
@@ -71,10 +71,7 @@ def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: Loa
                     "solved": expects_solver(config, plan.stages, stage, loaded.groups),
                     "peft": stage.peft,
                     "peft_options": dict(stage.peft_options),
-                    "settings": [
-                        [setting.describe(group), setting.rate]
-                        for setting, group in zip(stage.settings, loaded.groups, strict=True)
-                    ],
+                    "settings": [[setting.describe(group), setting.rate] for group, setting in stage],
                 }
                 for stage in plan.stages
             ],
@@ -102,6 +99,7 @@ def _data(config: Config, splits: Splits) -> dict[str, Any]:
 def recorded_settings(config: Config, args: TrainingArguments) -> dict[str, Any]:
     """The settings that may be published: local folders by their last part, and a fixed list of training arguments."""
     own = {name: value for name, value in asdict(config).items() if name not in UNRECORDED and value is not None}
+    own |= {"method": str(config.method)}
     own |= {"model": public_name(config.model), "dataset": public_name(config.dataset)}
     return own | {name: _plain(getattr(args, name)) for name in RECORDED}
 

@@ -48,7 +48,7 @@ def train(
     metric = (args.metric_for_best_model or splits.target.default_metric).removeprefix("eval_")
     splits.target.higher_is_better(metric)
     splits.target.check_options(config, args)
-    check_solver(config, plan.stages, loaded.groups)
+    check_solver(config, plan.stages)
     splits = with_truncation(splits, task, processor, config)
     learning = splits.target.learning(scale_of(model), splits.train, splits.labels, config, args)
     encoded = [
@@ -60,7 +60,7 @@ def train(
         learning.start(model)
     for stage in plan.stages:
         if stage.peft:  # a method that does not fit is answered before anything is trained or removed
-            adapters.find_targets(model, loaded.groups, stage.settings, stage.peft, stage.peft_options)
+            adapters.find_targets(model, stage, stage.peft, stage.peft_options)
     run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, others)
     if args.should_save:
         told = report.before_training(describe(config, splits, model, loaded, plan), machine(), alone())

@@ -7,7 +7,7 @@ import math
 from transformers import TrainingArguments
 
 from hf_ft.errors import UserError
-from hf_ft.methods import DEEP_HEAD_RATE, Plan, default_epochs, plan_method, plan_stages
+from hf_ft.methods import DEEP_HEAD_RATE, Plan, plan_method
 from hf_ft.models import DepthGroups, linear_head
 from hf_ft.settings import Config
 from hf_ft.tasks import get_task
@@ -27,12 +27,18 @@ def make_plan(config: Config, args: TrainingArguments, groups: DepthGroups, trai
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.num_train_epochs
     if "num_train_epochs" not in config.given:
-        epochs = default_epochs(config.chosen_method, get_task(config.task).modality, math.ceil(train_examples / batch))
+        epochs = config.method.default_epochs(get_task(config.task).modality, math.ceil(train_examples / batch))
     rate = args.learning_rate
-    if config.method == "head" and "learning_rate" not in config.given and not linear_head(groups):
+    if config.method.name == "head" and "learning_rate" not in config.given and not linear_head(groups):
         rate = DEEP_HEAD_RATE
-    common = (groups, epochs, rate, config.head_lr_multiplier or 1.0, config.layer_decay, args.max_steps)
-    if config.stages:
-        return plan_stages(config.method, config.stages, *common, new_head=not config.keep_head)
-    options = config.adapters[0][1] if config.adapters else None
-    return plan_method(config.method, *common, peft_options=options)
+    return plan_method(
+        config.method,
+        groups,
+        epochs,
+        rate,
+        config.head_lr_multiplier or 1.0,
+        config.layer_decay,
+        args.max_steps,
+        peft_options=config.adapters[0][1] if config.adapters else None,
+        new_head=not config.keep_head,
+    )

@@ -13,7 +13,7 @@ from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, cache_images, holds_images, open_cache
 from hf_ft.heads import expects_solver, linear_head_of, wants_solver
-from hf_ft.methods import PlannedStage
+from hf_ft.methods import AppliedStage
 from hf_ft.settings import Config
 from hf_ft.training import checkpoints
 from hf_ft.training.arguments import evaluations, steps_per_epoch
@@ -22,7 +22,7 @@ from hf_ft.training.run import Run
 
 
 def read_once(
-    run: Run, folder: Path, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any]
+    run: Run, folder: Path, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any]
 ) -> tuple[CachedStage | str, Sequence[Any], dict[str, float] | None]:
     """The cached stage or why it runs live, what it reads, and which images are kept.
 
@@ -51,7 +51,7 @@ def read_once(
 
 
 def _opened(
-    run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any], live: str | None
+    run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], live: str | None
 ) -> tuple[CacheRequest, CachedStage | str]:
     """What a stage reads, and the stage split at its first group that trains, or why it runs live (if known, `live`).
 
@@ -72,12 +72,12 @@ def _opened(
     return job, _open_cache(job)
 
 
-def _job(run: Run, stage: PlannedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> CacheRequest:
+def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> CacheRequest:
     """What a stage reads, and how often; without validation where it does not look at it."""
     examples, collator = len(sets[0]), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / steps_per_epoch(args, examples)
     reads = passes * (1 + run.others), evaluations(args, stage, examples) * (1 + run.others)
-    solved = wants_solver(run.config, run.plan.stages, stage, run.groups) and run.learning.loss is not None
+    solved = wants_solver(run.config, run.plan.stages, stage) and run.learning.loss is not None
     parts = sets if reads[1] or solved else sets[:1]
     return CacheRequest(
         run.model,

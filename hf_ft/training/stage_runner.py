@@ -19,14 +19,13 @@ from hf_ft.environment import Stop, print_on_main
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedImages, CachedStage, PrebatchedCollator
 from hf_ft.heads import expects_solver, linear_head_of, solve_head, steps_instead, wants_solver
-from hf_ft.methods import PlannedStage
+from hf_ft.methods import AppliedStage
 from hf_ft.models import (
     FrozenMode,
     adapters,
     audit,
     ensure_gradients,
     example_inputs,
-    frozen_tensors,
     modules_in_eval,
     rated_groups,
     set_trainable,
@@ -44,14 +43,14 @@ from hf_ft.training.stage_data import read_once
 from hf_ft.training.trainer import StageTrainer
 
 
-def run_stage(run: Run, number: int, stage: PlannedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
+def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
     """Train a stage, or solve its head, and add its result to the run; a stage that has ended before is restored."""
     folder = stage_folder(run, number)
     if ended_before(run, folder):
         return
     args = stage_arguments(run, stage, folder, len(train_set))
-    quiet = modules_in_eval(run.model, run.groups, stage.settings)
-    names = frozen_tensors(run.groups, stage.settings)
+    quiet = modules_in_eval(run.model, stage)
+    names = stage.frozen_tensors
     untouched = snapshot(run.model, names) if stage.peft else {}
     model = _prepare(run, stage, total_steps(args, stage, len(train_set)))
     before = snapshot(model, names)
@@ -109,14 +108,14 @@ def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
     trainer.train_from(found)
 
 
-def _solve(run: Run, stage: PlannedStage, cached: CachedStage | None) -> dict[str, Any] | None:
+def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[str, Any] | None:
     """Solve a linear head; None where it has to be trained by steps.
 
     Raises:
         UserError: `head_solver` is `exact` and cannot be.
     """
     config, stages, groups = run.config, run.plan.stages, run.groups
-    if not wants_solver(config, stages, stage, groups):
+    if not wants_solver(config, stages, stage):
         if cached and (given := steps_instead(config, stage, groups)):
             named = ", ".join(f"--{name}" for name in given)
             print_on_main(
@@ -150,13 +149,13 @@ def _save_whole(run: Run, folder: Path) -> None:
             run.model.save_pretrained(begun, save_original_format=False)
 
 
-def _prepare(run: Run, stage: PlannedStage, steps: int) -> PreTrainedModel | PeftModel:
+def _prepare(run: Run, stage: AppliedStage, steps: int) -> PreTrainedModel | PeftModel:
     """Set what requires a gradient, or attach adapters."""
     if stage.peft:
         options, seed = stage.peft_options, run.args.seed
-        return adapters.attach(run.model, run.groups, stage.settings, stage.peft, options, steps, seed)
-    set_trainable(run.model, run.groups, stage.settings)
-    ensure_gradients(run.model, run.groups, stage.settings, example_inputs(run.model))
+        return adapters.attach(run.model, stage, stage.peft, options, steps, seed)
+    set_trainable(run.model, stage)
+    ensure_gradients(run.model, stage, example_inputs(run.model))
     return run.model
 
 
@@ -182,9 +181,9 @@ def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[
 
 def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str:
     """Why an adapter would not give the result on the base model as it was before the run; empty when it does."""
-    settings = run.plan.stages[number - 1].settings
+    stage = run.plan.stages[number - 1]
     for earlier in run.plan.stages[: number - 1]:
-        if any(then.mode != "frozen" and not now.whole for then, now in zip(earlier.settings, settings, strict=True)):
+        if not stage.replaces(earlier):
             return f"stage '{earlier.name}' changed the base model before it"
     if rewritten and not adapters.convertible(model):
         return "its initialisation rewrote the base model, and PEFT cannot convert it"
@@ -194,7 +193,7 @@ def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str
 def _trainer(
     run: Run,
     model: Any,
-    stage: PlannedStage,
+    stage: AppliedStage,
     args: TrainingArguments,
     train_set: Any,
     validation_set: Any,
@@ -218,7 +217,7 @@ def _trainer(
         compute_loss_func=run.learning.loss,
         preprocess_logits_for_metrics=run.task.reduce,
         callbacks=callbacks,
-        grouping=lambda wrapped: rated_groups(wrapped, run.groups, stage.settings, args.weight_decay),
+        grouping=lambda wrapped: rated_groups(wrapped, stage, args.weight_decay),
         steps_before=sum(done.steps for done in run.stages),
         epochs_before=epochs_of(run.stages),
         stop=stop,
@@ -243,7 +242,7 @@ def _result(
     run: Run,
     trainer: StageTrainer,
     model: Any,
-    stage: PlannedStage,
+    stage: AppliedStage,
     seconds: float,
     checked: int,
     opened: CachedStage | str,

@@ -24,10 +24,11 @@ from transformers import (
 
 from hf_ft import UserError, depth_groups, finetune
 from hf_ft.environment.packages import peft_names, schedulers
+from hf_ft.methods.method_spec import plan_method
 from hf_ft.methods.peft_registry import PRESETS, REFUSED, check_name, check_options, configuration, mergeable
-from hf_ft.methods.registry import plan_method
+from hf_ft.methods.stages import AppliedStage, Setting
 from hf_ft.models.adapters import attach, fitting, merge
-from hf_ft.models.freezing import audit, frozen_tensors, snapshot
+from hf_ft.models.freezing import audit, snapshot
 
 SMALL: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 16},
@@ -126,22 +127,21 @@ def test_adapter_and_merged_model_agree(name: str, text_model: str, text_data: s
 @pytest.mark.parametrize("name", LORA)
 def test_initialisations_that_rewrite_the_base_are_those_known(name: str, text_model: str) -> None:
     """PiSSA and OLoRA change the weights when attached, the others none; all keep what the model computes."""
-    model, settings = prepared(text_model)
-    groups = depth_groups(model)
-    names = frozen_tensors(groups, settings)
+    model, stage = prepared(text_model)
+    names = stage.frozen_tensors
     before = snapshot(model, names)
     tokens = torch.arange(5, 13).unsqueeze(0)
     expected = model.eval()(input_ids=tokens).logits
-    adapted = attach(model, groups, settings, "lora", LORA[name]).eval()
+    adapted = attach(model, stage, "lora", LORA[name]).eval()
     assert (snapshot(adapted, names) != before) == (name in REWRITE)
     torch.testing.assert_close(adapted(input_ids=tokens).logits, expected, atol=1e-5, rtol=1e-4)
     assert len(REWRITE) == 5
 
 
-def prepared(folder: str) -> tuple[PreTrainedModel, Any]:
-    """A tiny text classifier and the settings of a method with adapters."""
+def prepared(folder: str) -> tuple[PreTrainedModel, AppliedStage]:
+    """A tiny text classifier and the stage of a method with adapters."""
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    return model, plan_method("lora", depth_groups(model), 1, 1.0).stages[0].settings
+    return model, plan_method("lora", depth_groups(model), 1, 1.0).stages[0]
 
 
 @pytest.fixture(scope="module")
@@ -155,15 +155,15 @@ def test_convolutions(name: str, resnet: PreTrainedModel) -> None:
     """Methods that take convolutions train and merge a ResNet; others say so, with those that would."""
     model = copy.deepcopy(resnet)
     groups = depth_groups(model)
-    settings = plan_method(f"peft:{name}", groups, 1, 1.0).stages[0].settings
+    stage = plan_method(f"peft:{name}", groups, 1, 1.0).stages[0]
     options = {"oft_block_size": 8} if name == "oft" else {}
     if name not in CONVOLUTION:
         with pytest.raises(UserError, match=rf"^peft:{name} fits no layer in the blocks of ResNet.* these do: .*loha"):
-            attach(model, groups, settings, name)
+            attach(model, stage, name)
         return
-    names = frozen_tensors(groups, settings)
+    names = stage.frozen_tensors
     before = snapshot(model, names)
-    adapted: Any = attach(model, groups, settings, name, options, steps=3)
+    adapted: Any = attach(model, stage, name, options, steps=3)
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
     images = torch.randn(4, 3, 32, 32)
     adapted.eval()
@@ -194,11 +194,11 @@ def test_trap_a_merge_that_peft_gets_wrong() -> None:
 
 def test_sizes_that_do_not_divide_are_answered(text_model: str) -> None:
     """PEFT's own reason, and the methods that fit."""
-    model, settings = prepared(text_model)
+    model, stage = prepared(text_model)
     with pytest.raises(
         UserError, match=r"^peft:vblora fits no layer .*divisible by `vector_length` 20.* these do: adalora"
     ):
-        attach(model, depth_groups(model), settings, "vblora", {"vector_length": 20})
+        attach(model, stage, "vblora", {"vector_length": 20})
 
 
 def test_shared_weights_are_adapted_once_or_not_at_all() -> None:
@@ -209,10 +209,9 @@ def test_shared_weights_are_adapted_once_or_not_at_all() -> None:
     holder = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "c": nn.Linear(4, 4)})
     holder["b"].weight = holder["a"].weight
     group = type("Row", (), {"name": "block 0", "role": "block", "modules": ("a", "b", "c"), "norms": ()})()
-    from hf_ft.methods.registry import Setting
     from hf_ft.models.adapters import _candidates
 
-    assert list(_candidates(holder, [group], [Setting("adapt", 1.0)], "lora")) == ["c"]
+    assert list(_candidates(holder, AppliedStage("lora", 1, 1.0, ((group, Setting("adapt", 1.0)),)), "lora")) == ["c"]
 
 
 OPTIONS = {

@@ -12,21 +12,11 @@ from pathlib import Path
 import pytest
 
 from hf_ft.errors import UserError
+from hf_ft.methods.method_spec import MethodSpec, plan_method
 from hf_ft.methods.peft_registry import REFUSED, mergeable, preset
-from hf_ft.methods.registry import (
-    METHODS,
-    UNFREEZINGS,
-    Plan,
-    Setting,
-    Stage,
-    default_epochs,
-    method_defaults,
-    parse_method,
-    plan_method,
-    plan_stages,
-    split_epochs,
-)
+from hf_ft.methods.registry import METHODS, UNFREEZINGS
 from hf_ft.methods.selectors import SELECTORS, choose_parameters
+from hf_ft.methods.stages import Plan, Setting, Stage, plan_stages, split_epochs
 from hf_ft.settings.plan_yaml import read_stages, read_yaml
 from hf_ft.settings.schema import config_fields, training_fields
 from hf_ft.tasks.registry import get_task, task_names
@@ -40,6 +30,8 @@ class Row:
     role: str
     parameters: tuple[str, ...]
     norms: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
 
 
 def table(*names: str) -> tuple[Row, ...]:
@@ -95,8 +87,7 @@ def mode_of(setting: Setting) -> str:
 
 def rates(plan: Plan, stage: int = 0) -> dict[str, float]:
     """The rate of each group in one stage; 0 for those that are frozen."""
-    settings = plan.stages[stage].settings
-    return {name: setting.rate for name, setting in zip(plan.groups, settings, strict=True)}
+    return {group.name: setting.rate for group, setting in plan.stages[stage]}
 
 
 def spelled(name: str) -> str:
@@ -121,11 +112,11 @@ def test_auto_has_to_choose_first() -> None:
 def test_modes_of_each_method(method: str) -> None:
     """What trains is what the table above says; a frozen group has no rate and every other one has."""
     plan = plan_method(method, THREE_BLOCKS, epochs=4, learning_rate=1e-3)
-    assert [" ".join(map(mode_of, stage.settings)) for stage in plan.stages] == MODES[method]
+    assert [" ".join(mode_of(setting) for _, setting in stage) for stage in plan.stages] == MODES[method]
     assert plan.method == method
     assert any(stage.peft for stage in plan.stages) == (method in ("lora", "peft:loha"))
     for stage in plan.stages:
-        assert all((setting.rate > 0) == (setting.mode != "frozen") for setting in stage.settings)
+        assert all((setting.rate > 0) == (not setting.frozen) for _, setting in stage)
 
 
 @pytest.mark.parametrize("groups", [THREE_BLOCKS, NO_NECK], ids=["all roles", "no neck"])
@@ -134,11 +125,10 @@ def test_every_stage_covers_every_group_once(name: str, groups: tuple[Row, ...])
     """One setting per group in the order of the table, the head among those that train, `unused` never."""
     decay = 1.0 if name == "head" else 0.9
     plan = plan_method(spelled(name), groups, epochs=6, learning_rate=1e-3, head_lr_multiplier=10, layer_decay=decay)
-    assert plan.groups == tuple(group.name for group in groups)
     assert plan.stages
     for stage in plan.stages:
-        assert len(stage.settings) == len(groups)
-        modes = {group.role: setting.mode for group, setting in zip(groups, stage.settings, strict=True)}
+        assert stage.groups == groups
+        modes = {group.role: setting.mode for group, setting in stage}
         assert set(modes.values()) <= {"train", "adapt", "frozen"}
         assert modes["head"] == "train"
         assert modes.get("unused", "frozen") == "frozen"
@@ -196,7 +186,7 @@ MISTAKES = {
     "first_n:0": r"first_n:0 freezes no block\.",
     "train": r"Method 'train' needs patterns of names: train:PATTERN, for example train:\*attention\*\.",
     "train: ,": r"Method 'train' needs patterns of names",
-    "peft": r"Method 'peft' needs a method of PEFT: peft:NAME, for example peft:loha\.",
+    "peft": r"Method 'peft' needs the name of a PEFT method\. Use peft:NAME, for example peft:loha\.",
     "peft:lohaa": r"Unknown PEFT method 'lohaa'\. Did you mean 'loha'\? Choose from: adalora, ",
     "peft:prefix_tuning": r"peft:prefix_tuning cannot end as a plain model: it adds virtual tokens",
 }
@@ -209,11 +199,10 @@ def test_mistakes_are_counted() -> None:
 
 @pytest.mark.parametrize("text", MISTAKES)
 def test_mistakes_in_a_method(text: str) -> None:
-    """Each mistake is answered alike by `parse_method`, `plan_method` and `method_defaults`."""
+    """Each mistake is answered alike by `MethodSpec.parse` and `plan_method`."""
     for answer in (
-        lambda: parse_method(text),
+        lambda: MethodSpec.parse(text),
         lambda: plan_method(text, THREE_BLOCKS, 1, 1.0),
-        lambda: method_defaults(text, "text"),
     ):
         with pytest.raises(UserError, match=MISTAKES[text]):
             answer()
@@ -221,8 +210,8 @@ def test_mistakes_in_a_method(text: str) -> None:
 
 def test_method_with_its_argument_is_split() -> None:
     """`last_n:4` is the method `last_n` and "4"; other methods have no argument."""
-    assert parse_method("last_n:4") == (METHODS["last_n"], "4")
-    assert parse_method("lora") == (METHODS["lora"], None)
+    assert MethodSpec.parse("last_n:4") == MethodSpec("last_n", "4")
+    assert MethodSpec.parse("lora") == MethodSpec("lora")
 
 
 def test_more_blocks_than_the_model_has() -> None:
@@ -329,25 +318,26 @@ def test_max_steps_are_shared_like_epochs() -> None:
 
 def test_few_data_get_more_epochs() -> None:
     """As many as it takes to make `min_steps`, and the method's own number where the data make enough."""
-    full = METHODS["full"]
-    defaults = full.defaults["image"]
+    full = MethodSpec("full")
+    defaults = full.definition.defaults["image"]
     usual, least = defaults["num_train_epochs"], defaults["min_steps"]
-    assert default_epochs(full, "image", 1) == least
-    assert default_epochs(full, "image", 7) == math.ceil(least / 7)
-    assert default_epochs(full, "image", 10_000) == usual
-    assert default_epochs(full, "image", 0) == least
+    assert full.default_epochs("image", 1) == least
+    assert full.default_epochs("image", 7) == math.ceil(least / 7)
+    assert full.default_epochs("image", 10_000) == usual
+    assert full.default_epochs("image", 0) == least
 
 
 @pytest.mark.parametrize("task", task_names())
 @pytest.mark.parametrize("name", METHODS)
 def test_defaults_of_every_method_and_task(name: str, task: str) -> None:
     """They are settings that exist, they make enough steps at every size, and `min_steps` is not among them."""
-    settings = method_defaults(spelled(name), get_task(task).modality)
+    spec = MethodSpec.parse(spelled(name))
+    settings = spec.defaults(get_task(task).modality)
     assert {"learning_rate", "num_train_epochs"} <= set(settings)
     assert set(settings) <= set(config_fields()) | set(training_fields())
     least = METHODS[name].defaults[get_task(task).modality]["min_steps"]
     for steps in (1, 3, 10, 29, 64, 500, 5000):
-        epochs = default_epochs(METHODS[name], get_task(task).modality, steps)
+        epochs = spec.default_epochs(get_task(task).modality, steps)
         assert isinstance(epochs, int)
         assert epochs >= settings["num_train_epochs"]
         assert epochs * steps >= least
@@ -420,8 +410,8 @@ def test_parts_are_exactly_the_parameters_meant() -> None:
 
 def test_a_part_is_described_by_its_count() -> None:
     """`inspect` and the table before training say how much of a group trains."""
-    settings = plan_method("bitfit", THREE_BLOCKS, 1, 1.0).stages[0].settings
-    words = [setting.describe(group) for setting, group in zip(settings, THREE_BLOCKS, strict=True)]
+    stage = plan_method("bitfit", THREE_BLOCKS, 1, 1.0).stages[0]
+    words = [setting.describe(group) for group, setting in stage]
     assert words == ["train 2 of 4"] * 5 + ["train", "frozen"]
 
 
@@ -453,7 +443,7 @@ def test_gradual_thaws_in_few_steps_and_ends_with_everything(blocks: int) -> Non
     """At most five thawings whatever the depth, each of more than the one before; the lowest rate stays useful."""
     groups = table("stem", *(f"block {i}" for i in range(blocks)), "head")
     plan = plan_method("gradual", groups, 10, 1.0)
-    counts = [sum(setting.mode == "train" for setting in stage.settings) for stage in plan.stages]
+    counts = [sum(setting.mode == "train" for _, setting in stage) for stage in plan.stages]
     assert 2 <= len(counts) <= UNFREEZINGS + 1
     assert counts == sorted(set(counts))
     assert (counts[0], counts[-1]) == (1, blocks + 2)
@@ -481,7 +471,7 @@ def test_own_plan_by_hand(tmp_path: Path) -> None:
     """Every setting of a stage reaches the plan; what a stage leaves out is the run's."""
     plan = plan_stages("plan", own_stages(OWN, tmp_path), NO_UNUSED, 19, 1e-3, 2.0)
     assert [stage.name for stage in plan.stages] == ["first", "top", "rest", "adapters"]
-    assert [" ".join(map(mode_of, stage.settings)) for stage in plan.stages] == [
+    assert [" ".join(mode_of(setting) for _, setting in stage) for stage in plan.stages] == [
         "frozen frozen frozen frozen frozen train",
         "frozen frozen train train train train",
         "frozen frozen frozen train train train",
@@ -495,7 +485,7 @@ def test_own_plan_by_hand(tmp_path: Path) -> None:
     assert rates(plan, 2)["head"] == pytest.approx(2e-3)
     assert plan.stages[3].peft == "lora"
     assert plan.stages[3].peft_options == {"r": 4}
-    usual = method_defaults("lora", "text")
+    usual = MethodSpec("lora").defaults("text")
     assert rates(plan, 3)["block 0"] == usual["learning_rate"]
     assert rates(plan, 3)["head"] == pytest.approx(usual["learning_rate"] * usual["head_lr_multiplier"])
 

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from hf_ft import UserError, depth_groups, freeze, param_groups
-from hf_ft.methods.registry import plan_method
-from hf_ft.models.freezing import FreezeViolation, audit, frozen_tensors, snapshot
+from hf_ft.methods.method_spec import plan_method
+from hf_ft.models.freezing import FreezeViolation, audit, snapshot
 
 
 class Noise(torch.utils.data.Dataset):
@@ -84,7 +84,7 @@ def test_freeze_holds_in_plain_trainer(image_model: str, tmp_path: Path, method:
     groups = depth_groups(model)
     handle = freeze(model, method, groups)
     before = tensors(model)
-    frozen = frozen_tensors(groups, plan_method(method, groups, 1, 1.0).stages[0].settings)
+    frozen = plan_method(method, groups, 1, 1.0).stages[0].frozen_tensors
     trainer = trained(model, tmp_path, gradient_checkpointing=checkpointing and model.supports_gradient_checkpointing)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert not changed & frozen
@@ -118,7 +118,7 @@ def test_parts_train_and_no_statistic_moves(image_model: str, tmp_path: Path, me
     chosen = {name for name, _ in model.named_parameters() if PARTS[method](name)}
     assert changed == chosen | head
     assert len(chosen) >= 10
-    frozen = frozen_tensors(groups, plan_method(method, groups, 1, 1.0).stages[0].settings)
+    frozen = plan_method(method, groups, 1, 1.0).stages[0].frozen_tensors
     assert len([name for name in frozen if "running" in name]) >= 20
     assert changed | frozen == set(before)
     assert not changed & frozen
@@ -224,7 +224,7 @@ def test_audit_catches_a_planted_violation(image_model: str, planted: str) -> No
     """The smallest change of one frozen tensor is noticed and named; no change is not."""
     model = AutoModelForImageClassification.from_pretrained(image_model)
     groups = depth_groups(model)
-    names = frozen_tensors(groups, plan_method("head", groups, 1, 1.0).stages[0].settings)
+    names = plan_method("head", groups, 1, 1.0).stages[0].frozen_tensors
     before = snapshot(model, names)
     assert audit(before, snapshot(model, names)) == len(names) >= 40
     with torch.no_grad():

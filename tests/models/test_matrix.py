@@ -46,7 +46,6 @@ from tests.support.contracts import (
     stages,
     tensors,
     train,
-    trainable,
     with_gradient,
 )
 from tests.support.tiny_models import LABELS, LEFT, CannotBuild, Subject, batch, build, save_with_processor, subjects
@@ -221,20 +220,18 @@ def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: s
     (stage,) = stages(method, groups)
     if method in UNTRAINED.get(subject.id, []):
         with pytest.raises(UserError) as refusal:
-            train(model, groups, stage, inputs, labels, tmp_path / "run")
+            train(model, stage, inputs, labels, tmp_path / "run")
         record(subject, **{method.partition(":")[0]: str(refusal.value)})
         return
-    result = train(model, groups, stage, inputs, labels, tmp_path / "run")
+    result = train(model, stage, inputs, labels, tmp_path / "run")
     reference = with_gradient(model, inputs, labels)
-    trained = trainable(groups, result.settings)
+    trained = set(result.stage.trained_parameters)
     adapters_only = {name for name in result.trainable if "lora_" in name}
     assert result.trainable == trained | adapters_only
     assert result.optimized == result.trainable
     assert trained & reference <= result.moved
     assert trained & reference
-    buffers = {
-        name for group, setting in zip(groups, result.settings, strict=True) if setting.whole for name in group.buffers
-    }
+    buffers = {name for group, setting in result.stage if setting.whole for name in group.buffers}
     assert result.moved <= trained | adapters_only | buffers
     if method == "full":
         record(subject, still=sorted(trained - reference))
@@ -369,10 +366,10 @@ def test_parts_that_train_are_those_and_the_optimizer_holds_them(subject: Subjec
     planned = stages(method, groups)
     sets = []
     for stage in planned:
-        set_trainable(model, groups, stage.settings)
+        set_trainable(model, stage)
         found = {name for name, p in model.named_parameters() if p.requires_grad}
         names = {id(p): name for name, p in model.named_parameters()}
-        rated = rated_groups(model, groups, stage.settings, 0.01)
+        rated = rated_groups(model, stage, 0.01)
         held = [names[id(p)] for group in rated for p in group["params"]]
         assert len(held) == len(set(held))
         assert set(held) == found
@@ -393,14 +390,14 @@ def test_other_methods(subject: Subject, method: str, tiny: Any, tmp_path: Path)
     model, groups, inputs, labels = tiny
     if method in REFUSALS.get(subject.id, []):
         with pytest.raises(UserError):
-            train(model, groups, stages(method, groups)[-1], inputs, labels, tmp_path)
+            train(model, stages(method, groups)[-1], inputs, labels, tmp_path)
         return
     reference = with_gradient(model, inputs, labels)
     planned = stages(method, groups)
     for stage in planned if method == "gradual" else planned[-1:]:
-        result = train(model, groups, stage, inputs, labels, tmp_path / stage.name)
-        trained = trainable(groups, stage.settings)
-        whole = [group for group, setting in zip(groups, stage.settings, strict=True) if setting.whole]
+        result = train(model, stage, inputs, labels, tmp_path / stage.name)
+        trained = set(stage.trained_parameters)
+        whole = [group for group, setting in stage if setting.whole]
         buffers = {name for group in whole for name in group.buffers}
         added = result.trainable - {name for name, _ in model.named_parameters()}
         assert result.optimized == result.trainable == trained | added

@@ -19,7 +19,8 @@ import hf_ft
 from hf_ft.environment.packages import ENUMERATIONS, lacks, members, trackers
 from hf_ft.errors import UserError
 from hf_ft.finetuning import parse
-from hf_ft.methods.registry import METHODS, method_defaults
+from hf_ft.methods.method_spec import MethodSpec
+from hf_ft.methods.registry import METHODS
 from hf_ft.settings import schema as config_module
 from hf_ft.settings.parse import command_line
 from hf_ft.settings.ranges import RANGES
@@ -67,7 +68,7 @@ PRECEDENCE = [
     ("seed", 5, "6", "7", [5, 6, 7]),
     ("head_lr_multiplier", 2.0, "3", "4.5", [2.0, 3, 4.5]),
     ("bad_examples", "skip", "error", "skip", ["skip", "error", "skip"]),
-    ("method", "lora", "head", "last_n:2", ["lora", "head", "last_n:2"]),
+    ("method", "lora", "head", "last_n:2", [MethodSpec("lora"), MethodSpec("head"), MethodSpec("last_n", "2")]),
     ("save_strategy", "epoch", "steps", "no", ["epoch", "steps", "no"]),
 ]
 
@@ -81,7 +82,7 @@ def test_precedence_rows_are_counted() -> None:
 def test_later_layers_win(name: str, recipe: Any, yaml: str, words: str, meanings: list[Any], tmp_path: Path) -> None:
     """Method defaults < recipe < YAML < command line, one step at a time; only what was written is `given`."""
     default = settings(tmp_path)
-    expected = TRAINING_DEFAULTS | method_defaults(Config.method, get_task(TASK).modality)
+    expected = TRAINING_DEFAULTS | Config.method.defaults(get_task(TASK).modality)
     own = config_fields()[name].default if name in config_fields() else None
     assert value_of(default, name) == expected.get(name, own)
     assert name not in default.config.given
@@ -118,7 +119,7 @@ def test_none_takes_a_setting_back(tmp_path: Path) -> None:
 def test_none_is_a_value_where_it_is_a_choice(tmp_path: Path) -> None:
     """`--augment none` means no augmentation, and not the method's default, which augments."""
     found = settings(tmp_path, *command_line(["--augment", "none"]), task="image_classification", method="full")
-    assert method_defaults("full", "image")["augment"] != "none"
+    assert MethodSpec("full").defaults("image")["augment"] != "none"
     assert found.config.augment == "none"
     assert "augment" in found.config.given
 
@@ -130,10 +131,10 @@ def test_method_brings_its_own_defaults(method: str, task: str, tmp_path: Path) 
     argument = {"N": ":2", "NAME": ":ia3", "PATTERN": ":*norm*", None: ""}[METHODS[method].argument]
     spelled = f"{method}{argument}"
     found = settings(tmp_path, task=task, method=spelled)
-    defaults = method_defaults(spelled, get_task(task).modality)
+    defaults = MethodSpec.parse(spelled).defaults(get_task(task).modality)
     assert len(defaults) >= 2
     assert {name: value_of(found, name) for name in defaults} == defaults
-    assert found.config.chosen_method == METHODS[method]
+    assert found.config.method.definition == METHODS[method]
 
 
 def test_recipe_yaml_and_command_line_through_parse(tmp_path: Path, text_model: str) -> None:

@@ -6,7 +6,7 @@ Nothing here knows an architecture either. The reference for what may move is a 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, TrainingArguments, default_data_collat
 
 from hf_ft.environment.signals import Stop
 from hf_ft.feature_cache.rows import PrebatchedCollator
-from hf_ft.methods.registry import PlannedStage, Setting, plan_method
+from hf_ft.methods.method_spec import plan_method
+from hf_ft.methods.stages import AppliedStage
 from hf_ft.models import adapters
 from hf_ft.models.freezing import FrozenMode, ensure_gradients, modules_in_eval, plain_name, set_trainable
 from hf_ft.models.grouping import DepthGroups
@@ -59,15 +60,9 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
-def stages(method: str, groups: DepthGroups) -> tuple[PlannedStage, ...]:
+def stages(method: str, groups: DepthGroups) -> tuple[AppliedStage, ...]:
     """The stages of a method at the rate of these tests."""
     return plan_method(method, groups, 1, RATE).stages
-
-
-def trainable(groups: DepthGroups, settings: Sequence[Setting]) -> set[str]:
-    """The parameters that the settings train themselves, not by an adapter."""
-    pairs = zip(groups, settings, strict=True)
-    return {name for group, setting in pairs for name in group.parameters if setting.trains(name)}
 
 
 @dataclass
@@ -75,7 +70,7 @@ class Trained:
     """A model after a few steps: what moved, what the optimizer held, and what was allowed to train."""
 
     model: Any
-    settings: Sequence[Setting]
+    stage: AppliedStage
     moved: set[str]
     still: set[str]
     optimized: set[str]
@@ -85,21 +80,20 @@ class Trained:
 
 def train(
     model: PreTrainedModel,
-    groups: DepthGroups,
-    stage: PlannedStage,
+    stage: AppliedStage,
     inputs: Mapping[str, torch.Tensor],
     labels: torch.Tensor,
     folder: Path,
 ) -> Trained:
     """Two steps of a stage by the real trainer on a copy of the model."""
     model = copy.deepcopy(model)
-    quiet = modules_in_eval(model, groups, stage.settings)
+    quiet = modules_in_eval(model, stage)
     trained: Any = model
     if stage.peft:
-        trained = adapters.attach(model, groups, stage.settings, stage.peft)
+        trained = adapters.attach(model, stage, stage.peft)
     else:
-        set_trainable(model, groups, stage.settings)
-        ensure_gradients(model, groups, stage.settings, example_inputs(model))
+        set_trainable(model, stage)
+        ensure_gradients(model, stage, example_inputs(model))
     frozen = FrozenMode(trained, quiet)
     before = tensors(trained)
     arguments = TrainingArguments(
@@ -124,7 +118,7 @@ def train(
         args=arguments,
         train_dataset=SeededRows(rows, 0, collate),
         data_collator=collate,
-        grouping=lambda wrapped: rated_groups(wrapped, groups, stage.settings, 0.0),
+        grouping=lambda wrapped: rated_groups(wrapped, stage, 0.0),
         stop=Stop(),
     )
     trainer.train()
@@ -134,7 +128,7 @@ def train(
     assert trainer.optimizer is not None
     return Trained(
         model=trained.eval(),
-        settings=stage.settings,
+        stage=stage,
         moved={name for name in before if not same_bits(before[name], after[name])},
         still={name for name in before if same_bits(before[name], after[name])},
         optimized={names[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]},

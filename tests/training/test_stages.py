@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 from hf_ft import UserError, depth_groups, finetune
 from hf_ft.cli.app import main
+from hf_ft.methods.method_spec import MethodSpec
 from hf_ft.reports.run_report import curves
 from hf_ft.settings.schema import build
 from hf_ft.training import stage_runner as training
@@ -177,15 +178,15 @@ def test_plan_stands_in_a_file_or_in_the_settings(text_model: str, text_data: st
     (tmp_path / "plan.yaml").write_text("stages:\n  - {name: a, trains: 'last_n:2'}\n")
     from_file = build(("", base | {"plan": str(tmp_path / "plan.yaml")})).config
     inline = build(("", base | {"plan": {"stages": [{"name": "a", "trains": "last_n:2"}]}})).config
-    assert from_file.stages == inline.stages
+    assert from_file.method.own_stages == inline.method.own_stages != ()
     assert from_file.plan == inline.plan
-    assert from_file.chosen_method.name == "plan"
+    assert str(from_file.method) == from_file.method.definition.name == "plan"
     with pytest.raises(UserError, match=r"Give either method or plan in a call, not both"):
         build(("a call", base | {"plan": str(tmp_path / "plan.yaml"), "method": "full"}))
     later = build(("a recipe", base | {"method": "full"}), ("a call", {"plan": str(tmp_path / "plan.yaml")})).config
-    assert later.stages == inline.stages
+    assert later.method == inline.method
     back = build(("a recipe", base | {"plan": str(tmp_path / "plan.yaml")}), ("a call", {"method": "full"})).config
-    assert (back.stages, back.method) == (None, "full")
+    assert (back.plan, back.method) == (None, MethodSpec("full"))
 
 
 def test_inspect_shows_a_plan_and_parts(text_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
