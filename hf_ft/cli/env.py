@@ -23,4 +23,4 @@ def run(options: Namespace) -> None:
 
     found = {"hf-ft": __version__, **versions(), **machine()}
     rows = [(name, str(value)) for name, value in found.items()]
-    print_table(("", ""), rows, plain=lambda: "\n".join(f"{name:14} {value}" for name, value in rows))
+    print_table(("name", "value"), rows, plain=lambda: "\n".join(f"{name:14} {value}" for name, value in rows))

@@ -89,11 +89,8 @@ def print_table(
         print(plain() if plain is not None else _plain_table(header, rows, right))
         return
     console = _console(sys.stdout)
-    words = [
-        max(len(word) for cell in cells for word in cell.split() or [""]) for cells in zip(header, *rows, strict=True)
-    ]
-    fits = sum(words) + SEPARATION * len(words) <= console.width
-    if plain is not None and not fits:
+    widths = _widths([list(cells) for cells in zip(header, *rows, strict=True)], console.width)
+    if plain is not None and widths is None:
         print(plain())
         return
     from rich import box
@@ -107,11 +104,23 @@ def print_table(
             justify="right" if i in right else "left",
             style="" if i else "cyan",
             overflow="fold",
-            min_width=words[i] if fits else None,
+            width=widths[i] if widths else None,
         )
     for row in rows:
         table.add_row(*(Text(_printable(cell)) for cell in row))
     console.print(table)
+
+
+def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """Widths at which no word is broken, wider where there is room; None where words alone are too wide."""
+    words = [max(len(word) for cell in cells for word in cell.split() or [""]) for cells in columns]
+    lines = [max(len(line) for cell in cells for line in cell.splitlines() or [""]) for cells in columns]
+    missing = [line - word for line, word in zip(lines, words, strict=True)]
+    spare = width - sum(words) - SEPARATION * len(columns)
+    if spare < 0:
+        return None
+    share = min(1.0, spare / max(1, sum(missing)))
+    return [word + int(share * more) for word, more in zip(words, missing, strict=True)]
 
 
 def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:

@@ -75,7 +75,7 @@ def test_a_table_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch
 def test_a_terminal_too_narrow_for_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names and addresses are printed whole: in the plain text of a command, where the table would break them."""
     address = "https://arxiv.org/abs/" + "1" * 20
-    for columns, table in ((80, True), (30, False)):
+    for columns, table in ((200, True), (80, True), (54, True), (53, False), (30, False)):
         screen = terminal(monkeypatch, columns)
         print_table(("name", "paper"), [("head", f"several words {address}")], plain=lambda: f"head {address}")
         assert (ESCAPE in screen.getvalue()) == table
