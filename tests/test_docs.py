@@ -85,9 +85,9 @@ def test_commands_parse(page: Path, line: str) -> None:
     found = parsed(command, words)
     if command in ("train", "compare", "depth") or program == "python":
         for source, layer in settings_layers(found):
-            known = {name: value for name, value in layer.items() if name in {*config_fields(), *training_fields()}}
+            own = {name: value for name, value in layer.items() if name in {*config_fields(), *training_fields()}}
             if command != "compare" and command != "push":
-                MethodSpec.parse(normalise(known, source).get("method", "head"))
+                MethodSpec.parse(normalise(own, source).get("method", "head"))
 
 
 def test_options_in_the_text_exist() -> None:
