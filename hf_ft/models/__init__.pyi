@@ -2,6 +2,7 @@ from . import adapters as adapters
 from .catalog import SIZES as SIZES
 from .catalog import Source as Source
 from .catalog import sources_for as sources_for
+from .forward_patching import patched_forward as patched_forward
 from .freezing import FrozenMode as FrozenMode
 from .freezing import audit as audit
 from .freezing import ensure_gradients as ensure_gradients
@@ -23,14 +24,13 @@ from .load import resolve_model as resolve_model
 from .load import silent_loading as silent_loading
 from .load import supports_task as supports_task
 from .load import without_progress_bars as without_progress_bars
-from .model_split import CannotSplit as CannotSplit
 from .model_split import ModelSplit as ModelSplit
 from .model_split import UpperPart as UpperPart
-from .model_split import find_split as find_split
-from .model_split import patched_forward as patched_forward
+from .module_calls import CannotSplit as CannotSplit
 from .optimizer_groups import param_groups as param_groups
 from .optimizer_groups import rated_groups as rated_groups
 from .precheck import check_model as check_model
+from .split_search import find_split as find_split
 from .tracing import evaluating as evaluating
 from .tracing import example_inputs as example_inputs
 from .vocabulary import check_tokens as check_tokens

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_ft.errors import UserError
+from hf_ft.models.forward_patching import patched_forward
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -121,8 +122,6 @@ class Trace:
 def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Trace:
     """Run one forward pass and note, for each module, its first call and its place in the autograd graph.
 
-    `forward` is wrapped on each module rather than hooked, because some models call `layer.forward()` directly.
-
     Raises:
         UserError: the model's answer has no logits.
     """
@@ -143,17 +142,9 @@ def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Tr
         return recorded
 
     with all_require_grad(model), torch.enable_grad():
-        named = {name: module for name, module in model.named_modules() if name}
-        own = {name: vars(module)["forward"] for name, module in named.items() if "forward" in vars(module)}
-        for name, module in named.items():
-            module.forward = wrap(name, module.forward)
-        try:
+        forwards = {name: wrap(name, module.forward) for name, module in model.named_modules() if name}
+        with patched_forward(model, forwards):
             output = model(**inputs)
-        finally:
-            for name, module in named.items():
-                del module.forward
-                if name in own:  # some modules (FasterNet's) choose their forward when they are made
-                    module.forward = own[name]
     if getattr(output, "logits", None) is None:
         raise UserError(
             f"{type(model).__name__} gives no `logits` ({type(output).__name__} instead), so no loss can be computed "

@@ -33,7 +33,7 @@ from hf_ft.experiments.depth_settings import (
 from hf_ft.experiments.freeze_depth import Race, Trained
 from hf_ft.experiments.trials import Trial, TrialResult
 from hf_ft.heads.hidden_states import pool, pooled_states
-from hf_ft.models.model_split import CannotSplit
+from hf_ft.models.module_calls import CannotSplit
 from hf_ft.results.publishing import publishable
 from hf_ft.tasks.registry import task_names
 

@@ -28,8 +28,10 @@ from hf_ft.models import adapters
 from hf_ft.models.freezing import set_trainable
 from hf_ft.models.grouping import DepthGroups, depth_groups, label_sized_parameters
 from hf_ft.models.load import load_weights, silent_loading
-from hf_ft.models.model_split import CannotSplit, UpperPart, split_at
+from hf_ft.models.model_split import UpperPart
+from hf_ft.models.module_calls import CannotSplit
 from hf_ft.models.optimizer_groups import rated_groups
+from hf_ft.models.split_search import split_at
 from hf_ft.models.tracing import evaluating, padding_matters
 from hf_ft.settings.schema import Config
 from tests.support.contracts import (

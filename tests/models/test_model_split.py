@@ -10,7 +10,12 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, FNetConfig, FNetForSequenceClassification
 
 from hf_ft import depth_groups
-from hf_ft.models.model_split import CannotSplit, ForwardSplit, HeadSplit, UpperPart, find_split, split_at, verify
+from hf_ft.models.forward_split import ForwardSplit
+from hf_ft.models.head_split import HeadSplit
+from hf_ft.models.model_split import UpperPart
+from hf_ft.models.module_calls import CannotSplit
+from hf_ft.models.split_search import find_split, split_at
+from hf_ft.models.split_verification import verify
 from hf_ft.models.tracing import full_precision
 from tests.support.contracts import collator, rows_of, same_bits, tensors
 
