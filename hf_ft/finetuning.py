@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.environment import Stop, quiet_libraries, stoppable
+from hf_ft.environment import Stop, silence_libraries, stoppable
 from hf_ft.settings import Config, Settings, build, check_output_dir, parse_recipe
 from hf_ft.settings import resume as resuming
 from hf_ft.storage import locked
@@ -64,7 +64,7 @@ def parse(
     return own, arguments
 
 
-@quiet_libraries()
+@silence_libraries()
 def execute(settings: Settings) -> dict[str, Any]:
     """Train, score and save as the settings say; prints what is done and returns the record.
 

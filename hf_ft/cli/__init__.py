@@ -1,6 +1,6 @@
 """The command `hf-ft`, one file per command.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+`__init__.pyi` lists the names that other rooms may use.
 """
 
 import lazy_loader

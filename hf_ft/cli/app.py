@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from hf_ft import __version__
-from hf_ft.environment import Terminated, print_error, quiet_libraries
+from hf_ft.environment import Terminated, print_error, silence_libraries
 from hf_ft.errors import UserError
 from hf_ft.settings import Parser
 
@@ -39,7 +39,7 @@ EXIT_CODES = (
 def run(command: Callable[[], Any]) -> int:
     """Run a command and return its exit code (`EXIT_CODES`); a `UserError` becomes one line on stderr."""
     try:
-        with quiet_libraries():
+        with silence_libraries():
             try:
                 command()
             finally:

@@ -1,6 +1,6 @@
-"""What surrounds a run: installed packages, the machine, the terminal, and signals.
+"""The surroundings of a run: installed packages, the machine, console output, and signals.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+`__init__.pyi` lists the names that other rooms may use.
 """
 
 import lazy_loader

@@ -2,14 +2,15 @@ from .console import print_error as print_error
 from .console import print_on_main as print_on_main
 from .console import print_table as print_table
 from .console import progress_shown as progress_shown
-from .host import alone as alone
+from .host import launcher_note as launcher_note
 from .host import machine as machine
 from .host import versions as versions
+from .library_output import silence_libraries as silence_libraries
 from .packages import ENUMERATIONS as ENUMERATIONS
 from .packages import class_body as class_body
-from .packages import lacks as lacks
-from .packages import members as members
-from .packages import peft_names as peft_names
+from .packages import enum_values as enum_values
+from .packages import missing_package as missing_package
+from .packages import peft_method_names as peft_method_names
 from .packages import schedulers as schedulers
 from .packages import trackers as trackers
 from .signals import Stop as Stop
@@ -17,4 +18,3 @@ from .signals import Terminated as Terminated
 from .signals import exception_of as exception_of
 from .signals import ignore_in_worker as ignore_in_worker
 from .signals import stoppable as stoppable
-from .terminal import quiet_libraries as quiet_libraries

@@ -1,4 +1,4 @@
-"""The machine that a run is on, and the versions of what decides what it does."""
+"""The machine that a run is on, and the versions of the packages that determine its result."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ PACKAGES = ("accelerate", "datasets", "evaluate", "peft", "timm", "torch", "torc
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def alone() -> str:
-    """A note where `accelerate launch` was asked for several processes and started one, as it does on CPUs."""
-    # Its launcher for one process says nothing of their number; it sets the address at which several would meet.
+def launcher_note() -> str:
+    """A note where `accelerate launch` was to start several processes and started one, as it does on CPUs; else empty."""
+    # Its launcher for one process sets no number of processes, but does set the address at which several would meet.
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if processes() > 1 or not launched or "WORLD_SIZE" in os.environ:
         return ""
     return (
-        "accelerate launch was asked for several processes and has started one. On CPUs start them with: torchrun "
+        "accelerate launch has started one process instead of several. On CPUs, start them with: torchrun "
         "--nproc_per_node N -m hf_ft train ..."
     )
 
 
 def machine() -> dict[str, Any]:
-    """Processor or GPU, cores, processes and Python: what a timing has to be read with."""
+    """Processor or GPU, cores, processes and Python: the context of every timing."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "device": shorten(gpus) if gpus else "CPU",
@@ -45,5 +45,5 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run does."""
+    """Versions of `PACKAGES`."""
     return {name: version(name) for name in PACKAGES}

@@ -1,4 +1,4 @@
-"""What installed packages offer, read from their source, since importing them takes seconds."""
+"""Names that installed packages define, read from their source code, since importing them takes seconds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hf_ft.errors import UserError
 
 @functools.cache
 def _parsed(package: str, file: str) -> ast.Module:
-    """The source of a module in an installed package.
+    """The syntax tree of a module in an installed package.
 
     Raises:
         UserError: the package is not installed.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"{package} is not installed. Install hf-ft with its requirements: pip install hf-ft")
+        raise UserError(f"{package} is not installed.", hint="Install hf-ft with its requirements: pip install hf-ft")
     return ast.parse(Path(spec.submodule_search_locations[0], file).read_text(encoding="utf-8"))
 
 
@@ -34,7 +34,7 @@ def class_body(package: str, file: str, name: str) -> tuple[ast.stmt, ...]:
 
 
 def _values(package: str, file: str, name: str) -> tuple[str, ...]:
-    """The values of an enumeration of texts, in order."""
+    """The values of an enumeration of strings, in order."""
     return tuple(
         str(node.value.value)
         for node in class_body(package, file, name)
@@ -44,10 +44,10 @@ def _values(package: str, file: str, name: str) -> tuple[str, ...]:
 
 def schedulers() -> tuple[str, ...]:
     """The learning rate schedules of `transformers` (`transformers.SchedulerType`)."""
-    return members("SchedulerType")
+    return enum_values("SchedulerType")
 
 
-def peft_names() -> tuple[str, ...]:
+def peft_method_names() -> tuple[str, ...]:
     """The methods of PEFT (`peft.PeftType`), in lower case as users write them."""
     return tuple(sorted(name.lower() for name in _values("peft", "utils/peft_types.py", "PeftType")))
 
@@ -56,10 +56,10 @@ ENUMERATIONS = {
     **dict.fromkeys(("SchedulerType", "IntervalStrategy", "SaveStrategy", "HubStrategy"), "trainer_utils.py"),
     "OptimizerNames": "training_args.py",
 }
-"""Enumeration of `transformers` that annotates fields of `TrainingArguments` -> the file that defines it."""
+"""Enumeration that annotates fields of `TrainingArguments` -> the file of `transformers` that defines it."""
 
 
-def members(enumeration: str) -> tuple[str, ...]:
+def enum_values(enumeration: str) -> tuple[str, ...]:
     """The values of one of `ENUMERATIONS`."""
     return _values("transformers", ENUMERATIONS[enumeration], enumeration)
 
@@ -70,7 +70,7 @@ PACKAGES = {
     "kubeflow": (),
     "tensorboard": ("tensorboard", "tensorboardX"),
 }
-"""Tracker -> the packages one of which it needs, where that is not the package of its own name."""
+"""Tracker -> the packages of which it needs one, where that is not a package of its own name."""
 
 
 def trackers() -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def trackers() -> tuple[str, ...]:
     return ()
 
 
-def lacks(tracker: str) -> str:
-    """The package that a tracker needs and that is not installed, empty where nothing is missing."""
+def missing_package(tracker: str) -> str:
+    """The package that a tracker (or an option of that name) needs and that is not installed; empty if there is none."""
     wanted = PACKAGES.get(tracker, (tracker,))
     return wanted[0] if wanted and not any(map(importlib.util.find_spec, wanted)) else ""

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_ft import __version__
-from hf_ft.environment import quiet_libraries
+from hf_ft.environment import silence_libraries
 from hf_ft.errors import UserError, shorten, split_argument
 from hf_ft.experiments.comparison_settings import DEPTHS, ComparisonSettings, read_comparison_settings
 from hf_ft.experiments.depth_settings import freeze_depths
@@ -45,7 +45,7 @@ def compare(**settings: Any) -> Record:
     return run_comparison(read_comparison_settings([("the call of compare()", settings)]))
 
 
-@quiet_libraries()
+@silence_libraries()
 def run_comparison(grid: ComparisonSettings) -> Record:
     """Compare what a grid asks for; prints what is done.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft import __version__
-from hf_ft.environment import quiet_libraries
+from hf_ft.environment import silence_libraries
 from hf_ft.errors import UserError, split_argument
 from hf_ft.experiments.boundary_probes import score_boundary_probes
 from hf_ft.experiments.comparison import Record, check_same, seed_scores, uncached_methods, write
@@ -54,7 +54,7 @@ def depth(**settings: Any) -> Record:
     return search(read_depth_settings([("the call of depth()", settings)]))
 
 
-@quiet_libraries()
+@silence_libraries()
 def search(asked: DepthSettings) -> Record:
     """Race the depths that a search asks for; prints what is done.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_ft.environment import peft_names
+from hf_ft.environment import peft_method_names
 from hf_ft.errors import UserError, choose, unknown
 
 _VIRTUAL = "adds virtual tokens or cached states to the input, which no plain model has"
@@ -99,7 +99,7 @@ def preset(name: str) -> Preset:
 
 def mergeable() -> tuple[str, ...]:
     """The names of PEFT's methods that merge into plain weights."""
-    return tuple(name for name in peft_names() if name not in REFUSED)
+    return tuple(name for name in peft_method_names() if name not in REFUSED)
 
 
 def check_name(name: str) -> str:

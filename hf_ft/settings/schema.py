@@ -21,7 +21,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.environment import ENUMERATIONS, class_body, lacks, members, progress_shown, trackers
+from hf_ft.environment import ENUMERATIONS, class_body, enum_values, missing_package, progress_shown, trackers
 from hf_ft.errors import UserError, choose, nearest
 from hf_ft.methods import METHODS, MethodSpec, check_options
 from hf_ft.settings import resume as resuming
@@ -374,7 +374,7 @@ def _choices(name: str) -> Sequence[str]:
         return options[name].metadata["choices"] or ()
     entry = training_fields()[name]
     kinds = [kind for kind in ENUMERATIONS if kind in entry.annotation.split(" | ")]
-    return members(kinds[0]) if kinds else entry.choices
+    return enum_values(kinds[0]) if kinds else entry.choices
 
 
 @dataclass(frozen=True)
@@ -528,10 +528,10 @@ def _check_packages(training: Mapping[str, Any]) -> None:
     wanted = training.get("report_to") or []
     for tracker in [wanted] if isinstance(wanted, str) else wanted:
         choose(str(tracker), ["none", "all", *trackers()], "value for 'report_to':", option="report_to")
-        if tracker not in ("none", "all") and (package := lacks(tracker)):
+        if tracker not in ("none", "all") and (package := missing_package(tracker)):
             raise UserError(f"--report_to {tracker}: the package {package} is not installed. {OF_TRACKERS}")
     for option, package in (("deepspeed", "deepspeed"), ("use_liger_kernel", "liger_kernel")):
-        if training.get(option) and lacks(package):
+        if training.get(option) and missing_package(package):
             name = package.replace("_", "-")
             raise UserError(f"--{option} needs the package {name}, which is not installed: pip install {name}")
 

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits, with_truncation
-from hf_ft.environment import alone, machine, stoppable
+from hf_ft.environment import launcher_note, machine, stoppable
 from hf_ft.heads import check_solver
 from hf_ft.methods import Plan
 from hf_ft.models import LoadReport, adapters, check_tokens, scale_of
@@ -63,7 +63,7 @@ def train(
             adapters.find_targets(model, stage, stage.peft, stage.peft_options)
     run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, others)
     if args.should_save:
-        told = report.before_training(describe(config, splits, model, loaded, plan), machine(), alone())
+        told = report.before_training(describe(config, splits, model, loaded, plan), machine(), launcher_note())
         print(told + "\n", flush=True)
     if args.should_save:
         output_folder.hold(run.output_dir, "run")

@@ -22,7 +22,7 @@ import pytest
 from hf_ft import finetune
 from hf_ft.cli.app import main
 from hf_ft.cli.app import run as run_command
-from hf_ft.environment.packages import lacks, trackers
+from hf_ft.environment.packages import missing_package, trackers
 from hf_ft.errors import UserError
 from hf_ft.methods.registry import METHODS
 from hf_ft.storage import output_folder
@@ -262,7 +262,7 @@ def dangling(world: World) -> Path:
 
 def missing_tracker() -> str:
     """A tracker of `transformers` whose package is not installed here."""
-    name = next((name for name in trackers() if lacks(name)), None)
+    name = next((name for name in trackers() if missing_package(name)), None)
     return name or pytest.skip("all trackers are installed")
 
 

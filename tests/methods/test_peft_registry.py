@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_ft import UserError, depth_groups, finetune
-from hf_ft.environment.packages import peft_names, schedulers
+from hf_ft.environment.packages import peft_method_names, schedulers
 from hf_ft.methods.method_spec import plan_method
 from hf_ft.methods.peft_registry import PRESETS, REFUSED, check_name, check_options, configuration, mergeable
 from hf_ft.methods.stages import AppliedStage, Setting
@@ -61,13 +61,13 @@ RUNS = {**{name: (name, SMALL.get(name, {})) for name in mergeable()}, **{k: ("l
 
 def test_names_and_schedules_are_those_of_the_installed_packages() -> None:
     """What is read from source is what an import gives."""
-    assert set(peft_names()) == {kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    assert set(peft_method_names()) == {kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
     assert set(schedulers()) == {kind.value for kind in SchedulerType}
 
 
 def test_every_method_of_peft_is_mergeable_or_refused() -> None:
     """Found and refused are all; a new one of PEFT's is tried as soon as it is there."""
-    assert set(mergeable()) | set(REFUSED) == set(peft_names())
+    assert set(mergeable()) | set(REFUSED) == set(peft_method_names())
     assert not set(mergeable()) & set(REFUSED)
     assert (len(mergeable()), len(REFUSED), len(RUNS)) == (33, 12, 42)
     assert set(PRESETS) <= set(mergeable())

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import hf_ft
-from hf_ft.environment.packages import ENUMERATIONS, lacks, members, trackers
+from hf_ft.environment.packages import ENUMERATIONS, enum_values, missing_package, trackers
 from hf_ft.errors import UserError
 from hf_ft.finetuning import parse
 from hf_ft.methods.method_spec import MethodSpec
@@ -670,9 +670,9 @@ def test_enumerations_are_those_of_the_installed_library() -> None:
 
     for name in ENUMERATIONS:
         real = getattr(trainer_utils, name, None) or getattr(training_args, name)
-        assert set(members(name)) == {item.value for item in real}
+        assert set(enum_values(name)) == {item.value for item in real}
     assert set(trackers()) == set(integration_utils.INTEGRATION_TO_CALLBACK)
-    there = {name for name in trackers() if not lacks(name)}
+    there = {name for name in trackers() if not missing_package(name)}
     assert there >= set(integration_utils.get_available_reporting_integrations())
 
 

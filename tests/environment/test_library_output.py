@@ -1,4 +1,4 @@
-"""What stands in a log file: our own lines, no bars, no escape codes, and no remarks that nobody can act on."""
+"""Log files: our own lines, no progress bars, no escape codes, and no warning that nobody can act on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from hf_ft.environment.console import progress_shown
-from hf_ft.environment.host import alone
-from hf_ft.environment.terminal import NOISE, SWITCHES, quiet_libraries
+from hf_ft.environment.library_output import HARMLESS_WARNINGS, PROGRESS_VARIABLES, silence_libraries
 
 OURS = re.compile(
     r"|(Task|Data|Model|Method|Device|cache|solver|head|full) +\S.*| {8,}\S.*|depth group .*|[- ]+"
@@ -51,9 +50,9 @@ def test_a_log_file_holds_our_lines_only(text_model: str, text_data: str, tmp_pa
     assert len(out.decode().splitlines()) == 2
 
 
-def test_only_noise_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each message of the list is kept from the screen, another one of the same logger is not, and only meanwhile."""
-    for name, beginning in NOISE.items():
+def test_only_harmless_warnings_are_suppressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message of the list is suppressed, another one of the same logger is not, and only within the context."""
+    for name, beginning in HARMLESS_WARNINGS.items():
         logger = logging.getLogger(name)
         said: list[str] = []
         handler = logging.Handler()
@@ -63,7 +62,7 @@ def test_only_noise_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(logger, "level", logging.WARNING)
         monkeypatch.setattr(logger, "propagate", False)
         logger._cache.clear()  # type: ignore[attr-defined]
-        with quiet_libraries():
+        with silence_libraries():
             logger.warning("%s of this class.", beginning)
             logger.warning("something is wrong")
         logger.warning("%s of this class.", beginning)
@@ -71,42 +70,29 @@ def test_only_noise_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
         assert logger.filters == []
 
 
-def test_noise_is_what_transformers_says() -> None:
+def test_harmless_warnings_are_those_of_transformers() -> None:
     """Each message stands in the source of the module whose logger it comes from, so that the list stays short."""
     import transformers
 
     root = Path(transformers.__file__).parent
-    for name, beginning in NOISE.items():
+    for name, beginning in HARMLESS_WARNINGS.items():
         source = root.joinpath(*name.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8")
         assert "backend is not available" in source if "backend" in beginning else beginning in source
 
 
-def test_bars_are_off_only_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody watches, libraries draw no bars, and afterwards their settings are as before."""
+def test_progress_bars_are_disabled_within_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal, libraries draw no bars, and afterwards their settings are as before."""
     import datasets
 
-    for name in SWITCHES:
+    for name in PROGRESS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     datasets.enable_progress_bars()
     assert not progress_shown()
-    with quiet_libraries():
+    with silence_libraries():
         assert not datasets.is_progress_bar_enabled()
-        assert all(os.environ[name] == "1" for name in SWITCHES)
+        assert all(os.environ[name] == "1" for name in PROGRESS_VARIABLES)
     assert datasets.is_progress_bar_enabled()
-    assert not any(name in os.environ for name in SWITCHES)
+    assert not any(name in os.environ for name in PROGRESS_VARIABLES)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with quiet_libraries():
+    with silence_libraries():
         assert datasets.is_progress_bar_enabled()
-
-
-def test_accelerate_that_starts_one_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its launcher sets an address to meet at where several were asked for; `torchrun` also sets their number."""
-    for name in ("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert alone() == ""
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert alone() == ""
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    assert "torchrun --nproc_per_node" in alone()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert alone() == ""
