@@ -20,7 +20,7 @@ def processes() -> int:
 
 
 def launcher_note() -> str:
-    """A note where `accelerate launch` was to start several processes and started one, as it does on CPUs; else empty."""
+    """A note where `accelerate launch` started one process in place of several, as it does on CPUs; else empty."""
     # Its launcher for one process sets no number of processes, but does set the address at which several would meet.
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if processes() > 1 or not launched or "WORLD_SIZE" in os.environ:

@@ -83,6 +83,6 @@ def trackers() -> tuple[str, ...]:
 
 
 def missing_package(tracker: str) -> str:
-    """The package that a tracker (or an option of that name) needs and that is not installed; empty if there is none."""
+    """The package that a tracker, or an option of that name, needs and that is not installed; else empty."""
     wanted = PACKAGES.get(tracker, (tracker,))
     return wanted[0] if wanted and not any(map(importlib.util.find_spec, wanted)) else ""
