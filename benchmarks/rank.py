@@ -38,7 +38,7 @@ def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[
 
     source, kind = resolve_model(model), get_task(task)
     auto = getattr(transformers, kind.auto_class)
-    parts = transformers.AutoTokenizer if kind.modality == "text" else transformers.AutoImageProcessor
+    parts = transformers.AutoTokenizer if kind.modality.name == "text" else transformers.AutoImageProcessor
     names = ["random", *(f"{count}_blocks" for count in blocks)]
     for name, count in zip(names, (None, *blocks), strict=True):
         if (folder / name / "config.json").exists():

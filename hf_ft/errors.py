@@ -110,3 +110,11 @@ def first_line(what: str, error: Exception) -> str:
     if not isinstance(error, OSError | ValueError | RuntimeError | ImportError) or not text:
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return f"{what}: {text}."
+
+
+def root_cause(error: BaseException) -> str:
+    """What went wrong at the bottom of a chain of errors, on one short line; builders of `datasets` wrap it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."

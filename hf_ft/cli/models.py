@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hf_ft.cli.text import hanging
+from hf_ft.modalities import get_modality
 
 if TYPE_CHECKING:
     from hf_ft.models import Source
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "hf-ft models --task text_classification --size small"
 
-UNITS = {"image": "px", "text": "tokens"}
 """Modality -> the unit of the largest input that a model reads."""
 
 
@@ -43,7 +43,7 @@ def _print_groups(found: Sequence[Source]) -> None:
     from hf_ft.environment import print_table
 
     for (modality, size), group in itertools.groupby(found, lambda source: (source.modality, source.size)):
-        sources, unit = list(group), UNITS[modality]
+        sources, unit = list(group), get_modality(modality).unit
         rows = [(s.name, f"{s.parameters:.1f}M", s.licence, f"{s.reads} {unit}", s.remark) for s in sources]
         print(f"{modality.capitalize()} models, {size}\n")
         header = ("model", "parameters", "licence", "longest", "remark")
@@ -55,7 +55,7 @@ def _print_groups(found: Sequence[Source]) -> None:
 def _listed(sources: Sequence[Source]) -> str:
     lines = []
     for source in sources:
-        unit = UNITS[source.modality]
+        unit = get_modality(source.modality).unit
         lines.append(f"{source.name:46}{source.parameters:6.1f}M  {source.licence:11}{source.reads:5} {unit}")
         lines += hanging(" " * 4, source.remark)
     return "\n".join(lines)

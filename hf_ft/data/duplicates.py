@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hf_ft.tables import batches
+from hf_ft.data.file_columns import encoded_bytes, file_sizes
+from hf_ft.tables import batches, file_column
 from hf_ft.tasks import BoolArray, IntArray
 
 Hashes = NDArray[np.uint64]
@@ -121,43 +121,26 @@ def _note(found: Overlap, size: int) -> str:
 
 # --- Before anything is decoded -------------------------------------------------------------------------------------
 
-IMAGE_BATCH = 64
+FILE_BATCH = 64
 
 
 def equal_inputs(inputs: Dataset, used: IntArray) -> IntArray:
-    """A group number for each of the rows `used`: the same for equal texts, or for images of equal bytes.
+    """A group number for each of the rows `used`: the same for equal texts, or for files of equal bytes.
 
-    Nothing is decoded, and of images only those are read whose size another one has.
+    Nothing is decoded, and only files of equal size are read.
     """
     keys: list[Any]
-    if "image" in inputs.features:
-        sizes = np.fromiter(_image_sizes(inputs), dtype=np.int64)[used]
+    if (name := file_column(inputs)) is not None:
+        sizes = np.fromiter(file_sizes(inputs, name), dtype=np.int64)[used]
         counts = Counter(sizes.tolist())
         alike = [i for i, size in enumerate(sizes.tolist()) if size >= 0 and counts[size] > 1]
         keys = list(range(len(used)))
         rows = inputs.select(used[alike])
-        read = (row["image"] for batch in batches(rows, IMAGE_BATCH) for row in batch.to_pylist())
-        for i, image in zip(alike, read, strict=True):
-            with suppress(OSError):  # a file that cannot be read is told when examples are checked
-                encoded = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-                keys[i] = hashlib.sha256(encoded).digest()
+        read = (row[name] for batch in batches(rows, FILE_BATCH) for row in batch.to_pylist())
+        for i, cell in zip(alike, read, strict=True):
+            with suppress(OSError):  # a file that cannot be read is reported when examples are checked
+                keys[i] = hashlib.sha256(encoded_bytes(cell)).digest()
     else:
         keys = [hashed(text_bytes(row)[1]) for batch in batches(inputs.select(used)) for row in batch.to_pylist()]
     numbers: dict[Any, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-
-
-def _image_sizes(inputs: Dataset) -> Iterator[int]:
-    """The size of each encoded image in bytes, -1 where there is none."""
-    for batch in batches(inputs):
-        for chunk in batch["image"].chunks:
-            sizes, paths = pc.binary_length(chunk.field("bytes")).to_pylist(), chunk.field("path").to_pylist()
-            for size, path in zip(sizes, paths, strict=True):
-                yield size if size is not None else _file_size(path)
-
-
-def _file_size(path: str | None) -> int:
-    try:
-        return Path(path).stat().st_size if path else -1
-    except OSError:
-        return -1

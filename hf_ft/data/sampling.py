@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from hf_ft.data.columns import Part
 from hf_ft.data.duplicates import equal_inputs
+from hf_ft.data.validate import LabelledSplit
 from hf_ft.errors import UserError, shorten
 from hf_ft.settings import Config
 from hf_ft.tables import counted
@@ -17,7 +17,7 @@ from hf_ft.tasks import IntArray, NamedLabels
 def sample_strata(strata: IntArray, sizes: IntArray, seed: int, equal: IntArray | None = None) -> IntArray:
     """Positions of `sizes[k]` random members of each stratum k, ascending; `strata` has the stratum of each member.
 
-    All drawing of examples is done here. With one seed, a smaller draw is part of a larger one, so that runs on more
+    All drawing of examples is done here. With one seed, a smaller draw is split of a larger one, so that runs on more
     data see what runs on less data saw. Members of one group of `equal` are drawn together or not at all: where there
     are such groups, fewer may be drawn; where there are none, the draw is the same as without `equal`.
     """
@@ -61,58 +61,60 @@ def allocate(total: int, counts: IntArray, least: IntArray, most: IntArray) -> I
     return sizes
 
 
-def sample_parts(parts: dict[str, Part], config: Config, seed: int, notes: list[str]) -> dict[str, Part]:
-    """Hold out a validation part if there is none, then reduce each split to what was asked for, in that order.
+def sample_splits(
+    splits: dict[str, LabelledSplit], config: Config, seed: int, notes: list[str]
+) -> dict[str, LabelledSplit]:
+    """Hold out a validation split if there is none, then reduce each split to what was asked for, in that order.
 
     Raises:
         UserError: more examples of a class asked for than there are, or too few to hold any out.
     """
-    if "validation" not in parts:
-        parts = parts | _hold_out(parts["train"], config.validation_fraction, seed, notes)
+    if "validation" not in splits:
+        splits = splits | _hold_out(splits["train"], config.validation_fraction, seed, notes)
     elif "validation_fraction" in config.given:
         notes.append("validation_fraction is not used: there is a validation split.")
-    drawn = parts | {
-        "train": _per_class(parts["train"], config.examples_per_class, seed, notes),
-        "validation": _per_class(parts["validation"], config.val_examples_per_class, seed, notes),
+    drawn = splits | {
+        "train": _per_class(splits["train"], config.examples_per_class, seed, notes),
+        "validation": _per_class(splits["validation"], config.val_examples_per_class, seed, notes),
     }
     limits = {"train": config.max_train_examples}
     return {
-        role: limit(drawn[role], limits.get(role, config.max_eval_examples), seed, notes)
+        role: subsample(drawn[role], limits.get(role, config.max_eval_examples), seed, notes)
         for role in ("train", "validation", "test")
         if role in drawn
     }
 
 
-def limit(part: Part, total: int | None, seed: int, notes: list[str]) -> Part:
+def subsample(split: LabelledSplit, total: int | None, seed: int, notes: list[str]) -> LabelledSplit:
     """At most `total` examples in the proportions of the classes, at least one of each if that is possible."""
     if total is None:
-        return part
-    if total >= len(part.used):
-        notes.append(f"{part.role}: all {len(part.used):,} examples, no more than the {total:,} asked for.")
-        return part
-    strata, counts = _strata(part)
+        return split
+    if total >= len(split.used):
+        notes.append(f"{split.role}: all {len(split.used):,} examples, no more than the {total:,} asked for.")
+        return split
+    strata, counts = _strata(split)
     least = np.minimum(counts, 1) if total >= np.count_nonzero(counts) else np.zeros_like(counts)
     return _reduced(
-        part,
+        split,
         sample_strata(strata, allocate(total, counts, least, counts), seed),
-        f"{part.labels.drawn}, seed {seed}",
+        f"{split.labels.drawn}, seed {seed}",
         notes,
     )
 
 
-def _strata(part: Part) -> tuple[IntArray, IntArray]:
+def _strata(split: LabelledSplit) -> tuple[IntArray, IntArray]:
     """The stratum of each row in use, and the strata's sizes."""
-    strata, width = part.labels.strata()
-    return strata[part.used], np.bincount(strata[part.used], minlength=width)
+    strata, width = split.labels.strata()
+    return strata[split.used], np.bincount(strata[split.used], minlength=width)
 
 
-def _reduced(part: Part, positions: IntArray, how: str, notes: list[str]) -> Part:
-    notes.append(f"{part.role}: {len(positions):,} of {len(part.used):,} examples, {how}.")
-    return dataclasses.replace(part, used=part.used[positions])
+def _reduced(split: LabelledSplit, positions: IntArray, how: str, notes: list[str]) -> LabelledSplit:
+    notes.append(f"{split.role}: {len(positions):,} of {len(split.used):,} examples, {how}.")
+    return dataclasses.replace(split, used=split.used[positions])
 
 
-def _hold_out(train: Part, fraction: float, seed: int, notes: list[str]) -> dict[str, Part]:
-    """Part train into train and validation; the last example of a class always stays in train."""
+def _hold_out(train: LabelledSplit, fraction: float, seed: int, notes: list[str]) -> dict[str, LabelledSplit]:
+    """LabelledSplit train into train and validation; the last example of a class always stays in train."""
     strata, counts = _strata(train)
     sizes = allocate(max(1, round(fraction * len(strata))), counts, np.zeros_like(counts), np.maximum(counts - 1, 0))
     if sizes.sum() == 0:
@@ -134,20 +136,20 @@ def _hold_out(train: Part, fraction: float, seed: int, notes: list[str]) -> dict
     }
 
 
-def _per_class(part: Part, each: int | None, seed: int, notes: list[str]) -> Part:
+def _per_class(split: LabelledSplit, each: int | None, seed: int, notes: list[str]) -> LabelledSplit:
     """`each` examples of every class; a class of train with fewer is an error, one of validation leaves a note."""
     if each is None:
-        return part
-    assert isinstance(part.labels, NamedLabels)  # targets without classes refuse the option
-    few = {name: count for name, count in part.labels.label_counts(part.used).items() if count < each}
+        return split
+    assert isinstance(split.labels, NamedLabels)  # targets without classes refuse the option
+    few = {name: count for name, count in split.labels.label_counts(split.used).items() if count < each}
     listed = shorten((f"{name} has {count:,}" for name, count in few.items()), 10)
-    if few and part.role == "train":
+    if few and split.role == "train":
         raise UserError(
-            f"examples_per_class {each:,} is more than {part.role} has: {listed} left for training. Set at most "
+            f"examples_per_class {each:,} is more than {split.role} has: {listed} left for training. Set at most "
             f"--examples_per_class {min(few.values())}, or give more examples of these classes."
         )
     if few:
-        notes.append(f"{part.role}: fewer than the {each:,} examples a class asked for: {listed}; all are used.")
-    strata, counts = _strata(part)
+        notes.append(f"{split.role}: fewer than the {each:,} examples a class asked for: {listed}; all are used.")
+    strata, counts = _strata(split)
     sizes = np.append(np.minimum(counts[:-1], each), 0)
-    return _reduced(part, sample_strata(strata, sizes, seed), f"{each:,} of each class, seed {seed}", notes)
+    return _reduced(split, sample_strata(strata, sizes, seed), f"{each:,} of each class, seed {seed}", notes)

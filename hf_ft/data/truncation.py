@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset
 
-from hf_ft.data.load import Splits
+from hf_ft.data.splits import Splits
+from hf_ft.modalities import full_lengths, token_counts
 from hf_ft.settings import Config
 from hf_ft.tables import BATCH, batches
 from hf_ft.tasks import Task
@@ -71,17 +71,13 @@ def count_truncated(split: str, rows: Dataset, task: Task, processor: Any, confi
         return None
     limit = task.limit(processor, config)
     encoded = task.encode(rows, processor, config, False)
-    lengths = np.concatenate(
-        [
-            pc.list_value_length(batch["input_ids"]).to_numpy()
-            for batch in batches(encoded.select_columns(["input_ids"]))
-        ]
-    )
+    lengths = token_counts(encoded)
+    assert lengths is not None  # a task with a limit makes tokens
     texts = rows.select_columns([role for role in task.inputs if role in rows.column_names])
     examples = lost = 0
     for batch in batches(texts.select(np.flatnonzero(lengths >= limit)), BATCH // 10):
         columns = [batch[role].to_pylist() for role in texts.column_names]
-        whole = [len(tokens) for tokens in processor(*columns, verbose=False)["input_ids"]]
+        whole = full_lengths(processor, columns)
         examples += sum(length > limit for length in whole)
         lost += sum(max(0, length - limit) for length in whole)
     return Truncation(split, examples, len(rows), lost, int(lengths.sum()) + lost, limit) if examples else None

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import transformers
-from datasets import Dataset, Image
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_ft.data import (
-    IMAGES,
     TABLES,
     Duplicates,
     EvaluationSplit,
@@ -27,13 +26,13 @@ from hf_ft.data import (
     load_contents,
     load_evaluation_split,
     max_input_tokens,
-    read_image,
     read_tables,
     usual_columns,
 )
 from hf_ft.errors import UserError, first_line, shorten
 from hf_ft.evaluation.scores import Results, add_scores, predict_outputs, score_without
-from hf_ft.models import load_tokenizer, silent_loading
+from hf_ft.modalities import FileInput
+from hf_ft.models import silent_loading
 from hf_ft.reports import duplicates_note, text_table, title
 from hf_ft.settings import Config, check_path, not_made
 from hf_ft.storage import LOCAL, check_names, files_below, read_run, readable
@@ -59,10 +58,7 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, An
         with silent_loading():
             auto = getattr(transformers, task.auto_class)
             model, info = auto.from_pretrained(folder, output_loading_info=True)
-            if task.modality == "image":
-                processor = transformers.AutoImageProcessor.from_pretrained(folder)
-            else:
-                processor = load_tokenizer(str(folder), model.config, str(folder))
+            processor = task.modality.load_saved_processor(str(folder), model.config)
     except UserError:
         raise
     except Exception as error:  # whatever damaged files make transformers raise
@@ -150,12 +146,13 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
     record, task, model, processor = load_folder(folder)
     config = _config_of(record)
     learnt = record["data"].get("inputs")  # not in the records of earlier versions
-    rows = _image_rows(inputs) if task.modality == "image" else _text_rows(inputs, task, config, processor, learnt)
+    files = task.modality.files
+    rows = _file_rows(inputs, files) if files else _text_rows(inputs, task, config, processor, learnt)
     dataset = Dataset.from_dict(rows)
     if cut := count_truncated("inputs", dataset, task, processor, config):
         print(cut.note(max_input_tokens(processor)), file=sys.stderr)
-    if task.modality == "image":
-        dataset = dataset.cast_column("image", Image())
+    if files:
+        dataset = dataset.cast_column(files.role, files.feature())
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), per_device_eval_batch_size=batch_size, report_to="none", dataloader_pin_memory=False
     )
@@ -179,31 +176,32 @@ def _write_csv(columns: Sequence[str], rows: Iterator[dict[str, Any]], file: Tex
     writer.writerows(rows)
 
 
-def _image_rows(inputs: Sequence[str]) -> dict[str, list[str]]:
-    """Images from files and folders, each read once so that a bad one is named before anything is predicted."""
+def _file_rows(inputs: Sequence[str], kind: FileInput) -> dict[str, list[str]]:
+    """Inputs from files and folders, each read once so that a bad one is named before anything is predicted."""
     paths: list[Path] = []
     for item in inputs:
         path = Path(item).expanduser()
         if not path.is_symlink():  # a broken link is told with its name below
             check_path(os.path.abspath(path), "file or folder")
-        paths += _images_below(path) if path.is_dir() else [path]
+        paths += _files_in(path, kind) if path.is_dir() else [path]
     check_names(map(str, paths))
     if not paths or not all(item.strip() for item in inputs):
         listed = ", ".join(map(repr, inputs))
-        raise UserError(f"No images in {listed}. Known are files that end in {', '.join(IMAGES)}.")
-    contents = (read_image({"image": {"path": str(path), "bytes": None}}) for path in paths)
+        raise UserError(f"No {kind.noun}s in {listed}. Known are files that end in {', '.join(kind.extensions)}.")
+    contents = (kind.check({"path": str(path), "bytes": None}) for path in paths)
     bad = [f"{path} ({why})" for path, why in zip(paths, contents, strict=True) if isinstance(why, str)]
     if bad:
-        raise UserError(f"{len(bad):,} of {len(paths):,} images cannot be read: {shorten(bad)}.")
-    return {"input": [str(path) for path in paths], "image": [str(path) for path in paths]}
+        raise UserError(f"{len(bad):,} of {len(paths):,} {kind.noun}s cannot be read: {shorten(bad)}.")
+    return {"input": [str(path) for path in paths], kind.role: [str(path) for path in paths]}
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """The images of a folder, broken links among them; what is skipped is told on standard error."""
+def _files_in(folder: Path, kind: FileInput) -> list[Path]:
+    """The files of that kind in a folder, broken links among them; notes on what is skipped go to standard error."""
     found = files_below(folder)
     for note in found.notes():
         print(f"{readable(str(folder))}: {note}", file=sys.stderr)
-    return [folder / name for name in sorted([*found.files, *found.broken]) if Path(name).suffix.lower() in IMAGES]
+    names = sorted([*found.files, *found.broken])
+    return [folder / name for name in names if Path(name).suffix.lower() in kind.extensions]
 
 
 def _text_rows(

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from hf_ft.environment import progress_shown
 from hf_ft.evaluation.head_input import compare_head_input
 from hf_ft.metrics import Score
+from hf_ft.modalities import token_counts
 from hf_ft.settings import Config
 from hf_ft.tasks import BoolArray, Target, Task, get_task
 
@@ -82,9 +83,8 @@ def predict_outputs(
 
 def _by_length(encoded: Dataset) -> np.ndarray | None:
     """The order from the longest text to the shortest, so that batches hold little padding; None for images."""
-    if "input_ids" not in encoded.column_names:
-        return None
-    return np.argsort([-len(tokens) for tokens in encoded["input_ids"]], kind="stable")
+    lengths = token_counts(encoded)
+    return None if lengths is None else np.argsort(-lengths, kind="stable")
 
 
 def score(run: Run) -> Results:

@@ -18,7 +18,8 @@ from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedRows, CacheRequest, NotCached, open_cache
 from hf_ft.heads import constant, transferability_scores
 from hf_ft.methods import MethodSpec, plan_method
-from hf_ft.models import check_supports_task, check_tokens, evaluating, find_config, load_model
+from hf_ft.modalities import check_tokens
+from hf_ft.models import check_supports_task, evaluating, find_config, load_model
 from hf_ft.settings import Config
 from hf_ft.tasks import get_task
 

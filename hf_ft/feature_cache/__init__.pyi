@@ -7,7 +7,6 @@ from .eviction import default_root as default_root
 from .eviction import format_size as format_size
 from .images import CachedImages as CachedImages
 from .images import cache_images as cache_images
-from .key import holds_images as holds_images
 from .policy import NotCached as NotCached
 from .request import CacheRequest as CacheRequest
 from .rows import CachedRows as CachedRows

@@ -13,13 +13,13 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, TrainingArgum
 
 from hf_ft.errors import UserError, shorten
 from hf_ft.feature_cache.build import open_cache
-from hf_ft.feature_cache.key import holds_images
 from hf_ft.feature_cache.policy import NotCached
 from hf_ft.feature_cache.request import CacheDefaults, CacheRequest
 from hf_ft.feature_cache.rows import PrebatchedCollator
 from hf_ft.methods import plan_method
 from hf_ft.modalities import ImageTransform
 from hf_ft.models import DepthGroups, FrozenMode, depth_groups, freeze, modules_in_eval
+from hf_ft.tables import file_column
 from hf_ft.tasks import summed_loss
 
 
@@ -65,9 +65,9 @@ class FeatureCache:
         stage = plan_method(method, groups, args.num_train_epochs, 1.0).stages[0]
         parts = [_read_columns(rows, model) for rows in (train, validation) if rows is not None]
         args.remove_unused_columns = False
-        if holds_images(train):
+        if file_column(train):
             parts = [rows.with_transform(ImageTransform(processor, "none")) for rows in parts]
-        collator = collator or (default_data_collator if holds_images(train) else DataCollatorWithPadding(processor))
+        collator = collator or (default_data_collator if file_column(train) else DataCollatorWithPadding(processor))
         settings = CacheDefaults(cache_dir=cache_dir)
         passes = max(2.0, args.num_train_epochs)  # a cache that is read once would not be built
         try:
@@ -109,7 +109,9 @@ def _read_columns(rows: Dataset, model: PreTrainedModel) -> Dataset:
             "rows.rename_column('label', 'labels')."
         )
     taken = (
-        ["image"] if holds_images(rows) else [name for name in signature(model.forward).parameters if name != "labels"]
+        [files]
+        if (files := file_column(rows))
+        else [name for name in signature(model.forward).parameters if name != "labels"]
     )
     inputs = [name for name in rows.column_names if name in taken]
     if not inputs:

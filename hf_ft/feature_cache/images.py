@@ -25,7 +25,7 @@ from transformers import default_data_collator
 
 from hf_ft.environment import print_on_main
 from hf_ft.feature_cache.examples import EncodedSplit
-from hf_ft.feature_cache.key import fingerprints, holds_images, image_files, image_key
+from hf_ft.feature_cache.key import encoded_files, fingerprints, image_key
 from hf_ft.feature_cache.policy import NotCached, admit, forecast
 from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.feature_cache.rows import CachedRows
@@ -33,6 +33,7 @@ from hf_ft.feature_cache.store import Features, FeatureStore, Unusable
 from hf_ft.modalities import ImageTransform, upright_rgb
 from hf_ft.models import Layout
 from hf_ft.storage import json_digest
+from hf_ft.tables import image_column
 
 SAMPLE, BATCH = 4, 8
 LEAST = 2.0
@@ -95,7 +96,7 @@ def cache_images(request: CacheRequest) -> tuple[list[Any], Facts | None]:
         `build_seconds`, what all of them took whenever that was; None where no image cache is used.
     """
     datasets: list[Any] = list(request.datasets)
-    if request.settings.cache == "off" or not isinstance(datasets[0], Dataset) or not holds_images(datasets[0]):
+    if request.settings.cache == "off" or not isinstance(datasets[0], Dataset) or not image_column(datasets[0]):
         return datasets, None
     try:
         return _cached(request, datasets)
@@ -200,7 +201,7 @@ def _resize_once(
 def _decode_once(request: CacheRequest, rows: Dataset, measured: _Measured, facts: Facts) -> Any:
     """A dataset with decoded, shrunk images; the same as before where that does not pay. Adds to `facts`."""
     side = round(SHARPER * measured.side)
-    whole = [Image.open(BytesIO(content)).size for content in image_files(rows)]
+    whole = [Image.open(BytesIO(content)).size for content in encoded_files(rows, "image")]
     sizes = [_shrunk_size(size, side) for size in whole]
     split = EncodedSplit(rows, fingerprints(rows), np.array([width * height for width, height in sizes]))
     layouts = [Layout("uint8", (3,), ragged=True), Layout("int64", (2,))]

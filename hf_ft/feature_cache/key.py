@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, Image
+from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import TrainingArguments
 
 from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.models import Layout, ModelSplit, snapshot
 from hf_ft.storage import bytes_digest, json_digest, text_digest
-from hf_ft.tables import batches, is_list
+from hf_ft.tables import batches, file_column, is_list
 
 FORMAT = 2
 """Version of the file format. It is part of every key, so files of another format are never read."""
@@ -55,7 +55,7 @@ def feature_key(request: CacheRequest, split: ModelSplit, layouts: Sequence[Layo
     names = {name for group in split.lower for name in (*group.parameters, *group.buffers)}
     relevant = {name: value for name, value in config.to_dict().items() if name not in IGNORED_CONFIG}
     # The fingerprint of a text covers what the tokenizer made of it; that of an image is its file, before processing.
-    processing = request.processor.to_dict() if holds_images(request.datasets[0]) else {}
+    processing = request.processor.to_dict() if file_column(request.datasets[0]) else {}
     return {
         "model": getattr(config, "architecture", config.model_type),
         "split": split.name,
@@ -85,25 +85,21 @@ def precision_of(args: TrainingArguments) -> str:
 
 
 def fingerprints(rows: Dataset) -> NDArray[np.uint8]:
-    """16 bytes for each encoded row `(rows, 16)`: the hash of all that the model is given, or of the image file."""
+    """16 bytes for each encoded row `(rows, 16)`: the hash of all that the model is given, or of the file."""
     found = np.empty((len(rows), FINGERPRINT.itemsize), dtype=np.uint8)
-    for place, content in enumerate(image_files(rows) if holds_images(rows) else _inputs(rows)):
+    files = file_column(rows)
+    for place, content in enumerate(encoded_files(rows, files) if files else _inputs(rows)):
         digest = hashlib.blake2b(content, digest_size=FINGERPRINT.itemsize).digest()
         found[place] = np.frombuffer(digest, dtype=np.uint8)
     return found
 
 
-def holds_images(rows: Dataset) -> bool:
-    """Whether an encoded split holds images, which are decoded when they are read."""
-    return "image" in getattr(rows, "column_names", ())  # a recipe may bring rows of its own
-
-
-def image_files(rows: Dataset) -> Iterator[bytes]:
-    """The image files of a split, not decoded."""
-    encoded = rows.with_format(None).select_columns(["image"]).cast_column("image", Image(decode=False))
-    for row in encoded:
-        image = row["image"]
-        yield image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+def encoded_files(rows: Dataset, name: str) -> Iterator[bytes]:
+    """The files of a column (`hf_ft.tables.file_column`), such as images, not decoded."""
+    plain = rows.with_format(None).select_columns([name])
+    for row in plain.cast_column(name, replace(plain.features[name], decode=False)):
+        file = row[name]
+        yield file["bytes"] if file["bytes"] is not None else Path(file["path"]).read_bytes()
 
 
 def _inputs(rows: Dataset) -> Iterator[bytes]:

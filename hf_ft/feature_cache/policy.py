@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from hf_ft.environment import print_on_main
 from hf_ft.feature_cache.eviction import format_size, make_room
 from hf_ft.feature_cache.examples import EncodedSplit
-from hf_ft.feature_cache.key import holds_images
 from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.feature_cache.store import size_of, using
 from hf_ft.models import Layout
+from hf_ft.tables import file_column
 
 FULLEST = 0.95
 """Share of the free disk space that the cache may take."""
@@ -39,7 +39,7 @@ def check_cacheable(request: CacheRequest, depth: int) -> None:
         raise NotCached  # only the embeddings are frozen, which are as cheap as reading from the disk
     if request.stage.peft:
         raise NotCached("its adapters change the outputs of the frozen layers")
-    if request.augments and holds_images(request.datasets[0]):
+    if request.augments and file_column(request.datasets[0]):
         raise NotCached(
             f"augmentation '{request.augment}' changes the images from epoch to epoch (--augment none allows the cache)"
         )

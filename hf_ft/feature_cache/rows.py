@@ -11,7 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from hf_ft.feature_cache.store import Features
-from hf_ft.tables import token_counts
+from hf_ft.modalities import token_counts
 
 
 class CachedRows(torch.utils.data.Dataset[Any]):

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 from hf_ft.heads.hidden_states import pooled_states
 from hf_ft.heads.linear_solver import fit_linear
+from hf_ft.modalities import token_counts
 from hf_ft.models import DepthGroups
-from hf_ft.tables import token_counts
 
 Loss = Callable[..., torch.Tensor]
 

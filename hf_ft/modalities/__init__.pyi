@@ -1,2 +1,10 @@
+from .base import ColumnType as ColumnType
+from .base import FileInput as FileInput
+from .base import Modality as Modality
+from .base import get_modality as get_modality
+from .image import timm_image_settings as timm_image_settings
 from .image_transforms import ImageTransform as ImageTransform
 from .image_transforms import upright_rgb as upright_rgb
+from .text import full_lengths as full_lengths
+from .text import token_counts as token_counts
+from .tokenizer import check_tokens as check_tokens

@@ -33,5 +33,3 @@ from .precheck import check_model as check_model
 from .split_search import find_split as find_split
 from .tracing import evaluating as evaluating
 from .tracing import example_inputs as example_inputs
-from .vocabulary import check_tokens as check_tokens
-from .vocabulary import load_tokenizer as load_tokenizer

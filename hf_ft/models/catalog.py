@@ -64,5 +64,5 @@ def sources_for(task: str | None = None, size: str | None = None) -> list[Source
         choose(task, task_names(), "task", "Set it with --task.", option="task")
     if size is not None:
         choose(size, SIZES, "size", "Set it with --size.", option="size")
-    modality = get_task(task).modality if task else None
+    modality = get_task(task).modality.name if task else None
     return [source for source in catalog() if modality in (None, source.modality) and size in (None, source.size)]

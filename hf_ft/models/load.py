@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from hf_ft.errors import UserError, choose, first_line, shorten, split_argument
+from hf_ft.modalities import timm_image_settings
 from hf_ft.models.grouping import DepthGroups, depth_groups, label_sized_parameters, undeclared_sharing
 from hf_ft.models.pooling import match_pooling, sentence_pooling
 from hf_ft.models.tracing import example_inputs, padding_matters
-from hf_ft.models.vocabulary import load_tokenizer
 from hf_ft.settings import Config
 from hf_ft.storage import files_digest
 from hf_ft.tasks import Task, get_task, task_names
@@ -66,11 +66,12 @@ def load_model(
     previous = list((settings.id2label or {}).values())
     name_outputs(settings, labels, previous)
     settings.problem_type = task.target(problem_type).problem_type
-    processor, notes = _load_processor(config, folder, settings, task)
+    options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+    processor, notes = task.modality.load_processor(folder, settings, config.model, **options)
     if task.prepare is not None:
         processor = task.prepare(processor)
     _match_padding(settings, processor, notes)
-    if task.modality == "text" and task.gather is None:  # tags are read from each token
+    if task.modality.sentence_encoders and task.gather is None:  # tags are read from each token
         notes += match_pooling(settings, sentence_pooling(folder, config.model_revision))
 
     set_seed(seed)
@@ -85,10 +86,11 @@ def load_model(
             f"'{config.model}' uses weights in several places without declaring it ({shorten(shared, 3)}), and so "
             "`save_pretrained` refuses it: the result could not be saved. Choose another model."
         )
-    if task.modality == "image" and (beside := set(example_inputs(model)) ^ {"pixel_values"}):
+    expected = task.modality.model_inputs
+    if expected and (beside := set(example_inputs(model)) ^ expected):
         raise UserError(
-            f"'{config.model}' does not read images as pixels alone ({', '.join(sorted(beside))}), which is all that "
-            f"{task.name} gives. Choose another model."
+            f"'{config.model}' does not read {task.modality.plural} as {', '.join(sorted(expected))} alone "
+            f"({', '.join(sorted(beside))}), which is all that {task.name} passes to it. Choose another model."
         )
     _limit_length(processor, model, config.max_length)
     if padding_matters(model):
@@ -215,15 +217,7 @@ def _timm_settings(architecture: str) -> Any:
 
     choose(architecture, timm.list_models(), "timm architecture", option="model")
     timm_config: Any = transformers.TimmWrapperConfig
-    return timm_config(architecture=architecture, pretrained_cfg=_timm_images(architecture))
-
-
-def _timm_images(architecture: str) -> dict[str, Any]:
-    """What timm says of an architecture's images: size, mean and standard deviation."""
-    import timm
-
-    known = timm.get_pretrained_cfg(architecture)
-    return known.to_dict() if known else {"input_size": (3, 224, 224)}
+    return timm_config(architecture=architecture, pretrained_cfg=timm_image_settings(architecture))
 
 
 def check_supports_task(settings: PreTrainedConfig, task: Task, name: str) -> None:
@@ -246,28 +240,6 @@ def supports_task(settings: PreTrainedConfig, task: Task) -> bool:
     """Whether a model with these settings has a version for the task."""
     auto = getattr(transformers, task.auto_class)
     return type(settings) in auto._model_mapping or task.auto_class in getattr(settings, "auto_map", {})
-
-
-def _load_processor(config: Config, folder: str, settings: PreTrainedConfig, task: Task) -> tuple[Any, list[str]]:
-    """The tokenizer or image processor, and notes on what had to be chosen for the user."""
-    options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
-    if task.modality == "text":
-        return load_tokenizer(folder, settings, config.model, **options), []
-    if settings.model_type == "timm_wrapper":
-        from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
-
-        # Saved with the model, since `pipeline` reads from there how images are prepared.
-        settings.pretrained_cfg = getattr(settings, "pretrained_cfg", None) or _timm_images(settings.architecture)
-        return TimmWrapperImageProcessor(settings.pretrained_cfg, settings.architecture), []
-    try:
-        return AutoImageProcessor.from_pretrained(folder, **options), []
-    except Exception as error:
-        if not Path(folder).is_dir() or (Path(folder) / "preprocessor_config.json").exists():
-            raise UserError(first_line(f"Cannot load the image processor of '{config.model}'", error)) from error
-    size = getattr(settings, "image_size", None) or 224
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    note = f"the model has no preprocessor_config.json: images are resized to {height}x{width} and scaled to -1..1"
-    return transformers.ViTImageProcessor(size={"height": height, "width": width}), [note]
 
 
 def _match_padding(settings: PreTrainedConfig, processor: Any, notes: list[str]) -> None:

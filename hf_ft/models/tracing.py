@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,78 +12,47 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_ft.errors import UserError
+from hf_ft.modalities import Modality
 from hf_ft.models.forward_patching import patched_forward
+from hf_ft.tasks import modalities
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """One small batch that the model accepts: an image of the size its configuration names, or eight tokens."""
-    config = model.config
-    accepted = inspect.signature(model.forward).parameters
-    if "spatial_shapes" in accepted:  # flattened patches of any shape of image, as in NaFlex
-        vision = getattr(config, "vision_config", config)
-        side, values = 4, vision.num_channels * vision.patch_size**2
-        return {
-            "pixel_values": torch.rand(1, side * side, values, device=model.device, dtype=model.dtype),
-            "pixel_attention_mask": torch.ones(1, side * side, dtype=torch.long, device=model.device),
-            "spatial_shapes": torch.tensor([[side, side]], device=model.device),
-        }
-    if "pixel_values" in accepted and "input_ids" not in accepted:
-        return {"pixel_values": torch.rand(1, *image_shape(model), device=model.device, dtype=model.dtype)}
-    text = config.get_text_config()
-    words = getattr(text, "vocab_size", None) or 256  # models of bytes or characters state none
-    tokens = torch.arange(3, 11, device=model.device).unsqueeze(0) % words
-    pad, end = getattr(text, "pad_token_id", None), getattr(text, "eos_token_id", None)
-    if pad is not None:
-        tokens = torch.where(tokens == pad, (pad + 1) % words, tokens)
-    if isinstance(end, int):
-        # Classifiers of BART's kind read the state at the sentence end, so there must be exactly one.
-        tokens = torch.where(tokens == end, (end + 1) % words, tokens)
-        tokens[:, -1] = end
-    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    """One small batch that the model accepts, by the first modality that makes one.
+
+    Raises:
+        UserError: the model reads inputs of no modality.
+    """
+    return _example(model)[1]
+
+
+def _example(model: PreTrainedModel) -> tuple[Modality, dict[str, torch.Tensor]]:
+    for modality in modalities():
+        if (batch := modality.example_inputs(model)) is not None:
+            return modality, batch
+    kinds = ", ".join(modality.plural for modality in modalities())
+    raise UserError(f"{type(model).__name__} does not read inputs of a supported kind ({kinds}). Choose another model.")
 
 
 def padding_matters(model: PreTrainedModel) -> bool:
-    """Whether a text gets other logits when it is padded to the length of a longer one; found by trying.
+    """Whether an input gets other logits when it is padded to the length of a longer one; found by trying.
 
     So it is for models that take no attention mask (FNet) or cut texts into pieces (YOSO, Nystromformer, Funnel).
     """
-    inputs = example_inputs(model)
-    tokens, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if tokens is None or mask is None or set(inputs) != {"input_ids", "attention_mask"}:
+    modality, inputs = _example(model)
+    trial = modality.padding_trial(model)
+    if trial is None or set(trial[0]) != set(inputs):
         return False
-    tokens = torch.cat([tokens[:, :-1]] * 3 + [tokens[:, -1:]], dim=1)  # longer than the pieces that some models cut
-    mask = torch.ones_like(tokens)
-    length, pad = tokens.shape[1], getattr(model.config.get_text_config(), "pad_token_id", None) or 0
-    padding = torch.full((1, PADDING), pad, device=tokens.device)
-    padded = {
-        "input_ids": torch.cat([tokens, padding], dim=1),
-        "attention_mask": torch.cat([mask, torch.zeros_like(padding)], dim=1),
-    }
     with torch.no_grad(), evaluating(model):
-        alone = model(input_ids=tokens, attention_mask=mask).logits
-        beside = model(**padded).logits
+        alone, padded = (model(**inputs).logits for inputs in trial)
     if alone.ndim == 3:
-        beside = beside[:, :length]
+        padded = padded[:, : alone.shape[1]]
     scale = max(float(alone.abs().max()), 1e-6)
-    return not float((alone - beside).abs().max()) <= PADDING_TOLERANCE * scale
+    return not float((alone - padded).abs().max()) <= PADDING_TOLERANCE * scale
 
 
-PADDING, PADDING_TOLERANCE = 5, 1e-3
-"""Padding tokens that are tried, and the largest difference of logits, relative to their scale, that is rounding."""
-
-
-def image_shape(model: PreTrainedModel) -> tuple[int, int, int]:
-    """Channels, height and width that an image model expects; 224 pixels where the configuration names none."""
-    config: Any = model.config
-    wrapped: Any = getattr(model, "timm_model", None)
-    if wrapped is not None:
-        channels, height, width = wrapped.default_cfg["input_size"]
-        size = getattr(getattr(wrapped, "patch_embed", None), "img_size", None) or (height, width)
-        return (getattr(wrapped, "in_chans", channels), *size)
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", None) or 224
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return getattr(config, "num_channels", 3), height, width
+PADDING_TOLERANCE = 1e-3
+"""The largest difference of logits, relative to their scale, that is rounding."""
 
 
 @dataclass

@@ -70,7 +70,7 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
     """All that `run.json` says, free of paths and tokens: what was done, stages, scores and proofs."""
     loaded, target = run.loaded, run.splits.target
     pair = "text_pair" in run.splits.train.column_names
-    example = '"photo.jpg"' if get_task(run.config.task).modality == "image" else '"some text"'
+    example = get_task(run.config.task).modality.example
     if pair:
         example = '{"text": "some text", "text_pair": "another text"}'
     if run.splits.truncation:  # `pipeline` does not cut by itself, and most models fail on longer texts

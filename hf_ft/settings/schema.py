@@ -29,7 +29,7 @@ from hf_ft.settings.dry_run import try_arguments
 from hf_ft.settings.plan_yaml import read_stages, read_yaml
 from hf_ft.settings.ranges import check_range
 from hf_ft.storage import check_apart, check_ours, is_first_process
-from hf_ft.tasks import get_task, task_names
+from hf_ft.tasks import get_task, modalities, task_names
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -461,7 +461,7 @@ def build(*layers: tuple[str, Mapping[str, Any]]) -> Settings:
     choose(task, task_names(), "task", "Set it with --task.", option="task")
     if isinstance(given.get("plan"), str):
         given["plan"] = read_yaml(given["plan"], "plan", "`stages:` and a list")
-    modality, method = get_task(task).modality, given.get("method", Config.method)
+    modality, method = get_task(task).modality.method_defaults, given.get("method", Config.method)
     if "plan" in given:
         method = MethodSpec.from_stages(read_stages(given["plan"], modality))
     merged = TRAINING_DEFAULTS | dict(get_task(task).training) | method.defaults(modality) | given | {"method": method}
@@ -509,7 +509,8 @@ def _check_inputs(config: Config) -> None:
     """Check that options about inputs belong to the task, and that no column has two roles."""
     task, every = get_task(config.task), [get_task(name) for name in task_names()]
     foreign = sorted({role for other in every for role in other.inputs} - set(task.inputs))
-    options = [f"{role}_column" for role in foreign] + (["max_length"] if task.modality == "image" else ["augment"])
+    options = [f"{role}_column" for role in foreign]
+    options += [name for other in modalities() for name in other.options if name not in task.modality.options]
     if wrong := [name for name in options if name in config.given and getattr(config, name) != "none"]:
         raise UserError(f"--{wrong[0]} does not go with {task.name}, whose inputs are {', '.join(task.inputs)}.")
     named = {role: getattr(config, f"{role}_column") for role in (*task.inputs, "label")}

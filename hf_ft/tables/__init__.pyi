@@ -2,11 +2,12 @@ from .arrow import BATCH as BATCH
 from .arrow import batches as batches
 from .arrow import counted as counted
 from .arrow import store as store
-from .arrow import token_counts as token_counts
 from .column_types import element as element
+from .column_types import file_column as file_column
 from .column_types import holds_images as holds_images
 from .column_types import holds_labels as holds_labels
 from .column_types import holds_text as holds_text
 from .column_types import holds_words as holds_words
+from .column_types import image_column as image_column
 from .column_types import is_list as is_list
 from .column_types import type_name as type_name

@@ -8,11 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, Features
-from numpy.typing import NDArray
 
 BATCH = 10_000
 """Rows of a table that are in memory at a time."""
@@ -47,11 +44,3 @@ def store(tables: Iterable[pa.Table], features: Features) -> Dataset:
     else:
         part.replace(target)
     return Dataset.from_file(str(target))
-
-
-def token_counts(rows: Dataset) -> NDArray[np.int64] | None:
-    """Tokens of each encoded row; None where rows are no texts."""
-    if "input_ids" not in rows.column_names:
-        return None
-    columns = (batch["input_ids"] for batch in batches(rows.select_columns(["input_ids"])))
-    return np.concatenate([pc.list_value_length(column).to_numpy() for column in columns]).astype(np.int64)

@@ -46,3 +46,18 @@ def holds_labels(feature: Any) -> bool:
     kinds = ("int", "uint", "bool", "float", "double", "string", "large_string")
     inner = element(feature)
     return isinstance(inner, ClassLabel | Value) and inner.dtype.startswith(kinds)
+
+
+def file_column(rows: Any) -> str | None:
+    """The column of encoded files that are decoded when they are read, such as images; None where there is none.
+
+    Rows of any kind are asked, also those that a recipe brings.
+    """
+    features = getattr(rows, "features", None) or {}
+    return next((name for name, feature in features.items() if hasattr(feature, "decode_example")), None)
+
+
+def image_column(rows: Any) -> str | None:
+    """The column of images that are decoded when they are read; None where there is none."""
+    name = file_column(rows)
+    return name if name is not None and holds_images(rows.features[name]) else None

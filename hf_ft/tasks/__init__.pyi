@@ -2,6 +2,7 @@ from .base import Raw as Raw
 from .base import Task as Task
 from .classes import summed_loss as summed_loss
 from .registry import get_task as get_task
+from .registry import modalities as modalities
 from .registry import task_names as task_names
 from .target import BoolArray as BoolArray
 from .target import IntArray as IntArray

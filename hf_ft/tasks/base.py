@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError, choose
+from hf_ft.modalities import Modality
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,7 +74,7 @@ class Task:
 
     name: str
     summary: str
-    modality: str
+    modality: Modality
     auto_class: str
     pipeline: str
     inputs: Mapping[str, tuple[str, ...]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
 TASK = Task(
     name="image_classification",
     summary="one or several labels per image",
-    modality="image",
+    modality=get_modality("image"),
     auto_class="AutoModelForImageClassification",
     pipeline="image-classification",
     inputs={"image": ("image", "img", "image_file_path", "file_name", "pixel_values")},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from hf_ft.errors import choose
+from hf_ft.modalities import Modality
 from hf_ft.tasks.base import Task
 
 NAMES = ("image_classification", "text_classification", "text_regression", "token_classification")
@@ -14,6 +15,11 @@ NAMES = ("image_classification", "text_classification", "text_regression", "toke
 def task_names() -> list[str]:
     """The names of all tasks; nothing is imported."""
     return sorted(NAMES)
+
+
+def modalities() -> list[Modality]:
+    """The modalities of all tasks, each once."""
+    return list({modality.name: modality for name in NAMES for modality in [get_task(name).modality]}.values())
 
 
 def get_task(name: str) -> Task:

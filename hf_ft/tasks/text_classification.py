@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
 TASK = Task(
     name="text_classification",
     summary="one or several labels per text or pair of texts",
-    modality="text",
+    modality=get_modality("text"),
     auto_class="AutoModelForSequenceClassification",
     pipeline="text-classification",
     inputs={

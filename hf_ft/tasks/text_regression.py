@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hf_ft.errors import UserError, shorten
 from hf_ft.metrics import Floats, Score, Statistic, intervals, resample
+from hf_ft.modalities import get_modality
 from hf_ft.tasks import text_classification
 from hf_ft.tasks.base import CLASS_OPTIONS, Task
 from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, Target, Values
@@ -297,7 +298,7 @@ NUMBER = Number()
 TASK = Task(
     name="text_regression",
     summary="one number per text or pair of texts",
-    modality="text",
+    modality=get_modality("text"),
     auto_class="AutoModelForSequenceClassification",
     pipeline="text-classification",
     inputs=text_classification.TASK.inputs,

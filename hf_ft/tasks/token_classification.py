@@ -19,6 +19,7 @@ import numpy as np
 
 from hf_ft.errors import UserError, shorten
 from hf_ft.metrics import Counts, Floats, Score, Statistic, even_size, intervals, ratio, resample
+from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
 from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, NamedLabels, Target
 
@@ -581,7 +582,7 @@ TAG = Tag()
 TASK = Task(
     name="token_classification",
     summary="one tag per word, for entities or parts of speech",
-    modality="text",
+    modality=get_modality("text"),
     auto_class="AutoModelForTokenClassification",
     pipeline="token-classification",
     inputs={"tokens": ("tokens", "words")},

@@ -10,7 +10,8 @@ from hf_ft.data import Splits, with_truncation
 from hf_ft.environment import launcher_note, machine, stoppable
 from hf_ft.heads import check_solver
 from hf_ft.methods import Plan
-from hf_ft.models import LoadReport, adapters, check_tokens, scale_of
+from hf_ft.modalities import check_tokens
+from hf_ft.models import LoadReport, adapters, scale_of
 from hf_ft.reports import run_report as report
 from hf_ft.settings import Config
 from hf_ft.storage import output_folder

@@ -11,10 +11,11 @@ from transformers import TrainingArguments
 
 from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
-from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, cache_images, holds_images, open_cache
+from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, cache_images, open_cache
 from hf_ft.heads import expects_solver, linear_head_of, wants_solver
 from hf_ft.methods import AppliedStage
 from hf_ft.settings import Config
+from hf_ft.tables import file_column
 from hf_ft.training import checkpoints
 from hf_ft.training.arguments import evaluations, steps_per_epoch
 from hf_ft.training.resuming import of_main
@@ -60,7 +61,7 @@ def _opened(
     config = run.config
     if live is not None:
         return _job(run, stage, args, sets, config), live
-    augments = holds_images(sets[0]) and config.augment not in (None, "none") and "augment" not in config.given
+    augments = file_column(sets[0]) and config.augment not in (None, "none") and "augment" not in config.given
     if augments and expects_solver(config, run.plan.stages, stage, run.groups):
         plain = replace(config, augment="none")
         rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)

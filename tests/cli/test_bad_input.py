@@ -32,7 +32,8 @@ Rows = Sequence[Sequence[str]]
 
 TASKS, KNOWN_METHODS = ", ".join(task_names()), ", ".join(METHODS)
 OF_IMAGES, OF_TEXTS = (
-    "|".join(name for name in task_names() if get_task(name).modality == modality) for modality in ("image", "text")
+    "|".join(name for name in task_names() if get_task(name).modality.name == modality)
+    for modality in ("image", "text")
 )
 """What messages list, so that a new task or method is in them: all names, and patterns for a task of one modality."""
 
@@ -674,17 +675,17 @@ DATA: dict[str, Mistake] = {
     ),
     "missing label": (
         lambda w: w.train(dataset=w.table(train=[*OPINIONS, ("a film", ""), ("two films", "")])),
-        r"train: 2 of 22 examples have no label \(rows 21, 22, counted from 1\)\. Mend them, or leave them out with "
+        r"train: 2 of 22 examples have no label \(rows 21, 22, counted from 1\)\. Fix them, or skip them with "
         r"--bad_examples skip\.",
     ),
     "empty text": (
         lambda w: w.train(dataset=w.table(train=[*OPINIONS, ("   ", "pos")])),
-        r"train: 1 of 21 examples has an empty text \(rows? 21, counted from 1\)\. Mend them, or leave them out with "
+        r"train: 1 of 21 examples has an empty text \(rows? 21, counted from 1\)\. Fix them, or skip them with "
         r"--bad_examples skip\.",
     ),
     "images cut off": (
         lambda w: w.train("image", dataset=w.images("train/red/3.png", "train/blue/0.png")),
-        r"train: 2 of 3\d images cannot be read: (train/\w+/[03]\.png \(.*\),? ?){2}\. Mend them, or leave them out "
+        r"train: 2 of 3\d images cannot be read: (train/\w+/[03]\.png \(.*\),? ?){2}\. Fix them, or skip them "
         r"with --bad_examples skip\.",
     ),
     "tables for an image task": (
@@ -1050,7 +1051,7 @@ def test_bad_examples_are_left_out_and_counted(world: World, capsys: pytest.Capt
     assert record["data"]["sizes"]["test"] == 3 * 6 - 1
     printed = capsys.readouterr().out
     for notes in (printed, "\n".join(record["data"]["notes"])):
-        left_out = [int(count) for count in re.findall(r"(\d+) of \d+ images cannot be read; left out", notes)]
+        left_out = [int(count) for count in re.findall(r"(\d+) of \d+ images cannot be read; skipped", notes)]
         assert sum(left_out) == 3
         assert "train/red/3.png" in notes
 
@@ -1061,8 +1062,8 @@ def test_bad_texts_are_left_out_and_counted(world: World) -> None:
     assert main(world.train(dataset=world.table(train=rows), bad_examples="skip")) == 0
     record = json.loads((world.out / "run.json").read_text())
     notes = "\n".join(record["data"]["notes"])
-    assert "train: 2 of 23 examples have no label; left out." in notes
-    assert "train: 1 of 21 examples has an empty text; left out." in notes
+    assert "train: 2 of 23 examples have no label; skipped." in notes
+    assert "train: 1 of 21 examples has an empty text; skipped." in notes
     assert record["data"]["sizes"] == {"train": 18, "validation": 2}
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from hf_ft.cli.app import main
 from hf_ft.data.duplicates import Overlap
-from hf_ft.data.load import Splits, load_splits
+from hf_ft.data.load import load_splits
 from hf_ft.data.sampling import sample_strata
+from hf_ft.data.splits import Splits
 from hf_ft.settings.schema import Config
 
 

@@ -19,8 +19,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
-from hf_ft.data.load import Splits, load_evaluation_split, load_splits
+from hf_ft.data.load import load_evaluation_split, load_splits
 from hf_ft.data.sampling import allocate, sample_strata
+from hf_ft.data.splits import Splits
 from hf_ft.errors import UserError
 from hf_ft.settings.schema import Config
 from hf_ft.tasks import classes
@@ -721,7 +722,7 @@ def test_missing_labels(tmp_path: Path) -> None:
         load_splits(text_config(path))
     splits = load_splits(text_config(path, bad_examples="skip"))
     assert len(splits.train) + len(splits.validation) == 17
-    assert splits.notes[0] == "train: 3 of 20 examples have no label; left out."
+    assert splits.notes[0] == "train: 3 of 20 examples have no label; skipped."
 
 
 def test_empty_texts(tmp_path: Path) -> None:
@@ -735,7 +736,7 @@ def test_empty_texts(tmp_path: Path) -> None:
     splits = load_splits(text_config(tmp_path, bad_examples="skip"))
     assert splits.test is not None
     assert len(splits.test) == 4
-    assert "test: 2 of 6 examples have an empty text; left out." in splits.notes
+    assert "test: 2 of 6 examples have an empty text; skipped." in splits.notes
 
 
 def test_nothing_left_after_skipping(tmp_path: Path) -> None:
@@ -766,7 +767,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
     assert "truncated" in str(error.value)
     splits = load_splits(image_config(tmp_path, bad_examples="skip"))
     assert classes.SINGLE.counts(splits.train, splits.labels) == [11, 10]
-    assert "train: 3 of 24 images cannot be read; left out" in splits.notes[0]
+    assert "train: 3 of 24 images cannot be read; skipped" in splits.notes[0]
     for row in splits.train:
         row["image"].load()
 

@@ -332,12 +332,12 @@ def test_few_data_get_more_epochs() -> None:
 def test_defaults_of_every_method_and_task(name: str, task: str) -> None:
     """They are settings that exist, they make enough steps at every size, and `min_steps` is not among them."""
     spec = MethodSpec.parse(spelled(name))
-    settings = spec.defaults(get_task(task).modality)
+    settings = spec.defaults(get_task(task).modality.method_defaults)
     assert {"learning_rate", "num_train_epochs"} <= set(settings)
     assert set(settings) <= set(config_fields()) | set(training_fields())
-    least = METHODS[name].defaults[get_task(task).modality]["min_steps"]
+    least = METHODS[name].defaults[get_task(task).modality.method_defaults]["min_steps"]
     for steps in (1, 3, 10, 29, 64, 500, 5000):
-        epochs = spec.default_epochs(get_task(task).modality, steps)
+        epochs = spec.default_epochs(get_task(task).modality.method_defaults, steps)
         assert isinstance(epochs, int)
         assert epochs >= settings["num_train_epochs"]
         assert epochs * steps >= least

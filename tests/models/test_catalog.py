@@ -99,7 +99,7 @@ def test_the_list_has_what_people_start_from() -> None:
         for size in SIZES:
             found = sources_for(task, size)
             assert found
-            assert {source.modality for source in found} == {get_task(task).modality}
+            assert {source.modality for source in found} == {get_task(task).modality.name}
             assert {source.size for source in found} == {size}
 
 

@@ -82,7 +82,7 @@ def test_precedence_rows_are_counted() -> None:
 def test_later_layers_win(name: str, recipe: Any, yaml: str, words: str, meanings: list[Any], tmp_path: Path) -> None:
     """Method defaults < recipe < YAML < command line, one step at a time; only what was written is `given`."""
     default = settings(tmp_path)
-    expected = TRAINING_DEFAULTS | Config.method.defaults(get_task(TASK).modality)
+    expected = TRAINING_DEFAULTS | Config.method.defaults(get_task(TASK).modality.method_defaults)
     own = config_fields()[name].default if name in config_fields() else None
     assert value_of(default, name) == expected.get(name, own)
     assert name not in default.config.given
@@ -131,7 +131,7 @@ def test_method_brings_its_own_defaults(method: str, task: str, tmp_path: Path) 
     argument = {"N": ":2", "NAME": ":ia3", "PATTERN": ":*norm*", None: ""}[METHODS[method].argument]
     spelled = f"{method}{argument}"
     found = settings(tmp_path, task=task, method=spelled)
-    defaults = MethodSpec.parse(spelled).defaults(get_task(task).modality)
+    defaults = MethodSpec.parse(spelled).defaults(get_task(task).modality.method_defaults)
     assert len(defaults) >= 2
     assert {name: value_of(found, name) for name in defaults} == defaults
     assert found.config.method.definition == METHODS[method]

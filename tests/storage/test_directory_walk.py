@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from hf_ft.cli.app import main
-from hf_ft.data.load import Splits, load_splits
+from hf_ft.data.load import load_splits
+from hf_ft.data.splits import Splits
 from hf_ft.errors import UserError
 from hf_ft.settings.schema import Config
 from hf_ft.storage.directory_walk import files_below

@@ -363,7 +363,7 @@ def _timm_model(name: str, words: dict[str, Any]) -> PreTrainedModel:
 
 
 def _timm_size(model: PreTrainedModel) -> tuple[int, int]:
-    from hf_ft.models.tracing import image_shape
+    from hf_ft.modalities.image import image_shape
 
     return image_shape(model)[1:]
 
@@ -441,7 +441,7 @@ def batch(model: PreTrainedModel, examples: int = 4, length: int = 16) -> dict[s
 
 def save_with_processor(subject: Subject, model: PreTrainedModel, folder: Path) -> None:
     """Write the model as a folder of the Hub: weights, configuration, and tokenizer or image processor."""
-    from hf_ft.models.tracing import image_shape
+    from hf_ft.modalities.image import image_shape
 
     text = subject.kind in ("sequence", "token")
     size = {} if text else dict(zip(("height", "width"), image_shape(model)[1:], strict=True))

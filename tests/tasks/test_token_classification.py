@@ -18,7 +18,8 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, Roberta
 
 from hf_ft import Config, UserError, finetune
 from hf_ft.cli.app import main
-from hf_ft.data.load import Splits, load_splits
+from hf_ft.data.load import load_splits
+from hf_ft.data.splits import Splits
 from hf_ft.metrics.bootstrap import resample, resampling_weights
 from hf_ft.tasks.token_classification import (
     IGNORED,
@@ -357,7 +358,7 @@ BAD: dict[str, tuple[tuple[list[Any], Any], str]] = {
     "missing tag": ((["a", "b"], ["O", None]), r"train: 1 of 11 examples has a missing tag \(rows 11, counted from"),
     "blank tag": ((["a", "b"], ["O", " "]), r"train: 1 of 11 examples has a missing tag \(rows 11, counted from 1"),
     "no tags": ((["a", "b"], None), r"train: 1 of 11 examples has a missing tag \(rows 11, counted from 1"),
-    "no words": (([], []), r"train: 1 of 11 examples has no words \(rows 11, counted from 1\)\. Mend them, or"),
+    "no words": (([], []), r"train: 1 of 11 examples has no words \(rows 11, counted from 1\)\. Fix them, or"),
 }
 
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_ft import UserError
 from hf_ft.cli.app import main
-from hf_ft.models.vocabulary import check_tokens, load_tokenizer
+from hf_ft.modalities.tokenizer import check_tokens, load_tokenizer
 
 
 def without_tokenizer(folder: str, target: Path) -> str:

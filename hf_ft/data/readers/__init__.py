@@ -1,0 +1,1 @@
+"""Readers: each turns one kind of source (Hub, tables, class folders, ...) into raw splits."""

@@ -1,0 +1,59 @@
+"""The data of a run: checked splits with the same columns and the same labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
+
+from hf_ft.data.duplicates import Contents, Duplicates
+from hf_ft.tasks import Target
+
+if TYPE_CHECKING:
+    from hf_ft.data.truncation import Truncation
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run, ready for a task's `encode`.
+
+    Each split has the task's input columns under the names of `Task.inputs`, images undecoded until read, and
+    `labels`, whose kind is `target`: an int (position in the tuple `labels`); for several labels an example a list of
+    0.0 and 1.0 of length `len(labels)`; for a number a float; for a tag per word a list of ints. The tuple `labels`
+    names the model's outputs, in natural order ("2" before "10"), or in that of the data's own `ClassLabel`.
+    `fingerprint` hashes the content of all that is used, whatever its path. `notes` says, a sentence each, what was
+    done to the data and what is odd about them, `duplicates` which examples are there more than once, `truncation`
+    (once a tokenizer has counted them) which texts are longer than what the model reads.
+    """
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset | None
+    labels: tuple[str, ...]
+    target: Target
+    fingerprint: str
+    notes: tuple[str, ...]
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    truncation: tuple[Truncation, ...] | None = None
+
+    @property
+    def problem_type(self) -> str:
+        """The name of the kind of labels, which `load_model` needs."""
+        return self.target.name
+
+
+@dataclass(frozen=True)
+class EvaluationSplit:
+    """One split to score a finished model on, with the model's own labels; otherwise like `Splits`.
+
+    `contents` is what its examples are known by.
+    """
+
+    rows: Dataset
+    split: str
+    labels: tuple[str, ...]
+    target: Target
+    fingerprint: str
+    notes: tuple[str, ...]
+    contents: Contents
