@@ -654,7 +654,7 @@ DATA: dict[str, Mistake] = {
     ),
     "no column that can be the text": (
         lambda w: w.train(dataset=w.table(("a", "b", "y", "z"), train=[(*row, *row) for row in OPINIONS])),
-        r"No column of train is called as a text usually is \(text, sentence, .*\)\. Its columns: a, b, y, z\. Name "
+        r"No column of train has a usual name for the text \(text, sentence, .*\)\. Its columns: a, b, y, z\. Name "
         r"the right one with --text_column\.",
     ),
     "several columns that can be the text": (
@@ -690,7 +690,7 @@ DATA: dict[str, Mistake] = {
     ),
     "tables for an image task": (
         lambda w: w.train("image", dataset=w.data["text"]),
-        r"No column of train is called as an? image usually is \(.*\)\. Its columns: text, label\. Name the right .*",
+        r"No column of train has a usual name for the image \(.*\)\. Its columns: text, label\. Name the right .*",
     ),
     "images for a text task": (
         lambda w: w.train("text", dataset=w.data["image"]),
@@ -706,7 +706,7 @@ DATA: dict[str, Mistake] = {
     ),
     "texts for a task of words": (
         lambda w: w.train(task="token_classification"),
-        r"No column of train is called as a tokens usually is \(tokens, words\)\. Its columns: text, label\. Name .*",
+        r"No column of train has a usual name for the tokens \(tokens, words\)\. Its columns: text, label\. Name .*",
     ),
     "tags that are no lists": (
         lambda w: w.train(task="token_classification", tokens_column="text"),

@@ -490,12 +490,12 @@ COLUMN_MISTAKES = {
     "no text": (
         {"tweet": ["a"], "user": ["b"], "label": [0]},
         {},
-        r"No column of train is called as a text.*tweet, user, label.*--text_column",
+        r"No column of train has a usual name for the text.*tweet, user, label.*--text_column",
     ),
     "no label": (
         {"text": ["a"], "x": ["0"], "y": ["1"]},
         {},
-        r"No column of train is called as a label.*text, x, y.*--label_column",
+        r"No column of train has a usual name for the label.*text, x, y.*--label_column",
     ),
     "two labels": (
         {"text": ["a"], "label": [0], "category": [1]},
