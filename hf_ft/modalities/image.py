@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.errors import UserError, first_line, root_cause
+from hf_ft.errors import UserError, first_line
 from hf_ft.modalities.base import ColumnType, FileDigests, FileInput, Modality
 
 if TYPE_CHECKING:
@@ -37,31 +34,10 @@ def image_feature() -> Any:
     return Image()
 
 
-def check_image(cell: Mapping[str, Any] | None) -> FileDigests | str:
-    """Decode an encoded image as training will: its digests, or why it cannot be read.
+def _check_image(cell: Mapping[str, Any] | None) -> FileDigests | str:
+    from hf_ft.modalities.image_files import check_image
 
-    All of it is decoded, since a header alone does not show that the rest is missing.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    from hf_ft.modalities.image_transforms import upright_rgb
-
-    if cell is None:
-        return "missing"
-    try:
-        encoded = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        with Image.open(io.BytesIO(encoded)) as opened:
-            opened.load()
-            image = upright_rgb(opened)
-    except FileNotFoundError:
-        return "a broken link" if os.path.islink(cell["path"]) else "no such file"
-    except UnidentifiedImageError:  # its message is the address of an object in memory
-        return "not an image" if encoded else "an empty file"
-    except Exception as error:  # decoders of damaged files raise about everything
-        return root_cause(error)[:100]
-    pixels = hashlib.sha256(f"{image.width} {image.height} ".encode())
-    pixels.update(image.tobytes())
-    return FileDigests(hashlib.sha256(encoded).digest(), pixels.digest())
+    return check_image(cell)
 
 
 # --- Processors -----------------------------------------------------------------------------------------------------
@@ -157,5 +133,5 @@ MODALITY = Modality(
     load_saved_processor=load_saved_processor,
     example_inputs=example_inputs,
     model_inputs=frozenset({"pixel_values"}),
-    files=FileInput("image", "image", EXTENSIONS, image_feature, check_image, "CLASS/*.jpg"),
+    files=FileInput("image", "image", EXTENSIONS, image_feature, _check_image, "CLASS/*.jpg"),
 )
