@@ -104,7 +104,7 @@ def main() -> None:
     folder = Path(given["output_dir"])
     from hf_ft import rank
     from hf_ft.experiments.ranking import short_names
-    from hf_ft.heads.transferability import tau
+    from hf_ft.heads.rank_correlation import tau
 
     blocks = parse_integers(given["cut"], "cut", 1) if "cut" in given else []
     models += derived(models[0], given["task"], blocks, folder / "models")

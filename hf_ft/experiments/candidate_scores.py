@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_ft.data import Splits
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedRows, CacheRequest, NotCached, open_cache
-from hf_ft.heads import constant, transferability_scores
+from hf_ft.heads import constant_score, transferability_scores
 from hf_ft.methods import MethodSpec, plan_method
 from hf_ft.modalities import check_tokens
 from hf_ft.models import check_supports_task, evaluating, find_config, load_model
@@ -72,7 +72,7 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     return {
         "scores": transferability_scores(features, labels, metric, groups, args.seed),
         "metric": metric,
-        "baseline": constant(labels, metric),
+        "baseline": constant_score(labels, metric),
         "features": features.shape[1],
         "examples": len(features),
         "parameters": sum(value.numel() for value in parameters),

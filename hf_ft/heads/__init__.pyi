@@ -9,8 +9,8 @@ from .layer_probes import HiddenStateReader as HiddenStateReader
 from .layer_probes import Loss as Loss
 from .layer_probes import fit_layer_probes as fit_layer_probes
 from .layer_probes import sample_rows as sample_rows
-from .transferability import agreement as agreement
-from .transferability import constant as constant
-from .transferability import ranks as ranks
-from .transferability import tau as tau
+from .rank_correlation import agreement as agreement
+from .rank_correlation import ranks as ranks
+from .rank_correlation import tau as tau
+from .transferability import constant_score as constant_score
 from .transferability import transferability_scores as transferability_scores

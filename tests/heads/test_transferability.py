@@ -15,18 +15,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_ft.heads.transferability import (
-    agreement,
-    columns_of,
-    constant,
-    deal,
-    knn,
-    linear_probe,
-    logme,
-    measure,
-    ranks,
-    transferability_scores,
-)
+from hf_ft.heads.labels import label_columns
+from hf_ft.heads.logme import logme
+from hf_ft.heads.rank_correlation import agreement, ranks
+from hf_ft.heads.transferability import assign_folds, constant_score, knn, measure, ridge_probe, transferability_scores
 
 # --- LogME ------------------------------------------------------------------------------------------------------------
 
@@ -125,7 +117,7 @@ def blobs(apart: float, seed: int = 0, n: int = 120) -> tuple[np.ndarray, np.nda
 def test_knn_is_that_of_scikit_learn() -> None:
     """The same standardising, cosine, weights and folds give the same accuracy."""
     features, classes = blobs(0.5)
-    folds = deal(classes)
+    folds = assign_folds(classes)
     voters = KNeighborsClassifier(10, metric="cosine", algorithm="brute", weights=lambda d: np.maximum(1 - d, 1e-6))
     found = cross_val_predict(make_pipeline(StandardScaler(), voters), features, classes, cv=PredefinedSplit(folds))
     score = knn(features, classes, folds, "accuracy")
@@ -133,26 +125,26 @@ def test_knn_is_that_of_scikit_learn() -> None:
     assert 0.5 < score < 0.98
 
 
-@pytest.mark.parametrize("score", [knn, linear_probe])
+@pytest.mark.parametrize("score", [knn, ridge_probe])
 def test_scores_tell_features_with_signal(score: object) -> None:
     """Classes far apart are told; labels dealt at random are not, which they would be if folds leaked."""
     assert callable(score)
     features, classes = blobs(3.0)
-    folds = deal(classes)
+    folds = assign_folds(classes)
     shuffled = np.random.default_rng(1).permutation(classes)
     assert score(features, classes, folds, "accuracy") > 0.97
-    assert score(features, shuffled, deal(shuffled), "accuracy") < constant(shuffled, "accuracy") + 0.15
+    assert score(features, shuffled, assign_folds(shuffled), "accuracy") < constant_score(shuffled, "accuracy") + 0.15
 
 
 def test_probe_of_numbers_and_of_several_labels() -> None:
     """R2 near what the noise leaves; mean average precision far above that of no features."""
     features, numbers = drawn(300, 8, seed=8, signal=3.0)
-    folds = deal(numbers)
-    assert constant(numbers, "r2") == pytest.approx(0)
-    assert linear_probe(features, numbers, folds, "r2") == pytest.approx(1 - 1 / numbers.var(), abs=0.05)
+    folds = assign_folds(numbers)
+    assert constant_score(numbers, "r2") == pytest.approx(0)
+    assert ridge_probe(features, numbers, folds, "r2") == pytest.approx(1 - 1 / numbers.var(), abs=0.05)
     labels = np.stack([numbers > 0, numbers > 2], axis=1).astype(float)
-    assert constant(labels, "map") == pytest.approx(labels.mean())
-    assert linear_probe(features, labels, deal(labels), "map") > 0.9
+    assert constant_score(labels, "map") == pytest.approx(labels.mean())
+    assert ridge_probe(features, labels, assign_folds(labels), "map") > 0.9
 
 
 def test_more_features_than_examples() -> None:
@@ -169,20 +161,20 @@ def test_more_features_than_examples() -> None:
 def test_folds_share_out_classes_and_keep_groups() -> None:
     """Each fold has its share of each class and of large numbers; the words of a sentence stay together."""
     classes = np.repeat([0, 1], [80, 20])
-    folds = deal(classes)
+    folds = assign_folds(classes)
     assert [[int(((folds == f) & (classes == k)).sum()) for f in range(5)] for k in (0, 1)] == [[16] * 5, [4] * 5]
-    assert not np.array_equal(folds, deal(classes, seed=1))
+    assert not np.array_equal(folds, assign_folds(classes, seed=1))
     numbers = np.random.default_rng(0).normal(size=100)
-    assert np.ptp([numbers[deal(numbers) == f].mean() for f in range(5)]) < 0.25
+    assert np.ptp([numbers[assign_folds(numbers) == f].mean() for f in range(5)]) < 0.25
     groups = np.repeat(np.arange(20), 6)
-    grouped = deal(np.zeros(120, dtype=int), groups)
+    grouped = assign_folds(np.zeros(120, dtype=int), groups)
     assert all(len(np.unique(grouped[groups == g])) == 1 for g in range(20))
     assert np.bincount(grouped).tolist() == [24] * 5
 
 
 def test_measures() -> None:
     """On three examples, by hand."""
-    found, columns = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), columns_of(np.array([0, 1, 1]))
+    found, columns = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), label_columns(np.array([0, 1, 1]))
     assert measure(found, columns, "accuracy") == pytest.approx(2 / 3)
     assert measure(found, columns, "f1_macro") == pytest.approx(2 / 3)
     assert measure(found, columns, "map") == pytest.approx(1.0)
