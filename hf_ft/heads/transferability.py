@@ -104,6 +104,7 @@ class Float32Scaler(StandardScaler):
     scale_: Floats
 
     def fit(self, X: Floats, y: Any = None, sample_weight: Any = None) -> Float32Scaler:
+        """Mean and standard deviation of each column, 1 in place of what is only rounding."""
         super().fit(X, y, sample_weight)
         constant = np.sqrt(self.var_) <= np.finfo(np.float32).eps * np.abs(self.mean_)
         self.scale_ = np.where(constant, 1.0, self.scale_)
