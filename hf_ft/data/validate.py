@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hf_ft.data.columns import Columns
 from hf_ft.data.duplicates import Contents, hashed, text_bytes
 from hf_ft.data.file_columns import as_files
 from hf_ft.data.readers.raw_split import RawSplit
+from hf_ft.environment import progress
 from hf_ft.errors import UserError, choose, shorten
 from hf_ft.modalities import FileInput
 from hf_ft.settings import Config
@@ -154,11 +154,10 @@ def _read_all(rows: Dataset, role: str, kind: FileInput | None) -> tuple[dict[in
     """
     problems: dict[int, str] = {}
     hasher, known, labelled = hashlib.sha256(), array("Q"), array("Q")
-    # `disable=None` shows the bar on a terminal only; texts take no time worth one.
     noun = kind.noun if kind else "text"
-    bar = tqdm(desc=f"Checking {noun}s of {role}", total=len(rows), unit=noun, disable=None if kind else True)
+    bar = progress(f"Checking {noun}s of {role}", len(rows), f"{noun}s", shown=bool(kind))  # texts take no time
     position = 0
-    with bar, ThreadPoolExecutor(FILE_WORKERS) as pool:
+    with bar as advance, ThreadPoolExecutor(FILE_WORKERS) as pool:
         for batch in batches(rows, FILE_BATCH if kind else BATCH):
             labels = batch["labels"].to_numpy()
             inputs = batch.drop_columns(["labels"]).to_pylist()
@@ -175,5 +174,5 @@ def _read_all(rows: Dataset, role: str, kind: FileInput | None) -> tuple[dict[in
                     known.append(hashed(of_input))
                     labelled.append(hashed(of_input + label.tobytes()))
                 position += 1
-                bar.update()
+                advance(1)
     return problems, hasher.hexdigest(), Contents(np.array(known, np.uint64), np.array(labelled, np.uint64))

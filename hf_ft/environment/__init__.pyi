@@ -1,6 +1,7 @@
 from .console import print_error as print_error
 from .console import print_on_main as print_on_main
 from .console import print_table as print_table
+from .console import progress as progress
 from .console import progress_shown as progress_shown
 from .host import launcher_note as launcher_note
 from .host import machine as machine

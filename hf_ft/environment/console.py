@@ -136,7 +136,8 @@ def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 def progress(description: str, total: int, unit: str = "", shown: bool = True) -> Iterator[Callable[[int], Any]]:
     """Show a progress bar on stderr for as long as the context lasts; yields `advance(n)`.
 
-    Lines printed meanwhile appear above the bar. Nothing is drawn into log files, or when `shown` is false.
+    Lines printed meanwhile appear above the bar, and bars may be nested. Nothing is drawn into log files, or when
+    `shown` is false.
     """
     if not shown or not progress_shown():
         yield lambda n: None
@@ -149,6 +150,12 @@ def progress(description: str, total: int, unit: str = "", shown: bool = True) -
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-        with Progress(*columns, TimeRemainingColumn(), console=_console(sys.stderr), transient=True) as bars:
+        with Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=_console(sys.stderr),
+            redirect_stdout=is_terminal(sys.stdout),  # or rich would print lines for a pipe to stderr
+            transient=True,
+        ) as bars:
             task = bars.add_task(description, total=total)
             yield lambda n: bars.advance(task, n)

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from hf_ft.environment import print_on_main
+from hf_ft.environment import print_on_main, progress
 from hf_ft.errors import UserError
 from hf_ft.feature_cache.examples import EncodedSplit
 from hf_ft.feature_cache.key import feature_key, precision_of
@@ -145,16 +144,15 @@ def _compute(
     """Run the lower part of a split model on some rows, the longest first, and store what it returns."""
     lengths = None if part.lengths is None else part.lengths[rows]
     ragged = lengths if any(layout.ragged for layout in layouts) else None
-    hidden = True if request.args.disable_tqdm else None  # None shows the bar on a terminal only
-    bar = tqdm(desc="Features", total=len(rows), unit="example", disable=hidden, leave=False)
+    bar = progress("Features", len(rows), "examples", shown=not request.args.disable_tqdm)
     precision = precision_of(request.args)
     autocast = torch.autocast(request.args.device.type, getattr(torch, precision), enabled=precision != "float32")
-    with bar, autocast, store.build(part.fingerprints[rows], layouts, ragged) as writer:
+    with bar as advance, autocast, store.build(part.fingerprints[rows], layouts, ragged) as writer:
         for places in _batches(len(rows), lengths, request.args.device.type):
             tensors = split.capture(request.collate(part.fetch(rows[places])))
             pairs = zip(tensors, layouts, strict=True)
             writer.put(places, [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs])
-            bar.update(len(places))
+            advance(len(places))
 
 
 def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iterator[NDArray[np.int64]]:

@@ -20,10 +20,9 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from hf_ft.environment import print_on_main
+from hf_ft.environment import print_on_main, progress
 from hf_ft.feature_cache.examples import EncodedSplit
 from hf_ft.feature_cache.key import encoded_files, fingerprints, image_key
 from hf_ft.feature_cache.policy import NotCached, admit, forecast
@@ -287,13 +286,12 @@ def _build(
     fill: Fill,
 ) -> None:
     """Store what `fill` makes of some images of a split."""
-    hidden = True if request.args.disable_tqdm else None  # None shows the bar on a terminal only
     plain, lengths = split.rows.with_format(None), None if split.lengths is None else split.lengths[left]
     with (
-        tqdm(desc="Images", total=len(left), unit="image", disable=hidden, leave=False) as bar,
+        progress("Images", len(left), "images", shown=not request.args.disable_tqdm) as advance,
         store.build(split.fingerprints[left], layouts, lengths) as writer,
     ):
         for begin in range(0, len(left), BATCH):
             places = np.arange(begin, min(begin + BATCH, len(left)))
             writer.put(places, fill([upright_rgb(image) for image in plain[left[places].tolist()]["image"]]))
-            bar.update(len(places))
+            advance(len(places))

@@ -124,6 +124,14 @@ def test_progress_is_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -
         advance(4)
     assert "Images" in plain(screen.getvalue())
     assert "4/4" in plain(screen.getvalue())
+    for stream in (screen, io.StringIO()):
+        monkeypatch.setattr(sys, "stdout", stream)
+        with progress("Trials", 2) as outer, progress("Features", 3) as advance:
+            print("a line")
+            advance(3)
+            outer(1)
+        assert "a line\n" in plain(stream.getvalue()).replace(" ", " ")
+        assert ("Features" in stream.getvalue()) == (stream is screen)
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
     with progress("Images", 4) as advance:
