@@ -19,13 +19,14 @@ from hf_ft.settings.parse import add_settings, settings_layers
 from hf_ft.settings.plan_yaml import read_stages
 from hf_ft.settings.schema import config_fields, normalise, training_fields
 from hf_ft.tasks.registry import get_task, task_names
+from tests.support.structure import page_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONGEST_README = 200
-OF_OTHERS = {"--nproc_per_node", "--strict"}
-"""Options of `torchrun` and `mypy` that the pages name."""
+OF_OTHERS = {"--nproc_per_node", "--strict", "--page"}
+"""Options of `torchrun`, `mypy` and the scripts of tests that the pages name."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,14 @@ def test_tables_of_the_readme_are_those_of_the_code() -> None:
     text = README.read_text(encoding="utf-8")
     for name in task_names():
         assert re.search(rf"^\| `{name}` \|.*\| `{get_task(name).auto_class}` \|$", text, re.MULTILINE)
+
+
+def test_the_table_of_rooms_is_that_of_the_code() -> None:
+    """docs/design.md shows what `python tests/support/structure.py --page` prints."""
+    shown = re.findall(
+        r"^\| \d+ \| `\w+` \| .*\|$", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert "\n".join(shown) == page_table()
 
 
 def test_links_pictures_and_headings_exist() -> None:

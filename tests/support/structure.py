@@ -1,6 +1,6 @@
 """Rooms, floors and arrows of the package, read from its source; run as a script, it prints them.
 
-python tests/support/structure.py [hf_ft]
+python tests/support/structure.py [hf_ft] [--page]
 
 An arrow is an import of one module of the package by another, at its top or inside a function; imports for type
 checkers alone are none. A name that comes through the door of a room (`__init__.pyi`) is traced to the module that
@@ -166,11 +166,27 @@ def table(levels: Mapping[str, int]) -> str:
     return "\n".join(f"{floor:3}  {', '.join(rooms[floor])}" for floor in sorted(rooms, reverse=True))
 
 
+def page_table(package: Path = PACKAGE) -> str:
+    """The table of rooms in docs/design.md: floors from the top down, each room with the first line of its docstring."""
+    levels = floors(between_rooms(arrows(package)))
+    rows = []
+    for room in sorted(filter(None, levels), key=lambda room: (-levels[room], room)):
+        path = package / room / "__init__.py"
+        text = ast.get_docstring(tree_of(path if path.exists() else package / f"{room}.py")) or ""
+        rows.append(f"| {levels[room]} | `{room}` | {text.splitlines()[0].rstrip('.')} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Print rooms, floors, arrows and circles."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("package", nargs="?", type=Path, default=PACKAGE, help="folder of the package")
-    package: Path = parser.parse_args().package
+    parser.add_argument("--page", action="store_true", help="only the table of rooms as docs/design.md shows it")
+    options = parser.parse_args()
+    package: Path = options.package
+    if options.page:
+        print(page_table(package))
+        return
     graph = {module: others for module, others in arrows(package).items() if module}
     rooms = between_rooms(graph)
     inner = [module for module in graph if module not in doors(package)]
