@@ -167,7 +167,7 @@ def table(levels: Mapping[str, int]) -> str:
 
 
 def page_table(package: Path = PACKAGE) -> str:
-    """The table of rooms in docs/design.md: floors from the top down, each room with the first line of its docstring."""
+    """The table of rooms in docs/design.md: floors downwards, each room with its first docstring line."""
     levels = floors(between_rooms(arrows(package)))
     rows = []
     for room in sorted(filter(None, levels), key=lambda room: (-levels[room], room)):
