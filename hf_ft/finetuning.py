@@ -73,7 +73,9 @@ def execute(settings: Settings) -> dict[str, Any]:
     """
     out, resume = Path(settings.training["output_dir"]).expanduser(), settings.training.get("resume_from_checkpoint")
     with stoppable() as stop, locked(out, "run"):
-        check_output_dir(str(out), settings.config, resume)  # once more: another run may have ended there since
+        config = settings.config
+        # Once more: another run may have ended there since.
+        check_output_dir(str(out), config.model, config.dataset, config.overwrite_output_dir, resume)
         if resume and resuming.finished(out):
             from hf_ft.training import tidy
 

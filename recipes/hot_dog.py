@@ -15,8 +15,8 @@ from hf_ft.cli.app import run
 from hf_ft.finetuning import execute
 from hf_ft.reports.figures import draw_learning
 from hf_ft.reports.run_report import text_table
+from hf_ft.settings.merge import build
 from hf_ft.settings.parse import command_line
-from hf_ft.settings.schema import build
 
 SETTINGS = {"task": "image_classification", "model": "microsoft/resnet-18"}
 OUT = "runs/hot_dog"

@@ -19,8 +19,8 @@ from PIL import Image
 from hf_ft.cli.app import run
 from hf_ft.finetuning import execute
 from hf_ft.reports.run_report import comparison_figure, text_table
+from hf_ft.settings.merge import build
 from hf_ft.settings.parse import command_line
-from hf_ft.settings.schema import build
 
 SETTINGS = {
     "task": "image_classification",

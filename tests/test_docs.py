@@ -15,9 +15,11 @@ from hf_ft.cli.app import COMMANDS, main, module_of
 from hf_ft.methods.method_spec import MethodSpec
 from hf_ft.methods.registry import METHODS
 from hf_ft.settings.argument_parser import Parser
+from hf_ft.settings.merge import normalise
 from hf_ft.settings.parse import add_settings, settings_layers
 from hf_ft.settings.plan_yaml import read_stages
-from hf_ft.settings.schema import config_fields, normalise, training_fields
+from hf_ft.settings.schema import config_fields
+from hf_ft.settings.training_arguments import training_fields
 from hf_ft.tasks.registry import get_task, task_names
 from tests.support.structure import page_table
 

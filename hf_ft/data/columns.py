@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features
 
 from hf_ft.errors import UserError, choose, shorten
 from hf_ft.modalities import ColumnType
-from hf_ft.settings import Config
+from hf_ft.settings import DataSettings
 from hf_ft.tables import element, holds_labels, holds_text, type_name
 from hf_ft.tasks import Target, Task, get_task
 
@@ -27,7 +27,7 @@ class Columns:
     target: Target
 
 
-def find_columns(rows: Dataset, split: str, config: Config, notes: list[str]) -> Columns:
+def find_columns(rows: Dataset, split: str, config: DataSettings, notes: list[str]) -> Columns:
     """The columns to use, from the user's word, from their usual names, or because only one can be meant.
 
     Raises:
@@ -69,7 +69,7 @@ def column_type(task: Task, role: str) -> ColumnType:
     return known.get(role) or next(iter(known.values()))
 
 
-def _target(task: Task, rows: Dataset, label: str, config: Config) -> Target:
+def _target(task: Task, rows: Dataset, label: str, config: DataSettings) -> Target:
     if config.problem_type:
         task.target(config.problem_type, "Leave out --problem_type.")
     target = task.find_target(rows, label, config)

@@ -21,11 +21,11 @@ from hf_ft.data.split_roles import assign_roles
 from hf_ft.data.splits import EvaluationSplit, Splits
 from hf_ft.data.validate import LabelledSplit, checked_rows, take_split, without_bad
 from hf_ft.errors import UserError, shorten
-from hf_ft.settings import Config, is_local
+from hf_ft.settings import DataSettings, is_local
 from hf_ft.storage import json_digest
 
 
-def read_raw_splits(config: Config, notes: list[str]) -> dict[str, RawSplit]:
+def read_raw_splits(config: DataSettings, notes: list[str]) -> dict[str, RawSplit]:
     """The splits of `config.dataset` as they are, by the names they have there.
 
     Raises:
@@ -34,7 +34,7 @@ def read_raw_splits(config: Config, notes: list[str]) -> dict[str, RawSplit]:
     return read_local(config, notes) if is_local(config.dataset) else read_hub(config)
 
 
-def load_splits(config: Config, seed: int = 0) -> Splits:
+def load_splits(config: DataSettings, seed: int = 0) -> Splits:
     """Load `config.dataset` for training: find splits, columns and labels, check all examples, sample.
 
     Without a validation split, a stratified part of train is held out, before train itself is reduced, so that it is
@@ -80,7 +80,7 @@ def load_splits(config: Config, seed: int = 0) -> Splits:
     return Splits(*three, labels, target, fingerprint, tuple(notes), duplicates)
 
 
-def load_evaluation_split(dataset: str, config: Config, labels: Sequence[str], seed: int = 0) -> EvaluationSplit:
+def load_evaluation_split(dataset: str, config: DataSettings, labels: Sequence[str], seed: int = 0) -> EvaluationSplit:
     """Load the split of `dataset` to score on (test, else validation, else train) for a model that knows `labels`.
 
     Labels are matched by name, so their order in the data does not matter; columns, splits, kind of labels and

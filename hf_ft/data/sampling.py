@@ -9,7 +9,7 @@ import numpy as np
 from hf_ft.data.duplicates import equal_inputs
 from hf_ft.data.validate import LabelledSplit
 from hf_ft.errors import UserError, shorten
-from hf_ft.settings import Config
+from hf_ft.settings import DataSettings
 from hf_ft.tables import counted
 from hf_ft.tasks import IntArray, NamedLabels
 
@@ -62,7 +62,7 @@ def allocate(total: int, counts: IntArray, least: IntArray, most: IntArray) -> I
 
 
 def sample_splits(
-    splits: dict[str, LabelledSplit], config: Config, seed: int, notes: list[str]
+    splits: dict[str, LabelledSplit], config: DataSettings, seed: int, notes: list[str]
 ) -> dict[str, LabelledSplit]:
     """Hold out a validation split if there is none, then reduce each split to what was asked for, in that order.
 
@@ -71,7 +71,7 @@ def sample_splits(
     """
     if "validation" not in splits:
         splits = splits | _hold_out(splits["train"], config.validation_fraction, seed, notes)
-    elif "validation_fraction" in config.given:
+    elif "validation_fraction" in config.explicit:
         notes.append("validation_fraction is not used: there is a validation split.")
     drawn = splits | {
         "train": _per_class(splits["train"], config.examples_per_class, seed, notes),

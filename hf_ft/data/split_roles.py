@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from hf_ft.data.readers.raw_split import RawSplit
 from hf_ft.errors import UserError, choose
-from hf_ft.settings import Config
+from hf_ft.settings import DataSettings
 
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -17,7 +17,7 @@ SPLIT_WORDS = {
 """Role of a split -> the names it goes by, alone or followed by `-`, `_`, `.` or a digit (`train-00000-of-00019`)."""
 
 
-def assign_roles(sources: Mapping[str, RawSplit], config: Config, notes: list[str]) -> dict[str, str]:
+def assign_roles(sources: Mapping[str, RawSplit], config: DataSettings, notes: list[str]) -> dict[str, str]:
     """Role (train, validation, test) -> name of the split that plays it; roles nobody plays are left out.
 
     A name that is exactly a word for the role goes before one that begins with it (`validation_matched`).
@@ -57,7 +57,7 @@ def _first_word(name: str, words: Iterable[str]) -> str | None:
     return match.group(1) if match else None
 
 
-def split_word(name: str, config: Config) -> str | None:
+def split_word(name: str, config: DataSettings) -> str | None:
     """The word for a split that the name of a file or folder is or begins with; the user's own words come first."""
     own = [getattr(config, f"{role}_split") for role in SPLIT_WORDS]
     return _first_word(

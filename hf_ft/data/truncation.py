@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from hf_ft.data.splits import Splits
 from hf_ft.modalities import full_lengths, token_counts
-from hf_ft.settings import Config
+from hf_ft.settings import EncodingSettings
 from hf_ft.tables import BATCH, batches
 from hf_ft.tasks import Task
 
@@ -45,7 +45,7 @@ UNLIMITED = 10**9
 """A longest text of more tokens than this stands for no limit: tokenizers say 1e30."""
 
 
-def with_truncation(splits: Splits, task: Task, processor: Any, config: Config) -> Splits:
+def with_truncation(splits: Splits, task: Task, processor: Any, config: EncodingSettings) -> Splits:
     """The same splits with what is cut of their texts, counted and noted; once for all models of one tokenizer."""
     if task.limit is None or splits.truncation is not None:
         return splits
@@ -62,7 +62,9 @@ def max_input_tokens(processor: Any) -> int | None:
     return longest if longest < UNLIMITED else None
 
 
-def count_truncated(split: str, rows: Dataset, task: Task, processor: Any, config: Config) -> Truncation | None:
+def count_truncated(
+    split: str, rows: Dataset, task: Task, processor: Any, config: EncodingSettings
+) -> Truncation | None:
     """Count the examples that are cut, and the tokens lost; None where none is.
 
     Only examples as long as the limit are tokenised a second time, whole.

@@ -25,7 +25,7 @@ from hf_ft.data.readers.raw_split import RawSplit
 from hf_ft.environment import progress
 from hf_ft.errors import UserError, choose, shorten
 from hf_ft.modalities import FileInput
-from hf_ft.settings import Config
+from hf_ft.settings import DataSettings
 from hf_ft.tables import BATCH, batches, file_column, is_list
 from hf_ft.tasks import IntArray, Values, get_task
 
@@ -46,7 +46,7 @@ class LabelledSplit:
     used: IntArray
 
 
-def take_split(role: str, source: RawSplit, columns: Columns, config: Config) -> LabelledSplit:
+def take_split(role: str, source: RawSplit, columns: Columns, config: DataSettings) -> LabelledSplit:
     """Take inputs and labels out of a split.
 
     Raises:
@@ -68,7 +68,7 @@ def take_split(role: str, source: RawSplit, columns: Columns, config: Config) ->
 # --- Checking rows --------------------------------------------------------------------------------------------------
 
 
-def without_bad(split: LabelledSplit, config: Config, notes: list[str]) -> LabelledSplit:
+def without_bad(split: LabelledSplit, config: DataSettings, notes: list[str]) -> LabelledSplit:
     """Skip, or report, rows whose label is missing or whose text is blank; `checked_rows` does so for files.
 
     Raises:
@@ -94,7 +94,7 @@ def _blank(inputs: Dataset, name: str) -> NDArray[np.bool_]:
 
 
 def _drop(
-    split: LabelledSplit, is_bad: NDArray[np.bool_], what: str, config: Config, notes: list[str]
+    split: LabelledSplit, is_bad: NDArray[np.bool_], what: str, config: DataSettings, notes: list[str]
 ) -> LabelledSplit:
     bad = split.used[is_bad[split.used]]
     if len(bad) == 0:
@@ -124,7 +124,7 @@ class Checked:
     contents: Contents
 
 
-def checked_rows(split: LabelledSplit, config: Config, notes: list[str]) -> Checked:
+def checked_rows(split: LabelledSplit, config: DataSettings, notes: list[str]) -> Checked:
     """The rows in use with their labels; files that cannot be read are skipped.
 
     Raises:

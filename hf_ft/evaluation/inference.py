@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,7 +34,7 @@ from hf_ft.evaluation.scores import Results, add_scores, predict_outputs, score_
 from hf_ft.modalities import FileInput
 from hf_ft.models import silent_loading
 from hf_ft.reports import duplicates_note, text_table, title
-from hf_ft.settings import Config, check_path, not_made
+from hf_ft.settings import DataSettings, EncodingSettings, check_path, not_made
 from hf_ft.storage import LOCAL, check_names, files_below, read_run, readable
 from hf_ft.tasks import Task, get_task
 
@@ -75,11 +75,16 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, An
     return record, task, model.eval(), processor
 
 
-def _config_of(record: Mapping[str, Any], **changes: Any) -> Config:
-    """The settings of the training run that new data need: what they look like and how they are encoded."""
+@dataclass(frozen=True)
+class InputSettings(DataSettings, EncodingSettings):
+    """The settings of a training run that new data need: what they look like and how they are encoded."""
+
+
+def _settings_of(record: Mapping[str, Any], **changes: Any) -> InputSettings:
+    """The settings of the training run for new data."""
     columns = [f"{role}_column" for role in get_task(record["task"]).inputs]
     kept = {name: record["settings"][name] for name in (*columns, *SHAPE, "max_length") if name in record["settings"]}
-    return Config(task=record["task"], problem_type=record["data"]["problem_type"], **kept, **changes)
+    return InputSettings(task=record["task"], problem_type=record["data"]["problem_type"], **kept, **changes)
 
 
 def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool) -> str:
@@ -89,7 +94,7 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
         UserError: data that do not fit the model, such as labels that it does not know.
     """
     record, task, model, processor = load_folder(folder)
-    config = _config_of(record, dataset=dataset, test_split=split)
+    config = _settings_of(record, dataset=dataset, test_split=split)
     rows = load_evaluation_split(dataset, config, record["data"]["labels"])
     _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
     cut = count_truncated(rows.split, rows.rows, task, processor, config)
@@ -144,7 +149,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         if why := "" if path.is_file() else not_made(path):
             raise UserError(f"--output {output} cannot be written: {why}. Choose another file.")
     record, task, model, processor = load_folder(folder)
-    config = _config_of(record)
+    config = _settings_of(record)
     learnt = record["data"].get("inputs")  # not in the records of earlier versions
     files = task.modality.files
     rows = _file_rows(inputs, files) if files else _text_rows(inputs, task, config, processor, learnt)
@@ -205,7 +210,7 @@ def _files_in(folder: Path, kind: FileInput) -> list[Path]:
 
 
 def _text_rows(
-    inputs: Sequence[str], task: Task, config: Config, processor: Any, learnt: Sequence[str] | None
+    inputs: Sequence[str], task: Task, config: InputSettings, processor: Any, learnt: Sequence[str] | None
 ) -> dict[str, list[Any]]:
     """Texts from files (tables by column, other files line by line) or from the command line itself.
 
@@ -257,7 +262,7 @@ def _lines(content: bytes, name: str) -> list[dict[str, Any]]:
     return [{"text": line} for line in text.splitlines() if line.strip()]
 
 
-def _check_pairs(rows: Sequence[Mapping[str, Any]], learnt: Sequence[str], config: Config) -> None:
+def _check_pairs(rows: Sequence[Mapping[str, Any]], learnt: Sequence[str], config: DataSettings) -> None:
     """Raise unless all rows are pairs where the model learnt from pairs, and none where it did not."""
     pairs = sum(bool(row.get("text_pair")) for row in rows)
     if "text_pair" in learnt and pairs < len(rows):
@@ -283,7 +288,7 @@ def _check_inputs(found: Sequence[str], record: Mapping[str, Any], dataset: str)
         )
 
 
-def _table_rows(path: Path, task: Task, config: Config, learnt: Sequence[str] | None) -> list[dict[str, Any]]:
+def _table_rows(path: Path, task: Task, config: DataSettings, learnt: Sequence[str] | None) -> list[dict[str, Any]]:
     """The inputs of a table, read as in training; columns are those of the training data, else the usual ones.
 
     A task that takes texts as well as its own inputs (`from_text`) takes a column of texts where there is no other.

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_ft.data import Splits
 from hf_ft.errors import shorten
-from hf_ft.settings import Config
+from hf_ft.settings import EncodingSettings
 from hf_ft.tasks import Raw, Task
 
 EXAMPLES = 8
@@ -33,7 +33,7 @@ class LoadBackFailure(RuntimeError):
 
 
 def verify_load_back(
-    folder: Path, model: PreTrainedModel, processor: Any, task: Task, splits: Splits, config: Config
+    folder: Path, model: PreTrainedModel, processor: Any, task: Task, splits: Splits, config: EncodingSettings
 ) -> dict[str, Any]:
     """Give raw examples to the plain `pipeline` of a saved model in a fresh process and compare all that it says.
 
@@ -73,7 +73,9 @@ def verify_load_back(
     }
 
 
-def _outputs(model: PreTrainedModel, processor: Any, task: Task, raw: Raw, config: Config) -> tuple[list[int], Any]:
+def _outputs(
+    model: PreTrainedModel, processor: Any, task: Task, raw: Raw, config: EncodingSettings
+) -> tuple[list[int], Any]:
     """What the model in memory gives for each example, as `predict_outputs` has it: alone, hence without padding.
 
     Says also which examples these are: some models cannot answer a text of few tokens alone (Funnel pools it away).

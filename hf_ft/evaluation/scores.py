@@ -16,7 +16,7 @@ from hf_ft.environment import progress_shown
 from hf_ft.evaluation.head_input import compare_head_input
 from hf_ft.metrics import Score
 from hf_ft.modalities import token_counts
-from hf_ft.settings import Config
+from hf_ft.settings import EncodingSettings
 from hf_ft.tasks import BoolArray, Target, Task, get_task
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def predict_outputs(
     processor: Any,
     task: Task,
     dataset: Dataset,
-    config: Config,
+    config: EncodingSettings,
     args: TrainingArguments | None = None,
 ) -> Any:
     """What the model says of a data set with the task's input columns, one entry per example, in its order.

@@ -9,7 +9,16 @@ from typing import Any
 
 from hf_ft.errors import UserError
 from hf_ft.methods import MethodSpec, join_patterns
-from hf_ft.settings import OF_ADAPTERS, Config, adapter_options, build, check_place, check_range, normalise
+from hf_ft.settings import (
+    OF_ADAPTERS,
+    SECTIONS,
+    OutputSettings,
+    adapter_options,
+    build,
+    check_place,
+    check_range,
+    normalise,
+)
 from hf_ft.storage import check_ours
 
 Layer = tuple[str, Mapping[str, Any]]
@@ -20,6 +29,8 @@ DEPTHS = "depths"
 """Among methods: `head`, `last_n` and `full` at every depth, or at nine of them."""
 OWN = ("methods", "seeds", "examples_per_class")
 """Settings of a comparison that a run has not, or has in another form."""
+SECTIONS_OF_TRIALS = tuple(section for section in SECTIONS if section is not OutputSettings)
+"""What is checked before any trial has a folder: all settings but those of one."""
 OF_FOLDER = ("overwrite_output_dir", "resume_from_checkpoint")
 """Settings that say what becomes of an earlier result, not what a training does."""
 
@@ -61,7 +72,7 @@ def read_comparison_settings(layers: Sequence[Layer]) -> ComparisonSettings:
     if named and not joins and not any(map(_adapter_options, probes)) and _adapter_options(rest):
         probes[0] = rest  # none of the methods takes them, and the first says so
     for name, probe in zip(named or ["head" if methods else "lora"], probes, strict=True):
-        build(*probe, ("the comparison", {"method": name, "output_dir": str(folder / "trials" / "data")}))
+        build(*probe, ("the comparison", {"method": name}), sections=SECTIONS_OF_TRIALS)
     return ComparisonSettings(methods, seeds, sizes, rest, folder, anew)
 
 
@@ -161,5 +172,5 @@ def parse_output_folder(layers: Sequence[Layer], kind: str) -> tuple[list[Layer]
     if not given.get("output_dir"):
         raise UserError("`--output_dir` is missing.", option="output_dir", hint="Set it to a folder for the result.")
     folder = Path(given["output_dir"]).expanduser()
-    check_place(str(folder), Config(model=given.get("model", ""), dataset=given.get("dataset", "")))
+    check_place(str(folder), given.get("model", ""), given.get("dataset", ""))
     return rest, folder, check_ours(folder, kind) == kind and bool(given.get("overwrite_output_dir"))

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft.errors import UserError
-from hf_ft.experiments.comparison_settings import Layer, parse_integers, parse_output_folder, parse_seeds
+from hf_ft.experiments.comparison_settings import (
+    SECTIONS_OF_TRIALS,
+    Layer,
+    parse_integers,
+    parse_output_folder,
+    parse_seeds,
+)
 from hf_ft.settings import build
 
 OWN = ("depths", "seeds")
@@ -67,7 +73,7 @@ def read_depth_settings(layers: Sequence[Layer]) -> DepthSettings:
         )
     seeds = parse_seeds(own.get("seeds", 1))
     rest, folder, anew = parse_output_folder(rest, "search")
-    build(*rest, ("the search", {"method": "full", "output_dir": str(folder / "trials" / "data")}))
+    build(*rest, ("the search", {"method": "full"}), sections=SECTIONS_OF_TRIALS)
     return DepthSettings(depths, seeds, rest, folder, anew)
 
 

@@ -494,7 +494,7 @@ def resolve(settings: Settings) -> tuple[Settings, Record]:
     """
     out = Path(settings.training["output_dir"]).expanduser()
     values = {**vars(settings.config), **settings.training}
-    given = {name: values[name] for name in settings.config.given - NOT_SEARCHED}
+    given = {name: values[name] for name in settings.config.explicit - NOT_SEARCHED}
     folder = out / "depth"
     anew = settings.config.overwrite_output_dir and not settings.training.get("resume_from_checkpoint")
     layer = {**given, "output_dir": str(folder), "overwrite_output_dir": anew, "seeds": [values["seed"]]}
@@ -505,7 +505,9 @@ def resolve(settings: Settings) -> tuple[Settings, Record]:
     found = build(own)
     kept = {name: settings.training[name] for name in NOT_SEARCHED if name in settings.training}
     own_settings = settings.config  # a resumed run compares what the user asked for, not what was chosen
-    config = replace(found.config, overwrite_output_dir=own_settings.overwrite_output_dir, asked=own_settings.asked)
+    config = replace(
+        found.config, overwrite_output_dir=own_settings.overwrite_output_dir, must_match=own_settings.must_match
+    )
     return Settings(config, found.training | kept), {
         "by": "hf-ft depth",
         "blocks": record["blocks"],

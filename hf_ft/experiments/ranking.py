@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError, shorten
 from hf_ft.models import sources_for
-from hf_ft.settings import Config, Settings, build, check_path, config_fields, normalise
+from hf_ft.settings import (
+    SECTIONS,
+    Config,
+    DataSettings,
+    ModelSettings,
+    OutputSettings,
+    Settings,
+    build,
+    check_path,
+    normalise,
+)
 from hf_ft.storage import files_digest, output_folder, text_digest
 
 if TYPE_CHECKING:
@@ -38,11 +48,15 @@ ELSEWHERE = {
 """Settings that change neither scores nor trained models, or stand in the record on their own."""
 OF_SCORES = {
     "task",
-    *(name for name, item in config_fields().items() if item.metadata["group"] in ("model", "data")),
-    *("seed", "bf16", "fp16", "cache_dtype"),
+    *ModelSettings.options(),
+    *DataSettings.options(),
+    *("max_length", "seed", "bf16", "fp16", "cache_dtype"),
 }
 """Settings that scores depend on; the others matter to `confirm` alone."""
 
+
+SECTIONS_OF_SCORES = tuple(section for section in SECTIONS if section not in (ModelSettings, OutputSettings))
+"""What is checked before any model has its turn: all settings but those of one model and one run."""
 
 OF_DATA = ("name", "fingerprint", "examples")
 """What tells whether the data are those that were scored."""
@@ -180,7 +194,7 @@ def _base(layers: Layers) -> tuple[Settings, Path]:
     if not given.get("output_dir"):
         raise UserError("`--output_dir` is missing.", option="output_dir", hint="Set it to a folder for the result.")
     out = Path(given["output_dir"]).expanduser().absolute()
-    settings = _settings(layers, "builtin", out / "confirm" / "none")
+    settings = build(*layers, sections=SECTIONS_OF_SCORES)
     output_folder.check_ours(out, "ranking")
     return settings, out
 
@@ -196,7 +210,7 @@ def _clear(out: Path) -> None:
 
 def _of_scores(config: Config) -> Config:
     """The settings with which data are read for scoring."""
-    if not {"max_train_examples", "examples_per_class"} & config.given:
+    if not {"max_train_examples", "examples_per_class"} & config.explicit:
         config = dataclasses.replace(config, max_train_examples=MOST)
     # Scores read train alone; one example keeps images of the other splits from being decoded for nothing.
     return dataclasses.replace(config, max_eval_examples=1)
@@ -213,7 +227,7 @@ def _settings(layers: Layers, model: str, folder: Path) -> Settings:
 def _chosen(settings: Settings, names: set[str]) -> dict[str, Any]:
     """What the user set among these settings, as JSON gives it back."""
     every = {**vars(settings.config), **settings.training}
-    chosen = {name: every[name] for name in sorted(settings.config.given & names - ELSEWHERE)}
+    chosen = {name: every[name] for name in sorted(settings.config.explicit & names - ELSEWHERE)}
     return dict(json.loads(json.dumps(chosen, default=str)))
 
 

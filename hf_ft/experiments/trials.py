@@ -31,7 +31,7 @@ from hf_ft.data import Splits, load_splits, sample_strata, with_truncation
 from hf_ft.environment import machine, versions
 from hf_ft.errors import UserError, shorten
 from hf_ft.evaluation import predict_outputs
-from hf_ft.experiments.comparison_settings import Layer, applicable_layers
+from hf_ft.experiments.comparison_settings import SECTIONS_OF_TRIALS, Layer, applicable_layers
 from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, PrebatchedCollator, open_cache
 from hf_ft.methods import MethodSpec, Plan
 from hf_ft.metrics import Floats
@@ -139,8 +139,8 @@ class Experiment:
             raise UserError("Comparisons run in one process. Start the command without accelerate launch.")
         self.layers = [(source, normalise(layer, source)) for source, layer in layers]
         self.root, self.folder = folder, folder / "trials"
-        own = {"method": "head", "output_dir": str(self.folder / "data")}
-        settings = build(*applicable_layers(self.layers, "head"), ("the comparison", own))
+        layers = (*applicable_layers(self.layers, "head"), ("the comparison", {"method": "head"}))
+        settings = build(*layers, sections=SECTIONS_OF_TRIALS)
         config, args = settings.config, settings.arguments()
         self.task = get_task(config.task)
         check_model(config, args, [MethodSpec.parse(name) for name in methods], check)

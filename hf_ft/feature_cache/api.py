@@ -14,11 +14,12 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, TrainingArgum
 from hf_ft.errors import UserError, shorten
 from hf_ft.feature_cache.build import open_cache
 from hf_ft.feature_cache.policy import NotCached
-from hf_ft.feature_cache.request import CacheDefaults, CacheRequest
+from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.feature_cache.rows import PrebatchedCollator
 from hf_ft.methods import plan_method
 from hf_ft.modalities import ImageTransform
 from hf_ft.models import DepthGroups, FrozenMode, depth_groups, freeze, modules_in_eval
+from hf_ft.settings import CacheSettings
 from hf_ft.tables import file_column
 from hf_ft.tasks import summed_loss
 
@@ -68,7 +69,8 @@ class FeatureCache:
         if file_column(train):
             parts = [rows.with_transform(ImageTransform(processor, "none")) for rows in parts]
         collator = collator or (default_data_collator if file_column(train) else DataCollatorWithPadding(processor))
-        settings = CacheDefaults(cache_dir=cache_dir)
+        settings = CacheSettings(cache_dir=cache_dir)
+        settings.check()
         passes = max(2.0, args.num_train_epochs)  # a cache that is read once would not be built
         try:
             cached = open_cache(

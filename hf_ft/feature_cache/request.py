@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -14,29 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_ft.feature_cache.eviction import default_root
 from hf_ft.methods import AppliedStage
 from hf_ft.models import DepthGroups, ModelSplit
-
-
-class CacheSettings(Protocol):
-    """The options of the cache: `on`, `off` or `auto`, its folder, its largest size, and the precision of features."""
-
-    @property
-    def cache(self) -> str: ...
-    @property
-    def cache_dir(self) -> str | None: ...
-    @property
-    def cache_max_gb(self) -> float: ...
-    @property
-    def cache_dtype(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class CacheDefaults:
-    """The settings of a cache without a command line around it."""
-
-    cache: str = "auto"
-    cache_dir: str | None = None
-    cache_max_gb: float = 20.0
-    cache_dtype: str = "float32"
+from hf_ft.settings import CacheSettings
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def wants_solver(config: Config, stages: Sequence[AppliedStage], stage: AppliedS
     if config.head_solver == "exact":
         return True
     only = all(other.trains_head_alone for other in stages)
-    return not stage.configures_steps and not (only and OF_STEPS & config.given)
+    return not stage.configures_steps and not (only and OF_STEPS & config.explicit)
 
 
 def expects_solver(
@@ -71,7 +71,7 @@ def expects_solver(
 def steps_instead(config: Config, stage: AppliedStage, groups: Sequence[DepthGroup]) -> list[str]:
     """The settings by which a head that could be solved trains by steps, though nobody asked for these by name."""
     could = config.head_solver == "auto" and stage.trains_head_alone and linear_head(groups)
-    return sorted(OF_STEPS & config.given) if could and config.cache != "off" and not stage.configures_steps else []
+    return sorted(OF_STEPS & config.explicit) if could and config.cache != "off" and not stage.configures_steps else []
 
 
 def linear_head_of(split: ModelSplit) -> tuple[nn.Parameter, nn.Parameter | None] | None:

@@ -20,7 +20,7 @@ from hf_ft.modalities import timm_image_settings
 from hf_ft.models.grouping import DepthGroups, depth_groups, label_sized_parameters, undeclared_sharing
 from hf_ft.models.pooling import match_pooling, sentence_pooling
 from hf_ft.models.tracing import example_inputs, padding_matters
-from hf_ft.settings import Config
+from hf_ft.settings import Config, ModelSettings
 from hf_ft.storage import files_digest
 from hf_ft.tasks import Task, get_task, task_names
 
@@ -101,7 +101,7 @@ def load_model(
     return model, processor, _report(config, folder, settings, new, loaded, groups, notes)
 
 
-def from_config(auto: Any, config: Config, settings: PreTrainedConfig) -> PreTrainedModel:
+def from_config(auto: Any, config: ModelSettings, settings: PreTrainedConfig) -> PreTrainedModel:
     """A model with random weights.
 
     Raises:
@@ -256,7 +256,7 @@ def _match_padding(settings: PreTrainedConfig, processor: Any, notes: list[str])
 
 
 def _pretrained(
-    auto: Any, config: Config, folder: str, settings: PreTrainedConfig
+    auto: Any, config: ModelSettings, folder: str, settings: PreTrainedConfig
 ) -> tuple[PreTrainedModel, set[str], int]:
     """Load weights in float32; returns the model, the names left random, and how many tensors were loaded."""
     try:
@@ -289,7 +289,7 @@ def _pickled(folder: str) -> bool:
 def _renew_head(
     model: PreTrainedModel,
     groups: DepthGroups,
-    config: Config,
+    config: ModelSettings,
     previous: Sequence[str],
     labels: Sequence[str],
     new: set[str],
@@ -371,7 +371,7 @@ def _first_position(model: PreTrainedModel, limit: int) -> int:
 
 
 def _report(
-    config: Config,
+    config: ModelSettings,
     folder: str,
     settings: PreTrainedConfig,
     new: set[str],

@@ -117,6 +117,6 @@ def _write_local(run: Run, folder: Path) -> None:
         "cwd": str(Path.cwd()),
         "model": run.config.model,
         "dataset": run.config.dataset,
-        "explicit_options": sorted(run.config.given),
+        "explicit_options": sorted(run.config.explicit),
     }
     (folder / "origin.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -15,16 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import unknown
 from hf_ft.settings.argument_parser import WIDTH, Parser
+from hf_ft.settings.merge import ALIASES, FORMER, annotation_of, build
 from hf_ft.settings.plan_yaml import read_yaml
-from hf_ft.settings.schema import (
-    ALIASES,
-    FORMER,
-    Config,
-    annotation_of,
-    build,
-    config_fields,
-    training_fields,
-)
+from hf_ft.settings.schema import SECTIONS, Config, Section, config_fields
+from hf_ft.settings.training_arguments import training_fields
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -59,13 +53,13 @@ def add_settings(parser: Parser, without: Sequence[str] = ()) -> None:
         default=argparse.SUPPRESS,
         help="list the fields of TrainingArguments and exit",
     )
-    groups: dict[str, Any] = {}
-    for name, item in config_fields().items():
-        if name not in without:
-            title = item.metadata["group"]
-            if title not in groups:
-                groups[title] = parser.add_argument_group(title)
-            _add(groups[title], name, str(item.type), _with_default(item))
+    groups: dict[type[Section], Any] = {}
+    for section in SECTIONS:
+        for name, item in section.own_options().items():
+            if name not in without:
+                if section not in groups:
+                    groups[section] = parser.add_argument_group(section.title)
+                _add(groups[section], name, str(item.type), _with_default(item))
     hidden = parser.add_argument_group("training arguments")
     for name, entry in training_fields().items():
         if name != "output_dir" and name not in without:

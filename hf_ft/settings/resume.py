@@ -54,9 +54,9 @@ def check_settings(out: Path, config: Config) -> None:
     start = read_start(out)
     if start is None:
         return
-    before, now = start["settings"], config.asked
+    before, now = start["settings"], config.must_match
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    said = [name for name in names if name in config.given or name in start["given"]]  # others follow from these
+    said = [name for name in names if name in config.explicit or name in start["explicit"]]  # others follow from these
     if names:
         listed = shorten((f"{name} was {_spoken(before, name)}, now {_spoken(now, name)}" for name in said or names), 8)
         raise UserError(f"--resume: the run in {out} began with other settings: {listed}. Set what it had, {REMEDY}.")
@@ -100,7 +100,7 @@ def read_start(out: Path) -> dict[str, Any] | None:
 
 def write_start(out: Path, config: Config, facts: Mapping[str, Any]) -> None:
     """Write down what a run begins with, whole or not at all."""
-    about = {"settings": config.asked, "given": sorted(config.given - ELSEWHERE), **facts}
+    about = {"settings": config.must_match, "explicit": sorted(config.explicit - ELSEWHERE), **facts}
     output_folder.write(out, START, sealed(about).decode())
 
 

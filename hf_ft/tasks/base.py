@@ -18,7 +18,7 @@ from hf_ft.modalities import Modality
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_ft.settings import Config
+    from hf_ft.settings import DataSettings, EncodingSettings
     from hf_ft.tasks.target import Target
 
 CLASS_OPTIONS = (
@@ -30,7 +30,7 @@ CLASS_OPTIONS = (
 )
 """Options about classes, which a target may refuse."""
 
-Encode = Callable[["Dataset", Any, "Config", bool], "Dataset"]
+Encode = Callable[["Dataset", Any, "EncodingSettings", bool], "Dataset"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _classes() -> tuple[Target, ...]:
     return SINGLE, MULTI
 
 
-def _class_target(rows: Dataset, column: str, config: Config) -> Target:
+def _class_target(rows: Dataset, column: str, config: DataSettings) -> Target:
     from hf_ft.tasks.classes import find_target
 
     return find_target(rows, column, config)
@@ -80,17 +80,17 @@ class Task:
     inputs: Mapping[str, tuple[str, ...]]
     encode: Encode
     collator: Callable[[Any], Any]
-    raw: Callable[[Dataset, Any, Config, Path], Raw]
+    raw: Callable[[Dataset, Any, EncodingSettings, Path], Raw]
     optional_inputs: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     label_names: tuple[str, ...] = ("label", "labels", "fine_label", "class", "category", "target", "sentiment")
     targets: Callable[[], tuple[Target, ...]] = _classes
-    find_target: Callable[[Dataset, str, Config], Target] = _class_target
+    find_target: Callable[[Dataset, str, DataSettings], Target] = _class_target
     reduce: Callable[[Any, Any], Any] | None = None
     gather: Callable[[Dataset, Any], Any] | None = None
     prepare: Callable[[Any], Any] | None = None
     from_text: Callable[[list[dict[str, Any]], Any], dict[str, list[Any]]] | None = None
-    limit: Callable[[Any, Config], int] | None = None
+    limit: Callable[[Any, EncodingSettings], int] | None = None
 
     def target(self, name: str, remedy: str = "") -> Target:
         """The target of that name.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainingArguments
 
-    from hf_ft.settings import Config
+    from hf_ft.settings import Config, DataSettings
     from hf_ft.tasks.labels import SeveralLabels, SingleLabels
 
 Floats = NDArray[np.float64]
@@ -49,7 +49,7 @@ class Classes(Target):
     baseline_name = "majority"
     baseline_note = "`majority` always answers with the most frequent class of the training data"
 
-    def cells(self, feature: Any, config: Config) -> Callable[[Any], list[str] | None]:
+    def cells(self, feature: Any, config: DataSettings) -> Callable[[Any], list[str] | None]:
         """A function from a cell to the names of its labels, without repeats; None when the label is missing."""
         if self.multi_hot:
             return lambda cell: [str(place) for place, value in enumerate(cell) if value]
@@ -64,7 +64,7 @@ class Classes(Target):
 
         return names
 
-    def fields(self, rows: Dataset, column: str, config: Config) -> tuple[Any, ...]:
+    def fields(self, rows: Dataset, column: str, config: DataSettings) -> tuple[Any, ...]:
         """The fields of the labels of a split.
 
         Raises:
@@ -158,7 +158,7 @@ class OneOfSeveral(Classes):
     metrics = _directions(SINGLE_LABEL)
     default_metric = default_metric(SINGLE_LABEL)
 
-    def read(self, rows: Dataset, column: str, config: Config) -> SingleLabels:
+    def read(self, rows: Dataset, column: str, config: DataSettings) -> SingleLabels:
         """Read names, whole numbers or `ClassLabel`s."""
         from hf_ft.tasks.labels import SingleLabels
 
@@ -217,7 +217,7 @@ class AnyOfSeveral(Classes):
         "Use --max_train_examples and --max_eval_examples.",
     )
 
-    def read(self, rows: Dataset, column: str, config: Config) -> SeveralLabels:
+    def read(self, rows: Dataset, column: str, config: DataSettings) -> SeveralLabels:
         """Read lists, or text that `label_separator` splits."""
         from hf_ft.tasks.labels import SeveralLabels
 
@@ -276,7 +276,7 @@ class AnyOfSeveral(Classes):
 SINGLE, MULTI = OneOfSeveral(), AnyOfSeveral()
 
 
-def find_target(rows: Dataset, column: str, config: Config) -> Target:
+def find_target(rows: Dataset, column: str, config: DataSettings) -> Target:
     """Whether a row has one label or several, and whether they come as a list of 0 and 1, one place per label.
 
     Raises:

@@ -11,10 +11,10 @@ from hf_ft.tasks.base import Raw, Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_ft.settings import Config
+    from hf_ft.settings import EncodingSettings
 
 
-def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
+def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training: bool) -> Dataset:
     """Decode, augment (in training) and process images when they are read, so memory does not grow with them."""
     from hf_ft.modalities import ImageTransform
 
@@ -29,7 +29,7 @@ def collator(processor: Any) -> Any:
     return default_data_collator
 
 
-def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
+def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
     """Image files."""
     from hf_ft.modalities import upright_rgb
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction, TrainingArguments
 
     from hf_ft.metrics import Floats, Score
-    from hf_ft.settings import Config
+    from hf_ft.settings import Config, DataSettings
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
@@ -219,7 +219,7 @@ class Target(ABC):
     # Data.
 
     @abstractmethod
-    def read(self, rows: Dataset, column: str, config: Config) -> Values:
+    def read(self, rows: Dataset, column: str, config: DataSettings) -> Values:
         """Read the label column of a split.
 
         Raises:
@@ -301,7 +301,7 @@ class Target(ABC):
     ) -> Iterator[dict[str, Any]]:
         """The predictions for rows whose column `input` says what was given."""
 
-    def check_options(self, config: Config, args: TrainingArguments | None = None) -> None:
+    def check_options(self, config: DataSettings, args: TrainingArguments | None = None) -> None:
         """Refuse options that make no sense for these labels.
 
         Raises:

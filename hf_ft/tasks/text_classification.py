@@ -11,18 +11,18 @@ from hf_ft.tasks.base import Raw, Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_ft.settings import Config
+    from hf_ft.settings import EncodingSettings
 
 LONGEST = 512
 """Tokens kept of a text when `max_length` is not set: what encoders of BERT's kind take."""
 
 
-def longest(processor: Any, config: Config) -> int:
+def longest(processor: Any, config: EncodingSettings) -> int:
     """How many tokens of a text are read."""
     return int(min(config.max_length or LONGEST, processor.model_max_length))
 
 
-def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
+def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training: bool) -> Dataset:
     """Tokenise once, truncated to `max_length`; padding is left to the collator, batch by batch."""
     limit = longest(processor, config)
 
@@ -41,7 +41,7 @@ def collator(processor: Any) -> Any:
     return DataCollatorWithPadding(processor)
 
 
-def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
+def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
     """Texts, or pairs of them as `pipeline` takes them, cut where they are cut in training."""
     names = [name for name in ("text", "text_pair") if name in rows.column_names]
     inputs = [row["text"] if names == ["text"] else row for row in rows.select_columns(names)]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import EvalPrediction, TrainingArguments
 
-    from hf_ft.settings import Config
+    from hf_ft.settings import Config, DataSettings
 
 
 # --- Reading numbers ------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Number(Target):
         for option in CLASS_OPTIONS
     }
 
-    def read(self, rows: Dataset, column: str, config: Config) -> Numbers:
+    def read(self, rows: Dataset, column: str, config: DataSettings) -> Numbers:
         """Read numbers, or text that is one."""
         from hf_ft.tables import batches, holds_labels, is_list, type_name
 

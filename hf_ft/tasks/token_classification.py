@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import EvalPrediction, TrainingArguments
 
-    from hf_ft.settings import Config
+    from hf_ft.settings import Config, DataSettings, EncodingSettings
 
 LONGEST = 512
 """Tokens of a window when `max_length` is not set: what encoders of BERT's kind take."""
@@ -307,7 +307,7 @@ def tokens_of(sentences: Sequence[Sequence[str]], processor: Any) -> list[list[i
     return [count.tolist() for count in counts]
 
 
-def window_of(processor: Any, config: Config) -> tuple[int, int]:
+def window_of(processor: Any, config: EncodingSettings) -> tuple[int, int]:
     """The longest window, and how many tokens of words fit beside the special tokens.
 
     Raises:
@@ -320,7 +320,7 @@ def window_of(processor: Any, config: Config) -> tuple[int, int]:
     return limit, room
 
 
-def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> Dataset:
+def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training: bool) -> Dataset:
     """Tokenise windows of whole words; `labels` on first sub-tokens, `example` says whose window it is.
 
     Without tags every word's label is 0, since labels also say where the words are: see `reduce`.
@@ -346,7 +346,7 @@ def encode(dataset: Dataset, processor: Any, config: Config, training: bool) -> 
     return dataset.map(windows, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenising")
 
 
-def raw(rows: Dataset, processor: Any, config: Config, folder: Path) -> Raw:
+def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
     """Lists of words: as many of a sentence as one window holds, since a `pipeline` cuts off what is longer.
 
     Words that the tokenizer drops are left out; they stand as unknown in `encode`, which a `pipeline` does not do.
@@ -462,7 +462,7 @@ class Tag(Target):
         "label_separator": "label_separator splits text, and token_classification reads lists of tags. Leave it out.",
     }
 
-    def read(self, rows: Dataset, column: str, config: Config) -> TagLabels:
+    def read(self, rows: Dataset, column: str, config: DataSettings) -> TagLabels:
         """Read lists of names, whole numbers or `ClassLabel`s."""
         from hf_ft.tables import holds_labels, is_list, type_name
         from hf_ft.tasks.labels import declared_names, name_of, read_names

@@ -33,7 +33,7 @@ def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples:
     args.restore_callback_states_from_checkpoint = True  # how long early stopping has waited
     args.metric_for_best_model = run.metric
     args.greater_is_better = run.splits.target.higher_is_better(run.metric)
-    given = run.config.given
+    given = run.config.explicit
     if "eval_strategy" not in given and "save_strategy" not in given:
         _schedule_evaluation(args, stage, train_examples)
     elif "save_strategy" not in given:  # the best is kept, so what is evaluated must be saved

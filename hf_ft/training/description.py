@@ -36,7 +36,7 @@ RECORDED = (
     "torch_compile",
 )
 """The `TrainingArguments` in `run.json`: a list of its own, because the rest includes tokens and paths."""
-UNRECORDED = ("given", "asked", "cache_dir", "overwrite_output_dir")
+UNRECORDED = ("explicit", "must_match", "cache_dir", "overwrite_output_dir")
 """The fields of `Config` that are not in `run.json`: no options, or where things are on this machine."""
 
 

@@ -98,7 +98,7 @@ def _settle(run: Run) -> None:
 
 def _keep_best(run: Run) -> int:
     """Go back to an earlier stage when the later ones did not do as well; returns the number of the stage kept."""
-    if "load_best_model_at_end" in run.config.given and not run.args.load_best_model_at_end:
+    if "load_best_model_at_end" in run.config.explicit and not run.args.load_best_model_at_end:
         return len(run.stages)
     scored = [stage for stage in run.stages if stage.best_metric is not None and stage.checkpoint]
     # A solved head is scored even where no stage evaluates: it must not win over one that has no score.

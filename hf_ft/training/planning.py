@@ -26,12 +26,12 @@ def make_plan(config: Config, args: TrainingArguments, groups: DepthGroups, trai
         )
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.num_train_epochs
-    if "num_train_epochs" not in config.given:
+    if "num_train_epochs" not in config.explicit:
         epochs = config.method.default_epochs(
             get_task(config.task).modality.method_defaults, math.ceil(train_examples / batch)
         )
     rate = args.learning_rate
-    if config.method.name == "head" and "learning_rate" not in config.given and not linear_head(groups):
+    if config.method.name == "head" and "learning_rate" not in config.explicit and not linear_head(groups):
         rate = DEEP_HEAD_RATE
     return plan_method(
         config.method,

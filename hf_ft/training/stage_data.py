@@ -61,7 +61,7 @@ def _opened(
     config = run.config
     if live is not None:
         return _job(run, stage, args, sets, config), live
-    augments = file_column(sets[0]) and config.augment not in (None, "none") and "augment" not in config.given
+    augments = file_column(sets[0]) and config.augment not in (None, "none") and "augment" not in config.explicit
     if augments and expects_solver(config, run.plan.stages, stage, run.groups):
         plain = replace(config, augment="none")
         rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)

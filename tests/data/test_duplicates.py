@@ -20,7 +20,7 @@ from hf_ft.settings.schema import Config
 
 
 def load(folder: Path, task: str = "text_classification", seed: int = 0, **settings: Any) -> Splits:
-    return load_splits(Config(task=task, dataset=str(folder), given=frozenset(settings), **settings), seed)
+    return load_splits(Config(task=task, dataset=str(folder), explicit=frozenset(settings), **settings), seed)
 
 
 def write(folder: Path, **splits: list[tuple[str, str]]) -> Path:

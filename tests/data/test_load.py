@@ -39,11 +39,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def text_config(dataset: Path | str, **settings: Any) -> Config:
-    return Config(task="text_classification", dataset=str(dataset), given=frozenset(settings), **settings)
+    return Config(task="text_classification", dataset=str(dataset), explicit=frozenset(settings), **settings)
 
 
 def image_config(dataset: Path | str, **settings: Any) -> Config:
-    return Config(task="image_classification", dataset=str(dataset), given=frozenset(settings), **settings)
+    return Config(task="image_classification", dataset=str(dataset), explicit=frozenset(settings), **settings)
 
 
 def frame(split: str, size: int | None = None) -> pd.DataFrame:

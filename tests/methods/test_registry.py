@@ -18,7 +18,8 @@ from hf_ft.methods.registry import METHODS, UNFREEZINGS
 from hf_ft.methods.selectors import SELECTORS, choose_parameters
 from hf_ft.methods.stages import Plan, Setting, Stage, plan_stages, split_epochs
 from hf_ft.settings.plan_yaml import read_stages, read_yaml
-from hf_ft.settings.schema import config_fields, training_fields
+from hf_ft.settings.schema import config_fields
+from hf_ft.settings.training_arguments import training_fields
 from hf_ft.tasks.registry import get_task, task_names
 
 

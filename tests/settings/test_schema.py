@@ -16,25 +16,17 @@ from typing import Any
 import pytest
 
 import hf_ft
+from hf_ft import settings as room
 from hf_ft.environment.packages import ENUMERATIONS, enum_values, missing_package, trackers
 from hf_ft.errors import UserError
 from hf_ft.finetuning import parse
 from hf_ft.methods.method_spec import MethodSpec
 from hf_ft.methods.registry import METHODS
-from hf_ft.settings import schema as config_module
+from hf_ft.settings.merge import ALIASES, FORMER, Settings, build, normalise
 from hf_ft.settings.parse import command_line
 from hf_ft.settings.ranges import RANGES
-from hf_ft.settings.schema import (
-    ALIASES,
-    FORMER,
-    TRAINING_DEFAULTS,
-    Config,
-    Settings,
-    build,
-    config_fields,
-    normalise,
-    training_fields,
-)
+from hf_ft.settings.schema import SECTIONS, Config, config_fields
+from hf_ft.settings.training_arguments import TRAINING_DEFAULTS, training_fields
 from hf_ft.tasks.registry import get_task, task_names
 
 TASK = "text_classification"
@@ -85,7 +77,7 @@ def test_later_layers_win(name: str, recipe: Any, yaml: str, words: str, meaning
     expected = TRAINING_DEFAULTS | Config.method.defaults(get_task(TASK).modality.method_defaults)
     own = config_fields()[name].default if name in config_fields() else None
     assert value_of(default, name) == expected.get(name, own)
-    assert name not in default.config.given
+    assert name not in default.config.explicit
     path = tmp_path / "settings.yaml"
     path.write_text(f"{name}: {yaml}\n")
     from_recipe = settings(tmp_path, **{name: recipe})
@@ -95,14 +87,14 @@ def test_later_layers_win(name: str, recipe: Any, yaml: str, words: str, meaning
     found = [value_of(each, name) for each in (from_recipe, from_yaml, from_words)]
     assert found == meanings
     assert [type(value) for value in found] == [type(value) for value in meanings]
-    assert all(name in each.config.given for each in (from_recipe, from_yaml, from_words))
+    assert all(name in each.config.explicit for each in (from_recipe, from_yaml, from_words))
 
 
 def test_given_is_what_was_written(tmp_path: Path) -> None:
     """Aliases count under their one name; a value of None, and the defaults, do not count."""
     found = settings(tmp_path, ("the command line", {"lr": "1e-3", "text_column_name": "body", "max_steps": None}))
     base = {"task", "model", "dataset", "output_dir"}
-    assert found.config.given == base | {"learning_rate", "text_column"}
+    assert found.config.explicit == base | {"learning_rate", "text_column"}
     assert value_of(found, "text_column") == "body"
     assert "num_train_epochs" in found.training
     assert "max_steps" not in found.training
@@ -113,7 +105,7 @@ def test_none_takes_a_setting_back(tmp_path: Path) -> None:
     layer = ("the command line", {"max_train_examples": "none"})
     found = settings(tmp_path, layer, max_train_examples=100)
     assert found.config.max_train_examples is None
-    assert "max_train_examples" not in found.config.given
+    assert "max_train_examples" not in found.config.explicit
 
 
 def test_none_is_a_value_where_it_is_a_choice(tmp_path: Path) -> None:
@@ -121,7 +113,7 @@ def test_none_is_a_value_where_it_is_a_choice(tmp_path: Path) -> None:
     found = settings(tmp_path, *command_line(["--augment", "none"]), task="image_classification", method="full")
     assert MethodSpec("full").defaults("image")["augment"] != "none"
     assert found.config.augment == "none"
-    assert "augment" in found.config.given
+    assert "augment" in found.config.explicit
 
 
 @pytest.mark.parametrize("task", task_names())
@@ -148,8 +140,8 @@ def test_recipe_yaml_and_command_line_through_parse(tmp_path: Path, text_model: 
     assert args.gradient_checkpointing is True
     assert args.per_device_eval_batch_size == TRAINING_DEFAULTS["per_device_eval_batch_size"]
     assert config.max_length == 64
-    assert {"learning_rate", "adam_beta1", "gradient_checkpointing", "max_length"} <= config.given
-    assert "per_device_eval_batch_size" not in config.given
+    assert {"learning_rate", "adam_beta1", "gradient_checkpointing", "max_length"} <= config.explicit
+    assert "per_device_eval_batch_size" not in config.explicit
 
 
 # --- Names ----------------------------------------------------------------------------------------------------------
@@ -550,7 +542,7 @@ WHOLE = [
     ({"dataset": "./nowhere.csv"}, r"^No such dataset: \./nowhere\.csv\."),
     (
         {"max_train_examples": 5, "examples_per_class": 2},
-        r"^Give either max_train_examples or examples_per_class, not both\.$",
+        r"^--max_train_examples and --examples_per_class exclude each other\.",
     ),
     (
         {"image_column": "picture"},
@@ -712,10 +704,12 @@ def test_our_defaults_name_settings_that_exist() -> None:
 
 
 def test_every_option_is_explained() -> None:
-    """Help and group for every field, and choices that hold the default."""
+    """Help for every field, in one section with a title, and choices that hold the default."""
+    owners = [(name, section.title) for section in SECTIONS for name in section.own_options()]
+    assert sorted(name for name, _ in owners) == sorted(config_fields())
+    assert all(title for _, title in owners)
     for name, item in config_fields().items():
         assert len(item.metadata["help"]) > 10, name
-        assert item.metadata["group"], name
         assert item.default in (None, *(item.metadata["choices"] or (item.default,))), name
 
 
@@ -903,8 +897,8 @@ def test_unknown_names_of_the_package() -> None:
 
 
 def test_help_texts_name_real_options() -> None:
-    """Every `--option` in a message of `config.py` exists."""
-    source = Path(config_module.__file__).read_text(encoding="utf-8")
+    """Every `--option` in a message of the room exists."""
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(room.__file__).parent.glob("*.py"))
     named = set(re.findall(r"--([a-z][a-z_0-9]+)", source))
     known = {*config_fields(), *training_fields(), *ALIASES, "config", "help", "help_training"}
     assert len(named) >= 10

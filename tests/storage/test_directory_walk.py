@@ -28,7 +28,7 @@ def pictures(root: Path, each: int = 8) -> Path:
 
 
 def load(folder: Path, task: str = "image_classification", **settings: str) -> Splits:
-    return load_splits(Config(task=task, dataset=str(folder), given=frozenset(settings), **settings))
+    return load_splits(Config(task=task, dataset=str(folder), explicit=frozenset(settings), **settings))
 
 
 def sizes(splits: Splits) -> Counter[str]:

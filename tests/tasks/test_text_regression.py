@@ -25,7 +25,7 @@ from hf_ft.cli.app import main
 from hf_ft.data.load import load_splits
 from hf_ft.metrics.bootstrap import Floats, resample, resampling_weights
 from hf_ft.models.head_scale import find_scale
-from hf_ft.settings.schema import build
+from hf_ft.settings.merge import build
 from hf_ft.tasks.base import CLASS_OPTIONS
 from hf_ft.tasks.text_regression import NUMBER, midranks, number, resampled, values
 
@@ -101,7 +101,7 @@ def test_diverged_predictions_are_told() -> None:
 def read(tmp_path: Path, cells: list[Any], **settings: Any) -> Any:
     rows = {"text": [f"text {i}" for i in range(len(cells))], "label": cells}
     pd.DataFrame(rows).to_csv(tmp_path / "train.csv", index=False)
-    return load_splits(Config(task="text_regression", dataset=str(tmp_path), given=frozenset(settings), **settings))
+    return load_splits(Config(task="text_regression", dataset=str(tmp_path), explicit=frozenset(settings), **settings))
 
 
 def test_cells_are_numbers() -> None:

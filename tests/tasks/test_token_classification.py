@@ -310,7 +310,9 @@ GOOD = [(["Ada", "saw", "Rome"], ["B-PER", "O", "B-LOC"]), (["Ada", "Byron"], ["
 
 
 def load(folder: Path, **settings: Any) -> Splits:
-    return load_splits(Config(task="token_classification", dataset=str(folder), given=frozenset(settings), **settings))
+    return load_splits(
+        Config(task="token_classification", dataset=str(folder), explicit=frozenset(settings), **settings)
+    )
 
 
 def test_tags_are_in_natural_order_behind_o(tmp_path: Path) -> None:

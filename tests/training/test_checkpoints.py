@@ -15,7 +15,7 @@ from hf_ft.data.load import load_splits
 from hf_ft.evaluation.scores import score
 from hf_ft.models.load import load_model
 from hf_ft.results import saving as hub
-from hf_ft.settings.schema import build
+from hf_ft.settings.merge import build
 from hf_ft.storage import output_folder
 from hf_ft.training import loop
 from hf_ft.training import stage_runner as training

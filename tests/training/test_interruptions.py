@@ -341,7 +341,8 @@ def test_settings_that_change_nothing_may_differ(work: Work, begun: Path, tmp_pa
 
 def test_every_free_setting_exists() -> None:
     """The list of settings that may differ names none that is misspelt; those of other versions are few."""
-    from hf_ft.settings.schema import config_fields, training_fields
+    from hf_ft.settings.schema import config_fields
+    from hf_ft.settings.training_arguments import training_fields
 
     unknown = resuming.ELSEWHERE - set(config_fields()) - set(training_fields())
     assert len(unknown) <= 8, unknown

@@ -15,7 +15,7 @@ from hf_ft import UserError, depth_groups, finetune
 from hf_ft.cli.app import main
 from hf_ft.methods.method_spec import MethodSpec
 from hf_ft.reports.run_report import curves
-from hf_ft.settings.schema import build
+from hf_ft.settings.merge import build
 from hf_ft.training import stage_runner as training
 
 

@@ -14,12 +14,12 @@ from hf_ft.data.readers.raw_split import RawSplit
 from hf_ft.data.split_roles import SPLIT_WORDS, split_word
 from hf_ft.errors import UserError, shorten
 from hf_ft.modalities import FileInput
-from hf_ft.settings import Config
+from hf_ft.settings import DataSettings
 from hf_ft.tables import counted, store
 
 
 def read_class_folders(
-    root: Path, files: list[str], kind: FileInput, config: Config, notes: list[str]
+    root: Path, files: list[str], kind: FileInput, config: DataSettings, notes: list[str]
 ) -> dict[str, RawSplit]:
     """Files in `split/class/` or `class/`, at any depth below; `files` are relative to `root`.
 
@@ -64,7 +64,7 @@ def _note_outside(files: list[str], kind: FileInput, where: str, what: str, note
     notes.append(f"{where}Ignored, since outside the {what}: {counted(len(files), kind.noun)} ({shorten(files, 3)}).")
 
 
-def _refuse_flat(config: Config, files: list[str], kind: FileInput, words: Mapping[str, str]) -> NoReturn:
+def _refuse_flat(config: DataSettings, files: list[str], kind: FileInput, words: Mapping[str, str]) -> NoReturn:
     """Say how labelled files are laid out; `imagefolder` of `datasets` would make `train` and `test` the labels."""
     where = f"in {', '.join(sorted(words))} of {config.dataset}" if words else f"in {config.dataset}"
     layout = f"train/{kind.layout}" if words else f"{kind.layout} or train/{kind.layout}"

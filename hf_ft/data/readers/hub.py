@@ -6,13 +6,13 @@ import datasets
 
 from hf_ft.data.readers.raw_split import RawSplit, raw_splits
 from hf_ft.errors import UserError, root_cause, split_argument
-from hf_ft.settings import Config
+from hf_ft.settings import DataSettings
 
 # Asked for local files, too, `load_dataset` counts a download by a request to a cloud host; read when it is called.
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
 
-def read_hub(config: Config) -> dict[str, RawSplit]:
+def read_hub(config: DataSettings) -> dict[str, RawSplit]:
     """The splits of a data set on the Hub, `id` or `id:config`.
 
     Raises:

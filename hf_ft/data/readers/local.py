@@ -14,7 +14,7 @@ from hf_ft.data.readers.tables import TABLES, read_table_folder, read_tables
 from hf_ft.data.split_roles import split_word
 from hf_ft.errors import UserError, shorten
 from hf_ft.modalities import FileInput
-from hf_ft.settings import Config, check_path
+from hf_ft.settings import DataSettings, check_path
 from hf_ft.storage import check_names, files_below, readable
 from hf_ft.tables import counted
 from hf_ft.tasks import get_task, modalities
@@ -23,7 +23,7 @@ OWN_FILES = ("dataset_info.json", "dataset_infos.json")
 """What `datasets` writes about a data set, which is not data."""
 
 
-def read_local(config: Config, notes: list[str]) -> dict[str, RawSplit]:
+def read_local(config: DataSettings, notes: list[str]) -> dict[str, RawSplit]:
     """The splits of a file or folder.
 
     Raises:
@@ -48,7 +48,7 @@ def has_own_layout(path: Path) -> bool:
     return header is not None and bool(re.search(r"^configs:", header.group(1), re.MULTILINE))
 
 
-def read_folder(path: Path, config: Config, notes: list[str]) -> dict[str, RawSplit]:
+def read_folder(path: Path, config: DataSettings, notes: list[str]) -> dict[str, RawSplit]:
     """The splits of a folder: its tables, or the files of the task's modality in class folders.
 
     Raises:

@@ -19,7 +19,7 @@ from datasets import Dataset, Features, Value
 from hf_ft.data.readers.raw_split import RawSplit, read_or_explain
 from hf_ft.data.split_roles import split_word
 from hf_ft.errors import UserError, shorten
-from hf_ft.settings import Config
+from hf_ft.settings import DataSettings
 
 TABLES = {
     **{".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"},
@@ -28,7 +28,7 @@ TABLES = {
 """Extension of a table -> builder of `datasets` that reads it."""
 
 
-def read_table_folder(root: Path, tables: list[str], config: Config, notes: list[str]) -> dict[str, RawSplit]:
+def read_table_folder(root: Path, tables: list[str], config: DataSettings, notes: list[str]) -> dict[str, RawSplit]:
     """Tables grouped into splits by the first word for a split in their path; all are train when none has one."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for table in tables:
