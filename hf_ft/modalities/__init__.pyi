@@ -1,3 +1,4 @@
+from .augmentation import AUGMENTATIONS as AUGMENTATIONS
 from .base import ColumnType as ColumnType
 from .base import FileInput as FileInput
 from .base import Modality as Modality

@@ -1,10 +1,12 @@
-"""Images: any picture to upright RGB, augmentation, and the transform that a data set applies when read."""
+"""Images: any image to upright RGB, and the transform that a dataset applies when rows are read."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from PIL import Image, ImageOps
+
+from hf_ft.modalities.augmentation import augmentation
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -23,40 +25,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-class RandomRegion:
-    """Cut out a random region of 35 to 100 % of the picture; resizing is left to the model's own processor.
-
-    The sampling is that of `torchvision.transforms.v2.RandomResizedCrop`, with less zoom than its 8 %, which is
-    meant for training on ImageNet from scratch.
-    """
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        from torchvision.transforms import RandomResizedCrop
-
-        top, left, height, width = RandomResizedCrop.get_params(image, scale=[0.35, 1.0], ratio=[0.75, 4 / 3])
-        return image.crop((left, top, left + width, top + height))
-
-
-def augmentation(name: str) -> Any:
-    """A function from a PIL image to a PIL image.
-
-    `none`; `basic`: random region and horizontal flip; `trivial`: the same and TrivialAugment
-    (https://arxiv.org/abs/2103.10158), the stronger choice when everything trains.
-    """
-    from torchvision.transforms import v2
-
-    steps = {
-        "none": [],
-        "basic": [RandomRegion(), v2.RandomHorizontalFlip()],
-        "trivial": [RandomRegion(), v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],
-    }[name]
-    return v2.Compose(steps) if steps else _unchanged
-
-
-def _unchanged(image: Image.Image) -> Image.Image:
-    return image
 
 
 class ImageTransform:

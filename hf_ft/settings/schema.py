@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from hf_ft.errors import UserError, choose
 from hf_ft.methods import METHODS, MethodSpec
+from hf_ft.modalities import AUGMENTATIONS
 from hf_ft.settings.paths import check_path, is_local
 from hf_ft.settings.values import check_value
 from hf_ft.tasks import get_task, modalities, task_names
@@ -166,7 +167,7 @@ class EncodingSettings(TaskSettings):
 
     max_length: int | None = _option("longest text in tokens (default: the model's limit, at most 512)")
     augment: str | None = _option(
-        "augmentation of the training images (default: by method)", choices=("none", "basic", "trivial")
+        "augmentation of the training images (default: by method)", choices=tuple(AUGMENTATIONS)
     )
 
     def check_together(self) -> None:
