@@ -46,7 +46,11 @@ def _trivial() -> list[Any]:
     return [*_basic(), v2.TrivialAugmentWide()]
 
 
-AUGMENTATIONS: dict[str, Callable[[], list[Any]]] = {"none": _none, "basic": _basic, "trivial": _trivial}
+AUGMENTATIONS: dict[str, Callable[[], list[Any]]] = {
+    "none": _none,
+    "basic": _basic,
+    "trivial": _trivial,
+}
 """Name -> a function that returns the steps, each from a PIL image to a PIL image, random by torch's generator."""
 
 
