@@ -6,6 +6,7 @@ from .base import get_modality as get_modality
 from .image import timm_image_settings as timm_image_settings
 from .image_transforms import ImageTransform as ImageTransform
 from .image_transforms import upright_rgb as upright_rgb
+from .text import batch_tokens as batch_tokens
 from .text import full_lengths as full_lengths
 from .text import token_counts as token_counts
 from .tokenizer import check_tokens as check_tokens

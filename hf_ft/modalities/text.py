@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.modalities.base import ColumnType, Modality
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 PADDING = 5
-"""Padding tokens with which a model is tried."""
+"""Padding tokens added to try a model."""
 DEFAULT_VOCABULARY = 256
 """Models of bytes or characters state no size of their vocabulary."""
 
@@ -73,6 +73,11 @@ def padding_trial(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict
         "attention_mask": torch.cat([mask, torch.zeros_like(padding)], dim=1),
     }
     return {"input_ids": tokens, "attention_mask": mask}, padded
+
+
+def batch_tokens(batch: Mapping[str, Any]) -> Any:
+    """The tokens `(batch, tokens)` of a batch of texts, padding included; None for a batch of another modality."""
+    return batch.get("input_ids")
 
 
 def token_counts(rows: Dataset) -> NDArray[np.int64] | None:

@@ -16,6 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 from transformers import PreTrainedModel
 
+from hf_ft.modalities import batch_tokens
 from hf_ft.models.forward_patching import StopForward, patched_forward
 from hf_ft.models.grouping import DepthGroup
 from hf_ft.models.head_split import HeadSplit
@@ -139,7 +140,7 @@ class ForwardSplit(ModelSplit):
         self.name = HeadSplit.name if at_head else self.place
         # Two batches of different size show how each shape depends on the numbers of examples and tokens.
         whole, few = collate(rows), _differently_sized(rows, collate)
-        self.text = "input_ids" in whole
+        self.text = batch_tokens(whole) is not None
         self.inputs = tuple(name for name in whole if self.text)
         self.images = {name: value[:1] for name, value in whole.items() if not self.text}
         # The embeddings of a text run live: they are cheap, and some models read them again further up. The stem of an
@@ -342,8 +343,10 @@ def _differently_sized(rows: Rows, collate: Collate) -> Batch:
 
 
 def _size(batch: Batch) -> BatchSize:
-    main = batch["input_ids"] if "input_ids" in batch else next(iter(batch.values()))
-    return {"B": main.shape[0]} | ({"T": main.shape[1]} if "input_ids" in batch else {})
+    tokens = batch_tokens(batch)
+    return (
+        {"B": next(iter(batch.values())).shape[0]} if tokens is None else {"B": tokens.shape[0], "T": tokens.shape[1]}
+    )
 
 
 def _needed(calls: Mapping[str, ModuleCall], logits: torch.Tensor) -> set[tuple[str, int]]:

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_ft.errors import UserError, shorten
+from hf_ft.modalities import batch_tokens
 from hf_ft.models.tracing import Trace, example_inputs, trace_forward, upstream
 
 
@@ -101,7 +102,8 @@ def depth_groups(
     heads = _head_modules(model, label_sized, blocks)
     owners = _assign_parameters(model, trace, blocks, heads, set(new))
     found = _table(model, trace, owners, heads, len(blocks))
-    tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
+    texts = batch_tokens(inputs)
+    tokens = None if texts is None else texts.shape[1]
     # Heads of token classifiers and of decoders read every token of the example.
     return replace(found, head_reads=found.head_reads[1:]) if found.head_reads[:1] == (tokens,) else found
 
