@@ -344,9 +344,9 @@ def _differently_sized(rows: Rows, collate: Collate) -> Batch:
 
 def _size(batch: Batch) -> BatchSize:
     tokens = batch_tokens(batch)
-    return (
-        {"B": next(iter(batch.values())).shape[0]} if tokens is None else {"B": tokens.shape[0], "T": tokens.shape[1]}
-    )
+    if tokens is None:
+        return {"B": next(iter(batch.values())).shape[0]}
+    return {"B": tokens.shape[0], "T": tokens.shape[1]}
 
 
 def _needed(calls: Mapping[str, ModuleCall], logits: torch.Tensor) -> set[tuple[str, int]]:
