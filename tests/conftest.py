@@ -51,7 +51,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def stranger() -> Iterator[Callable[[Mapping[str, Any]], dict[str, Any]]]:
     """A process in which hf_ft is never imported, and which answers all requests: its imports take seconds."""
-    from hf_ft.evaluation.load_back import fresh_environment, fresh_script
+    from hf_ft.evaluation.load_back import encoded_request, fresh_environment, fresh_script
 
     command = [sys.executable, fresh_script()]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -61,7 +61,7 @@ def stranger() -> Iterator[Callable[[Mapping[str, Any]], dict[str, Any]]]:
         asked, answered = process.stdin, process.stdout
 
         def ask(request: Mapping[str, Any]) -> dict[str, Any]:
-            print(json.dumps(request), file=asked, flush=True)
+            print(encoded_request(request), file=asked, flush=True)
             answer: dict[str, Any] = json.loads(answered.readline())
             return answer
 

@@ -10,6 +10,9 @@ import re
 import sys
 from typing import Any
 
+ARRAY = "array of float32"
+"""The key of an input that is an array, which JSON does not know."""
+
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What `AutoConfig` calls the outputs of the model in `folder`, and what its `pipeline` says of each input.
@@ -28,7 +31,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     classify.model.register_forward_hook(lambda model, given, output: logits.append(output.logits[0].float().tolist()))
     # `top_k=None` would mean five to the pipeline of images, and all to that of texts.
     options = {**request["options"], **({} if words else {"top_k": len(names)})}
-    answers = [classify(given, **options) for given in request["inputs"]]
+    answers = [classify(restored(given), **options) for given in request["inputs"]]
     return {
         "names": [names[i] for i in range(len(names))],
         "answers": [
@@ -37,6 +40,13 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         ],
         "logits": None if words else logits,
     }
+
+
+def restored(given: Any) -> Any:
+    """An input as `pipeline` takes it: `{ARRAY: numbers}` is an array of float32."""
+    import numpy as np
+
+    return np.asarray(given[ARRAY], dtype=np.float32) if isinstance(given, dict) and set(given) == {ARRAY} else given
 
 
 def first_of_each_word(tokens: list[dict[str, Any]], words: list[str]) -> list[Any]:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_ft.data import Splits
 from hf_ft.errors import shorten
+from hf_ft.evaluation.fresh_process import ARRAY
 from hf_ft.settings import EncodingSettings
 from hf_ft.tasks import Raw, Task
 
@@ -145,7 +146,7 @@ def in_fresh_process(request: Mapping[str, Any]) -> dict[str, Any]:
     """The answer of `fresh_process` to one request."""
     done = subprocess.run(
         [sys.executable, fresh_script()],
-        input=json.dumps(request) + "\n",
+        input=encoded_request(request) + "\n",
         capture_output=True,
         text=True,
         env=fresh_environment(),
@@ -156,6 +157,11 @@ def in_fresh_process(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+def encoded_request(request: Mapping[str, Any]) -> str:
+    """A request as JSON; inputs that are arrays, such as waveforms, as `fresh_process.restored` reads them."""
+    return json.dumps(request, default=lambda value: {ARRAY: np.asarray(value).tolist()})
 
 
 def fresh_script() -> str:

@@ -28,7 +28,8 @@ from transformers import (
 from hf_ft import Config, UserError, finetune
 from hf_ft.cli.app import main
 from hf_ft.data.load import load_splits
-from hf_ft.evaluation.load_back import LoadBackFailure, verify_load_back
+from hf_ft.evaluation.fresh_process import restored
+from hf_ft.evaluation.load_back import LoadBackFailure, encoded_request, verify_load_back
 from hf_ft.models.load import name_outputs
 from hf_ft.tasks.registry import get_task, task_names
 
@@ -288,3 +289,13 @@ def test_predict_refuses_names_that_contradict_the_run(text_run: Path, tmp_path:
     said = capsys.readouterr().err
     assert "daisy, tulip" in said
     assert "negative, positive" in said
+
+
+def test_inputs_that_are_arrays_reach_the_fresh_process() -> None:
+    """A waveform is the same numbers there, whatever its dtype, and other inputs are left alone."""
+    wave = np.linspace(-1, 1, 7, dtype=np.float32)
+    sent = json.loads(encoded_request({"inputs": [wave, "a text", {"text": "a", "text_pair": "b"}]}))["inputs"]
+    found = [restored(given) for given in sent]
+    assert found[0].dtype == np.float32
+    assert np.array_equal(found[0], wave)
+    assert found[1:] == ["a text", {"text": "a", "text_pair": "b"}]
