@@ -64,8 +64,9 @@ def load_model(
     settings = find_config(config.model, config.model_revision, config.trust_remote_code)
     check_supports_task(settings, task, config.model)
     previous = list((settings.id2label or {}).values())
-    name_outputs(settings, labels, previous)
+    # First the kind of problem: a config of several classes may not have one label, and that of a regression may.
     settings.problem_type = task.target(problem_type).problem_type
+    name_outputs(settings, labels, previous)
     options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
     processor, notes = task.modality.load_processor(folder, settings, config.model, **options)
     if task.prepare is not None:
