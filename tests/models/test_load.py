@@ -44,7 +44,7 @@ SINGLE = "single_label_classification"
 
 def config_for(model: str | Path, task: str = "text_classification", **settings: Any) -> Config:
     """A Config without the checks of `build`."""
-    return Config(task=task, model=str(model), **{"method": "head", **settings})
+    return Config(task=task, model=str(model), **{"method": MethodSpec("head"), **settings})
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "c", "d", "e"), tuple("abcdefg")], ids=len)
@@ -257,3 +257,12 @@ def test_timm_says_how_images_are_prepared_where_the_folder_does_not(tmp_path: P
     assert "pretrained_cfg" not in json.loads((tmp_path / "config.json").read_text())
     model, processor, _ = load_model(config_for(tmp_path, "image_classification"), ("a", "b"), SINGLE)
     assert model.config.pretrained_cfg["input_size"] == processor.data_config["input_size"] == (3, 160, 160)
+
+
+def test_one_number_from_a_model_of_several_classes(text_model: str, tmp_path: Path) -> None:
+    """A config that says which kind of classes it has may not have one label; its kind is replaced first."""
+    shutil.copytree(text_model, tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"problem_type": SINGLE}))
+    model, _, _ = load_model(config_for(tmp_path / "model", "text_regression"), ("score",), "regression")
+    assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
