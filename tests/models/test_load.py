@@ -36,6 +36,7 @@ from transformers import (
 )
 
 from hf_ft import Config, UserError, finetune, load_model
+from hf_ft.methods.method_spec import MethodSpec
 from hf_ft.models.load import BEST_BUILTIN, BUILTIN, prove_only_head_is_new
 from hf_ft.tasks.registry import get_task
 
@@ -187,7 +188,7 @@ def test_models_that_ship(name: str) -> None:
 def test_architectures_without_weights_train_from_scratch(name: str) -> None:
     """A bare architecture builds with random weights; the number of classes is the data's."""
     model, processor, report = load_model(
-        config_for(name, "image_classification", method="scratch"), ("a", "b", "c"), SINGLE
+        config_for(name, "image_classification", method=MethodSpec("scratch")), ("a", "b", "c"), SINGLE
     )
     assert report.loaded == 0
     assert len(report.new) == len(list(model.named_parameters()))
@@ -216,7 +217,9 @@ def test_a_model_of_another_kind_is_told_before_the_data_are_read(image_model: s
 def test_weights_shared_without_a_word_are_refused() -> None:
     """CoaT of timm uses one convolution in several blocks, and `save_pretrained` would refuse the result."""
     with pytest.raises(UserError, match="could not be saved"):
-        load_model(config_for("timm:coat_tiny", "image_classification", method="scratch"), ("a", "b"), SINGLE)
+        load_model(
+            config_for("timm:coat_tiny", "image_classification", method=MethodSpec("scratch")), ("a", "b"), SINGLE
+        )
 
 
 def test_dependence_on_padding_is_noted(tmp_path: Path, minilm: str) -> None:
