@@ -33,7 +33,8 @@ def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[
     """Folders with a model of random weights, and with the first blocks of a model as it is."""
     import transformers
 
-    from hf_ft.models.load import resolve_model, silent_loading
+    from hf_ft.models.loading_output import silent_loading
+    from hf_ft.models.model_config import resolve_model
     from hf_ft.tasks.registry import get_task
 
     source, kind = resolve_model(model), get_task(task)

@@ -102,7 +102,7 @@ def hf_ft_settings(request: Request, method: str) -> dict[str, Any]:
 def prepare(request: Request) -> dict[str, Any]:
     """Write the data of a seed for the plain variants, and find by name what trains when so many blocks are frozen."""
     import hf_ft
-    from hf_ft.models.load import resolve_model
+    from hf_ft.models.model_config import resolve_model
 
     training = {"output_dir": str(Path(request["scratch"], "out")), "seed": request["seed"]}
     training["per_device_train_batch_size"] = request["per_device_train_batch_size"]

@@ -14,7 +14,9 @@ from transformers.initialization import no_init_weights
 from hf_ft.errors import UserError
 from hf_ft.methods import MethodSpec, plan_method
 from hf_ft.models.grouping import DepthGroups, depth_groups
-from hf_ft.models.load import check_supports_task, find_config, from_config, name_outputs, silent_loading
+from hf_ft.models.load import from_config
+from hf_ft.models.loading_output import silent_loading
+from hf_ft.models.model_config import check_supports_task, find_config, name_outputs
 from hf_ft.settings import Config
 from hf_ft.tasks import get_task
 

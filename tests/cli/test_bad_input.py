@@ -470,8 +470,8 @@ MODELS: dict[str, Mistake] = {
     ),
     "folder without config.json": (
         lambda w: w.train(model=without(w.copy("text"), "config.json")),
-        r"The folder .*/model holds no model: no config\.json in it \(there is: model\.safetensors, tokenizer\.json, "
-        r"tokenizer_config\.json\)\. Give a folder that save_pretrained wrote\.",
+        r"The folder .*/model holds no model: it has no config\.json, only model\.safetensors, tokenizer\.json, "
+        r"tokenizer_config\.json\. Give a folder that save_pretrained wrote\.",
     ),
     "folder with config.json but no weights": (
         lambda w: w.train(model=without(w.copy("text"), "model.safetensors")),
@@ -497,13 +497,13 @@ MODELS: dict[str, Mistake] = {
     ),
     "text model for an image task": (
         lambda w: w.train("image", model=w.models["text"]),
-        r"'.*/tiny-bert' is a model of type bert, which does not do image_classification\. It can do: "
-        rf"({OF_TEXTS})(, ({OF_TEXTS}))*\. Choose a model that AutoModelForImageClassification knows\.",
+        r"'.*/tiny-bert' is a model of type bert, which does not support image_classification\. It supports "
+        rf"({OF_TEXTS})(, ({OF_TEXTS}))*\. Choose a model that AutoModelForImageClassification loads\.",
     ),
     "image model for a text task": (
         lambda w: w.train("text", model=w.models["image"]),
-        r"'.*/tiny-resnet' is a model of type resnet, which does not do text_classification\. It can do: "
-        rf"({OF_IMAGES})(, ({OF_IMAGES}))*\. Choose a model that AutoModelForSequenceClassification knows\.",
+        r"'.*/tiny-resnet' is a model of type resnet, which does not support text_classification\. It supports "
+        rf"({OF_IMAGES})(, ({OF_IMAGES}))*\. Choose a model that AutoModelForSequenceClassification loads\.",
     ),
     "image_size that does not fit the weights": (
         lambda w: w.train("image", model=w.copy("vit", image_size=48)),
@@ -534,7 +534,7 @@ MODELS: dict[str, Mistake] = {
     ),
     "activation that nobody knows": (
         lambda w: w.train(method="scratch", model=w.copy("text", hidden_act="gelo")),
-        r"Cannot make a model of the config\.json of '.*/model': KeyError: 'gelo'\.",
+        r"Cannot build a model from the config\.json of '.*/model': KeyError: 'gelo'\.",
     ),
     "pickle that is none": (
         lambda w: w.train(model=replaced(pickled(w.copy("text")), "pytorch_model.bin", "no pickle"), allow_pickle=True),

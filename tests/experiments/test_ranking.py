@@ -128,7 +128,7 @@ def test_candidates_that_cannot_be_scored_are_named(ranked: tuple[Path, dict[str
     out, record = ranked
     rows = by_name(record)
     assert [row["name"] for row in record["candidates"] if "reason" in row] == ["tiny-resnet", "no-weights", "torn"]
-    assert re.search("model of type resnet, which does not do text_classification", rows["tiny-resnet"]["reason"])
+    assert re.search("model of type resnet, which does not support text_classification", rows["tiny-resnet"]["reason"])
     assert re.search("Cannot load weights of 'no-weights'.*safetensors", rows["no-weights"]["reason"])
     assert rows["torn"]["reason"]  # whatever the library raises
     assert all(f"Not scored: {name}: " in (out / "rank.md").read_text() for name in ("tiny-resnet", "torn"))

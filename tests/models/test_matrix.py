@@ -24,10 +24,12 @@ from transformers import PreTrainedModel
 
 from hf_ft import UserError
 from hf_ft.cli.app import main
+from hf_ft.methods.method_spec import MethodSpec
 from hf_ft.models import adapters
 from hf_ft.models.freezing import set_trainable
 from hf_ft.models.grouping import DepthGroups, depth_groups, label_sized_parameters
-from hf_ft.models.load import load_weights, silent_loading
+from hf_ft.models.load import load_weights
+from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_split import UpperPart
 from hf_ft.models.module_calls import CannotSplit
 from hf_ft.models.optimizer_groups import rated_groups
@@ -194,7 +196,7 @@ def test_only_the_head_is_new(subject: Subject, tiny: Any, tmp_path: Path) -> No
     labels = [f"class {i}" for i in range(LABELS + 2)]
     settings.id2label, settings.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
     torch.manual_seed(7)
-    config = Config(task="text_classification", model=str(tmp_path), method="head")
+    config = Config(task="text_classification", model=str(tmp_path), method=MethodSpec("head"))
     with silent_loading():
         loaded, new, count, groups = load_weights(config, AUTO[subject.kind], str(tmp_path), settings, [], [])
     assert new

@@ -10,6 +10,7 @@ import timm
 from transformers import TimmWrapperConfig, TrainingArguments
 
 from hf_ft import Config, UserError
+from hf_ft.methods import MethodSpec
 from hf_ft.models.precheck import check_model
 
 
@@ -23,7 +24,7 @@ def test_a_feature_extractor_of_timm_gets_its_classes_from_the_data(tmp_path: Pa
     args = TrainingArguments(output_dir=str(tmp_path / "out"))
 
     def check(method: str) -> None:
-        check_model(Config(task="image_classification", model=str(tmp_path), method=method), args)
+        check_model(Config(task="image_classification", model=str(tmp_path), method=MethodSpec.parse(method)), args)
 
     check("last_n:1")
     with pytest.raises(UserError, match="last_n:99"):
