@@ -14,6 +14,7 @@ from .models import depth_groups as depth_groups
 from .models import freeze as freeze
 from .models import load_model as load_model
 from .models import param_groups as param_groups
+from .results import FinetuneResult as FinetuneResult
 from .results import save as save
 from .settings import Config as Config
 from .training import make_plan as make_plan

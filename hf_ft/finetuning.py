@@ -3,29 +3,117 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.environment import Stop, silence_libraries, stoppable
-from hf_ft.settings import Config, Settings, build, check_output_dir, parse_recipe
+from hf_ft.errors import UserError
+from hf_ft.results import FinetuneResult
+from hf_ft.settings import IN_MEMORY, Config, Settings, build, check_output_dir, parse_recipe
 from hf_ft.settings import resume as resuming
 from hf_ft.storage import locked
+from hf_ft.tasks import Task
+from hf_ft.training import Extensions, read_extensions
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
-def finetune(**settings: Any) -> dict[str, Any]:
-    """Fine-tune a model and return its record, the content of `run.json`.
+def finetune(
+    *,
+    task: str | Task | None = None,
+    dataset: Any = None,
+    callbacks: Any = None,
+    compute_metrics: Any = None,
+    loss: Any = None,
+    data_collator: Any = None,
+    transform: Any = None,
+    **settings: Any,
+) -> FinetuneResult:
+    """Fine-tune a model.
 
     Needs `task`, `model`, `dataset` and `output_dir`; takes every field of `Config` and of
     `transformers.TrainingArguments`. The steps are those of a recipe; who wants to replace one writes them out.
 
+    Args:
+        task: The name of a task, or a `Task` that replaces the one of its name.
+        dataset: A Hub id, folder or file; or data in memory: a `datasets.Dataset` or `DatasetDict`, a
+            `pandas.DataFrame`, an iterable of dictionaries, or a dictionary of splits.
+        callbacks: `TrainerCallback` classes or objects.
+        compute_metrics: A function as for `Trainer`, or a metric of `evaluate`: its id, a folder, or loaded. Reported
+            beside the built-in metrics.
+        loss: `loss(outputs, labels, num_items_in_batch)`, as `Trainer(compute_loss_func=...)` takes it.
+        data_collator: Makes the batches of training; evaluation keeps the task's own.
+        transform: PIL image -> PIL image or tensor, in training, before the model's processor.
+        settings: All else.
+
     Raises:
-        UserError: a mistake in the settings or the data.
+        UserError: a mistake in the settings, the data or the extensions.
+
+    Example:
+        >>> result = finetune(task="text_classification", model="builtin", dataset=frame, output_dir="out")
+        ... # doctest: +SKIP
+        >>> result.metrics["validation"]["accuracy"]  # doctest: +SKIP
+        0.93
     """
-    return execute(build(("the call of finetune()", settings)))
+    extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform)
+    settings, brought = _read_call(task, dataset, extensions, settings)
+    return execute(build(("the call of finetune()", settings)), brought)
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a call of `finetune` brings besides settings: a task, data in memory, extensions, a metric to go by."""
+
+    task: Task | None = None
+    data: Any = None
+    extensions: Extensions = field(default_factory=Extensions)
+    best: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The arguments that were given."""
+        own = {"task": self.task, "dataset": self.data}
+        return [name for name, value in own.items() if value is not None] + list(self.extensions.parts)
+
+
+DATA = (
+    "Pass a Hub id, a folder, a file, a datasets.Dataset or DatasetDict, a pandas.DataFrame, a list of "
+    "dictionaries, or a dictionary of splits."
+)
+TASKS = "Pass the name of a task, or a Task made from one, as in dataclasses.replace(get_task(name), encode=...)."
+
+
+def _read_call(
+    task: Any, dataset: Any, extensions: Extensions, settings: dict[str, Any]
+) -> tuple[dict[str, Any], Brought]:
+    """The settings of a call, and what it brings besides them.
+
+    Raises:
+        UserError: a task or data of the wrong kind.
+    """
+    own = None if task is None or isinstance(task, str) else task
+    if own is not None and not isinstance(own, Task):
+        raise _wrong_kind("task", own, TASKS)
+    data = None if dataset is None or isinstance(dataset, str | os.PathLike) else dataset
+    if data is not None and (isinstance(data, bytes) or not isinstance(data, Iterable)):
+        raise _wrong_kind("dataset", data, DATA)
+    named = {"task": task if own is None else own.name, "dataset": dataset if data is None else IN_MEMORY}
+    settings = settings | {name: value for name, value in named.items() if value is not None}
+    best = settings.get("metric_for_best_model")
+    if best is None or best != getattr(extensions.compute_metrics, "name", None):
+        best = None
+    else:  # the check of the settings knows the built-in metrics alone
+        del settings["metric_for_best_model"]
+    return settings, Brought(own, data, extensions, best)
+
+
+def _wrong_kind(name: str, value: Any, hint: str) -> UserError:
+    kind = type(value).__name__
+    return UserError(f"{name}= got an object of type {kind}.", option=name, value=kind, hint=hint)
 
 
 def rank(models: Sequence[str], confirm: int = 0, **settings: Any) -> dict[str, Any]:
@@ -43,7 +131,7 @@ def rank(models: Sequence[str], confirm: int = 0, **settings: Any) -> dict[str, 
     """
     from hf_ft.experiments import rank_models
 
-    return rank_models(models, confirm, (("the call of rank()", settings),), execute)
+    return rank_models(models, confirm, (("the call of rank()", settings),), lambda one: execute(one).record)
 
 
 def parse(
@@ -65,8 +153,8 @@ def parse(
 
 
 @silence_libraries()
-def execute(settings: Settings) -> dict[str, Any]:
-    """Train, score and save as the settings say; prints what is done and returns the record.
+def execute(settings: Settings, brought: Brought | None = None) -> FinetuneResult:
+    """Train, score and save as the settings say; prints what is done.
 
     Raises:
         UserError: a mistake in the settings or the data, or another process writes into the output folder.
@@ -81,11 +169,11 @@ def execute(settings: Settings) -> dict[str, Any]:
 
             tidy(out)
             print(f"resume   the run in {out} has finished: nothing is left to do")
-            return dict(json.loads((out / "run.json").read_text(encoding="utf-8")))
-        return _execute(settings, stop)
+            return FinetuneResult(json.loads((out / "run.json").read_text(encoding="utf-8")), out)
+        return _execute(settings, brought or Brought(), stop)
 
 
-def _execute(settings: Settings, stop: Stop) -> dict[str, Any]:
+def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult:
     # Options have been checked by now; the imports below take seconds.
     from hf_ft.data import load_splits
     from hf_ft.evaluation import score
@@ -95,15 +183,21 @@ def _execute(settings: Settings, stop: Stop) -> dict[str, Any]:
 
     chosen = None
     if settings.config.method.name == "auto":
+        if brought.names:
+            name = brought.names[0]
+            problem = f"method auto tries out depths without {name}=."
+            raise UserError(problem, option=name, hint="Choose a method, such as lp_ft.")
         from hf_ft.experiments import resolve
 
         settings, chosen = resolve(settings)
     config, args = settings.config, settings.arguments()
     check_model(config, args)  # reading the data may take long
-    splits = load_splits(config, args.seed)
-    model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
-    plan = make_plan(config, args, loaded.groups, len(splits.train))
-    run = train(model, processor, splits, plan, config, args, loaded)
+    task = brought.task
+    splits = load_splits(config, args.seed, task, brought.data)
+    model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed, task)
+    plan = make_plan(config, args, loaded.groups, len(splits.train), task)
+    args.metric_for_best_model = brought.best or args.metric_for_best_model
+    run = train(model, processor, splits, plan, config, args, loaded, task, **vars(brought.extensions))
     run.chosen = chosen
     results = score(run)
     stop.check()

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     records = {}
     for method, title in METHODS.items():
         own = {"method": method, "output_dir": str(out / method)}
-        records[title] = execute(build(("the recipe", SETTINGS), *layers, ("the recipe", own)))
+        records[title] = execute(build(("the recipe", SETTINGS), *layers, ("the recipe", own))).record
     rows = []
     for title, record in records.items():
         split = list(record["metrics"])[-1]

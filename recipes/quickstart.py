@@ -90,7 +90,9 @@ def main(argv: list[str] | None = None) -> None:
     scores = {}
     for method, title in (("lp_ft", "pretrained, fine-tuned (lp_ft)"), ("scratch", "the same, from scratch")):
         recipe = {**SETTINGS, "dataset": str(digits), "method": method}
-        record = execute(build(("the recipe", recipe), *layers, ("the recipe", {"output_dir": str(out / method)})))
+        record = execute(
+            build(("the recipe", recipe), *layers, ("the recipe", {"output_dir": str(out / method)}))
+        ).record
         scores[title] = record["metrics"]["test"]["accuracy"]
     scores |= logistic_regression(layers, digits, out / "baseline")
     rows = [[name, f"{s['value']:.4f}", f"{s['low']:.4f} to {s['high']:.4f}"] for name, s in scores.items()]

@@ -44,4 +44,4 @@ def run(options: Namespace) -> None:
     from hf_ft.experiments import named_models, rank_models
     from hf_ft.finetuning import execute
 
-    rank_models(named_models(models, file, size, layers), confirm, layers, execute)
+    rank_models(named_models(models, file, size, layers), confirm, layers, lambda settings: execute(settings).record)

@@ -12,7 +12,7 @@ from hf_ft.errors import UserError, choose, shorten
 from hf_ft.modalities import ColumnType
 from hf_ft.settings import DataSettings
 from hf_ft.tables import element, holds_labels, holds_text, type_name
-from hf_ft.tasks import Target, Task, get_task
+from hf_ft.tasks import Target, Task
 
 PAIRS = {"text_pair": "text", "sentence2": "sentence1", "hypothesis": "premise", "question2": "question1"}
 """Usual column of a second text -> the column of the first text that it belongs to."""
@@ -27,13 +27,13 @@ class Columns:
     target: Target
 
 
-def find_columns(rows: Dataset, split: str, config: DataSettings, notes: list[str]) -> Columns:
+def find_columns(rows: Dataset, split: str, config: DataSettings, task: Task, notes: list[str]) -> Columns:
     """The columns to use, from the user's word, from their usual names, or because only one can be meant.
 
     Raises:
         UserError: a column is missing, ambiguous or of the wrong type.
     """
-    task, features = get_task(config.task), rows.features
+    features = rows.features
     inputs = {role: name for role in task.inputs if (name := getattr(config, f"{role}_column", None))}
     for role, name in [*inputs.items(), ("label", config.label_column)]:
         if name:

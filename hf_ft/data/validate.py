@@ -27,7 +27,7 @@ from hf_ft.errors import UserError, choose, shorten
 from hf_ft.modalities import FileInput
 from hf_ft.settings import DataSettings
 from hf_ft.tables import BATCH, batches, file_column, is_list
-from hf_ft.tasks import IntArray, Values, get_task
+from hf_ft.tasks import IntArray, Task, Values
 
 FILE_BATCH, FILE_WORKERS = 64, 4
 """Files that are in memory at a time, and threads that decode them."""
@@ -46,7 +46,7 @@ class LabelledSplit:
     used: IntArray
 
 
-def take_split(role: str, source: RawSplit, columns: Columns, config: DataSettings) -> LabelledSplit:
+def take_split(role: str, source: RawSplit, columns: Columns, config: DataSettings, task: Task) -> LabelledSplit:
     """Take inputs and labels out of a split.
 
     Raises:
@@ -59,7 +59,7 @@ def take_split(role: str, source: RawSplit, columns: Columns, config: DataSettin
     labels = columns.target.read(rows, columns.label, config)
     inputs = rows.select_columns(list(columns.inputs.values()))
     inputs = inputs.rename_columns({name: key for key, name in columns.inputs.items() if name != key})
-    files = get_task(config.task).modality.files
+    files = task.modality.files
     if files is not None and files.role in columns.inputs:
         inputs = as_files(inputs, files, source.folders)
     return LabelledSplit(role, inputs, labels, np.arange(len(rows)))
@@ -124,7 +124,7 @@ class Checked:
     contents: Contents
 
 
-def checked_rows(split: LabelledSplit, config: DataSettings, notes: list[str]) -> Checked:
+def checked_rows(split: LabelledSplit, config: DataSettings, task: Task, notes: list[str]) -> Checked:
     """The rows in use with their labels; files that cannot be read are skipped.
 
     Raises:
@@ -134,7 +134,7 @@ def checked_rows(split: LabelledSplit, config: DataSettings, notes: list[str]) -
     # cache, not the user's folder.
     columns = [split.labels.column(), split.inputs]
     rows = datasets.concatenate_datasets(columns, axis=1).select(split.used)
-    kind = get_task(config.task).modality.files
+    kind = task.modality.files
     problems, digest, contents = _read_all(rows, split.role, kind)
     if not problems:
         return Checked(rows, digest, contents)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from hf_ft.evaluation.head_input import compare_head_input
 from hf_ft.metrics import Score
 from hf_ft.modalities import token_counts
 from hf_ft.settings import EncodingSettings
-from hf_ft.tasks import BoolArray, Target, Task, get_task
+from hf_ft.tasks import BoolArray, Target, Task
 
 if TYPE_CHECKING:
     from hf_ft.training import Run
@@ -30,7 +30,8 @@ class Results:
     `threshold` is the probability above which a label counts as predicted (several labels per example), fitted on
     validation; `confusion[split]` lists true class, predicted class and how often that was. `without_copies[split]` are
     the scores on the examples that do not stand in train as well, for splits that have others. `head_input` is that of
-    `compare_head_input`.
+    `compare_head_input`. `custom[split]` holds the metrics that the caller
+    brought.
     """
 
     metrics: dict[str, dict[str, Score]]
@@ -39,6 +40,7 @@ class Results:
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
     without_copies: dict[str, dict[str, Score]] = field(default_factory=dict)
     head_input: dict[str, Any] | None = None
+    custom: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def predict_outputs(
@@ -48,6 +50,7 @@ def predict_outputs(
     dataset: Dataset,
     config: EncodingSettings,
     args: TrainingArguments | None = None,
+    compute_metrics: Callable[[Any], Any] | None = None,
 ) -> Any:
     """What the model says of a data set with the task's input columns, one entry per example, in its order.
 
@@ -69,6 +72,7 @@ def predict_outputs(
             data_collator=task.collator(processor),
             processing_class=processor,
             preprocess_logits_for_metrics=task.reduce,
+            compute_metrics=compute_metrics,
         )
         # In float32, as the saved model runs by default: scores must not depend on the precision of training.
         trainer.accelerator.native_amp = False
@@ -93,12 +97,17 @@ def score(run: Run) -> Results:
     The threshold for several labels per example is fitted on validation alone. Where all blocks were frozen, what the
     head reads is compared with what the layers offer.
     """
-    task, splits = get_task(run.config.task), run.splits
+    task, splits = run.task, run.splits
     results = Results({}, {}, head_input=compare_head_input(run))
     for name, split in (("validation", splits.validation), ("test", splits.test)):
         if split is None:
             continue
-        outputs = predict_outputs(run.model, run.processor, task, split, run.config, run.args)
+        found: dict[str, float] = {}
+        own = run.extensions.metrics(splits.target, splits.labels)
+        hook = _collected(own, found) if own else None
+        outputs = predict_outputs(run.model, run.processor, task, split, run.config, run.args, hook)
+        if own:
+            results.custom[name] = found
         if name == "validation":
             results.threshold = splits.target.fit(outputs, split["labels"][:])
         add_scores(results, name, outputs, split, splits.target, splits.labels)
@@ -109,6 +118,16 @@ def score(run: Run) -> Results:
             )
         results.baseline[name] = splits.target.baseline(splits.train, split, splits.labels)
     return results
+
+
+def _collected(compute: Callable[[Any], Mapping[str, float]], found: dict[str, float]) -> Callable[[Any], Any]:
+    """The caller's metrics for `Trainer`, which also go into `found`."""
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        found.update(compute(prediction))
+        return dict(found)
+
+    return compute_metrics
 
 
 def score_without(

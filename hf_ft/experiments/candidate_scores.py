@@ -57,7 +57,9 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     stage = plan_method("head", loaded.groups, 1, 1.0).stages[0]
     # Two passes, since a cache that is read once would not be built.
     collator = task.collator(processor)
-    job = CacheRequest(model, loaded.groups, stage, (rows,), processor, collator, config, None, args, 2, 0)
+    job = CacheRequest(
+        *(model, loaded.groups, stage, (rows,), processor, collator, config, None, args, 2, 0), encode=task.encode
+    )
     try:
         cached = open_cache(job)
     except NotCached as reason:

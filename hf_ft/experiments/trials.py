@@ -180,7 +180,7 @@ class Experiment:
         """What must be equal for two trials to be compared, and what tells a reader where they were run."""
         config, args = settings.config, settings.arguments()
         plan = make_plan(config, args, self.groups, len(self.splits.train))
-        known = describe(config, self.splits, self.model, self.loaded, plan)
+        known = describe(config, self.splits, self.model, self.loaded, plan, self.task)
         given = {name: value for _, layer in self.layers for name, value in layer.items() if value is not None}
         of_adapters = {
             name: given[name] for name in OF_ADAPTERS & {*given}
@@ -375,7 +375,8 @@ def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
     stage = run.plan.combined("scores", others + 1)
     try:
         job = CacheRequest(
-            run.model, run.groups, stage, (encoded,), run.processor, collator, config, None, run.args, others + 1, 0
+            *(run.model, run.groups, stage, (encoded,), run.processor, collator, config, None, run.args, others + 1, 0),
+            encode=run.task.encode,
         )
         cached = open_cache(job)
     except NotCached:

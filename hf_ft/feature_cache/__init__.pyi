@@ -1,10 +1,13 @@
 from .api import FeatureCache as FeatureCache
 from .build import CachedStage as CachedStage
 from .build import open_cache as open_cache
+from .encoding import transform_of as transform_of
 from .eviction import cache_entries as cache_entries
 from .eviction import clear_cache as clear_cache
 from .eviction import default_root as default_root
 from .eviction import format_size as format_size
+from .identity import identities_of as identities_of
+from .identity import name_of as name_of
 from .images import CachedImages as CachedImages
 from .images import cache_images as cache_images
 from .policy import NotCached as NotCached

@@ -20,7 +20,9 @@ from transformers import default_data_collator
 
 from hf_ft.environment import print_on_main, progress
 from hf_ft.errors import UserError
+from hf_ft.feature_cache.encoding import check_labels, check_repeatable, encoding_of, transform_of
 from hf_ft.feature_cache.examples import EncodedSplit
+from hf_ft.feature_cache.identity import Unidentifiable
 from hf_ft.feature_cache.key import feature_key, precision_of
 from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheable, forecast
 from hf_ft.feature_cache.request import CacheRequest
@@ -67,7 +69,8 @@ def open_cache(request: CacheRequest) -> CachedStage:
         if required:
             raise
         raise NotCached(f"{reason.why} (--cache_dir names another folder)") from reason
-    except (NotCached, CannotSplit) as reason:  # a split may fail as late as on the first very long example
+    # A split may fail as late as on the first very long example.
+    except (NotCached, CannotSplit, Unidentifiable) as reason:
         if required and str(reason):
             raise UserError(
                 f"--cache on: stage '{request.stage.name}' cannot use the cache: {reason}. Leave out --cache on."
@@ -79,9 +82,12 @@ def _open(request: CacheRequest) -> CachedStage:
     depth = request.stage.frozen_depth
     check_cacheable(request, depth)
     request.model.to(request.args.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
-    splits = [EncodedSplit.of(rows) for rows in request.datasets]
+    splits = [EncodedSplit.of(rows, encoding_of(rows, request)) for rows in request.datasets]
     sample = splits[0].sample()
+    check_repeatable(request, splits[0], sample)
     split = find_split(request.model, request.groups, depth, sample, request.collate)
+    if not split.inputs:
+        check_labels(request, sample)
     layouts = [Layout(request.settings.cache_dtype, layout.shape, layout.ragged) for layout in split.layouts]
     store = FeatureStore(request.root, feature_key(request, split, layouts))
     # Of several processes the first one writes; the others wait here and then find everything.
@@ -173,5 +179,6 @@ def _rows(request: CacheRequest, split: ModelSplit, features: Features, part: En
     """The rows that training reads: features, labels, and the inputs that the upper part still takes."""
     plain = part.rows.with_format(None)
     if split.inputs:
-        return CachedRows(features, plain, request.collator, part.lengths)
+        rows = part.rows if transform_of(part.rows) else plain
+        return CachedRows(features, rows, request.collator, part.lengths)
     return CachedRows(features, plain.select_columns(["labels"]), default_data_collator, None)

@@ -26,9 +26,9 @@ class EncodedSplit:
     lengths: NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, rows: Dataset) -> EncodedSplit:
-        """Fingerprint and measure the rows of a split."""
-        return cls(rows, fingerprints(rows), row_lengths(rows))
+    def of(cls, rows: Dataset, encoding: str = "") -> EncodedSplit:
+        """Fingerprint and measure the rows of a split; `encoding` is that of `encoding_of`."""
+        return cls(rows, fingerprints(rows, encoding), row_lengths(rows))
 
     def fetch(self, indices: Iterable[int]) -> list[dict[str, Any]]:
         """Some rows, as a collator takes them."""

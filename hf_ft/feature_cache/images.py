@@ -23,6 +23,7 @@ from PIL import Image
 from transformers import default_data_collator
 
 from hf_ft.environment import print_on_main, progress
+from hf_ft.feature_cache.encoding import is_built_in
 from hf_ft.feature_cache.examples import EncodedSplit
 from hf_ft.feature_cache.key import encoded_files, fingerprints, image_key
 from hf_ft.feature_cache.policy import NotCached, admit, forecast
@@ -110,20 +111,35 @@ def cache_images(request: CacheRequest) -> tuple[list[Any], Facts | None]:
 def _cached(request: CacheRequest, datasets: list[Any]) -> tuple[list[Any], Facts | None]:
     """Replace datasets in the list by cached ones where that can be done and pays."""
     facts: Facts = {}
+    usable = [i for i in range(len(datasets)) if _is_replaceable(request, i)]
+    if not usable:
+        return datasets, None
     measured = _measure(request.processor, datasets[0])
-    fixed = [i for i in range(len(datasets)) if i or not request.augments]
+    fixed = [i for i in usable if i or not request.augments]
     if fixed and measured.layout:
         reads = [request.reads[i] for i in fixed]
         found = _resize_once(request, [datasets[i] for i in fixed], reads, measured, facts)
         for i, rows in zip(fixed, found, strict=True):
             datasets[i] = rows
-    if request.augments and measured.side:
+    if request.augments and measured.side and 0 in usable:
         datasets[0] = _decode_once(request, datasets[0], measured, facts)
     seconds = measured.decoding * len(datasets[0])
     if isinstance(datasets[0], Dataset) and seconds * request.passes > SLOW:
         line = f"images   decoding them takes about {seconds:.0f} s in every epoch: smaller files are faster"
         print_on_main(line, request.args)
     return datasets, facts or None
+
+
+def _is_replaceable(request: CacheRequest, number: int) -> bool:
+    """Whether cached images give the batches that a split would give; says so where other code makes them."""
+    built_in = is_built_in(request.datasets[number], request.processor)
+    usual = request.collator is default_data_collator and built_in
+    reason = "" if usual else "the task encodes or collates them in its own way"
+    if number == 0 and request.uncacheable:
+        reason = request.uncacheable
+    if reason and number == 0:
+        print_on_main(f"images   of the training split are decoded in every epoch: {reason}", request.args)
+    return not reason
 
 
 # --- Measuring --------------------------------------------------------------------------------------------------------

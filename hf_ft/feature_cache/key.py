@@ -20,6 +20,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import TrainingArguments
 
+from hf_ft.feature_cache.identity import identify
 from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.models import Layout, ModelSplit, snapshot
 from hf_ft.storage import bytes_digest, json_digest, text_digest
@@ -64,6 +65,7 @@ def feature_key(request: CacheRequest, split: ModelSplit, layouts: Sequence[Layo
         "config": json_digest(relevant),
         "attention": str(config._attn_implementation),
         "processor": json_digest(processing),
+        "collator": identify(request.collator),
         "precision": precision_of(request.args),
         # Texts of one length only have fixed layouts, any others ragged ones.
         "layouts": [asdict(layout) for layout in layouts],
@@ -84,12 +86,15 @@ def precision_of(args: TrainingArguments) -> str:
 # --- The key of one example -------------------------------------------------------------------------------------------
 
 
-def fingerprints(rows: Dataset) -> NDArray[np.uint8]:
-    """16 bytes for each encoded row `(rows, 16)`: the hash of all that the model is given, or of the file."""
+def fingerprints(rows: Dataset, encoding: str = "") -> NDArray[np.uint8]:
+    """16 bytes for each encoded row `(rows, 16)`: the hash of all that the model is given, or of the file.
+
+    What is made of a row only when it is read does not show in its content: `encoding` stands for that.
+    """
     found = np.empty((len(rows), FINGERPRINT.itemsize), dtype=np.uint8)
     files = file_column(rows)
     for place, content in enumerate(encoded_files(rows, files) if files else _inputs(rows)):
-        digest = hashlib.blake2b(content, digest_size=FINGERPRINT.itemsize).digest()
+        digest = hashlib.blake2b(content, digest_size=FINGERPRINT.itemsize, key=encoding.encode()).digest()
         found[place] = np.frombuffer(digest, dtype=np.uint8)
     return found
 

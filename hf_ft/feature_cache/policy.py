@@ -37,6 +37,8 @@ def check_cacheable(request: CacheRequest, depth: int) -> None:
     roles = [group.role for group in request.groups if group.role != "unused"]
     if roles[depth - 1 : depth + 1] == ["stem", "block"]:
         raise NotCached  # only the embeddings are frozen, which are as cheap as reading from the disk
+    if request.uncacheable:
+        raise NotCached(request.uncacheable)
     if request.stage.peft:
         raise NotCached("its adapters change the outputs of the frozen layers")
     if request.augments and file_column(request.datasets[0]):

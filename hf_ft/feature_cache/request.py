@@ -29,6 +29,8 @@ class CacheRequest:
         evaluations: how often it reads the validation split.
         find_linear_head: given where the head is to be solved. It looks for a linear head in the split model; if there
             is one, the frozen layers would run only once in any case.
+        encode: the task's, which belongs to the identity of examples that it changes as they are read.
+        uncacheable: why the training split may give other inputs each time it is read; empty where it does not.
     """
 
     model: PreTrainedModel
@@ -43,6 +45,8 @@ class CacheRequest:
     passes: float
     evaluations: float
     find_linear_head: Callable[[ModelSplit], object] | None = None
+    encode: Callable[..., Any] | None = None
+    uncacheable: str = ""
 
     @property
     def reads(self) -> list[float]:

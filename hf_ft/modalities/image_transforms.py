@@ -34,7 +34,7 @@ class ImageTransform:
     """
 
     def __init__(self, processor: Any, augment: str) -> None:
-        self.processor = processor
+        self.processor, self.augments = processor, augment != "none"
         self.augment = augmentation(augment)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, Any]:

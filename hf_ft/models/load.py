@@ -48,7 +48,7 @@ class LoadReport:
 
 
 def load_model(
-    config: Config, labels: Sequence[str], problem_type: str, seed: int = 0
+    config: Config, labels: Sequence[str], problem_type: str, seed: int = 0, task: Task | None = None
 ) -> tuple[PreTrainedModel, Any, LoadReport]:
     """Load a pretrained backbone with a fresh head for these labels.
 
@@ -62,7 +62,7 @@ def load_model(
         UserError: no such model, no weights, no version of the model for the task, or a checkpoint that would leave
             more than the head randomly initialised.
     """
-    task = get_task(config.task)
+    task = task or get_task(config.task)
     folder = resolve_model(config.model)
     model_config = find_config(config.model, config.model_revision, config.trust_remote_code)
     check_supports_task(model_config, task, config.model)

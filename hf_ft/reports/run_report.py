@@ -169,6 +169,7 @@ def before_training(record: Record, machine: Record, alone: str = "") -> str:
         f"Method  {record['method']}",
         f"Device  {machine['device']}, {machine['processes']} process{'es' * (machine['processes'] > 1)}",
         *(f"        {note}" for note in [alone] if note),
+        *(f"Code    {line}" for line in extension_lines(record)),
         "",
         text_table(*group_rows(record)),
     ]
@@ -188,6 +189,7 @@ def after_training(record: Record, folder: Path) -> str:
         + f"\nProved:\n{proofs}\n"
         f"Training took {seconds:.0f} s; {trained} of {record['model']['parameters']:,} parameters trained.\n"
         + "".join(f"{line}\n" for line in cache_lines(record))
+        + "".join(f"{line}\n" for sentence in extension_lines(record) for line in wrapped(sentence))
         + "".join(f"{line}\n" for sentence in head_input_lines(record) for line in wrapped(sentence))
         + f"{notes}"
         f"The model is in {folder}"
@@ -208,6 +210,16 @@ def _narrow(record: Record) -> tuple[list[str], list[list[str]]]:
         for name, score in scores.items()
     ]
     return ["", "value", "95 % interval", record["baseline_description"]["name"], "n"], rows
+
+
+def extension_lines(record: Record) -> list[str]:
+    """The code of the caller's own that took part, and the metrics that it reported."""
+    brought = record.get("extensions", {})
+    named = [f"{name} {value if isinstance(value, str) else _listed(value)}" for name, value in brought.items()]
+    lines = [f"Code from outside hf_ft took part: {'; '.join(named)}."] if named else []
+    for split, values in record.get("custom_metrics", {}).items():
+        lines.append(f"Reported on {split}: {', '.join(f'{name} {value:.4f}' for name, value in values.items())}.")
+    return lines
 
 
 def head_input_lines(record: Record) -> list[str]:
@@ -425,7 +437,10 @@ def card(record: Record) -> str:
             "## Use\n\n" + _usage(record),
             "## Results\n\n" + markdown_table(*result_rows(record)) + "\n\n" + _results_note(record),
             "\n\n".join(_pictures(record)),
-            "## Training\n\n" + markdown_table(*group_rows(record)) + "\n\n" + _training_note(record),
+            "\n\n".join(
+                ["## Training", markdown_table(*group_rows(record)), _training_note(record)]
+                + [escaped(line) for line in extension_lines(record)]
+            ),
             "## Data\n\n" + _data_note(record),
             "## Proofs\n\n" + bullets(proof_lines(record)),
             "## Limits\n\n" + " ".join([*map(escaped, head_input_lines(record)), LIMITS]),

@@ -18,21 +18,21 @@ from hf_ft.evaluation import Results, verify_load_back
 from hf_ft.metrics import Score
 from hf_ft.models import adapters, without_progress_bars
 from hf_ft.reports import run_report as report
+from hf_ft.results.finetune_result import FinetuneResult
 from hf_ft.results.secrets import without_secrets
 from hf_ft.storage import SEAL, output_folder
-from hf_ft.tasks import get_task
 from hf_ft.training import Run, checkpoints, describe, places_of, recorded_settings, without_places
 
 
-def save(run: Run, results: Results) -> dict[str, Any]:
-    """Write the result folder, prove that it loads back, remove the checkpoints; returns what `run.json` says.
+def save(run: Run, results: Results) -> FinetuneResult:
+    """Write the result folder, prove that it loads back, and remove the checkpoints.
 
     Raises:
         LoadBackFailure: the saved model does not answer as the trained one.
     """
-    if not run.args.should_save:  # one process of several writes
-        return make_record(run, results)
     out = run.output_dir
+    if not run.args.should_save:  # one process of several writes
+        return FinetuneResult(make_record(run, results), out, run.model, run.processor)
     with output_folder.let_go_if_raised(out):
         with output_folder.staging(out) as new:  # so that the folder holds a whole result or none
             record = _write(run, results, new)
@@ -41,12 +41,12 @@ def save(run: Run, results: Results) -> dict[str, Any]:
         logs = (path for path in (out / output_folder.LOCAL / "tensorboard").rglob("*") if path.is_file())
         output_folder.record_files(out, logs)
     output_folder.let_go(out)
-    return record
+    return FinetuneResult(record, out, run.model, run.processor)
 
 
 def _write(run: Run, results: Results, out: Path) -> dict[str, Any]:
     """Write the files of a result into an empty folder, and prove that they load; returns the record."""
-    task, loaded = get_task(run.config.task), run.loaded
+    task, loaded = run.task, run.loaded
     with without_progress_bars():
         run.model.save_pretrained(out)
     run.processor.name_or_path = loaded.hub_id or loaded.source  # would be written as the path it came from
@@ -70,7 +70,7 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
     """All that `run.json` says, free of paths and tokens: what was done, stages, scores and proofs."""
     loaded, target = run.loaded, run.splits.target
     pair = "text_pair" in run.splits.train.column_names
-    example = get_task(run.config.task).modality.example
+    example = run.task.modality.example
     if pair:
         example = '{"text": "some text", "text_pair": "another text"}'
     if run.splits.truncation:  # `pipeline` does not cut by itself, and most models fail on longer texts
@@ -78,7 +78,9 @@ def make_record(run: Run, results: Results) -> dict[str, Any]:
     return {
         "hf_ft": __version__,
         "date": time.strftime("%Y-%m-%d"),
-        **describe(run.config, run.splits, run.model, loaded, run.plan),
+        **describe(run.config, run.splits, run.model, loaded, run.plan, run.task),
+        **run.described_extensions(),
+        **({"custom_metrics": results.custom} if results.custom else {}),
         **({"freeze_depth": run.chosen} if run.chosen else {}),
         "settings": recorded_settings(run.config, run.args),
         "stages": [{k: v for k, v in asdict(stage).items() if k != "checkpoint"} for stage in run.stages],

@@ -69,6 +69,7 @@ def check_content(out: Path, facts: Mapping[str, Any]) -> None:
         UserError: names what differs.
     """
     start = read_start(out) or {}
+    _check_extensions(out, start.get("extensions") or {}, facts.get("extensions") or {})
     for name, what in (("data", "data"), ("model", "weights of the model"), ("processes", "number of processes")):
         then, now = start.get(name), facts[name]
         if then != now:
@@ -79,6 +80,17 @@ def check_content(out: Path, facts: Mapping[str, Any]) -> None:
                 if name != "processes"
                 else f"--resume: the {what} of the run in {out} was {then}, now {now}. Start as many, {REMEDY}."
             )
+
+
+def _check_extensions(out: Path, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to go on with other callbacks, losses, collators, transforms, metrics or another task of the caller's."""
+    names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    if names:
+        listed = shorten(f"{name} was {then.get(name, 'not set')}, now {now.get(name, 'not set')}" for name in names)
+        raise UserError(
+            f"--resume: the run in {out} began with other code: {listed}. Pass what it had, {REMEDY}.",
+            option=names[0],
+        )
 
 
 def read_start(out: Path) -> dict[str, Any] | None:

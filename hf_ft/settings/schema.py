@@ -282,6 +282,9 @@ class OutputSettings(Section):
     load_back_proof: bool = _option("load the result in a fresh process and compare its outputs", True)
 
 
+IN_MEMORY = "in memory"
+"""The `dataset` of a run whose data were passed as an object."""
+
 SECTIONS: tuple[type[Section], ...] = (
     TaskSettings,
     ModelSettings,

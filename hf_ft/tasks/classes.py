@@ -176,15 +176,14 @@ class OneOfSeveral(Classes):
         from torch.nn.functional import cross_entropy
 
         weights = None if counts is None else balanced_weights(counts)
-        return summed_loss(
-            lambda logits, labels: cross_entropy(
-                logits,
-                labels,
-                None if weights is None else weights.to(logits),
-                reduction="sum",
-                label_smoothing=smoothing,
-            )
-        )
+
+        def total(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            weight = None if weights is None else weights.to(logits)
+            found = cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=smoothing)
+            # A collator such as mixup makes shares of labels (examples, classes), and `Trainer` counts each share.
+            return found * labels.shape[-1] if labels.is_floating_point() else found
+
+        return summed_loss(total)
 
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None

@@ -155,7 +155,8 @@ class Learning:
     """What a target changes in training.
 
     `loss` replaces the model's own; `metrics` is what `Trainer` calls after an evaluation; `prepare` changes a split
-    before it is encoded; `start` changes the model before it is trained, `finish` before it is saved.
+    before it is encoded; `start` changes the model before it is trained, `finish` before it is saved. `restore`
+    turns outputs and labels of training back into those of the data, where `prepare` changes them.
     """
 
     metrics: Callable[[EvalPrediction], dict[str, float]]
@@ -163,6 +164,7 @@ class Learning:
     prepare: Callable[[Dataset], Dataset] = lambda split: split
     start: Callable[[nn.Module], None] | None = None
     finish: Callable[[nn.Module], None] | None = None
+    restore: Callable[[Any], Any] | None = None
 
 
 class Scale(Protocol):

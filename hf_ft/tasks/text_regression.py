@@ -219,15 +219,17 @@ class Number(Target):
 
         scale = find_scale(np.asarray(train["labels"][:], dtype=np.float64))
 
+        def restore(numbers: Any) -> Any:
+            return _flat(numbers) * scale.unit + scale.shift
+
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             outputs = prediction.predictions
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
-            both = (_flat(array) * scale.unit + scale.shift for array in (logits, prediction.label_ids))
-            return values(*both)
+            return values(restore(logits), restore(prediction.label_ids))
 
         loss = summed_loss(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
         start = partial(scale.fold, back=True) if config.keep_head else None
-        return Learning(metrics, loss, scale.prepare, start, scale.fold)
+        return Learning(metrics, loss, scale.prepare, start, scale.fold, restore)
 
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None

@@ -6,6 +6,8 @@ from .description import places_of as places_of
 from .description import public_name as public_name
 from .description import recorded_settings as recorded_settings
 from .description import without_places as without_places
+from .extensions import Extensions as Extensions
+from .extensions import read_extensions as read_extensions
 from .loop import train as train
 from .planning import make_plan as make_plan
 from .resuming import discard_model as discard_model

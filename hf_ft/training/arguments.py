@@ -32,7 +32,7 @@ def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples:
     args.push_to_hub, args.hub_token = False, None  # `training_args.bin` of each checkpoint would hold the token
     args.restore_callback_states_from_checkpoint = True  # how long early stopping has waited
     args.metric_for_best_model = run.metric
-    args.greater_is_better = run.splits.target.higher_is_better(run.metric)
+    args.greater_is_better = run.higher_is_better
     given = run.config.explicit
     if "eval_strategy" not in given and "save_strategy" not in given:
         _schedule_evaluation(args, stage, train_examples)

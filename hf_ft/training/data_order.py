@@ -55,12 +55,12 @@ class SeededRows(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int]) -> Any:
         whole = getattr(self.rows, "__getitems__", None)
         places = [index % len(self.rows) for index in indices]
-        with _numbers_of([self.seed, *indices]):
+        with random_numbers_of([self.seed, *indices]):
             return self.collate(whole(places) if whole else [self.rows[place] for place in places])
 
 
 @contextmanager
-def _numbers_of(what: Sequence[int]) -> Iterator[None]:
+def random_numbers_of(what: Sequence[int]) -> Iterator[None]:
     """Random numbers that follow from whole numbers alone; afterwards they go on as if nothing had been drawn."""
     seed = int(np.random.SeedSequence(what).generate_state(1)[0])
     python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -16,8 +16,8 @@ from hf_ft.feature_cache import default_root
 from hf_ft.heads import expects_solver
 from hf_ft.methods import Plan
 from hf_ft.models import LoadReport
-from hf_ft.settings import Config
-from hf_ft.tasks import get_task
+from hf_ft.settings import IN_MEMORY, Config
+from hf_ft.tasks import Task
 
 RECORDED = (
     "seed",
@@ -40,9 +40,10 @@ UNRECORDED = ("explicit", "must_match", "cache_dir", "overwrite_output_dir")
 """The fields of `Config` that are not in `run.json`: no options, or where things are on this machine."""
 
 
-def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: LoadReport, plan: Plan) -> dict[str, Any]:
+def describe(
+    config: Config, splits: Splits, model: PreTrainedModel, loaded: LoadReport, plan: Plan, task: Task
+) -> dict[str, Any]:
     """Task, data, model, method and plan of a run."""
-    task = get_task(config.task)
     return {
         "task": task.name,
         "pipeline": task.pipeline,
@@ -58,7 +59,7 @@ def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: Loa
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "notes": list(loaded.notes),
         },
-        "data": _data(config, splits),
+        "data": _data(config, splits, task),
         "plan": {
             "groups": [{"name": g.name, "role": g.role, "parameters": g.size} for g in loaded.groups],
             "stages": [
@@ -79,17 +80,18 @@ def describe(config: Config, splits: Splits, model: PreTrainedModel, loaded: Loa
     }
 
 
-def _data(config: Config, splits: Splits) -> dict[str, Any]:
+def _data(config: Config, splits: Splits, task: Task) -> dict[str, Any]:
+    local = config.dataset == IN_MEMORY or Path(config.dataset).expanduser().exists()
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     return {
         "name": public_name(config.dataset),
-        "hub_id": None if Path(config.dataset).expanduser().exists() else split_argument(config.dataset)[0],
+        "hub_id": None if local else split_argument(config.dataset)[0],
         "problem_type": splits.problem_type,
         "predicts": splits.target.describe(splits.labels),
         "labels": list(splits.labels),
         "sizes": {name: len(split) for name, split in parts.items() if split is not None},
         "fingerprint": splits.fingerprint,
-        "inputs": [name for name in get_task(config.task).inputs if name in splits.train.column_names],
+        "inputs": [name for name in task.inputs if name in splits.train.column_names],
         "truncation": [asdict(found) for found in splits.truncation or ()],
         "duplicates": [asdict(found) for found in splits.duplicates.overlaps],
         "notes": list(splits.notes),

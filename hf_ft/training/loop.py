@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits, with_truncation
 from hf_ft.environment import launcher_note, machine, stoppable
+from hf_ft.errors import UserError
 from hf_ft.heads import check_solver
 from hf_ft.methods import Plan
 from hf_ft.modalities import check_tokens
@@ -17,6 +19,7 @@ from hf_ft.settings import Config
 from hf_ft.storage import output_folder
 from hf_ft.tasks import Task, get_task
 from hf_ft.training.description import describe
+from hf_ft.training.extensions import Extensions, read_extensions, with_transform
 from hf_ft.training.resuming import begin, restore, stage_folder
 from hf_ft.training.run import Run
 from hf_ft.training.stage_runner import run_stage
@@ -32,46 +35,117 @@ def train(
     loaded: LoadReport,
     task: Task | None = None,
     others: int = 0,
+    *,
+    callbacks: Any = None,
+    compute_metrics: Any = None,
+    loss: Any = None,
+    data_collator: Any = None,
+    transform: Any = None,
 ) -> Run:
     """Run the stages of a plan; each starts from the best checkpoint of the one before, the best of all is kept.
 
-    `task` replaces the one that `config` names, for data that need other steps from rows to batches. `others` is how
-    many trainings of this length are to come that freeze alike, so that features pay which one alone would not. With
-    `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped. Signals that
-    end the process, Ctrl-C among them, let a stage write a checkpoint before.
+    With `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped. Signals
+    that end the process, Ctrl-C among them, let a stage write a checkpoint before.
+
+    Args:
+        task: Replaces the task that `config` names, in training, caching, scoring and saving.
+        others: How many trainings of this length are to come that freeze alike: features may pay for all of them which
+            would not for one.
+        callbacks: `TrainerCallback` classes or objects, in every stage that trains by steps.
+        compute_metrics: A function of an `EvalPrediction`, or a metric of `evaluate` (its id, a folder, a loaded one);
+            reported beside the built-in metrics.
+        loss: `loss(outputs, labels, num_items_in_batch)`, as `Trainer(compute_loss_func=...)` takes it.
+        data_collator: Makes the batches of training; evaluation keeps the task's own.
+        transform: PIL image -> PIL image or tensor, in training before the processor. It replaces the method's
+            augmentation, unless `augment` is set.
 
     Raises:
         FreezeViolation: something frozen changed.
         UserError: settings that do not go together, or others than those of the run that is to be resumed.
         Terminated: the process was told to end.
     """
-    task = task or get_task(config.task)
-    metric = (args.metric_for_best_model or splits.target.default_metric).removeprefix("eval_")
-    splits.target.higher_is_better(metric)
-    splits.target.check_options(config, args)
-    check_solver(config, plan.stages)
-    splits = with_truncation(splits, task, processor, config)
-    learning = splits.target.learning(scale_of(model), splits.train, splits.labels, config, args)
-    encoded = [
-        task.encode(learning.prepare(part), processor, config, training)
-        for part, training in ((splits.train, True), (splits.validation, False))
-    ]
+    extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform)
+    run = _new_run(model, processor, splits, plan, config, args, loaded, task or get_task(config.task), extensions)
+    run.others = others
+    encoded = _encoded(run)
     check_tokens(encoded[0], processor, config.model)
-    if learning.start:
-        learning.start(model)
+    if run.learning.start:
+        run.learning.start(model)
     for stage in plan.stages:
         if stage.peft:  # a method that does not fit is answered before anything is trained or removed
             adapters.find_targets(model, stage, stage.peft, stage.peft_options)
-    run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, others)
     if args.should_save:
-        told = report.before_training(describe(config, splits, model, loaded, plan), machine(), launcher_note())
-        print(told + "\n", flush=True)
-    if args.should_save:
+        known = describe(run.config, run.splits, model, loaded, plan, run.task) | run.described_extensions()
+        print(report.before_training(known, machine(), launcher_note()) + "\n", flush=True)
         output_folder.hold(run.output_dir, "run")
     with output_folder.let_go_if_raised(run.output_dir):
-        _run_stages(run, encoded[0], encoded[1])
+        _run_stages(run, *encoded)
         _settle(run)
     return run
+
+
+def _new_run(
+    model: PreTrainedModel,
+    processor: Any,
+    splits: Splits,
+    plan: Plan,
+    config: Config,
+    args: TrainingArguments,
+    loaded: LoadReport,
+    task: Task,
+    extensions: Extensions,
+) -> Run:
+    """The run before its first stage.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+    target = splits.target
+    metric = (args.metric_for_best_model or target.default_metric).removeprefix("eval_")
+    target.check_options(config, args)
+    check_solver(config, plan.stages)
+    config = _config_for(extensions, config, args)
+    splits = with_truncation(splits, task, processor, config)
+    learning = target.learning(scale_of(model), splits.train, splits.labels, config, args)
+    if extensions.loss is not None:
+        learning = replace(learning, loss=extensions.loss)
+    if own := extensions.metrics(target, splits.labels, learning.restore):
+        built_in = learning.metrics
+        learning = replace(learning, metrics=lambda prediction: {**built_in(prediction), **own(prediction)})
+    run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, extensions=extensions)
+    _ = run.higher_is_better  # refuses a metric that is not known
+    return run
+
+
+def _config_for(extensions: Extensions, config: Config, args: TrainingArguments) -> Config:
+    """The settings as the extensions change them.
+
+    Raises:
+        UserError: a setting asks for what an extension rules out.
+    """
+    if extensions.loss is not None and (config.class_weights != "none" or args.label_smoothing_factor):
+        name = "class_weights" if config.class_weights != "none" else "label_smoothing_factor"
+        hint = f"Leave out {name}, or do the same in the loss."
+        raise UserError(f"{name} changes the built-in loss, which loss= replaces.", option=name, hint=hint)
+    if extensions.unsolvable and config.head_solver == "exact":
+        hint = "Leave out head_solver, and the head trains by steps."
+        raise UserError(f"head_solver exact: {extensions.unsolvable}.", option="head_solver", hint=hint)
+    if extensions.unsolvable:
+        config = replace(config, head_solver="sgd")
+    if extensions.transform is not None and "augment" not in config.explicit:
+        config = replace(config, augment="none")
+    return config
+
+
+def _encoded(run: Run) -> tuple[Any, Any]:
+    """The training and the validation split as the task encodes them."""
+    train_set, validation_set = (
+        run.task.encode(run.learning.prepare(split), run.processor, run.config, training)
+        for split, training in ((run.splits.train, True), (run.splits.validation, False))
+    )
+    if run.extensions.transform is not None:
+        train_set = with_transform(train_set, run.extensions.transform, run.args.seed)
+    return train_set, validation_set
 
 
 def _run_stages(run: Run, train_set: Any, validation_set: Any) -> None:
@@ -104,7 +178,7 @@ def _keep_best(run: Run) -> int:
     # A solved head is scored even where no stage evaluates: it must not win over one that has no score.
     if not scored or run.stages[-1].best_metric is None:
         return len(run.stages)
-    sign = 1 if run.splits.target.higher_is_better(run.metric) else -1
+    sign = 1 if run.higher_is_better else -1
     best = max(scored, key=lambda stage: (sign * float(stage.best_metric or 0), run.stages.index(stage)))
     if best is not run.stages[-1]:
         restore(run.model, run.output_dir / str(best.checkpoint))

@@ -10,10 +10,12 @@ from hf_ft.errors import UserError
 from hf_ft.methods import DEEP_HEAD_RATE, Plan, plan_method
 from hf_ft.models import DepthGroups, linear_head
 from hf_ft.settings import Config
-from hf_ft.tasks import get_task
+from hf_ft.tasks import Task, get_task
 
 
-def make_plan(config: Config, args: TrainingArguments, groups: DepthGroups, train_examples: int) -> Plan:
+def make_plan(
+    config: Config, args: TrainingArguments, groups: DepthGroups, train_examples: int, task: Task | None = None
+) -> Plan:
     """Apply the method to the model's depth groups; epochs that the user did not set follow from the data's size.
 
     Raises:
@@ -27,9 +29,8 @@ def make_plan(config: Config, args: TrainingArguments, groups: DepthGroups, trai
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.num_train_epochs
     if "num_train_epochs" not in config.explicit:
-        epochs = config.method.default_epochs(
-            get_task(config.task).modality.method_defaults, math.ceil(train_examples / batch)
-        )
+        modality = (task or get_task(config.task)).modality
+        epochs = config.method.default_epochs(modality.method_defaults, math.ceil(train_examples / batch))
     rate = args.learning_rate
     if config.method.name == "head" and "learning_rate" not in config.explicit and not linear_head(groups):
         rate = DEEP_HEAD_RATE

@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 
 from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
+from hf_ft.feature_cache import identities_of
 from hf_ft.settings import resume
 from hf_ft.storage import output_folder
+from hf_ft.tasks import get_task
 from hf_ft.training import checkpoints
 from hf_ft.training.run import Run, StageResult
 
@@ -27,7 +29,7 @@ def begin(run: Run) -> None:
         UserError: it began with other data or another model, or a result stands there that is not to be replaced.
     """
     out, args, facts = run.output_dir, run.args, {"data": run.splits.fingerprint, "processes": run.args.world_size}
-    facts |= {"model": run.loaded.commit or run.loaded.digest}
+    facts |= {"model": run.loaded.commit or run.loaded.digest, "extensions": _identities(run)}
     run.resumed = bool(args.resume_from_checkpoint) and resume.read_start(out) is not None
     if run.resumed:
         resume.check_settings(out, run.config)
@@ -41,6 +43,13 @@ def begin(run: Run) -> None:
         clear(out)
         with checkpoints.writing(out, "The run"):
             resume.write_start(out, run.config, facts)
+
+
+def _identities(run: Run) -> dict[str, str]:
+    """The names and digests of the caller's own task and extensions."""
+    own = run.task is not get_task(run.config.task)
+    task = identities_of({"task": [run.task.encode, run.task.collator]}) if own else {}
+    return task | run.extensions.identities()
 
 
 def _check_free(run: Run) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits
+from hf_ft.feature_cache import name_of
 from hf_ft.methods import Plan
 from hf_ft.models import DepthGroups, LoadReport
 from hf_ft.settings import Config
-from hf_ft.tasks import Learning, Task
+from hf_ft.tasks import Learning, Task, get_task
+from hf_ft.training.extensions import Extensions
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Run:
     chosen: dict[str, Any] | None = None
     adapter: Path | None = None
     resumed: bool = False
+    extensions: Extensions = field(default_factory=Extensions)
 
     @property
     def groups(self) -> DepthGroups:
@@ -77,9 +80,24 @@ class Run:
         return self.loaded.groups
 
     @property
+    def higher_is_better(self) -> bool:
+        """The direction of the metric that chooses the best epoch."""
+        own = self.extensions.compute_metrics
+        if own is not None and self.metric == getattr(own, "name", None):
+            return bool(own.greater_is_better)  # type: ignore[union-attr]
+        return self.splits.target.higher_is_better(self.metric)
+
+    @property
     def shown(self) -> str:
         """The metric to look at: the one that chooses the best epoch, but a score where that is the loss."""
         return self.splits.target.default_metric if self.metric == "loss" else self.metric
+
+    def described_extensions(self) -> dict[str, Any]:
+        """The names of what the caller brought, for records; empty where that is nothing."""
+        found = self.extensions.names()
+        if self.task is not get_task(self.config.task):
+            found = {"task": name_of(self.task.encode), **found}
+        return {"extensions": found} if found else {}
 
     @property
     def output_dir(self) -> Path:

@@ -81,17 +81,10 @@ def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any
     solved = wants_solver(run.config, run.plan.stages, stage) and run.learning.loss is not None
     parts = sets if reads[1] or solved else sets[:1]
     return CacheRequest(
-        run.model,
-        run.groups,
-        stage,
-        parts,
-        run.processor,
-        collator,
-        config,
-        config.augment,
-        args,
-        *reads,
+        *(run.model, run.groups, stage, parts, run.processor, collator, config, config.augment, args, *reads),
         find_linear_head=linear_head_of if solved else None,
+        encode=run.task.encode,
+        uncacheable=run.extensions.uncacheable,
     )
 
 

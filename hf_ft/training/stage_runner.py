@@ -72,6 +72,8 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
             if fit is None:
                 _train(run, trainer, folder)
             else:
+                if run.extensions.callbacks:
+                    print_on_main("callbacks a solved head makes no steps; --head_solver sgd trains it by steps", args)
                 trainer.log({"loss": fit["objective"]})
                 trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
     seconds = time.perf_counter() - started
@@ -84,7 +86,11 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         run.stages[-1].notes.append(sets[0].note)
     if isinstance(model, PeftModel):
         _merge(run, number, model, folder, initial)
-    elif cached or (args.save_strategy != "no" and not run.stages[-1].checkpoint):
+    elif (
+        cached
+        or run.extensions.callbacks  # they may change the weights at the end of training, after the last checkpoint
+        or (args.save_strategy != "no" and not run.stages[-1].checkpoint)
+    ):
         _save_whole(run, folder / "whole")
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         checkpoints.end(folder, asdict(run.stages[-1]), keep=trainer.most != 1)
@@ -199,19 +205,20 @@ def _trainer(
     validation_set: Any,
     stop: Stop,
 ) -> StageTrainer:
-    callbacks: list[Any] = []
+    callbacks = list(run.extensions.callbacks)
     if run.config.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(run.config.early_stopping_patience))
     if adapters.allocates(model):
         callbacks.append(adapters.Allocation(model))
-    collate = PrebatchedCollator(run.task.collator(run.processor))
+    collator = run.task.collator(run.processor)
+    collate = PrebatchedCollator(run.extensions.data_collator or collator)
     seed = args.seed if args.data_seed is None else args.data_seed
     trainer = StageTrainer(
         model=model,
         args=args,
         train_dataset=SeededRows(train_set, seed, collate),
         eval_dataset=validation_set,
-        data_collator=collate,
+        data_collator=PrebatchedCollator(collator),
         processing_class=run.processor,
         compute_metrics=run.learning.metrics,
         compute_loss_func=run.learning.loss,

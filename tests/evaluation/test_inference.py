@@ -45,7 +45,7 @@ def train(kind: str, request: pytest.FixtureRequest, out: Path, **settings: Any)
         "output_dir": str(out),
         **settings,
     }
-    return Trained(str(out), Path(settings["dataset"]), finetune(**settings))
+    return Trained(str(out), Path(settings["dataset"]), finetune(**settings).record)
 
 
 @pytest.fixture(scope="module")

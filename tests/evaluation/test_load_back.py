@@ -125,7 +125,7 @@ def test_the_proof_holds_for_every_kind_and_catches_wrong_names(
     task, data, count = kinds[kind]
     model = image_model if task == "image_classification" else text_model
     settings = {"task": task, "model": model, "dataset": data, "method": "full", "max_steps": 4}
-    record = finetune(**settings, learning_rate=1e-3, output_dir=str(tmp_path / "out"))
+    record = finetune(**settings, learning_rate=1e-3, output_dir=str(tmp_path / "out")).record
     proof = record["proofs"]["load_back"]
     assert proof["passed"]
     assert proof["pipeline"] == get_task(task).pipeline
@@ -164,7 +164,7 @@ def test_a_text_that_the_model_cannot_answer_alone_is_left_out(tmp_path: Path, m
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / f"{split}.csv").write_text(rows)
     settings = {"task": "text_classification", "model": str(tmp_path / "model"), "dataset": str(tmp_path / "data")}
-    record = finetune(**settings, method="full", max_steps=1, output_dir=str(tmp_path / "out"))
+    record = finetune(**settings, method="full", max_steps=1, output_dir=str(tmp_path / "out")).record
     assert record["proofs"]["load_back"]["examples"] == 4
 
 
@@ -180,7 +180,7 @@ def text_run(text_model: str, text_data: str, tmp_path_factory: pytest.TempPathF
     out = tmp_path_factory.mktemp("runs") / "out"
     settings = {"task": "text_classification", "model": text_model, "dataset": text_data, "output_dir": str(out)}
     settings |= {"eval_strategy": "no", "save_strategy": "no"}
-    record = finetune(**settings, method="lora", max_steps=12, learning_rate=5e-3)
+    record = finetune(**settings, method="lora", max_steps=12, learning_rate=5e-3).record
     assert record["proofs"]["load_back"]["passed"]
     return out
 
@@ -273,7 +273,7 @@ def test_load_back_proof_of_a_relative_output_folder(
         method="head",
         output_dir="runs/x",
         max_steps=1,
-    )
+    ).record
     assert record["proofs"]["load_back"]["passed"]
 
 

@@ -30,7 +30,7 @@ def lora_run(text_model: str, text_data: str, tmp_path_factory: pytest.TempPathF
         learning_rate=5e-3,
         eval_strategy="no",
         save_strategy="no",
-    )
+    ).record
     assert record["proofs"]["load_back"]["passed"]
     return out
 
@@ -75,7 +75,7 @@ def test_scores_do_not_depend_on_the_precision_of_training(image_model: str, ima
         max_steps=20,
         bf16=True,
         use_cpu=True,
-    )
+    ).record
     classify = pipeline("image-classification", model=str(tmp_path / "out"), top_k=None)
     test = load_dataset("imagefolder", data_files={"test": f"{image_data}/test/**"}, split="test")
     losses = []

@@ -473,7 +473,7 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
 def test_auto_gives_a_plain_run(text_model: str, text_data: str, tmp_path: Path) -> None:
     """The search first, then a run like any other with what it chose, which says so; the search is not published."""
     out = tmp_path / "out"
-    record = finetune(**settings(text_model, text_data), method="auto", output_dir=str(out), seed=3)
+    record = finetune(**settings(text_model, text_data), method="auto", output_dir=str(out), seed=3).record
     found = json.loads((out / "depth/depth.json").read_text())
     assert found["seeds"] == [3]
     assert record["method"] == found["choice"]["method"] != "auto"
@@ -482,7 +482,9 @@ def test_auto_gives_a_plain_run(text_model: str, text_data: str, tmp_path: Path)
     assert record["proofs"]["load_back"]["passed"]
     assert record["metrics"]["test"]["accuracy"]["n"] == 12
     assert not [path for path in publishable(out)[0] if "depth" in str(path)]
-    alone = finetune(**settings(text_model, text_data), method=record["method"], output_dir=str(tmp_path / "2"), seed=3)
+    alone = finetune(
+        **settings(text_model, text_data), method=record["method"], output_dir=str(tmp_path / "2"), seed=3
+    ).record
     assert "freeze_depth" not in alone
     one, other = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "2"))
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in other)

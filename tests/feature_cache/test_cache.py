@@ -63,7 +63,7 @@ def train(model: str, data: str, out: Path, **settings: Any) -> dict[str, Any]:
     """The record of a short run."""
     usual = {"task": "text_classification", "num_train_epochs": 3, "per_device_train_batch_size": 16, "seed": 1}
     usual |= {"train_sampling_strategy": "random", "load_back_proof": False, "method": "head"}
-    return finetune(**{**usual, "model": model, "dataset": data, "output_dir": str(out), **settings})
+    return finetune(**{**usual, "model": model, "dataset": data, "output_dir": str(out), **settings}).record
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

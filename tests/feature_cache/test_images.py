@@ -58,7 +58,7 @@ def train(model: str, data: str, out: Path, **settings: Any) -> dict[str, Any]:
     usual: dict[str, Any] = {"task": "image_classification", "method": "full", "num_train_epochs": 4, "seed": 1}
     usual |= {"augment": "none", "per_device_train_batch_size": 8, "load_back_proof": False}
     usual |= {"model": model, "dataset": data, "output_dir": str(out), "cache_dir": str(out.parent / "cache")}
-    return finetune(**(usual | settings))
+    return finetune(**(usual | settings)).record
 
 
 def test_training_on_kept_images_is_that_on_files(

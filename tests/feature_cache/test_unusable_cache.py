@@ -18,7 +18,7 @@ from hf_ft.feature_cache import images as image_cache
 def train(model: str, data: str, out: Path, **settings: Any) -> dict[str, Any]:
     """The record of a short run that would be cached."""
     usual = {"task": "text_classification", "method": "last_n:1", "num_train_epochs": 2, "load_back_proof": False}
-    return finetune(**{**usual, "model": model, "dataset": data, "output_dir": str(out), **settings})
+    return finetune(**{**usual, "model": model, "dataset": data, "output_dir": str(out), **settings}).record
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def train(model: str, data: str, out: Path, **settings: Any) -> dict[str, Any]:
     """The record of a short run of `lp_ft`."""
     usual = {"task": "text_classification", "method": "lp_ft", "num_train_epochs": 4, "load_back_proof": False}
     usual |= {"model": model, "dataset": data, "output_dir": str(out), "per_device_train_batch_size": 8}
-    return finetune(**{**usual, **settings})
+    return finetune(**{**usual, **settings}).record
 
 
 def solved(record: dict[str, Any]) -> list[bool]:

@@ -105,7 +105,7 @@ def test_adapter_and_merged_model_agree(name: str, text_model: str, text_data: s
         eval_strategy="no",
         save_strategy="no",
         load_back_proof=False,
-    )
+    ).record
     (stage,) = record["stages"]
     assert stage["frozen_checked"] >= 50
     assert stage["notes"] == []

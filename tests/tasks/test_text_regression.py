@@ -226,7 +226,7 @@ def test_loss_is_the_squared_error_however_batches_fall(text_model: str) -> None
 def train(model: str, data: str, out: Path, **settings: Any) -> dict[str, Any]:
     settings = {"method": "full", "learning_rate": 1e-2, "max_steps": 60, "load_back_proof": False, **settings}
     common = {"per_device_train_batch_size": 8, "output_dir": str(out)}
-    return finetune(task="text_regression", model=model, dataset=data, **common, **settings)
+    return finetune(task="text_regression", model=model, dataset=data, **common, **settings).record
 
 
 @pytest.fixture(scope="module")
@@ -307,9 +307,11 @@ def test_a_kept_head_answers_as_before(text_model: str, regression_data: str, tm
         "label_column": "price",
         "load_back_proof": False,
     }
-    first = finetune(model=text_model, method="full", num_train_epochs=4, output_dir=tmp_path / "first", **common)
+    first = finetune(
+        model=text_model, method="full", num_train_epochs=4, output_dir=tmp_path / "first", **common
+    ).record
     options = {"method": "head", "head_solver": "sgd", "learning_rate": 1e-12, "num_train_epochs": 1}
     model = tmp_path / "first"
-    again = finetune(model=model, keep_head=True, output_dir=tmp_path / "again", **options, **common)
+    again = finetune(model=model, keep_head=True, output_dir=tmp_path / "again", **options, **common).record
     before, after = (record["metrics"]["test"]["mae"]["value"] for record in (first, again))
     assert after == pytest.approx(before, rel=1e-3)

@@ -401,7 +401,7 @@ def trained(text_model: str, token_data: str, tmp_path_factory: pytest.TempPathF
     out = str(tmp_path_factory.mktemp("runs") / "names")
     settings = {"method": "full", "learning_rate": 1e-2, "max_steps": 40, "per_device_train_batch_size": 8}
     settings |= {"model": text_model, "dataset": token_data, "class_weights": "balanced"}
-    return out, finetune(task="token_classification", output_dir=out, **settings)
+    return out, finetune(task="token_classification", output_dir=out, **settings).record
 
 
 def predict(capsys: pytest.CaptureFixture[str], folder: str, *words: str) -> list[dict[str, str]]:
@@ -478,7 +478,7 @@ def test_long_sentences_are_scored_whole(
     settings = {"method": "head", "max_steps": 2, "load_back_proof": False, "max_length": 6}
     record = finetune(
         task="token_classification", model=text_model, dataset=token_data, output_dir=str(tmp_path / "o"), **settings
-    )
+    ).record
     splits = load(Path(token_data))
     assert splits.test is not None
     assert record["metrics"]["test"]["accuracy"]["n"] == len(splits.test)

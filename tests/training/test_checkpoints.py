@@ -122,7 +122,7 @@ def test_stage_without_a_checkpoint_is_repeated(
         patch.setattr(loop, "run_stage", interrupted)
         with pytest.raises(KeyboardInterrupt):
             finetune(**settings)
-    record = finetune(**settings, resume_from_checkpoint=True)
+    record = finetune(**settings, resume_from_checkpoint=True).record
     assert [stage["steps"] for stage in record["stages"]] == [1, 3]
     assert len(load_file(tmp_path / "out/model.safetensors")) > 40
 

@@ -562,7 +562,7 @@ def test_an_interrupted_notebook(work: Work, tmp_path: Path, monkeypatch: pytest
         with pytest.raises(KeyboardInterrupt):
             finetune(**settings)
     assert checkpoints.steps(tmp_path / "out/checkpoints/1-full")[-1].name == "checkpoint-4"
-    assert finetune(**settings, resume_from_checkpoint=True)["stages"][0]["steps"] == 10
+    assert finetune(**settings, resume_from_checkpoint=True).record["stages"][0]["steps"] == 10
     assert differing(tmp_path / "out", work.root / "whole") == 0
 
 

@@ -60,7 +60,7 @@ def test_method_trains_what_it_says_and_nothing_else(
     proof = method in ("head", "lora", "peft", "bitfit")
     # The last state is kept: the best of so few steps may be the first, where nothing has moved yet.
     settings |= {"eval_strategy": "no", "save_strategy": "no"}
-    record = finetune(**settings, method=chosen, output_dir=str(tmp_path / "out"), load_back_proof=proof)
+    record = finetune(**settings, method=chosen, output_dir=str(tmp_path / "out"), load_back_proof=proof).record
     before, after = (
         load_file(Path(settings["model"]) / "model.safetensors"),
         load_file(tmp_path / "out/model.safetensors"),
@@ -123,7 +123,7 @@ def test_result_folder_is_a_plain_model(request: pytest.FixtureRequest, tmp_path
     from transformers import pipeline
 
     settings = settings_for("image", request)
-    record = finetune(**settings | {"max_steps": 30}, method="full", output_dir=str(tmp_path / "out"))
+    record = finetune(**settings | {"max_steps": 30}, method="full", output_dir=str(tmp_path / "out")).record
     classify = pipeline("image-classification", model=str(tmp_path / "out"))
     test = load_dataset("imagefolder", data_files={"test": f"{settings['dataset']}/test/**"}, split="test")
     answers = [classify(row["image"], top_k=1)[0]["label"] for row in test]

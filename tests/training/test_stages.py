@@ -29,7 +29,7 @@ def run(text_model: str, text_data: str, out: Path, stages: list[dict[str, Any]]
         dataset=text_data,
         output_dir=str(out),
         **usual | {"load_back_proof": False, "seed": 2, **plan, **settings},
-    )
+    ).record
 
 
 def same_logits(out: Path, text_model: str) -> bool:

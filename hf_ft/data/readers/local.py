@@ -17,13 +17,13 @@ from hf_ft.modalities import FileInput
 from hf_ft.settings import DataSettings, check_path
 from hf_ft.storage import check_names, files_below, readable
 from hf_ft.tables import counted
-from hf_ft.tasks import get_task, modalities
+from hf_ft.tasks import Task, modalities
 
 OWN_FILES = ("dataset_info.json", "dataset_infos.json")
 """What `datasets` writes about a data set, which is not data."""
 
 
-def read_local(config: DataSettings, notes: list[str]) -> dict[str, RawSplit]:
+def read_local(config: DataSettings, task: Task, notes: list[str]) -> dict[str, RawSplit]:
     """The splits of a file or folder.
 
     Raises:
@@ -38,7 +38,7 @@ def read_local(config: DataSettings, notes: list[str]) -> dict[str, RawSplit]:
         return raw_splits(read_or_explain(path, lambda: datasets.load_from_disk(str(path))))
     if has_own_layout(path):
         return raw_splits(read_or_explain(path, lambda: datasets.load_dataset(str(path))))
-    return read_folder(path, config, notes)
+    return read_folder(path, config, task, notes)
 
 
 def has_own_layout(path: Path) -> bool:
@@ -48,7 +48,7 @@ def has_own_layout(path: Path) -> bool:
     return header is not None and bool(re.search(r"^configs:", header.group(1), re.MULTILINE))
 
 
-def read_folder(path: Path, config: DataSettings, notes: list[str]) -> dict[str, RawSplit]:
+def read_folder(path: Path, config: DataSettings, task: Task, notes: list[str]) -> dict[str, RawSplit]:
     """The splits of a folder: its tables, or the files of the task's modality in class folders.
 
     Raises:
@@ -65,7 +65,7 @@ def read_folder(path: Path, config: DataSettings, notes: list[str]) -> dict[str,
     tables = [file for file in files if Path(file).suffix.lower() in TABLES and Path(file).name not in OWN_FILES]
     inputs = {kind: [file for file in files if Path(file).suffix.lower() in kind.extensions] for kind in kinds}
     check_names(str(path / file) for file in (*tables, *(file for listed in inputs.values() for file in listed)))
-    kind = get_task(config.task).modality.files
+    kind = task.modality.files
     if kind is not None and inputs[kind]:
         # Next to such files, a table counts when its name says so: any other may be a list of classes or a log.
         metadata = [table for table in tables if Path(table).stem.lower() == "metadata"]

@@ -1,0 +1,115 @@
+"""The result of a fine-tuning: the model, its processor, its scores, and where everything is."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_ft.reports import run_report
+
+
+@dataclass
+class FinetuneResult:
+    """What `finetune` and `save` return.
+
+    Args:
+        record: The content of `run.json`: settings, data, stages, scores with intervals, proofs, versions.
+        output_dir: The folder of the result, which plain `from_pretrained` loads.
+
+    Example:
+        >>> result = finetune(...)  # doctest: +SKIP
+        >>> result.metrics["test"]["accuracy"]  # doctest: +SKIP
+        0.967
+        >>> result.model(**result.processor("a text", return_tensors="pt")).logits  # doctest: +SKIP
+    """
+
+    record: dict[str, Any]
+    output_dir: Path
+    _model: Any = field(default=None, repr=False, compare=False)
+    _processor: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def model(self) -> Any:
+        """The fine-tuned model in evaluation mode; loaded from `output_dir` when it is not in memory any more."""
+        if self._model is None:
+            import transformers
+
+            self._model = getattr(transformers, self.record["auto_class"]).from_pretrained(self.output_dir).eval()
+        return self._model
+
+    @property
+    def processor(self) -> Any:
+        """The tokenizer or image processor of the model."""
+        if self._processor is None:
+            from transformers import AutoImageProcessor, AutoTokenizer
+
+            images = (self.output_dir / "preprocessor_config.json").exists()
+            self._processor = (AutoImageProcessor if images else AutoTokenizer).from_pretrained(self.output_dir)
+        return self._processor
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The value of each metric, by split; the caller's own metrics are among them."""
+        found = {
+            split: {name: score["value"] for name, score in scores.items()}
+            for split, scores in self.record["metrics"].items()
+        }
+        custom = self.record.get("custom_metrics", {})
+        return {split: {**custom.get(split, {}), **scores} for split, scores in found.items()}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the outputs of the model are called."""
+        return tuple(self.record["data"]["labels"])
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.output_dir / "README.md"
+
+    @property
+    def figures(self) -> list[Path]:
+        """The pictures of the run, such as learning curves."""
+        return sorted((self.output_dir / "figures").glob("*.png"))
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the PEFT adapter, where one stands for the whole result."""
+        folder = self.output_dir / "adapter"
+        return folder if folder.is_dir() else None
+
+    def __repr__(self) -> str:
+        header, rows = self._table()
+        return f"{self._heading()}\n{run_report.text_table(header, rows)}\nThe model is in {self.output_dir}"
+
+    def _repr_html_(self) -> str:
+        """The same table for notebooks."""
+        header, rows = self._table()
+        cells = ["".join(f"<th>{html.escape(cell)}</th>" for cell in header)]
+        cells += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+        table = "".join(f"<tr>{row}</tr>" for row in cells)
+        place = f"<p>The model is in <code>{html.escape(str(self.output_dir))}</code></p>"
+        return f"<p><b>{html.escape(self._heading())}</b></p><table>{table}</table>{place}"
+
+    def _heading(self) -> str:
+        record = self.record
+        seconds = sum(stage["seconds"] for stage in record["stages"])
+        return f"{record['method']} of {record['model']['name']} on {record['data']['name']} ({seconds:.0f} s)"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        splits = self.record["metrics"]
+        header = ["metric", *(f"{split} (n={self.record['data']['sizes'][split]:,})" for split in splits)]
+        rows = [
+            [run_report.title(name), *(self._cell(split, name) for split in splits)]
+            for name in dict.fromkeys(name for split in splits for name in self.metrics[split])
+        ]
+        return header, rows
+
+    def _cell(self, split: str, name: str) -> str:
+        score = self.record["metrics"][split].get(name)
+        if score is not None:
+            return f"{score['value']:.4f} ({score['low']:.4f} to {score['high']:.4f})"
+        value = self.metrics[split].get(name)
+        return "" if value is None else f"{value:.4f}"
