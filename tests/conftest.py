@@ -24,6 +24,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="test every architecture, not a sample")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none; torch is asked only where such tests are among those to run."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="this machine has no GPU"))
+
+
 def pytest_collection_finish() -> None:
     """Leave what importing made out of the garbage collections that `accelerate` asks for with every training."""
     gc.collect()
