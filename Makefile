@@ -1,4 +1,4 @@
-# Everything runs in one virtual environment, made by whichever target comes first.
+# All targets share one virtual environment, which the first one creates.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:  ## list the targets
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-install: $(VENV)/.installed  ## make the virtual environment and install hf-ft into it (about 3 minutes, 6 GB)
+install: $(VENV)/.installed  ## create the virtual environment and install hf-ft (about 3 minutes, 6 GB)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,26 +17,26 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-quickstart: install  ## the main job on what ships with the package: no network, a few minutes
+quickstart: install  ## fine-tune the model that ships here: no Hub access, a few minutes
 	$(BIN)/python recipes/quickstart.py --output_dir runs/quickstart --overwrite_output_dir
 
 test: install  ## run the tests (CPU, no network; about 25 minutes on 2 cores)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-matrix: install  ## every architecture times every contract, and the table of docs/architectures.md in runs/matrix
+matrix: install  ## test every architecture; writes the table of docs/architectures.md to runs/matrix
 	rm -rf runs/matrix
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 HF_FT_FACTS=runs/matrix \
 		$(BIN)/python -m pytest tests/models/test_matrix.py --matrix -n 2 --dist loadgroup -q -r fE
 	$(BIN)/python -m tests.support.architectures runs/matrix --write runs/matrix/architectures.md
 
-check: install  ## lint, format and types
+check: install  ## lint, check format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install  ## rewrite the code in the project's format
+format: install  ## apply the format and lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove what runs and tests left behind (not the virtual environment)
+clean:  ## remove the outputs of runs and tests (not the virtual environment)
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""A whole comparison of methods with the feature cache beside the same one without it, each in one process.
+"""A whole comparison of methods with the feature cache and without it, each in one process.
 
     python benchmarks/compare.py --task T --model M --dataset D [--methods A,B] [--examples_per_class N,M] [options]
 
@@ -46,7 +46,7 @@ def sharing(cached: Mapping[str, Any]) -> list[str]:
 
 
 def table(live: Mapping[str, Any], cached: Mapping[str, Any]) -> str:
-    """A row for each method, then those with a frozen prefix together, then all."""
+    """One row per method, then the total of those with a frozen prefix, then of all."""
     methods, shared = list(dict.fromkeys(run["method"] for run in cached["runs"])), sharing(cached)
     without = {method: seconds(live if method in shared else cached, method) for method in methods}
     rows = []
@@ -68,7 +68,7 @@ def main() -> None:
         "Other options go to `hf-ft compare`: --task, --model, --dataset, --methods, --seeds, --examples_per_class ..."
     )
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=more, allow_abbrev=False)
-    parser.add_argument("--output", metavar="FOLDER", help="keep both comparisons there")
+    parser.add_argument("--output", metavar="FOLDER", help="keep both comparisons in FOLDER")
     options, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.output or scratch)

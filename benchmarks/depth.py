@@ -1,4 +1,4 @@
-"""`hf-ft depth` beside training every depth, with the cache and without: what it costs, and what its choice loses.
+"""`hf-ft depth` against training at every depth, with the cache and without: its cost, and the loss of its choice.
 
 python benchmarks/depth.py --task T --model M --dataset D --output_dir OUT [settings of hf-ft train]
 
@@ -54,7 +54,7 @@ def sweep(asked: DepthSettings, folder: Path, cache: Mapping[str, Any]) -> dict[
 
 
 def choices(record: Mapping[str, Any], blocks: int, depths: list[int]) -> dict[str, int]:
-    """What is compared: the search, other ways to choose from what it saw, and two habits; by frozen blocks."""
+    """The choices to compare, as numbers of frozen blocks: the search, other rules on its scores, two fixed rules."""
     chosen, probe = record["choice"], record["layer_probes"]["scores"]
     sign = 1 if record["higher_is_better"] else -1
     named = {"hf-ft depth": chosen["frozen"]}
@@ -85,7 +85,7 @@ def regrets(named: Mapping[str, int], swept: Mapping[str, Any]) -> list[dict[str
 
 
 def main() -> None:
-    """DepthSettings, sweep twice, compare."""
+    """Search, sweep twice, compare."""
     command = Command(OPTIONS, without=("method", "plan"), usage=USAGE)
     layers = command_line(
         sys.argv[1:], (__doc__ or "").splitlines()[0], f"python benchmarks/{Path(__file__).name}", command
@@ -136,8 +136,8 @@ def main() -> None:
             [[name, f"{value:.0f}", f"{value / whole:.0%}"] for name, value in seconds.items()],
         )
     )
-    told = {"choices": rows, "seconds": seconds, "estimated_sweep": record["cost"]["full_sweep"]}
-    (folder / "benchmark.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    summary = {"choices": rows, "seconds": seconds, "estimated_sweep": record["cost"]["full_sweep"]}
+    (folder / "benchmark.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ BLOCKS = (
 
 
 def compare(benchmark: Benchmark, frozen: Sequence[str] | None) -> None:
-    """Compare once for each entry of `frozen`: `head`, or how many blocks; default `head`, and all blocks but two."""
+    """Compare once per entry of `frozen`: `head`, or a number of blocks (default: `head`, and all blocks but two)."""
     prepared = benchmark.prepare(benchmark.options.seeds[0])
     words = frozen or ["head", str(prepared["blocks"] - 2)]
     known = [name for name in prepared["plans"] if name != "none"]

@@ -1,11 +1,11 @@
-"""Whether hf_ft costs anything where nothing is frozen: `full` beside plain Trainers.
+"""Whether hf_ft costs anything where nothing is frozen: `full` and plain Trainers.
 
 python benchmarks/full.py --dataset DATASET [--model MODEL] [--task image_classification]
 
-Texts: beside a plain Trainer with dynamic padding (the tutorials), with batches of like length
+Texts: against a plain Trainer with dynamic padding (the tutorials), with batches of similar length
 (train_sampling_strategy="group_by_length", what hf_ft does by default), and with all texts padded to 128 tokens
-(run_glue's default). Images: beside one plain Trainer, without augmentation on either side; without --model on a vision
-transformer of the size of ViT-S with random weights.
+(run_glue's default). Images: against one plain Trainer, without augmentation on either side; without --model on a
+vision transformer of the size of ViT-S with random weights.
 """
 
 import side_by_side

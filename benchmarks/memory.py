@@ -29,16 +29,16 @@ OTHER = (
 
 
 def write_sentences(file: Path, count: int, generator: random.Random) -> None:
-    """Write a CSV file of sentences of 6 to 30 words, labelled by which of two kinds of word they hold more of."""
+    """Write a CSV file of sentences of 6 to 30 words, labelled by the kind of words in them."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream)
         rows.writerow(["text", "label"])
         for number in range(count):
             label = ("bad", "good")[number % 2]
             kind = (BAD, GOOD)[number % 2].split()
-            told = generator.choices(kind, k=2) + generator.choices(OTHER.split(), k=generator.randint(4, 28))
-            generator.shuffle(told)
-            rows.writerow([" ".join(told), label])
+            words = generator.choices(kind, k=2) + generator.choices(OTHER.split(), k=generator.randint(4, 28))
+            generator.shuffle(words)
+            rows.writerow([" ".join(words), label])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""All methods on one model and one data set: accuracy with interval, what trains, seconds, memory.
+"""All methods on one model and one dataset: accuracy with interval, trained share, seconds, memory.
 
     python benchmarks/methods.py --model MODEL --dataset DATASET [--jobs 2] [any option of training]
 
@@ -22,17 +22,17 @@ from hf_ft.methods.registry import METHODS
 from hf_ft.reports.run_report import markdown_table
 
 ARGUMENTS = {"last_n": "last_n:2", "first_n": "first_n:3", "train": "train:*attention*", "peft": None, "auto": None}
-"""What stands behind the colon for methods that need an argument; those of PEFT are listed, `auto` is one of them."""
+"""Method that takes an argument -> the value to run; PEFT methods are listed one by one, and `auto` is skipped."""
 
 
 def all_methods() -> list[str]:
-    """Every method that there is, with an argument where it needs one."""
+    """Every method, with an argument where it takes one."""
     named = [ARGUMENTS.get(name, name) for name in METHODS]
     return [name for name in named if name] + [f"peft:{name}" for name in mergeable() if name != "lora"]
 
 
 def run(method: str, options: argparse.Namespace, rest: list[str]) -> dict[str, Any] | str:
-    """Train with one method in a process of its own; the record of the run, or the last line of its error."""
+    """Train with one method in its own process; returns the record of the run, or the last line of its error."""
     out = options.output_dir / method.replace(":", "-").replace("*", "")
     if not (out / "run.json").exists():
         command = [sys.executable, "-m", "hf_ft", "train", "--task", options.task, "--method", method]
@@ -46,7 +46,7 @@ def run(method: str, options: argparse.Namespace, rest: list[str]) -> dict[str, 
 
 
 def row(method: str, record: dict[str, Any] | str) -> list[str]:
-    """One line of the table."""
+    """One row of the table."""
     if isinstance(record, str):
         return [f"`{method}`", record[:60], "", "", "", ""]
     score, stages = record["metrics"]["test"][record["metric"]], record["stages"]

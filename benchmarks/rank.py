@@ -1,10 +1,10 @@
-"""How well the scores of `hf-ft rank` foretell fine-tuning: Kendall's tau with the test scores of trained candidates.
+"""How well the scores of `hf-ft rank` predict fine-tuning: Kendall's tau with the test scores of trained candidates.
 
 python benchmarks/rank.py MODEL... --task T --dataset D --output_dir OUT [--cut 2,4] [--seeds 3] [settings of training]
 
-The first model joins once more with random weights, which a score should put last, and with `--cut` also cut to so many
-blocks. Every candidate is trained with `--method` (default: full) and each seed, and scored on test; the ranking reads
-train alone. What is finished is not repeated.
+The first model is also a candidate with random weights, which a score should rank last, and with `--cut` cut to its
+first blocks. Every candidate is trained with `--method` (default: full) and each seed, and scored on test; the
+ranking reads the training split alone. Finished parts are not repeated.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from hf_ft.settings.parse import Command, command_line
 
 OWN = ("cut", "seeds")
 OPTIONS = {
-    "cut": ("N,M,...", "the first model cut to so many blocks, too"),
-    "seeds": ("N", "how many seeds each candidate is trained with, or which (default: 3)"),
+    "cut": ("N,M,...", "also the first model, cut to N blocks"),
+    "seeds": ("N", "number of seeds for each candidate, or a list (default: 3)"),
 }
 USAGE = "MODEL... --task T --dataset D --output_dir OUT [options]"
 
@@ -72,8 +72,8 @@ def truth(model: str, layers: Sequence[Layer], method: str, seeds: Sequence[int]
     return {"values": values, "seconds": seconds, "sign": 1 if experiment.higher_is_better else -1}
 
 
-def told(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | None]) -> str:
-    """The table of candidates, the best trained first, and how far each score agrees with it."""
+def report(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | None]) -> str:
+    """The table of candidates, best trained first, and the agreement of each score with it."""
     from hf_ft.reports.ranking import NAMES
     from hf_ft.reports.run_report import markdown_table
 
@@ -99,29 +99,30 @@ def main() -> None:
     command = Command(OPTIONS, without=("model", "plan"), usage=USAGE)
     prog = f"python benchmarks/{Path(__file__).name}"
     layers = command_line(sys.argv[1 + len(models) :], (__doc__ or "").splitlines()[0], prog, command)
-    given: dict[str, Any] = {name: value for _, layer in layers for name, value in layer.items()}
-    if not models or not given.get("output_dir") or not given.get("task"):
+    explicit: dict[str, Any] = {name: value for _, layer in layers for name, value in layer.items()}
+    if not models or not explicit.get("output_dir") or not explicit.get("task"):
         raise UserError(f"Give at least one model, --task, --dataset and --output_dir: {prog} {USAGE}")
-    folder = Path(given["output_dir"])
+    folder = Path(explicit["output_dir"])
     from hf_ft import rank
     from hf_ft.experiments.ranking import short_names
     from hf_ft.heads.rank_correlation import tau
 
-    blocks = parse_integers(given["cut"], "cut", 1) if "cut" in given else []
-    models += derived(models[0], given["task"], blocks, folder / "models")
-    settings = {name: value for name, value in given.items() if name not in (*OWN, "method", "output_dir")}
+    blocks = parse_integers(explicit["cut"], "cut", 1) if "cut" in explicit else []
+    models += derived(models[0], explicit["task"], blocks, folder / "models")
+    settings = {name: value for name, value in explicit.items() if name not in (*OWN, "method", "output_dir")}
     record = rank(models, **settings, output_dir=str(folder / "rank"))
     scored = {row["name"]: row for row in record["candidates"] if "scores" in row}
     rest = [("the benchmark", {**settings, "output_dir": str(folder)})]
     rows = []
+    seeds = parse_seeds(explicit.get("seeds", 3))
     for model, name in short_names(models).items():
-        trained = truth(model, rest, given.get("method", "full"), parse_seeds(given.get("seeds", 3)), folder / name)
+        trained = truth(model, rest, explicit.get("method", "full"), seeds, folder / name)
         rows.append({**scored[name], **trained, "mean": sum(trained["values"]) / len(trained["values"])})
     rows.sort(key=lambda row: -row["sign"] * row["mean"])
     right = [row["sign"] * row["mean"] for row in rows]
     agreement = {name: tau([row["scores"][name] for row in rows], right) for name in rows[0]["scores"]}
     agreement["mean_rank"] = tau([-row["mean_rank"] for row in rows], right)
-    print("\n" + told(rows, agreement))
+    print("\n" + report(rows, agreement))
     (folder / "benchmark.json").write_text(json.dumps({"rows": rows, "tau": agreement}, indent=1) + "\n", "utf-8")
 
 

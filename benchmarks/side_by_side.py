@@ -1,8 +1,8 @@
-"""What the comparisons share: variants in processes of their own, taken in turn, and the table of what they took.
+"""Shared by all comparisons: variants in their own processes, run in turn, and the table of their seconds and memory.
 
 A *variant* is one way to do a job: a plain `Trainer`, `hf_ft`, a bare forward pass (`variants.py` does the work). A
 *run* is one variant with one seed in one repetition. Variants take turns within each repetition (A B A B), so that a
-machine that grows slower or warmer does so for all of them, and a ratio is always one of two runs of the same
+machine that becomes slower or warmer does so for all of them, and a ratio is always one of two runs of the same
 repetition.
 
 Memory is the peak of RssAnon, sampled by the parent (Linux). The resident size as a whole counts pages of mapped files
@@ -33,7 +33,7 @@ from typing import Any
 from hf_ft.reports.run_report import markdown_table
 
 SAMPLING = 0.05
-"""Seconds between two looks at a process's memory."""
+"""Seconds between two samples of a process's memory."""
 
 APART = {
     "imports": "imports s",
@@ -43,7 +43,7 @@ APART = {
     "evaluation": "evaluation s",
     "saving": "saving, load-back s",
 }
-"""What a variant does beside training -> the title of its column."""
+"""Part of a run other than training -> the title of its column."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Variant:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ArmFailure(RuntimeError):
-    """The process of a variant ended with an error: its exit code, 2 for a mistake of the user's, and what it said."""
+class VariantFailure(RuntimeError):
+    """The process of a variant ended with an error: its exit code (2 for a user error) and its message."""
 
     def __init__(self, code: int, said: str) -> None:
         super().__init__(said)
@@ -77,7 +77,7 @@ def anonymous_memory(pid: int) -> int:
 
 
 class Watch:
-    """Reads what a process prints, and keeps the peak of its memory in each phase that it announces."""
+    """Reads the output of a process and records the peak of its memory in each phase that it announces."""
 
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self.child, self.lines, self.peaks, self.phase = child, [""], {"start": 0}, "start"
@@ -104,11 +104,11 @@ class Watch:
             return code
 
 
-def run_arm(script: Path, request: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run a variant as a process of its own: what it answers, with `peaks`, its peak of RssAnon in bytes by phase.
+def run_variant(script: Path, request: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run a variant in its own process; returns its answer, with `peaks`, its peak of RssAnon in bytes by phase.
 
     Raises:
-        ArmFailure: it ended with an error.
+        VariantFailure: it ended with an error.
     """
     command = [sys.executable, str(script), "--variant", json.dumps(request)]
     with (
@@ -119,7 +119,7 @@ def run_arm(script: Path, request: Mapping[str, Any], environment: Mapping[str, 
         code = watch.until_it_ends()
         if code:
             errors.seek(0)
-            raise ArmFailure(code, errors.read()[-3000:].strip())
+            raise VariantFailure(code, errors.read()[-3000:].strip())
     answer: dict[str, Any] = json.loads(watch.lines[-1])
     return answer | {"peaks": watch.peaks}
 
@@ -137,7 +137,7 @@ def parser(description: str, data: bool = True, **defaults: Any) -> argparse.Arg
     result.set_defaults(dataset=None, max_train_examples=None, max_eval_examples=None)
     if data:
         add("--dataset", help="Hub id or folder of data")
-        add("--max_train_examples", type=int, default=2000, help="drawn by class (default: %(default)s)")
+        add("--max_train_examples", type=int, default=2000, help="sampled by class (default: %(default)s)")
         add("--max_eval_examples", type=int, help="of validation and of test (default: all)")
     add("--num_train_epochs", type=float, default=10, help="(default: %(default)s)")
     add("--per_device_train_batch_size", type=int, default=32, help="(default: %(default)s)")
@@ -147,7 +147,7 @@ def parser(description: str, data: bool = True, **defaults: Any) -> argparse.Arg
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each variant (default: all cores)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="cpu in float32, cuda in bfloat16")
     add("--quick", action="store_true", help="small sizes, one repetition: about 5 minutes on 2 cores")
-    add("--output", type=Path, metavar="FILE.json", help="write every run there")
+    add("--output", type=Path, metavar="FILE.json", help="write every run to FILE.json")
     result.set_defaults(**defaults)
     return result
 
@@ -155,8 +155,7 @@ def parser(description: str, data: bool = True, **defaults: Any) -> argparse.Arg
 def parse(arguments: argparse.ArgumentParser, quick: Mapping[str, Any], data: bool = True) -> argparse.Namespace:
     """Read the command line; in the process of a variant, do what the parent asks and end.
 
-    `quick` are the values that `--quick` puts in place of the defaults; what is given itself stays. `data` says that
-    there must be a data set.
+    `quick` are the defaults with `--quick`; explicit options win. `data` requires a dataset.
     """
     if sys.argv[1:2] == ["--variant"]:
         import variants
@@ -212,23 +211,23 @@ class Benchmark:
         shutil.rmtree(self.folder)
 
     def ask(self, kind: str, **settings: Any) -> dict[str, Any]:
-        """Let a variant do something in a process of its own; returns its answer. Its failure ends the benchmark."""
+        """Run a request to a variant in its own process; returns its answer. A failure ends the benchmark."""
         names = ("model", "dataset", "max_train_examples", "max_eval_examples", "num_train_epochs", "device")
         request = {name: getattr(self.options, name) for name in (*names, "per_device_train_batch_size")}
         threads = str(self.options.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        # Tokenised data are kept by their content: each benchmark starts without them, and leaves none behind.
+        # `datasets` caches tokenised data by content: each benchmark starts without them, and leaves none behind.
         environment["HF_DATASETS_CACHE"] = str(self.folder / "datasets")
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             request |= {"task": self.task, "kind": kind, "scratch": scratch, **self.extra, **settings}
             try:
-                return run_arm(self.script, request, environment)
-            except ArmFailure as failure:
+                return run_variant(self.script, request, environment)
+            except VariantFailure as failure:
                 print(f"\n{failure}", file=sys.stderr)
                 sys.exit(2 if failure.code == 2 else 1)
 
     def prepare(self, seed: int) -> dict[str, Any]:
-        """The data of a seed as files for the plain variants, and what trains and how fast, by what is frozen."""
+        """Files for the plain variants: the data of a seed, and the trained parameters by number of frozen blocks."""
         if seed not in self.prepared:
             folder = str(self.folder / f"seed-{seed}")
             self.prepared[seed] = self.ask("prepare", seed=seed, data=folder) | {"data": folder}
@@ -241,7 +240,7 @@ class Benchmark:
         self.options.model = str(folder)
 
     def run(self, comparison: str, variant: Variant, seed: int, repetition: int, **settings: Any) -> dict[str, Any]:
-        """Run one variant once and keep what it took."""
+        """Run one variant once and record its answer."""
         print(
             f"{comparison}, seed {seed}, repetition {repetition}: {variant.name}", file=sys.stderr, end=" ", flush=True
         )
@@ -276,9 +275,9 @@ class Benchmark:
         """Write all runs so far to `--output`; folders by their last part."""
         if self.options.output is None:
             return
-        given = {name: value for name, value in vars(self.options).items() if name != "output"}
-        given |= {name: public_name(given[name]) for name in ("model", "dataset")}
-        record = {"script": self.script.name, "machine": machine_line(self.options), "options": given}
+        explicit = {name: value for name, value in vars(self.options).items() if name != "output"}
+        explicit |= {name: public_name(explicit[name]) for name in ("model", "dataset")}
+        record = {"script": self.script.name, "machine": machine_line(self.options), "options": explicit}
         self.options.output.write_text(json.dumps(record | {"runs": self.runs}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -345,7 +344,7 @@ def table(
 
 
 def machine_line(options: argparse.Namespace) -> str:
-    """Processor, threads, versions, model and date: what a timing has to be read with."""
+    """Processor, threads, versions, model and date: the context of every timing."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     device = f"{found[1] if found else 'unknown processor'}, {options.threads} of {os.cpu_count()} cores, float32"
     if options.device == "cuda":
@@ -358,7 +357,7 @@ def machine_line(options: argparse.Namespace) -> str:
 
 
 def public_name(name: str | None) -> str | None:
-    """A Hub id as it is; a folder by its last part, or the last but one where that says nothing."""
+    """A Hub id unchanged; a folder by its last part, or the last but one where that is no name."""
     if name is None or not Path(name).exists():
         return name
     path = Path(name).resolve()

@@ -1,9 +1,10 @@
-"""What a variant does in its own process: the same job by a plain `Trainer`, by `hf_ft`, or as a bare forward pass.
+"""The work of a variant in its own process: the same job by a plain `Trainer`, by `hf_ft`, or as a bare forward pass.
 
-Every variant answers one JSON object on its last line. `seconds` run from encoded data in memory to the trained model:
-`Trainer(...)` and `trainer.train()`, and with hf_ft its stages with the building of the feature cache. All else is told
-`apart`. The plain variant uses nothing of hf_ft, so that time and memory are those of the script of a tutorial; what it
-needs to know (the same examples, the same frozen parameters, the same rate) `prepare` has written down for it.
+Every variant answers one JSON object on its last line. `seconds` run from encoded data in memory to the trained
+model: `Trainer(...)` and `trainer.train()`, and with hf_ft its stages with the building of the feature cache.
+Everything else is reported `apart`. The plain variant uses nothing of hf_ft, so that time and memory are those of the
+script of a tutorial; what it needs to know (the same examples, the same frozen parameters, the same rate) `prepare`
+has written down for it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hf_ft.errors import UserError
 Request = Mapping[str, Any]
 
 LONGEST = 512
-"""Tokens kept of a text, as hf_ft does by default."""
+"""Longest text in tokens, as hf_ft has it by default."""
 
 
 class Clock:
@@ -40,7 +41,7 @@ class Clock:
         self.seconds[name] = time.perf_counter() - started
 
     def answer(self, seconds: float, accuracy: float | None, gpu_peak: int, **more: Any) -> dict[str, Any]:
-        """The answer of a variant whose training took `seconds`; what else its part `train` holds is told apart."""
+        """The answer of a variant whose training took `seconds`; the rest of its part `train` is reported apart."""
         apart = {name: took for name, took in self.seconds.items() if name != "train"}
         apart["besides"] = self.seconds["train"] - seconds - self.seconds.get("validation", 0.0)
         return {"seconds": seconds, "accuracy": accuracy, "gpu_peak": gpu_peak, "apart": apart, **more}
@@ -100,7 +101,7 @@ def hf_ft_settings(request: Request, method: str) -> dict[str, Any]:
 
 
 def prepare(request: Request) -> dict[str, Any]:
-    """Write the data of a seed for the plain variants, and find by name what trains when so many blocks are frozen."""
+    """Write the data of a seed for the plain variants, and the names of what trains by number of frozen blocks."""
     import hf_ft
     from hf_ft.models.model_config import resolve_model
 
@@ -173,7 +174,7 @@ def training_seconds(stage: Any) -> float:
     """The seconds of a stage, the building of its cache included, without what evaluating took.
 
     Features of validation are of evaluation too, for which a plain `Trainer` makes its pass over validation. They are
-    told apart, since the exact solver chooses its penalty by them.
+    reported apart, since the closed-form solver chooses its penalty by them.
     """
     evaluations = sum(entry.get("eval_runtime", 0.0) for entry in stage.history)
     return float(stage.seconds - evaluations - validation_seconds(stage))
@@ -188,7 +189,7 @@ def validation_seconds(stage: Any) -> float:
 
 
 def import_plain() -> None:
-    """Import what is imported when first used, so that its seconds are those of imports."""
+    """Import modules that are imported on first use, so that their seconds count as imports."""
     for module in ("datasets", "torch", "transformers.models.auto.modeling_auto", "transformers.data.data_collator"):
         importlib.import_module(module)
 

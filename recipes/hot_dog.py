@@ -1,11 +1,11 @@
-"""Hot dog or not: a pretrained network fine-tuned beside the same network trained from scratch, on two kinds of images.
+"""Hot dog or not: fine-tuning a pretrained network compared with training it from scratch, on images of two classes.
 
     python recipes/hot_dog.py --dataset D [--model M] [--output_dir OUT]
 
-The data set is yours: a folder with a sub-folder for each of two classes in train/ and test/, or one on the Hub. It is
-the example by which Dive into Deep Learning explains fine-tuning, with 1,000 photos of hot dogs and 1,000 of other
-things (https://d2l.ai/chapter_computer-vision/fine-tuning.html). The head of the fine-tuned one learns at ten times the
-rate of the rest, as method `full` has it.
+The dataset is yours: a folder with one sub-folder per class in train/ and test/, or a dataset on the Hub. Dive into
+Deep Learning explains fine-tuning by this example, with 1,000 photos of hot dogs and 1,000 of other things
+(https://d2l.ai/chapter_computer-vision/fine-tuning.html). The head of the fine-tuned network has ten times the
+learning rate of the rest, the default of method `full`.
 """
 
 import sys
@@ -24,7 +24,7 @@ METHODS = {"full": "pretrained, fine-tuned", "scratch": "the same, from scratch"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train both, print both, draw both."""
+    """Train both, then print and draw the comparison."""
     layers = command_line(argv, __doc__ or "")
     out = Path(next((layer["output_dir"] for _, layer in reversed(layers) if layer.get("output_dir")), OUT))
     records = {}
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         seconds = sum(stage["seconds"] for stage in record["stages"])
         rows.append([title, f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}", f"{seconds:.0f}"])
     print(f"\n{text_table(['', f'{split} accuracy', '95 % interval', 'seconds'], rows)}")
-    print(f"\nPicture: {draw_learning(records, out / 'learning.png', out / 'learning.svg')[0]}")
+    print(f"\nFigure: {draw_learning(records, out / 'learning.png', out / 'learning.svg')[0]}")
 
 
 if __name__ == "__main__":

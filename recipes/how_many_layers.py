@@ -1,10 +1,10 @@
-"""How many layers to freeze: every depth trained on your own data, with its score, its spread and its seconds.
+"""How many layers to freeze: train at every freeze depth on your own data; scores, spread over seeds, seconds.
 
-    python recipes/how_many_layers.py --dataset D [--task T --model M] [--seeds N] [--output_dir OUT]
+    python recipes/how_many_layers.py --dataset D [--seeds N] [--output_dir OUT]
 
-Trains the head alone, then the last block with it, and so on up to the whole network, each with several seeds, and
-draws score and seconds against the number of frozen blocks. What is frozen runs once for all of them. `hf-ft depth`
-answers the same question without training all depths to the end.
+Trains the head alone, then the last block as well, and so on up to the whole network, each with several seeds, and
+plots score and seconds against the number of frozen blocks. Frozen layers run once for all trials. `hf-ft depth`
+answers the same question without training every depth to the end.
 """
 
 import sys
@@ -17,7 +17,7 @@ from hf_ft.settings.parse import Command, command_line
 SETTINGS = {
     "task": "image_classification",
     "model": "microsoft/resnet-18",
-    "augment": "none",  # other images in each epoch could not be kept
+    "augment": "none",  # features of images that change in each epoch could not be cached
     "methods": "depths",
     "seeds": 2,
     "output_dir": "runs/how_many_layers",
@@ -25,8 +25,8 @@ SETTINGS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Compare all depths; table and pictures are in the output folder."""
-    command = Command({"seeds": ("N", "how many seeds, or which: `0,7` (default: 2)")}, without=("method", "plan"))
+    """Compare all freeze depths; table and figures are in the output folder."""
+    command = Command({"seeds": ("N", "number of seeds, or a list: `0,7` (default: 2)")}, without=("method", "plan"))
     layers = command_line(argv, __doc__ or "", command=command)
     run_comparison(read_comparison_settings([("the recipe", SETTINGS), *layers]))
 

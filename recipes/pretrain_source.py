@@ -1,12 +1,12 @@
-"""Step 1 of transfer learning: train a small image model from scratch on a source data set, as a backbone for others.
+"""Step 1 of transfer learning: pretrain a small image model on a source dataset, as a backbone for other tasks.
 
     python recipes/pretrain_source.py --dataset D --output_dir OUT [--bf16]
 
-Made for images of 32 x 32 pixels: they are decoded once, kept in memory as bytes and augmented by the batch, and
-the pictures grow from 32 to 64 pixels during training, which saves more than a third of the time. Labels are not
-smoothed: the model is no worse on the source and the better backbone (measured in docs/design.md; as Kornblith et al.
-2021 found, https://arxiv.org/abs/2010.16402). `--model` is a model whose architecture is taken, with random weights; it
-has to take pictures of any size.
+Made for images of 32 x 32 pixels: they are decoded once, stored in memory as bytes and augmented by the batch, and
+their size grows from 32 to 64 pixels during training, which saves more than a third of the time. Labels are not
+smoothed: the model is no worse on the source and a better backbone (measured in docs/design.md, in line with
+Kornblith et al. 2021, https://arxiv.org/abs/2010.16402). `--model` names the architecture, which gets random weights;
+it has to support images of any size.
 """
 
 import sys
@@ -42,18 +42,16 @@ TRAINING = {
     "output_dir": "runs/source",
 }
 GROWTH = ((0.0, 32), (0.3, 48), (0.65, 64))
-"""From which part of the training on pictures have which size; the last is the size of the model's processor."""
+"""(fraction of the training, size of the images from there on); the last size is that of the model's processor."""
 
 
 class InMemory(torch.utils.data.Dataset):
     """The images of a split as one tensor of bytes (n, 3, height, width), decoded once."""
 
     def __init__(self, split: Any) -> None:
-        pictures = [
-            torch.frombuffer(bytearray(upright_rgb(row).tobytes()), dtype=torch.uint8) for row in split["image"]
-        ]
+        images = [torch.frombuffer(bytearray(upright_rgb(row).tobytes()), dtype=torch.uint8) for row in split["image"]]
         width, height = split[0]["image"].size
-        self.pixels = torch.stack(pictures).view(-1, height, width, 3).permute(0, 3, 1, 2).contiguous()
+        self.pixels = torch.stack(images).view(-1, height, width, 3).permute(0, 3, 1, 2).contiguous()
         self.labels = split["labels"][:]  # a list: a column would be read from the file for each row
 
     def __len__(self) -> int:
@@ -64,7 +62,7 @@ class InMemory(torch.utils.data.Dataset):
 
 
 class AugmentedBatches:
-    """Collator: random shifts by up to 4 pixels, flips, and pictures that grow as training goes on."""
+    """Collator: random shifts by up to 4 pixels, flips, and images that grow during training."""
 
     def __init__(self, processor: Any, steps: int) -> None:
         self.mean = torch.tensor(processor.image_mean).view(1, 3, 1, 1) * 255
@@ -79,24 +77,22 @@ class AugmentedBatches:
         size = [pixel for begin, pixel in GROWTH if self.done / self.steps >= begin][-1]
         self.done += 1
         grown = interpolate(shifted_and_flipped(pixels), (size, size), mode="bilinear")
-        # A CPU convolves a third faster with the channels of a pixel side by side, and all layers keep that order.
+        # Convolutions on a CPU are a third faster with channels last, and all layers preserve that format.
         return {"pixel_values": grown.contiguous(memory_format=torch.channels_last), "labels": labels}
 
 
 def shifted_and_flipped(pixels: torch.Tensor) -> torch.Tensor:
-    """Cut each picture (n, 3, height, width) out of its reflected surroundings at random; mirror half of them."""
+    """Shift each image of a batch (n, 3, height, width) at random, padded by reflection; flip half of them."""
     count, _, height, width = pixels.shape
     top, left = torch.randint(0, 9, (2, count, 1))
     rows, columns = torch.arange(height) + top, torch.arange(width) + left
     columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
-    picture, channel = torch.arange(count)[:, None, None, None], torch.arange(3)[None, :, None, None]
-    return pad(pixels, (4, 4, 4, 4), mode="reflect")[
-        picture, channel, rows[:, None, :, None], columns[:, None, None, :]
-    ]
+    image, channel = torch.arange(count)[:, None, None, None], torch.arange(3)[None, :, None, None]
+    return pad(pixels, (4, 4, 4, 4), mode="reflect")[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """As the other recipes, with the task's two steps from data to batches replaced."""
+    """Like the other recipes, with the two steps of the task from data to batches replaced."""
     config, args = parse(CONFIG, TRAINING, argv, __doc__)
     splits = load_splits(config, args.seed)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)

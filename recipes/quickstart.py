@@ -1,9 +1,9 @@
-"""Handwritten digits from ten images each: transfer learning beside training from scratch and a classical baseline.
+"""Handwritten digits from ten images each: fine-tuning, training from scratch, and a classical baseline.
 
     python recipes/quickstart.py --output_dir OUT
 
 Needs no network: the source model ships with hf_ft, the digits with scikit-learn. The source model has never seen a
-digit; it was trained on photographs of a hundred kinds of things.
+digit; it was pretrained on photographs of a hundred classes.
 """
 
 import shutil
@@ -27,7 +27,7 @@ SETTINGS = {
     "model": "builtin",
     "examples_per_class": 10,
     "val_examples_per_class": 10,
-    "augment": "none",  # a mirrored digit is another digit, or none
+    "augment": "none",  # a mirrored digit is another digit, or none at all
     "per_device_train_batch_size": 25,
     "load_back_proof": True,
     "seed": 0,
@@ -51,9 +51,9 @@ def write_digits(folder: Path) -> Path:
 
 
 def logistic_regression(layers: list[tuple[str, Mapping[str, Any]]], digits: Path, out: Path) -> dict[str, Any]:
-    """Scores of logistic regressions on raw pixels: of the very training images, and with the validation images too.
+    """Scores of logistic regression on raw pixels: fitted on the training images, and on the validation images as well.
 
-    Fine-tuning uses the validation images to choose the epoch only, so the second has the advantage.
+    Fine-tuning uses the validation images only to choose the epoch, so the second has an advantage.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -83,7 +83,7 @@ def pixels(split: Any) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Fine-tune, train from scratch, fit the baselines; print all and draw them."""
+    """Fine-tune, train from scratch, fit the baselines; print and plot the scores."""
     layers = command_line(argv, __doc__ or "")
     out = Path(layers[-1][1].get("output_dir", "runs/quickstart"))
     digits = write_digits(out / "digits")
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     each = record["settings"]["examples_per_class"]
     print(f"\nTest accuracy on {TEST_EXAMPLES} handwritten digits, from {each} training images of each\n")
     print(text_table(["", "accuracy", "95 % interval"], rows))
-    print(f"\nPicture: {comparison_figure(scores, out / 'comparison.png')}")
+    print(f"\nFigure: {comparison_figure(scores, out / 'comparison.png')}")
 
 
 if __name__ == "__main__":

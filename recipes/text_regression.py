@@ -1,6 +1,7 @@
-"""Fine-tune a model that predicts a number from text: MiniLM on likeness of sentences, or any other model and data.
+"""Fine-tune a regressor: MiniLM on the similarity of sentences, or any other model and data.
 
-python recipes/text_regression.py --model M --dataset D --method K --output_dir OUT
+    python recipes/text_regression.py --model M --dataset D --method K \\
+        --output_dir OUT
 """
 
 import sys
@@ -18,7 +19,7 @@ TRAINING = {"per_device_train_batch_size": 32, "seed": 0, "output_dir": "runs/te
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Each line returns a plain object: to change a step, replace its line."""
+    """One line per step, each returning a plain object: swap any step for your own."""
     config, args = hf_ft.parse(CONFIG, TRAINING, argv, __doc__)
     splits = hf_ft.load_splits(config, args.seed)
     model, processor, loaded = hf_ft.load_model(config, splits.labels, splits.problem_type, args.seed)

@@ -79,7 +79,7 @@ def test_table_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     rank = importlib.import_module("rank")
     row = {"name": "a", "scores": {"logme": 1.0, "knn": 0.5, "probe": 0.25}, "mean_rank": 1.0}
-    told = rank.told([{**row, "values": [0.5, 0.75], "mean": 0.625}], {"logme": 0.5, "mean_rank": None}).splitlines()
+    told = rank.report([{**row, "values": [0.5, 0.75], "mean": 0.625}], {"logme": 0.5, "mean_rank": None}).splitlines()
     assert "| a | 1.000 | 0.500 | 0.250 | 1.0 | 0.6250 | 0.500, 0.750 |" in told
     assert told[-2:] == ["| LogME | 0.50 |", "| mean place | undefined |"]
 
@@ -224,7 +224,7 @@ def test_an_arm_is_a_process_with_peaks_by_phase(side_by_side: ModuleType, tmp_p
     """What a process answers last comes back, and its memory is told of the phase that held it and of no other."""
     script = tmp_path / "child.py"
     script.write_text(CHILD)
-    answer = side_by_side.run_arm(script, {"mib": 200}, os.environ)
+    answer = side_by_side.run_variant(script, {"mib": 200}, os.environ)
     assert answer["seconds"] == 1.5
     assert answer["asked"] == {"mib": 200}
     peaks = answer["peaks"]
@@ -238,8 +238,8 @@ def test_an_arm_that_fails(side_by_side: ModuleType, tmp_path: Path) -> None:
     """Its exit code and what it wrote come back; nothing is taken for an answer."""
     script = tmp_path / "child.py"
     script.write_text(CHILD)
-    with pytest.raises(side_by_side.ArmFailure, match="no such thing") as failure:
-        side_by_side.run_arm(script, {"fails": True}, os.environ)
+    with pytest.raises(side_by_side.VariantFailure, match="no such thing") as failure:
+        side_by_side.run_variant(script, {"fails": True}, os.environ)
     assert (failure.value.code, str(failure.value)) == (2, "no such thing")
 
 
@@ -253,7 +253,7 @@ def test_mapped_files_are_not_counted(side_by_side: ModuleType, tmp_path: Path) 
         "touched = sum(pages[i] for i in range(0, len(pages), 4096))\ntime.sleep(0.3)\n"
         "print(json.dumps({'sum': touched}))"
     )
-    answer = side_by_side.run_arm(script, {"file": str(tmp_path / "large")}, os.environ)
+    answer = side_by_side.run_variant(script, {"file": str(tmp_path / "large")}, os.environ)
     assert answer["sum"] == ord("x") * 100 * MIB // 4096
     assert 0 < answer["peaks"]["train"] < 50 * MIB
 

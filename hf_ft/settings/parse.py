@@ -116,7 +116,7 @@ class Command:
 
     options: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     without: Sequence[str] = ()
-    usage: str = "--model M --dataset D --method K --output_dir OUT [options]"
+    usage: str = "[options]"
 
 
 def command_line(

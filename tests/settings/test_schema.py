@@ -733,7 +733,7 @@ def test_help_lists_our_options_and_not_the_hundred_others(capsys: pytest.Captur
     listed = re.findall(r"^ +--(\w+)", text, re.MULTILINE)
     extra = {"config", "output_dir", "help_training"}
     assert sorted(listed) == sorted([*config_fields(), *extra])
-    assert text.startswith("Fine-tune a model.\n\nusage: hf-ft train --model M --dataset D --method K --output_dir OUT")
+    assert text.startswith("Fine-tune a model.\n\nusage: hf-ft train [options]")
     assert "--help_training" in text
     assert "TrainingArguments" in text
     assert all(name in text for name in task_names())
