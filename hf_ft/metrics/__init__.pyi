@@ -1,14 +1,10 @@
 from . import classification as classification
+from . import regression as regression
+from . import tagging as tagging
 from .bootstrap import Floats as Floats
 from .bootstrap import Score as Score
-from .bootstrap import Statistic as Statistic
-from .bootstrap import even_size as even_size
-from .bootstrap import intervals as intervals
-from .bootstrap import ratio as ratio
-from .bootstrap import resample as resample
 from .classification import MULTI_LABEL as MULTI_LABEL
 from .classification import SINGLE_LABEL as SINGLE_LABEL
-from .classification import Counts as Counts
 from .classification import default_metric as default_metric
 from .evaluate_metrics import GREATER_IS_BETTER as GREATER_IS_BETTER
 from .evaluate_metrics import EvaluateMetric as EvaluateMetric

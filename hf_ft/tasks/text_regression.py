@@ -7,18 +7,16 @@ into its last layer at the end: the saved model is a plain one and answers in th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hf_ft.errors import UserError, shorten
-from hf_ft.metrics import Floats, Score, Statistic, intervals, resample
+from hf_ft.metrics import Floats, Score, regression
 from hf_ft.modalities import get_modality
 from hf_ft.tasks import text_classification
 from hf_ft.tasks.base import CLASS_OPTIONS, Task
@@ -95,78 +93,6 @@ def number(value: Any) -> float:
     return math.inf
 
 
-# --- Metrics --------------------------------------------------------------------------------------------------------
-
-
-def values(predicted: Floats, actual: Floats) -> dict[str, float]:
-    """Mean squared and absolute error, R2, Pearson's and Spearman's correlation, by scikit-learn and SciPy.
-
-    R2 and the correlations are 0 where they are not defined: all numbers equal, or fewer than two of them.
-    """
-    from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
-
-    varied = len(actual) > 1 and bool(np.ptp(actual) > 0)
-    both = varied and bool(np.ptp(predicted) > 0)
-    return {
-        "mse": float(mean_squared_error(actual, predicted)),
-        "mae": float(mean_absolute_error(actual, predicted)),
-        "r2": float(r2_score(actual, predicted)) if varied else 0.0,
-        "pearson": float(pearsonr(actual, predicted).statistic) if both else 0.0,
-        "spearman": float(spearmanr(actual, predicted).statistic) if both else 0.0,
-    }
-
-
-def resampled(predicted: Floats, actual: Floats) -> dict[str, Statistic]:
-    """The same metrics as functions of how often each example was drawn."""
-    errors = predicted - actual
-    # Sums of squares lose their digits where the numbers are far from 0, so these are centred first.
-    x, y = predicted - actual.mean(), actual - actual.mean()
-    rank_x, rank_y = midranks(predicted), midranks(actual)
-    return {
-        "mse": lambda weights: (errors**2) @ weights / len(errors),
-        "mae": lambda weights: np.abs(errors) @ weights / len(errors),
-        "r2": lambda weights: _r2(errors, y, weights),
-        "pearson": lambda weights: _correlation(x[:, None], y[:, None], weights),
-        "spearman": lambda weights: _correlation(rank_x(weights), rank_y(weights), weights),
-    }
-
-
-def midranks(numbers: Floats) -> Callable[[Floats], Floats]:
-    """A function from weights `(examples, resamples)` to the rank of each example within each resample.
-
-    Equal numbers, and an example drawn several times is equal to itself, share the mean of their ranks, as in
-    `scipy.stats.rankdata`: the weight of all smaller numbers, and half of that of the equal ones and one more.
-    """
-    levels, level = np.unique(numbers, return_inverse=True)
-    order = np.argsort(level, kind="stable")
-    starts = np.searchsorted(level[order], np.arange(len(levels)))
-
-    def ranks(weights: Floats) -> Floats:
-        tied = np.add.reduceat(weights[order], starts, axis=0)
-        found: Floats = (tied.cumsum(axis=0) - tied / 2 + 0.5)[level]
-        return found
-
-    return ranks
-
-
-def _r2(errors: Floats, actual: Floats, weights: Floats) -> Floats:
-    n = weights.sum(axis=0)
-    spread = (actual**2) @ weights - (actual @ weights) ** 2 / n
-    defined = spread > 1e-12 * np.maximum((actual**2) @ weights, 1e-300)
-    return np.where(defined, 1 - (errors**2) @ weights / np.where(defined, spread, 1), 0.0)
-
-
-def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation of columns `(examples, 1 or resamples)` with the weights `(examples, resamples)`."""
-    n = weights.sum(axis=0)
-    x = x - (x * weights).sum(axis=0) / n
-    y = y - (y * weights).sum(axis=0) / n
-    both, of_x, of_y = ((a * b * weights).sum(axis=0) for a, b in ((x, y), (x, x), (y, y)))
-    scale = np.sqrt(of_x * of_y)
-    return np.where(scale > 1e-12 * n, both / np.where(scale > 0, scale, 1), 0.0)
-
-
 # --- The task -------------------------------------------------------------------------------------------------------
 
 
@@ -175,9 +101,7 @@ class Number(Target):
 
     name = "regression"
     problem_type = "regression"
-    metrics: Mapping[str, bool] = MappingProxyType(
-        {"mse": False, "mae": False, "r2": True, "pearson": True, "spearman": True}
-    )
+    metrics = regression.HIGHER_IS_BETTER
     default_metric = "mse"
     baseline_name = "mean"
     baseline_note = "`mean` always answers with the mean of the training data"
@@ -220,12 +144,12 @@ class Number(Target):
         scale = find_scale(np.asarray(train["labels"][:], dtype=np.float64))
 
         def restore(numbers: Any) -> Any:
-            return _flat(numbers) * scale.unit + scale.shift
+            return regression.checked_numbers(numbers) * scale.unit + scale.shift
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             outputs = prediction.predictions
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
-            return values(restore(logits), restore(prediction.label_ids))
+            return regression.metric_values(restore(logits), restore(prediction.label_ids))
 
         loss = summed_loss(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
         start = partial(scale.fold, back=True) if config.keep_head else None
@@ -236,33 +160,30 @@ class Number(Target):
     ) -> tuple[Any, Any]:
         """The numbers, flat."""
         found, actual = super().decode(outputs, references, labels)
-        return _flat(found), _flat(actual)
+        return regression.checked_numbers(found), regression.checked_numbers(actual)
 
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
         """All metrics with their intervals."""
-        predicted, actual = _flat(outputs), _flat(references)
-        drawn = resample(resampled(predicted, actual), len(actual))
-        return intervals(values(predicted, actual), drawn, len(actual))
+        return regression.score(outputs, references)
 
     def bootstrap(
         self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
     ) -> Floats:
         """One metric on resamples of the examples."""
-        statistics = resampled(_flat(outputs), _flat(references))
-        return resample({metric: statistics[metric]}, len(references))[metric]
+        return regression.bootstrap(outputs, references, metric)
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
         """The mean of the training examples; a constant has no correlation with anything."""
-        actual = _flat(split["labels"][:])
-        constant = np.full(len(actual), _flat(train["labels"][:]).mean())
-        found = values(constant, actual)
+        actual = regression.checked_numbers(split["labels"][:])
+        constant = np.full(len(actual), regression.checked_numbers(train["labels"][:]).mean())
+        found = regression.metric_values(constant, actual)
         return {name: found[name] for name in ("mse", "mae", "r2")}
 
     def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
         """The number, called as the column is."""
-        return [[(labels[0], found)] for found in _flat(outputs).tolist()]
+        return [[(labels[0], found)] for found in regression.checked_numbers(outputs).tolist()]
 
     def describe(self, labels: Sequence[str]) -> str:
         """What kind of number."""
@@ -276,23 +197,8 @@ class Number(Target):
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
         """One row per input."""
-        for name, found in zip(rows["input"], _flat(outputs).tolist(), strict=True):
+        for name, found in zip(rows["input"], regression.checked_numbers(outputs).tolist(), strict=True):
             yield {"input": name, "prediction": float(f"{found:.7g}")}  # all the digits that float32 has
-
-
-def _flat(array: Any) -> NDArray[np.float64]:
-    """Numbers `(examples,)`, also from logits `(examples, 1)`.
-
-    Raises:
-        UserError: they are not finite.
-    """
-    flat = np.asarray(array, dtype=np.float64).reshape(-1)
-    if not np.isfinite(flat).all():
-        raise UserError(
-            f"{int((~np.isfinite(flat)).sum())} of {len(flat)} predictions are NaN or infinite, so no metric means "
-            "anything. If training diverged, lower the learning rate."
-        )
-    return flat
 
 
 NUMBER = Number()

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from hf_ft.errors import UserError, shorten
-from hf_ft.metrics import Counts, Floats, Score, Statistic, even_size, intervals, ratio, resample
+from hf_ft.metrics import Floats, Score, tagging
 from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
 from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, NamedLabels, Target
@@ -35,144 +34,7 @@ LONGEST = 512
 IGNORED = -100
 """The label that the loss leaves out: of further sub-tokens, special tokens and padding."""
 
-# --- Tags and the entities they mark --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How tags mark entities: for each tag its position in an entity (B, I, E, S or O) and the entity's type."""
-
-    name: str
-    parts: tuple[tuple[str, str], ...]
-
-    @property
-    def types(self) -> tuple[str, ...]:
-        """The types of entities, in the order of the tags."""
-        return tuple(dict.fromkeys(kind for place, kind in self.parts if place != "O"))
-
-
-PREFIXES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
-"""Prefix of a tag -> position: BILOU's last and unit are IOBES's end and single."""
-
-
-def scheme_of(tags: Sequence[str]) -> Scheme:
-    """Find the scheme from the tags themselves.
-
-    Tags with prefixes are BIO (IOB1 and IOB2 are read alike), IOBES or BILOU. Tags without are types: where there is
-    an `O`, words of one type in a row are one entity; where there is none (parts of speech), each word is its own.
-
-    Raises:
-        UserError: some tags have a prefix and others do not, or those of IOBES and BILOU are mixed.
-    """
-    marks = {tag: tag[0] for tag in tags if tag[:1] in PREFIXES and (len(tag) == 1 or tag[1] == "-")}
-    plain = [tag for tag in tags if tag not in marks and tag != "O"]
-    lone = plain and not any("-" in tag for tag in marks)  # single letters may be types as well
-    if lone or not set("BI") & set(marks.values()):
-        marks, plain = {}, [tag for tag in tags if tag != "O"]
-    used = set(marks.values())
-    if marks and plain:
-        raise UserError(
-            f"Some tags have a prefix ({shorten(marks, 3)}) and others have none ({shorten(plain, 3)}), so entities "
-            "cannot be told. Write B- and I- before all types, and O for the rest."
-        )
-    if used & set("ES") and used & set("LU"):
-        raise UserError(
-            f"The tags mix the prefixes of IOBES and of BILOU ({', '.join(sorted(used))}). Write them in one scheme."
-        )
-    if not marks:
-        place, name = ("I", "types in runs") if "O" in tags else ("S", "a type for each word")
-        return Scheme(name, tuple(("O", "") if tag == "O" else (place, tag) for tag in tags))
-    name = "BILOU" if used & set("LU") else "IOBES" if used & set("ES") else "BIO"
-    return Scheme(name, tuple(("O", "") if tag == "O" else (PREFIXES[tag[0]], tag[2:] or "_") for tag in tags))
-
-
-def entities(tags: Sequence[tuple[str, str]]) -> list[tuple[str, int, int]]:
-    """The entities that a sequence of (position, type) marks: type, first word, and the word after the last.
-
-    As `conlleval` of CoNLL-2000 and `seqeval` by default read them, whatever is malformed: an entity ends before B, S,
-    O or another type and after E and S, and one begins wherever none is open
-    (https://www.cnts.ua.ac.be/conll2000/chunking/conlleval.txt).
-    """
-    found: list[tuple[str, int, int]] = []
-    begin, before, open_kind = 0, "O", ""
-    for i, (place, kind) in enumerate([*tags, ("O", "")]):
-        ends = before != "O" and (before in "ES" or place in "BSO" or kind != open_kind)
-        if ends:
-            found.append((open_kind, begin, i))
-        if place != "O" and (ends or before == "O"):
-            begin = i
-        before, open_kind = place, kind
-    return found
-
-
-# --- Metrics --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EntityCounts:
-    """What scores are made of, by sentence: right, predicted and actual entities of each type, words, right words."""
-
-    types: tuple[str, ...]
-    entities: Floats
-    words: Floats
-    right: Floats
-
-    def statistics(self) -> dict[str, Statistic]:
-        """Every metric as a function of how often each sentence was drawn."""
-
-        def counting(formula: Callable[[Counts], Floats]) -> Statistic:
-            return lambda weights: formula(Counts(*(table @ weights for table in self.entities)))
-
-        def one(i: int) -> Statistic:
-            return lambda weights: Counts(*(table[i] @ weights for table in self.entities)).f1
-
-        return {
-            "f1": counting(lambda counts: counts.pooled.f1),
-            "precision": counting(lambda counts: counts.pooled.precision),
-            "recall": counting(lambda counts: counts.pooled.recall),
-            "f1_macro": counting(lambda counts: counts.macro(counts.f1)),
-            "accuracy": lambda weights: ratio(self.right @ weights, self.words @ weights),
-        } | {f"f1_of_{kind}": one(i) for i, kind in enumerate(self.types)}
-
-    def sizes(self) -> dict[str, float]:
-        """The sentences that each metric is an average of: the entities of one sentence are not independent."""
-        _, predicted, actual = self.entities > 0
-        having = (predicted | actual).sum(axis=1)
-        return {
-            "f1": float((predicted | actual).any(axis=0).sum()),
-            "precision": float(predicted.any(axis=0).sum()),
-            "recall": float(actual.any(axis=0).sum()),
-            "f1_macro": even_size(having),
-            "accuracy": float(len(self.words)),
-        } | {f"f1_of_{kind}": float(count) for kind, count in zip(self.types, having, strict=True)}
-
-
-def count_entities(
-    predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
-) -> EntityCounts:
-    """Count what all metrics are made of, from tag numbers of words by sentence.
-
-    An entity is right when type, first and last word are. `f1`, `precision` and `recall` pool all types, `f1_macro`
-    averages those that occur, `f1_of_TYPE` is of one type, and `accuracy` is the share of words with the right tag.
-    """
-    scheme = scheme_of(tags)
-    place = {kind: i for i, kind in enumerate(scheme.types)}
-    tables = np.zeros((3, len(place), len(actual)))
-    for column, pair in enumerate(zip(predicted, actual, strict=True)):
-        guessed, true = (set(entities([scheme.parts[code] for code in codes])) for codes in pair)
-        for row, group in zip(tables, (guessed & true, guessed, true), strict=True):
-            for kind, _, _ in group:
-                row[place[kind], column] += 1
-    words = np.array([len(codes) for codes in actual], dtype=np.float64)
-    right = np.array([np.sum(np.asarray(a) == np.asarray(b)) for a, b in zip(predicted, actual, strict=True)])
-    return EntityCounts(scheme.types, tables, words, right)
-
-
-def values(
-    predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
-) -> dict[str, float]:
-    """Every metric with each sentence counted once."""
-    return _at_once(count_entities(predicted, actual, tags).statistics(), len(actual))
+# --- Outputs ---------------------------------------------------------------------------------------------------------
 
 
 def _of_windows(outputs: Any, references: Any) -> tuple[list[Any], list[Any]]:
@@ -186,10 +48,6 @@ def _of_windows(outputs: Any, references: Any) -> tuple[list[Any], list[Any]]:
 def _tags(outputs: Any) -> list[list[int]]:
     """The tag of each word from what `gather` gave."""
     return [sentence[:, 0].astype(int).tolist() for sentence in outputs]
-
-
-def _at_once(formulas: Mapping[str, Statistic], n: int) -> dict[str, float]:
-    return {name: float(formula(np.ones((n, 1)))[0]) for name, formula in formulas.items()}
 
 
 # --- Reading tags ---------------------------------------------------------------------------------------------------
@@ -220,7 +78,7 @@ class TagLabels(NamedLabels):
     def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
         """The tags; says how they are read."""
         tags = super().outputs(used, notes)
-        scheme = scheme_of(tags)
+        scheme = tagging.scheme_of(tags)
         how = scheme.name if scheme.name != "BIO" else self._kind_of_bio(used)
         notes.append(f"Tags are read as {how}; entities: {shorten(scheme.types, 10)}.")
         if scheme.name in ("IOBES", "BILOU"):
@@ -231,11 +89,11 @@ class TagLabels(NamedLabels):
     def _kind_of_bio(self, used: IntArray) -> str:
         """Whether entities begin with B- (IOB2), or with I- unless they follow one of their own type (IOB1).
 
-        Both are read alike, by `entities`; but who believes to have the one should be told of the other.
+        Both are read alike, by `tagging.entities`; but who believes to have the one should be told of the other.
         """
         inside = np.isin(self.rows, used)
         rows, codes = self.rows[inside], self.codes[inside]
-        parts = scheme_of(self.names).parts
+        parts = tagging.scheme_of(self.names).parts
         begins, is_o = (np.array([place == what for place, _ in parts])[codes] for what in "BO")
         numbers = {kind: i for i, kind in enumerate(dict.fromkeys(kind for _, kind in parts))}
         kinds = np.array([numbers[kind] for _, kind in parts])[codes]
@@ -447,9 +305,7 @@ class Tag(Target):
 
     name = "token_classification"
     problem_type = None  # the configuration has no word for it
-    metrics: Mapping[str, bool] = MappingProxyType(
-        dict.fromkeys(("f1", "precision", "recall", "f1_macro", "accuracy"), True)
-    )
+    metrics = tagging.HIGHER_IS_BETTER
     default_metric = "f1"
     baseline_name = "lookup"
     baseline_note = "`lookup` gives each word its commonest tag in the training data, new words the commonest of all"
@@ -500,7 +356,7 @@ class Tag(Target):
         from hf_ft.tasks.classes import balanced_weights, summed_loss
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
-            found = values(*_of_windows(prediction.predictions, prediction.label_ids), labels)
+            found = tagging.metric_values(*_of_windows(prediction.predictions, prediction.label_ids), labels)
             return {name: found[name] for name in self.metrics}
 
         balanced = balanced_weights(self.counts(train, labels)) if config.class_weights == "balanced" else None
@@ -526,16 +382,13 @@ class Tag(Target):
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
         """All metrics over all words, with intervals over sentences."""
-        counted, n = count_entities(_tags(outputs), references, labels), len(references)
-        formulas = counted.statistics()
-        return intervals(_at_once(formulas, n), resample(formulas, n), n, sizes=counted.sizes())
+        return tagging.score(_tags(outputs), references, labels)
 
     def bootstrap(
         self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
     ) -> Floats:
         """One metric over all words, on resamples of the sentences."""
-        formulas = count_entities(_tags(outputs), references, labels).statistics()
-        return resample({metric: formulas[metric]}, len(references))[metric]
+        return tagging.bootstrap(_tags(outputs), references, labels, metric)
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
         """Each word's most frequent tag."""
@@ -546,7 +399,7 @@ class Tag(Target):
         commonest = sum(seen.values(), Counter()).most_common(1)[0][0]
         known = {word: tags.most_common(1)[0][0] for word, tags in seen.items()}
         predicted = [[known.get(word, commonest) for word in words] for words in split["tokens"]]
-        return values(predicted, split["labels"][:], labels)
+        return tagging.metric_values(predicted, split["labels"][:], labels)
 
     def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
         """The tag of every word with its probability."""
@@ -568,9 +421,9 @@ class Tag(Target):
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
         """One row per entity: its type, text, first character and the one after the last, and mean probability."""
-        scheme = scheme_of(labels)
+        scheme = tagging.scheme_of(labels)
         for row, found in zip(rows, outputs, strict=True):
-            for kind, first, last in entities([scheme.parts[int(code)] for code in found[:, 0]]):
+            for kind, first, last in tagging.entities([scheme.parts[int(code)] for code in found[:, 0]]):
                 start, end = row["starts"][first], row["ends"][last - 1]
                 score = round(float(found[first:last, 1].mean()), 6)
                 text = row["input"][start:end]
