@@ -147,6 +147,25 @@ def test_python_of_the_readme_runs(
     assert (tmp_path / "mine" / "model.safetensors").is_file()
 
 
+def test_python_of_extending_runs(
+    minilm: str, image_model: str, image_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block as it stands, one after the other, with a tiny model and images where it names those of the Hub."""
+    blocks = [block for block in BLOCKS if block.language == "python" and block.page.name == "extending.md"]
+    assert len(blocks) >= 6
+    monkeypatch.chdir(tmp_path)
+    stand_ins = {"microsoft/resnet-18": image_model, "sentence-transformers/all-MiniLM-L6-v2": minilm}
+    stand_ins |= {"photos/": image_data, "output_dir=": "max_steps=2, load_back_proof=False, output_dir="}
+    world: dict[str, Any] = {}
+    for block in blocks:
+        code = block.text
+        for name, stand_in in stand_ins.items():
+            code = code.replace(name, stand_in)
+        exec(compile(code, str(block.page), "exec"), world)
+    assert {path.parent.name for path in tmp_path.glob("*/model.safetensors")} >= {"reviews", "mixup", "average"}
+    assert "Mixup" in (tmp_path / "mixup/README.md").read_text(encoding="utf-8")
+
+
 def test_python_of_other_pages_compiles() -> None:
     """Blocks of pages are Python."""
     for block in BLOCKS:

@@ -241,6 +241,7 @@ def with_transform(rows: Dataset, own: Callable[[Any], Any], seed: int) -> Datas
         UserError: the task has no images, or the transform fails on the first of them.
     """
     from hf_ft.feature_cache import transform_of
+    from hf_ft.modalities import upright_rgb
     from hf_ft.training.data_order import random_numbers_of
 
     inner = transform_of(rows)
@@ -248,12 +249,11 @@ def with_transform(rows: Dataset, own: Callable[[Any], Any], seed: int) -> Datas
         raise UserError(
             "transform= changes images, and the inputs of this task are none.", option="transform", hint="Leave it out."
         )
-    changed = rows.with_transform(TrainingTransform(own, inner))
-    try:
-        with random_numbers_of([seed]):  # trying it must not move the random numbers of the run
-            changed[0]
-    except UserError:
-        raise
-    except Exception as error:  # whatever the caller's code raises
-        raise UserError(first_line("transform= fails on the first image", error), option="transform") from error
-    return changed
+    image = upright_rgb(rows.with_format(None)[0]["image"])
+    with random_numbers_of([seed]):  # trying it must not move the random numbers of the run
+        try:
+            changed = own(image)
+        except Exception as error:  # the caller's code raises whatever it likes
+            raise UserError(first_line("transform= fails on the first image", error), option="transform") from error
+    as_image(changed)
+    return rows.with_transform(TrainingTransform(own, inner))

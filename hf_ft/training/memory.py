@@ -1,49 +1,61 @@
-"""Memory of the process while it trains: what Python searches for garbage, and what freed memory goes back for."""
+"""Memory of the process while it trains: the garbage collector of Python and the allocator of the C library."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-TRIM, MAP = -1, -3
-"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, https://man7.org/linux/man-pages/man3/mallopt.3.html."""
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of `mallopt`, https://man7.org/linux/man-pages/man3/mallopt.3.html."""
 LARGE = 2**30
+HIGHEST_DYNAMIC = 2**25
+"""The most to which glibc raises its threshold for `mmap` by itself on 64 bits; that for trimming is twice it."""
+VARIABLE = "HF_FT_MALLOC"
+"""Environment variable: `default` leaves the allocator alone."""
+OF_USERS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
+"""Environment variables of glibc with which users set the same thresholds; theirs are not changed."""
 
 
 @contextmanager
-def settled_heap() -> Iterator[None]:
-    """While it lasts, the garbage collector leaves alone what importing and loading made, and freed memory is kept.
+def training_memory() -> Iterator[None]:
+    """Spare a stage the work of scanning old objects and of returning memory that the next step asks for again.
 
-    The first are some hundred thousand objects, which `Trainer` has searched when it begins, and Python now and then.
-    The second concerns training on a CPU under Linux: activations are freed and allocated anew in each step, and the
-    C library gives large pieces back to the system, which clears each page before it lends it again. Kept, they take
-    no more memory than the step that needs most; they are given back at the end. Measured: docs/performance.md.
+    `gc.freeze` takes some hundred thousand objects, made by imports and loading, out of the collections that `Trainer`
+    asks for. On a CPU under Linux, activations are freed and allocated anew in each step; glibc would return large
+    pieces to the system, which clears each page before it hands it out again. Kept by the process, they take no more
+    memory than the largest step. Measured: docs/performance.md.
+
+    Both are undone at the end: free memory is returned, and the thresholds are set to where glibc's own adjustment ends
+    (the adjustment itself cannot be switched on again). `HF_FT_MALLOC=default` leaves the allocator alone.
     """
-    frozen = gc.get_freeze_count()
+    already_frozen = gc.get_freeze_count() > 0
     gc.freeze()
-    library = _glibc()
+    library = _allocator(os.environ)
     if library is not None:
-        library.malloc_trim(0)  # what loading the data left behind
-        library.mallopt(MAP, LARGE)
-        library.mallopt(TRIM, LARGE)
+        library.malloc_trim(0)  # free memory left by loading the data
+        library.mallopt(MMAP_THRESHOLD, LARGE)
+        library.mallopt(TRIM_THRESHOLD, LARGE)
     try:
         yield
     finally:
-        if not frozen:
+        if not already_frozen:
             gc.unfreeze()
         if library is not None:
-            library.mallopt(TRIM, 2**25)  # beyond what the library would have raised it to by itself
+            library.mallopt(MMAP_THRESHOLD, HIGHEST_DYNAMIC)
+            library.mallopt(TRIM_THRESHOLD, 2 * HIGHEST_DYNAMIC)
             library.malloc_trim(0)
 
 
-def _glibc() -> Any:
-    """The C library where what it does with freed memory matters and can be told; else None."""
+def _allocator(environment: Mapping[str, str]) -> Any:
+    """The C library where its thresholds matter and are ours to set: glibc, no accelerator, none set by the user."""
     if torch.accelerator.is_available() or platform.libc_ver()[0] != "glibc":
         return None
-    return ctypes.CDLL(None)
+    by_user = any(name in environment for name in OF_USERS) or "glibc.malloc" in environment.get("GLIBC_TUNABLES", "")
+    return None if by_user or environment.get(VARIABLE) == "default" else ctypes.CDLL(None)

@@ -36,7 +36,7 @@ from hf_ft.training import checkpoints
 from hf_ft.training.arguments import stage_arguments, total_steps
 from hf_ft.training.callbacks import Bar, Lines
 from hf_ft.training.data_order import SeededRows
-from hf_ft.training.memory import settled_heap
+from hf_ft.training.memory import training_memory
 from hf_ft.training.resuming import ended_before, of_main, stage_folder
 from hf_ft.training.run import Run, StageResult, epochs_of
 from hf_ft.training.stage_data import read_once
@@ -60,7 +60,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         args.load_best_model_at_end = False
     started = time.perf_counter()
     _reset_peak_memory()
-    with without_progress_bars(), settled_heap():
+    with without_progress_bars(), training_memory():
         opened, prepared, images = read_once(run, folder, stage, args, (train_set, validation_set))
         cached = opened if isinstance(opened, CachedStage) else None
         trained = cached.upper if cached else model
