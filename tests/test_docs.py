@@ -124,7 +124,8 @@ def test_python_of_the_readme_runs(
     blocks = [block for block in BLOCKS if block.language == "python" and block.page == README]
     assert len(blocks) >= 2
     monkeypatch.chdir(tmp_path)
-    rows = load_dataset("csv", data_files=str(next(Path(text_data).glob("train*"))), split="train").select(range(8))
+    table = next(Path(text_data).glob("train*"))
+    rows = load_dataset("csv", data_files=str(table), split="train").select(range(8))
     tokenizer = AutoTokenizer.from_pretrained(text_model)
     encoded = rows.map(lambda row: tokenizer(row["text"], truncation=True, max_length=16)).remove_columns("text")
     labels = sorted(set(encoded["label"]))
@@ -137,7 +138,7 @@ def test_python_of_the_readme_runs(
         "rows": encoded,
         "args": TrainingArguments("trained", max_steps=1, report_to="none", use_cpu=True),
     }
-    stand_ins = {"FacebookAI/roberta-base": text_model, "reviews.csv": text_data, "last_n:4": "last_n:1"}
+    stand_ins = {"FacebookAI/roberta-base": text_model, "reviews.csv": str(table), "last_n:4": "last_n:1"}
     for block in blocks:
         code = block.text
         for name, stand_in in stand_ins.items():
