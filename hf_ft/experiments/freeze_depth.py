@@ -23,7 +23,7 @@ from hf_ft.environment import silence_libraries
 from hf_ft.errors import UserError, split_argument
 from hf_ft.experiments.boundary_probes import score_boundary_probes
 from hf_ft.experiments.comparison import Record, check_same, seed_scores, uncached_methods, write
-from hf_ft.experiments.comparison_settings import Layer
+from hf_ft.experiments.comparison_settings import SECTIONS_OF_TRIALS, Layer
 from hf_ft.experiments.depth_settings import (
     MIN_STEPS,
     DepthSettings,
@@ -501,12 +501,14 @@ def resolve(settings: Settings) -> tuple[Settings, Record]:
     record = search(read_depth_settings([("the settings of method auto", layer)]))
     chosen = record["choice"]
     how = {name: chosen[name] for name in ("frozen", "mean", "low", "high", "alternative")}
-    own = ("the run", {**given, "method": chosen["method"], "output_dir": str(folder / "run")})
-    found = build(own)
+    found = build(("the run", {**given, "method": chosen["method"]}), sections=SECTIONS_OF_TRIALS)
     kept = {name: settings.training[name] for name in NOT_SEARCHED if name in settings.training}
-    own_settings = settings.config  # a resumed run compares what the user asked for, not what was chosen
+    own = settings.config  # a resumed run compares what the user asked for, not what was chosen
     config = replace(
-        found.config, overwrite_output_dir=own_settings.overwrite_output_dir, must_match=own_settings.must_match
+        found.config,
+        explicit=found.config.explicit | (own.explicit & NOT_SEARCHED),
+        overwrite_output_dir=own.overwrite_output_dir,
+        must_match=own.must_match,
     )
     return Settings(config, found.training | kept), {
         "by": "hf-ft depth",

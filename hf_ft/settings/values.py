@@ -52,7 +52,16 @@ def check_value(name: str, value: Any, annotation: str, choices: Sequence[str] =
         UserError: a value of the wrong type, not among the choices, or out of range.
     """
     kinds = _kinds(annotation)
-    if annotation == "MethodSpec" or (value is None and "None" in kinds):
+    if value is None and "None" in kinds:
+        return
+    if annotation == "MethodSpec":
+        if not isinstance(value, MethodSpec):
+            raise UserError(
+                f"'{name}' takes a MethodSpec, not {value!r}.",
+                option=name,
+                value=value,
+                hint=f"Use MethodSpec.parse({value!r}).",
+            )
         return
     if not any(_is(value, kind) for kind in kinds & {*TYPES}):
         raise _wrong_type(name, value, kinds)
