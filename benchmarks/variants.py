@@ -27,7 +27,7 @@ LONGEST = 512
 
 
 class Clock:
-    """Seconds of each part of a run; tells the parent which part it is in."""
+    """Seconds of each part of a run; prints for the parent which part it is in."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -244,7 +244,7 @@ def plain_collator(request: Request, processor: Any) -> Any:
 
 
 def plain(request: Request) -> dict[str, Any]:
-    """Train as a tutorial does: `Trainer`, and `requires_grad = False` on what is frozen.
+    """Train as a tutorial does: `Trainer`, and `requires_grad = False` on frozen layers.
 
     The settings are `arguments`, more of `TrainingArguments`, and `padding`, a length that all texts are padded to.
     """

@@ -16,7 +16,7 @@ def add_redraw(group: Any, experiment: str) -> None:
         "--redraw",
         metavar="OUT",
         default=argparse.SUPPRESS,
-        help=f"only write the tables and figures of a finished {experiment} again",
+        help=f"only write tables and figures of a finished {experiment} again",
     )
 
 
@@ -30,7 +30,7 @@ def record_to_redraw(layers: Sequence[tuple[str, dict[str, Any]]], name: str) ->
     if folder is None:
         return None
     if layers[-1][1]:
-        raise UserError(f"--redraw takes no other option: the figures are drawn from {name} alone.")
+        raise UserError(f"--redraw takes no other option: the figures are made from {name} alone.")
     from hf_ft.storage import COMPARISON, SEARCH, read_record
 
     path = Path(folder).expanduser() / name

@@ -28,7 +28,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def progress_shown() -> bool:
-    """Whether progress bars are drawn: on a terminal and in a notebook, but not into a log file."""
+    """Whether progress bars are shown: on a terminal and in a notebook, but not into a log file."""
     return is_terminal(sys.stderr) or in_notebook()
 
 
@@ -49,7 +49,7 @@ def _printable(text: str) -> str:
 
 
 def print_on_main(line: str, args: TrainingArguments) -> None:
-    """Print a line on the main process only, above a progress bar that is being drawn."""
+    """Print a line on the main process only, above a progress bar that is shown."""
     from tqdm.auto import tqdm
 
     if args.should_save:
@@ -136,7 +136,7 @@ def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 def progress(description: str, total: int, unit: str = "", shown: bool = True) -> Iterator[Callable[[int], Any]]:
     """Show a progress bar on stderr for as long as the context lasts; yields `advance(n)`.
 
-    Lines printed meanwhile appear above the bar, and bars may be nested. Nothing is drawn into log files, or when
+    Lines printed meanwhile appear above the bar, and bars may be nested. Nothing is written to log files, or when
     `shown` is false.
     """
     if not shown or not progress_shown():
