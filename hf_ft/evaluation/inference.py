@@ -30,7 +30,8 @@ from hf_ft.data import (
     usual_columns,
 )
 from hf_ft.errors import UserError, first_line, shorten
-from hf_ft.evaluation.scores import Results, add_scores, predict_outputs, score_without
+from hf_ft.evaluation.outputs import predict_outputs
+from hf_ft.evaluation.scores import Results, add_scores, score_without
 from hf_ft.modalities import FileInput
 from hf_ft.models import silent_loading
 from hf_ft.reports import duplicates_note, text_table, title

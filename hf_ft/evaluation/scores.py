@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from hf_ft.environment import progress_shown
 from hf_ft.evaluation.head_input import compare_head_input
+from hf_ft.evaluation.outputs import predict_outputs
 from hf_ft.metrics import Score
-from hf_ft.modalities import token_counts
-from hf_ft.settings import EncodingSettings
-from hf_ft.tasks import BoolArray, Target, Task
+from hf_ft.tasks import BoolArray, Target
 
 if TYPE_CHECKING:
     from hf_ft.training import Run
@@ -41,54 +36,6 @@ class Results:
     without_copies: dict[str, dict[str, Score]] = field(default_factory=dict)
     head_input: dict[str, Any] | None = None
     custom: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-def predict_outputs(
-    model: PreTrainedModel,
-    processor: Any,
-    task: Task,
-    dataset: Dataset,
-    config: EncodingSettings,
-    args: TrainingArguments | None = None,
-    compute_metrics: Callable[[Any], Any] | None = None,
-) -> Any:
-    """What the model says of a data set with the task's input columns, one entry per example, in its order.
-
-    Logits (n, classes) as float32, or what the task's `reduce` and `gather` make of them. Runs through
-    `Trainer.predict`, so batches, devices and several GPUs are `Trainer`'s work.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = copy.copy(args) if args else TrainingArguments(output_dir=folder, per_device_eval_batch_size=32)
-        arguments.remove_unused_columns, arguments.eval_strategy = False, "no"  # evaluation is asked of training only
-        arguments.save_strategy, arguments.load_best_model_at_end = "no", False
-        arguments.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
-        arguments.label_names = ["labels"]
-        arguments.report_to, arguments.dataloader_pin_memory = [], False
-        arguments.dataloader_drop_last = False  # every example is predicted
-        arguments.disable_tqdm = arguments.disable_tqdm or not progress_shown()
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            data_collator=task.collator(processor),
-            processing_class=processor,
-            preprocess_logits_for_metrics=task.reduce,
-            compute_metrics=compute_metrics,
-        )
-        # In float32, as the saved model runs by default: scores must not depend on the precision of training.
-        trainer.accelerator.native_amp = False
-        encoded = task.encode(dataset, processor, config, False)
-        order = _by_length(encoded)
-        output = trainer.predict(encoded if order is None else encoded.select(order))
-    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-    back = slice(None) if order is None else np.argsort(order)
-    outputs = np.asarray(logits, dtype=np.float32)[back]
-    return outputs if task.gather is None else task.gather(encoded, outputs)
-
-
-def _by_length(encoded: Dataset) -> np.ndarray | None:
-    """The order from the longest text to the shortest, so that batches hold little padding; None for images."""
-    lengths = token_counts(encoded)
-    return None if lengths is None else np.argsort(-lengths, kind="stable")
 
 
 def score(run: Run) -> Results:

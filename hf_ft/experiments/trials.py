@@ -7,14 +7,12 @@ is shared through the feature cache: in training, and here for validation and te
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import gc
 import io
 import json
 import os
 import re
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -23,16 +21,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from datasets import Dataset
-from torch.utils.data import Subset
-from transformers import Trainer
 
 from hf_ft.data import Splits, load_splits, sample_strata, with_truncation
 from hf_ft.environment import machine, versions
 from hf_ft.errors import UserError, shorten
-from hf_ft.evaluation import predict_outputs
+from hf_ft.evaluation import predict_split
 from hf_ft.experiments.comparison_settings import SECTIONS_OF_TRIALS, Layer, applicable_layers
-from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, PrebatchedCollator, open_cache
 from hf_ft.methods import MethodSpec, Plan
 from hf_ft.metrics import Floats
 from hf_ft.models import DepthGroups, adapters, check_model, load_model
@@ -362,43 +356,3 @@ def _described(trial: Trial, run: Run) -> TrialResult:
         peak_memory=max(stage.peak_memory for stage in stages),
         uncached=[stage.uncached for stage in stages if stage.uncached],
     )
-
-
-def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
-    """What a trained model says of a split, like `evaluation.predict_outputs`, through the cache where it can be.
-
-    `others` is how many other models with the same frozen part will be asked for the same split.
-    """
-    config = dataclasses.replace(run.config, augment="none")
-    encoded = run.task.encode(split, run.processor, config, False)
-    collator = run.task.collator(run.processor)
-    stage = run.plan.combined("scores", others + 1)
-    try:
-        job = CacheRequest(
-            *(run.model, run.groups, stage, (encoded,), run.processor, collator, config, None, run.args, others + 1, 0),
-            encode=run.task.encode,
-        )
-        cached = open_cache(job)
-    except NotCached:
-        return predict_outputs(run.model, run.processor, run.task, split, config, run.args)
-    return _from_features(run, cached, encoded)
-
-
-def _from_features(run: Run, cached: CachedStage, encoded: Dataset) -> Any:
-    with tempfile.TemporaryDirectory() as folder, cached.split.installed():
-        args = copy.copy(run.args)
-        args.output_dir, args.remove_unused_columns, args.eval_strategy = folder, False, "no"
-        args.train_sampling_strategy = "random"  # grouping by length would shuffle what is predicted, too
-        trainer = Trainer(
-            model=cached.upper,
-            args=args,
-            data_collator=PrebatchedCollator(run.task.collator(run.processor)),
-            compute_loss_func=lambda outputs, labels, **_: outputs.logits.new_zeros(()),  # `Trainer` wants one
-            preprocess_logits_for_metrics=run.task.reduce,
-        )
-        trainer.accelerator.native_amp = False  # as in `predict_outputs`
-        lengths = cached.train.lengths  # the longest first, so that batches hold little padding
-        order = np.arange(len(encoded)) if lengths is None else np.argsort(-lengths, kind="stable")
-        output = trainer.predict(Subset(cached.train, order.tolist()))
-    outputs = np.asarray(output.predictions, dtype=np.float32)[np.argsort(order)]
-    return outputs if run.task.gather is None else run.task.gather(encoded, outputs)

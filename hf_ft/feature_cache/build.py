@@ -28,6 +28,7 @@ from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheab
 from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.feature_cache.rows import CachedRows
 from hf_ft.feature_cache.store import Features, FeatureStore, Unusable
+from hf_ft.modalities import longest_first
 from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split
 
 TOKENS, EXAMPLES = 512, 32
@@ -167,7 +168,7 @@ def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iter
     if lengths is None:
         yield from np.array_split(np.arange(count), math.ceil(count / examples))
         return
-    order = np.argsort(-lengths, kind="stable")
+    order = longest_first(lengths)
     begin = 0
     while begin < count:
         size = max(1, tokens // max(1, int(lengths[order[begin]])))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hf_ft.feature_cache.key import fingerprints
 from hf_ft.feature_cache.rows import records, row_lengths
+from hf_ft.modalities import longest_first
 
 SAMPLE = 8
 """Examples on which a model split is verified; half as many of images, which are all of one size."""
@@ -44,4 +45,4 @@ class EncodedSplit:
             return self.fetch(range(min(SAMPLE // 2, len(self.rows))))
         last = len(self.rows) - 1
         places = np.linspace(0.1 * last, last, min(SAMPLE, len(self.rows))).astype(int)
-        return self.fetch(np.argsort(-self.lengths, kind="stable")[places])
+        return self.fetch(longest_first(self.lengths)[places])

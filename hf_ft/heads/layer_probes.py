@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hf_ft.heads.hidden_states import pooled_states
 from hf_ft.heads.linear_solver import fit_linear
-from hf_ft.modalities import token_counts
+from hf_ft.modalities import longest_first, token_counts
 from hf_ft.models import DepthGroups
 
 Loss = Callable[..., torch.Tensor]
@@ -57,7 +57,7 @@ class HiddenStateReader:
         encoded = self.encode(rows)
         self.model.to(self.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
         lengths = token_counts(encoded)
-        order = np.arange(len(encoded)) if lengths is None else np.argsort(-lengths, kind="stable")
+        order = np.arange(len(encoded)) if lengths is None else longest_first(lengths)
         parts = []
         for begin in range(0, len(order), BATCH):
             batch = self.collate([encoded[int(place)] for place in order[begin : begin + BATCH]])

@@ -8,5 +8,6 @@ from .image_transforms import ImageTransform as ImageTransform
 from .image_transforms import upright_rgb as upright_rgb
 from .text import batch_tokens as batch_tokens
 from .text import full_lengths as full_lengths
+from .text import longest_first as longest_first
 from .text import token_counts as token_counts
 from .tokenizer import check_tokens as check_tokens

@@ -93,6 +93,16 @@ def token_counts(rows: Dataset) -> NDArray[np.int64] | None:
     return np.concatenate([pc.list_value_length(column).to_numpy() for column in columns]).astype(np.int64)
 
 
+def longest_first(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """The order of texts from the longest to the shortest, in which batches hold little padding.
+
+    Texts of one length stay in their order, so the batches are the same in every run.
+    """
+    import numpy as np
+
+    return np.argsort(-lengths, kind="stable")
+
+
 def full_lengths(processor: Any, columns: Sequence[Sequence[Any]]) -> list[int]:
     """The number of tokens of each text (or pair, for two columns) that is not truncated."""
     return [len(tokens) for tokens in processor(*columns, verbose=False)["input_ids"]]

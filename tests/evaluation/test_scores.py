@@ -12,7 +12,7 @@ from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_ft import Config, finetune
-from hf_ft.evaluation.scores import predict_outputs
+from hf_ft.evaluation.outputs import predict_outputs
 from hf_ft.tasks.registry import get_task
 
 

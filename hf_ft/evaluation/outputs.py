@@ -1,0 +1,138 @@
+"""What a model answers for every example of a dataset: the one prediction loop.
+
+Validation during training, which needs a score per epoch, is `Trainer.evaluate`; everything that is reported comes
+through here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch.utils.data import Subset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from hf_ft.environment import progress_shown
+from hf_ft.feature_cache import CacheRequest, NotCached, PrebatchedCollator, open_cache
+from hf_ft.modalities import longest_first, token_counts
+from hf_ft.settings import EncodingSettings
+from hf_ft.tasks import Task
+
+if TYPE_CHECKING:
+    from hf_ft.training import Run
+
+
+def predict_outputs(
+    model: PreTrainedModel,
+    processor: Any,
+    task: Task,
+    dataset: Dataset,
+    config: EncodingSettings,
+    args: TrainingArguments | None = None,
+    compute_metrics: Callable[[Any], Any] | None = None,
+) -> Any:
+    """The model's outputs for a dataset with the task's input columns, in its order.
+
+    Args:
+        args: where and in which batches to predict; batches of 32 by default.
+        compute_metrics: called with all predictions, as `Trainer` does it.
+
+    Returns:
+        Logits `(examples, classes)` in float32, or what the task's `reduce` and `gather` make of them.
+    """
+    encoded = task.encode(dataset, processor, config, False)
+    collator, lengths = task.collator(processor), token_counts(encoded)
+    outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, compute_metrics)
+    return outputs if task.gather is None else task.gather(encoded, outputs)
+
+
+def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
+    """The outputs of a trained model for a split, as `predict_outputs`, from cached features where that saves time.
+
+    Args:
+        others: how many other models with the same frozen layers will predict the same split.
+    """
+    task, config = run.task, dataclasses.replace(run.config, augment="none")
+    encoded = task.encode(split, run.processor, config, False)
+    collator = task.collator(run.processor)
+    request = CacheRequest(
+        run.model,
+        run.groups,
+        run.plan.combined("scores", others + 1),
+        (encoded,),
+        run.processor,
+        collator,
+        config,
+        None,
+        run.args,
+        passes=others + 1,
+        evaluations=0,
+        encode=task.encode,
+    )
+    try:
+        cached = open_cache(request)
+    except NotCached:
+        outputs = _predicted(run.model, encoded, token_counts(encoded), collator, task.reduce, run.args)
+    else:
+        with cached.split.installed():
+            rows, passing = cached.train, PrebatchedCollator(collator)
+            outputs = _predicted(cached.upper, rows, rows.lengths, passing, task.reduce, run.args)
+    return outputs if task.gather is None else task.gather(encoded, outputs)
+
+
+def _predicted(
+    model: torch.nn.Module,
+    rows: Any,
+    lengths: NDArray[Any] | None,
+    collator: Callable[[Any], Any],
+    reduce: Callable[..., torch.Tensor] | None,
+    args: TrainingArguments | None,
+    compute_metrics: Callable[[Any], Any] | None = None,
+) -> NDArray[np.float32]:
+    """The outputs for encoded rows in their order; `Trainer.predict` handles batches, devices and several processes.
+
+    Texts are batched from the longest to the shortest, so that batches hold little padding.
+    """
+    order = None if lengths is None else longest_first(lengths)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            args=_prediction_arguments(args, folder),
+            data_collator=collator,
+            compute_loss_func=_no_loss,
+            preprocess_logits_for_metrics=reduce,
+            compute_metrics=compute_metrics,
+        )
+        # In float32, as the saved model runs by default: scores must not depend on the precision of training.
+        trainer.accelerator.native_amp = False
+        output = trainer.predict(rows if order is None else Subset(rows, order.tolist()))
+    found = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    outputs: NDArray[np.float32] = np.asarray(found, dtype=np.float32)
+    return outputs if order is None else outputs[np.argsort(order)]
+
+
+def _prediction_arguments(args: TrainingArguments | None, folder: str) -> TrainingArguments:
+    """The settings of training, without those that `Trainer.predict` must not follow."""
+    found = copy.copy(args) if args else TrainingArguments(output_dir=folder, per_device_eval_batch_size=32)
+    found.output_dir, found.report_to, found.label_names = folder, [], ["labels"]
+    found.save_strategy, found.load_best_model_at_end = "no", False
+    found.eval_strategy = "no"  # otherwise `Trainer` wants an evaluation dataset
+    found.remove_unused_columns = False
+    found.train_sampling_strategy = "random"  # grouping by length would shuffle the predictions, too
+    found.dataloader_drop_last = False  # every example is predicted
+    found.dataloader_pin_memory = False
+    found.disable_tqdm = found.disable_tqdm or not progress_shown()
+    return found
+
+
+def _no_loss(outputs: Any, labels: Any, **_: Any) -> torch.Tensor:
+    """A loss of zero: `Trainer.predict` computes one where there are labels, and nobody reads it."""
+    zero: torch.Tensor = outputs["logits"].new_zeros(())
+    return zero
