@@ -1,6 +1,6 @@
-"""Signals that end a run: the step that is running is finished, a checkpoint is written, and the process ends.
+"""Signals that end a run: finish the current step, write a checkpoint, end the process.
 
-Schedulers announce the end of a job (SIGTERM, SIGUSR1), terminals their own (SIGHUP), people press Ctrl-C (SIGINT).
+Schedulers send SIGTERM or SIGUSR1 before the end of a job, closing terminals SIGHUP, Ctrl-C SIGINT.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 )  # Windows has the first two
 DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
-"""What stands for a signal that nobody has taken: others (`nohup` ignores SIGHUP, a notebook's own) are left alone."""
+"""Handlers that may be replaced; others stay (`nohup` ignores SIGHUP, notebooks install their own)."""
 
 
 class Terminated(SystemExit):
-    """The process was told to end; its exit code is the usual one, 128 and the signal's number."""
+    """A signal ended the process; the exit code is the usual one, 128 plus the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -29,38 +29,38 @@ class Terminated(SystemExit):
 
 
 class Stop:
-    """What signals have asked for; `waiting` is set while a loop of steps looks at it, otherwise they end at once."""
+    """The request of a signal to stop; `waiting` is set while a training loop checks it, otherwise signals raise at once."""
 
     def __init__(self) -> None:
         self.number, self.waiting, self.process = 0, False, os.getpid()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal where a checkpoint will be written for it; raise where not, or at a second Ctrl-C."""
-        if os.getpid() != self.process:  # a worker that loads data, which inherits this: it ends when the loop does
+        """Record the signal where a checkpoint will be written for it; raise otherwise, and at a second Ctrl-C."""
+        if os.getpid() != self.process:  # a data loader worker inherits this handler; it ends when the loop does
             return
         first, self.number = not self.number, self.number or number
         if not self.waiting or (not first and number == signal.SIGINT):
             raise exception_of(number)
         if first:
             again = ", once more to end at once" if number == signal.SIGINT else ""
-            # Printing is not safe here: the signal may have come in the middle of another print.
+            # `print` is not safe here: the signal may have interrupted another one.
             text = f"{signal.Signals(number).name}: a checkpoint is written after this step, then the run ends{again}\n"
             os.write(2, text.encode())
 
     def check(self) -> None:
-        """Raise what a signal asked for if that has not ended the process: some libraries catch every exception.
+        """Raise if a signal has not ended the process yet, because some libraries catch every exception.
 
-        `datasets` does so around its hashing, and whatever it was doing then is not to be trusted.
+        `datasets` does so around its hashing, and the result of the interrupted work cannot be trusted.
         """
         if self.number:
             raise exception_of(self.number)
 
 
 def ignore_in_worker(then: Callable[[int], Any] | None, worker: int) -> None:
-    """Begin a process that loads data: signals to the whole group of processes are for the one that trains.
+    """Ignore the signals in a data loader worker: those to the whole process group are for the training process.
 
-    Without its workers that could not make the step after which it writes its checkpoint. They end when its loop does,
-    or within seconds after it is gone. Inheriting its handlers is not enough: torch puts its own in their place.
+    Without its workers that process could not finish the step before its checkpoint. Workers end with its loop, or
+    within seconds after it is gone. Inheriting its handlers is not enough: torch replaces them.
     """
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
@@ -69,7 +69,7 @@ def ignore_in_worker(then: Callable[[int], Any] | None, worker: int) -> None:
 
 
 def exception_of(number: int) -> BaseException:
-    """What a signal becomes: `KeyboardInterrupt` for Ctrl-C, as everywhere in Python, else `Terminated`."""
+    """The exception for a signal: `KeyboardInterrupt` for Ctrl-C, as everywhere in Python, else `Terminated`."""
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 
@@ -78,9 +78,9 @@ _stops: list[Stop] = []
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """While it lasts, signals that would end the process let a loop of steps write a checkpoint before.
+    """Within this context, signals that would end the process let a training loop write a checkpoint first.
 
-    Only in the main thread, and only those that nobody else has taken; within another one it is the same.
+    Only in the main thread, and only signals with a default handler; a nested context is the outer one.
     """
     if _stops:
         yield _stops[0]
@@ -94,7 +94,7 @@ def stoppable() -> Iterator[Stop]:
             signal.signal(number, stop.handle)
         yield stop
     except Exception as error:
-        if stop.number:  # it follows from an exception of ours that somebody caught
+        if stop.number:  # caused by an exception of ours that a library caught
             raise exception_of(stop.number) from error
         raise
     finally:
