@@ -29,7 +29,7 @@ class Terminated(SystemExit):
 
 
 class Stop:
-    """The request of a signal to stop; `waiting` is set while a training loop checks it, otherwise signals raise at once."""
+    """The request of a signal to stop; while a training loop checks it (`waiting`), signals do not raise."""
 
     def __init__(self) -> None:
         self.number, self.waiting, self.process = 0, False, os.getpid()
