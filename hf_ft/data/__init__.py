@@ -1,6 +1,6 @@
 """Data sets: from files, folders or the Hub to splits that are checked and ready for training.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+`__init__.pyi` lists its door: the names that other rooms may use.
 """
 
 import lazy_loader

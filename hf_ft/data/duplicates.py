@@ -1,7 +1,7 @@
 """Duplicates: examples with the same content, within a split or in two of them.
 
-What was learnt by heart is no test of a model, and a copy under another label is a mistake in the data. Texts are equal
-without the blanks at their ends, images when their pixels are, whatever the format of their files.
+A test example that was in the training data does not test generalisation, and a duplicate with another label is an
+error in the data. Texts are compared without the blanks at their ends, files by their decoded content.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many examples of `split` are copies of examples of `of`, and how many only of ones with another label.
+    """How many examples of `split` are duplicates of examples of `of`, and how many only of ones with another label.
 
     Where both are one split, the first of equal examples is not counted.
     """
@@ -49,7 +49,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The copies in a data set: counts for each pair of splits that has any, and which examples stand in train.
+    """The duplicates in a dataset: counts for each pair of splits that has any, and which examples are in train.
 
     `train` is what the examples of train are known by, for data that come later.
     """
@@ -76,7 +76,7 @@ def text_bytes(row: Mapping[str, Any]) -> tuple[bytes, bytes]:
 
 
 def find_duplicates(contents: Mapping[str, Contents]) -> Duplicates:
-    """Count the copies within each split, and those in validation and test of examples in the splits before them."""
+    """Count the duplicates within each split, and those in validation and test of examples in earlier splits."""
     overlaps, in_train = [], {}
     roles = list(contents)
     for i, role in enumerate(roles):
@@ -103,7 +103,7 @@ def save_contents(contents: Contents, folder: Path) -> None:
 
 
 def load_contents(folder: Path) -> Contents | None:
-    """What `save_contents` wrote; None where there is nothing, or nothing that can be read."""
+    """What `save_contents` wrote; None where the file is missing or damaged."""
     try:
         inputs, labelled = np.load(folder / FILE, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -114,7 +114,7 @@ def load_contents(folder: Path) -> Contents | None:
 def _note(found: Overlap, size: int) -> str:
     several = found.examples != 1
     of = "earlier ones" if found.split == found.of else f"examples in {found.of}"
-    what = f"exact copies of {of}" if several else f"an exact copy of one in {found.of}"
+    what = f"exact duplicates of {of}" if several else f"an exact duplicate of one in {found.of}"
     other = f", {found.other_label:,} of them under another label" if found.other_label else ""
     return f"{found.split}: {found.examples:,} of {size:,} examples {'are' if several else 'is'} {what}{other}."
 

@@ -1,4 +1,4 @@
-"""Drawing: which examples are used, in the proportions of their labels and decided by the seed alone."""
+"""Sampling: which examples are used, in the proportions of their labels and decided by the seed alone."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from hf_ft.tasks import IntArray, NamedLabels
 def sample_strata(strata: IntArray, sizes: IntArray, seed: int, equal: IntArray | None = None) -> IntArray:
     """Positions of `sizes[k]` random members of each stratum k, ascending; `strata` has the stratum of each member.
 
-    All drawing of examples is done here. With one seed, a smaller draw is split of a larger one, so that runs on more
-    data see what runs on less data saw. Members of one group of `equal` are drawn together or not at all: where there
-    are such groups, fewer may be drawn; where there are none, the draw is the same as without `equal`.
+    All sampling of examples is done here. With one seed, a smaller sample is a subset of a larger one, so that runs on
+    more data see all that runs on less data saw. Members of one group of `equal` are sampled together or not at all,
+    which may make the sample smaller; without such groups it is the same as without `equal`.
     """
     generator = np.random.default_rng(seed)
     members = np.split(np.argsort(strata, kind="stable"), np.cumsum(np.bincount(strata, minlength=len(sizes)))[:-1])
     orders = [generator.permutation(group) for group in members]
     if equal is not None and len(np.unique(equal)) < len(equal):
-        return _draw_together(strata, sizes, orders, equal)
-    drawn = [order[:size] for order, size in zip(orders, sizes, strict=True)]
-    return np.sort(np.concatenate(drawn))
+        return _sample_together(strata, sizes, orders, equal)
+    sampled = [order[:size] for order, size in zip(orders, sizes, strict=True)]
+    return np.sort(np.concatenate(sampled))
 
 
-def _draw_together(strata: IntArray, sizes: IntArray, orders: list[IntArray], equal: IntArray) -> IntArray:
+def _sample_together(strata: IntArray, sizes: IntArray, orders: list[IntArray], equal: IntArray) -> IntArray:
     """Go through the members of each stratum in order and take whole groups, as long as no stratum gets too many."""
     by_group = np.argsort(equal, kind="stable")
     groups = np.split(by_group, np.cumsum(np.bincount(equal))[:-1])
@@ -64,24 +64,24 @@ def allocate(total: int, counts: IntArray, least: IntArray, most: IntArray) -> I
 def sample_splits(
     splits: dict[str, LabelledSplit], config: DataSettings, seed: int, notes: list[str]
 ) -> dict[str, LabelledSplit]:
-    """Hold out a validation split if there is none, then reduce each split to what was asked for, in that order.
+    """Hold out a validation split if there is none, then reduce each split to the requested size, in that order.
 
     Raises:
-        UserError: more examples of a class asked for than there are, or too few to hold any out.
+        UserError: a class has fewer examples than requested, or none can be held out.
     """
     if "validation" not in splits:
         splits = splits | _hold_out(splits["train"], config.validation_fraction, seed, notes)
     elif "validation_fraction" in config.explicit:
-        notes.append("validation_fraction is not used: there is a validation split.")
-    drawn = splits | {
+        notes.append("validation_fraction is not used: the data have a validation split.")
+    sampled = splits | {
         "train": _per_class(splits["train"], config.examples_per_class, seed, notes),
         "validation": _per_class(splits["validation"], config.val_examples_per_class, seed, notes),
     }
     limits = {"train": config.max_train_examples}
     return {
-        role: subsample(drawn[role], limits.get(role, config.max_eval_examples), seed, notes)
+        role: subsample(sampled[role], limits.get(role, config.max_eval_examples), seed, notes)
         for role in ("train", "validation", "test")
-        if role in drawn
+        if role in sampled
     }
 
 
@@ -90,14 +90,14 @@ def subsample(split: LabelledSplit, total: int | None, seed: int, notes: list[st
     if total is None:
         return split
     if total >= len(split.used):
-        notes.append(f"{split.role}: all {len(split.used):,} examples, no more than the {total:,} asked for.")
+        notes.append(f"{split.role}: all {len(split.used):,} examples, no more than the {total:,} requested.")
         return split
     strata, counts = _strata(split)
     least = np.minimum(counts, 1) if total >= np.count_nonzero(counts) else np.zeros_like(counts)
     return _reduced(
         split,
         sample_strata(strata, allocate(total, counts, least, counts), seed),
-        f"{split.labels.drawn}, seed {seed}",
+        f"{split.labels.sampling}, seed {seed}",
         notes,
     )
 
@@ -125,11 +125,11 @@ def _hold_out(train: LabelledSplit, fraction: float, seed: int, notes: list[str]
     equal = equal_inputs(train.inputs, train.used)
     positions = sample_strata(strata, sizes, seed, equal)
     together = " Duplicates stay on the same side." if len(np.unique(equal)) < len(equal) else ""
-    if len(positions) == 0:  # whole groups of copies are too large for it: what both sides share is told later
+    if len(positions) == 0:  # whole groups of duplicates are too large; what both sides share is reported later
         positions, together = sample_strata(strata, sizes, seed), ""
     held = train.used[positions]
-    drawn = f"{train.labels.drawn}, seed {seed}"
-    notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, {drawn}.{together}")
+    sampled = f"{train.labels.sampling}, seed {seed}"
+    notes.append(f"validation: {len(held):,} of train's {len(strata):,} examples, {sampled}.{together}")
     return {
         "train": dataclasses.replace(train, used=np.setdiff1d(train.used, held)),
         "validation": dataclasses.replace(train, role="validation", used=held),
@@ -146,10 +146,10 @@ def _per_class(split: LabelledSplit, each: int | None, seed: int, notes: list[st
     if few and split.role == "train":
         raise UserError(
             f"examples_per_class {each:,} is more than {split.role} has: {listed} left for training. Set at most "
-            f"--examples_per_class {min(few.values())}, or give more examples of these classes."
+            f"--examples_per_class {min(few.values())}, or add examples of these classes."
         )
     if few:
-        notes.append(f"{split.role}: fewer than the {each:,} examples a class asked for: {listed}; all are used.")
+        notes.append(f"{split.role}: fewer than the {each:,} requested examples per class: {listed}; all are used.")
     strata, counts = _strata(split)
     sizes = np.append(np.minimum(counts[:-1], each), 0)
     return _reduced(split, sample_strata(strata, sizes, seed), f"{each:,} of each class, seed {seed}", notes)

@@ -18,7 +18,7 @@ SPLIT_WORDS = {
 
 
 def assign_roles(sources: Mapping[str, RawSplit], config: DataSettings, notes: list[str]) -> dict[str, str]:
-    """Role (train, validation, test) -> name of the split that plays it; roles nobody plays are left out.
+    """Role (train, validation, test) -> name of the split that plays it; roles without a split are absent.
 
     A name that is exactly a word for the role goes before one that begins with it (`validation_matched`).
 

@@ -22,8 +22,8 @@ class Splits:
     `labels`, whose kind is `target`: an int (position in the tuple `labels`); for several labels an example a list of
     0.0 and 1.0 of length `len(labels)`; for a number a float; for a tag per word a list of ints. The tuple `labels`
     names the model's outputs, in natural order ("2" before "10"), or in that of the data's own `ClassLabel`.
-    `fingerprint` hashes the content of all that is used, whatever its path. `notes` says, a sentence each, what was
-    done to the data and what is odd about them, `duplicates` which examples are there more than once, `truncation`
+    `fingerprint` hashes the content of all that is used, independent of paths. `notes` has a sentence for each change
+    and each oddity of the data, `duplicates` says which examples occur more than once, `truncation`
     (once a tokenizer has counted them) which texts are longer than what the model reads.
     """
 

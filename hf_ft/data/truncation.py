@@ -1,4 +1,4 @@
-"""Truncation: how many texts are longer than what the model reads of them, and what is lost."""
+"""Truncation: how many texts are longer than the model reads, and how many tokens are lost."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class Truncation:
         one = self.examples == 1
         return (
             f"{self.split}: {self.examples:,} of {self.of:,} texts {'is' if one else 'are'} longer than {self.limit:,} "
-            f"tokens and {'is' if one else 'are'} cut there, which loses {share:.2g} % of all tokens. {remedy}"
+            f"tokens and {'is' if one else 'are'} truncated, which loses {share:.2g} % of all tokens. {remedy}"
         )
 
 
 UNLIMITED = 10**9
-"""A longest text of more tokens than this stands for no limit: tokenizers say 1e30."""
+"""A larger limit means none: tokenizers say 1e30."""
 
 
 def with_truncation(splits: Splits, task: Task, processor: Any, config: EncodingSettings) -> Splits:
-    """The same splits with what is cut of their texts, counted and noted; once for all models of one tokenizer."""
+    """The same splits with the truncation of their texts counted and noted; once for all models of one tokenizer."""
     if task.limit is None or splits.truncation is not None:
         return splits
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
@@ -65,7 +65,7 @@ def max_input_tokens(processor: Any) -> int | None:
 def count_truncated(
     split: str, rows: Dataset, task: Task, processor: Any, config: EncodingSettings
 ) -> Truncation | None:
-    """Count the examples that are cut, and the tokens lost; None where none is.
+    """Count the truncated examples and the lost tokens; None if no example is truncated.
 
     Only examples as long as the limit are tokenised a second time, whole.
     """

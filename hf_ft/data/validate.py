@@ -1,4 +1,4 @@
-"""Validation: labels are read, and rows that cannot be used are reported or left out.
+"""Validation: labels are read, and unusable rows are reported or skipped.
 
 Labels are read as names and compared by name. Only positions and label numbers are in memory, a few bytes per example.
 """

@@ -1,6 +1,6 @@
 """Scores of predictions, their bootstrap intervals, and paired tests of significance.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+`__init__.pyi` lists its door: the names that other rooms may use.
 """
 
 import lazy_loader

@@ -1,4 +1,8 @@
-"""Bootstrap intervals for any metric that is a function of how often each example was drawn."""
+"""Bootstrap intervals for any metric that is a function of how often each example was drawn.
+
+Own code rather than `scipy.stats.bootstrap`: all metrics, and all models that are compared, share the same resamples,
+and a resample is a column of weights, so that a thousand of them are a few matrix products.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +82,7 @@ def intervals(
     widened. Where every answer is right, or wrong, resamples are all alike and would say "1.0000 to 1.0000":
 
     - Of `shares` of the n examples (accuracy) the interval of Clopper and Pearson (1934,
-      https://doi.org/10.1093/biomet/26.4.404) is given where fewer than ten are right or fewer than ten wrong.
+      https://doi.org/10.1093/biomet/26.4.404) is used where fewer than ten are right or fewer than ten wrong.
     - Other metrics between 0 and 1 get, at exactly 0 or 1, the interval of a share of `sizes[name]` examples: of as
       many as their value is an average of. See `even_size` for averages over classes.
     - Losses, errors and correlations are not in `sizes`: nothing bounds what was not seen, so theirs are percentiles.

@@ -3,8 +3,8 @@
 `METRICS` is the one table of what exists. A row says what a metric reads, which way is better, its value (by
 scikit-learn) and how to resample it (by counting, so that a thousand resamples cost less than a second).
 
-- `score` gives values with intervals, for reports; `bootstrap` gives the resampled values behind them.
-- `compute_metrics` gives values only, for `Trainer`; `evaluate_metrics` makes `evaluate.Metric`s of the table.
+- `score` returns values with intervals, for reports; `bootstrap` returns the resampled values behind them.
+- `compute_metrics` returns values only, for `Trainer`; `evaluate_metrics` makes `evaluate.Metric`s of the table.
 - `fit_threshold` and `majority_baseline` are what a multi-label score and any accuracy must be read with.
 
 Wherever a macro average is taken, it runs over the classes that occur in the references or in the
@@ -39,7 +39,7 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """All there is to know about one metric of one problem type.
+    """Everything about one metric of one problem type.
 
     `value` takes references, then what the metric `reads`: predicted labels, or logits `(examples, classes)`.
     `resample` prepares what does not change between resamples and returns the function of the weights. `size` is of how
@@ -174,7 +174,7 @@ def _by_sklearn(function: str, **options: Any) -> Callable[[Array, Array], float
 
 
 def _or_zero(value: Callable[[Array, Array], float]) -> Callable[[Array, Array], float]:
-    """`value` with NaN, which scikit-learn gives when there is nothing to average, replaced by 0."""
+    """`value` with NaN, which scikit-learn returns for the mean of nothing, replaced by 0."""
     return lambda references, predicted: float(np.nan_to_num(value(references, predicted)))
 
 
@@ -218,7 +218,7 @@ def _mean_average_precision(references: Array, logits: Array) -> float:
 
 
 def _grouping(groups: Array, count: int, values: Floats | None = None) -> csr_array:
-    """The matrix `(count, examples)` that sums over groups; a group id of `count` or more is left out."""
+    """The matrix `(count, examples)` that sums over groups; group ids of `count` or more are ignored."""
     from scipy.sparse import csr_array
 
     inside = np.flatnonzero(groups < count)
@@ -251,17 +251,17 @@ class Counts:
 
     @property
     def f1(self) -> Floats:
-        """The harmonic mean of precision and recall; 0 where nothing is predicted and nothing there."""
+        """The harmonic mean of precision and recall; 0 for a class that is neither predicted nor actual."""
         return ratio(2 * self.right, self.predicted + self.actual)
 
     @property
     def precision(self) -> Floats:
-        """The share of what was predicted that is right."""
+        """The share of the predicted examples that are right."""
         return ratio(self.right, self.predicted)
 
     @property
     def recall(self) -> Floats:
-        """The share of what is there that was predicted."""
+        """The share of the actual examples that were predicted."""
         return ratio(self.right, self.actual)
 
     def macro(self, by_class: Floats) -> Floats:
@@ -506,7 +506,7 @@ METRICS: Mapping[str, Mapping[str, MetricSpec]] = MappingProxyType(
 
 
 def default_metric(problem_type: str) -> str:
-    """The metric that chooses the best checkpoint unless told otherwise.
+    """The metric that selects the best checkpoint by default.
 
     Raises:
         UserError: for an unknown problem type.
@@ -535,8 +535,8 @@ def score(
         references: class ids `(examples,)`, or 0 and 1 `(examples, classes)` for multi-label.
         threshold: the probability from which a multi-label class counts as predicted; see `fit_threshold`.
 
-    The interval is that of `resampling.intervals`, where every answer is right the exact one; of these metrics, ece is
-    biased most by resampling.
+    The intervals are those of `bootstrap.intervals`, exact where every answer is right; of these metrics, ece is biased
+    most by resampling.
 
     `compute_metrics` is the cheap sibling without intervals, `bootstrap` what to compare two models with.
 
@@ -608,7 +608,7 @@ def compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[str, f
 def fit_threshold(logits: npt.ArrayLike, references: npt.ArrayLike) -> float:
     """Find the one probability threshold with the best micro F1 over `(examples, classes)`.
 
-    Exact: every cut between two different probabilities is tried. Of equally good cuts the one nearest to 0.5
+    Exact: every threshold between two different probabilities is tried. Of equally good ones the one nearest to 0.5
     wins; within it, 0.5 itself if it lies inside, else the middle.
 
     Raises:
@@ -620,20 +620,20 @@ def fit_threshold(logits: npt.ArrayLike, references: npt.ArrayLike) -> float:
     probabilities = label_probabilities(checked).ravel()
     order = np.argsort(-probabilities)
     probabilities, positives = probabilities[order], positives[order]
-    # Equal probabilities are predicted together: a cut lies before all, or after the last of its equals.
+    # Equal probabilities are predicted together: a threshold lies above all, or below the last of its equals.
     last = np.flatnonzero(np.append(np.diff(probabilities) != 0, True))
     right = np.append(0, np.cumsum(positives)[last])
     predicted = np.append(0, last + 1)
     f1 = 2 * right / np.maximum(predicted + positives.sum(), 1)
-    thresholds = _cut_thresholds(probabilities[last])[f1 == f1.max()]
+    thresholds = _thresholds_between(probabilities[last])[f1 == f1.max()]
     return float(thresholds[np.abs(thresholds - 0.5).argmin()])
 
 
-def _cut_thresholds(levels: Floats) -> Floats:
-    """A threshold for each cut of strictly falling probabilities: above all, between two, below all."""
+def _thresholds_between(levels: Floats) -> Floats:
+    """A threshold for each gap of strictly falling probabilities: above all, between two, below all."""
     upper, lower = np.append(np.inf, levels), np.append(levels, 0.0)
     # The middle, not a probability that occurred: the same logits computed in another batch differ in the
-    # last digits and must not change sides. Neighbouring floats have no middle, and the upper one cuts alike.
+    # last digits and must not change sides. Neighbouring floats have no middle; the upper one separates them as well.
     middle = (upper + lower) / 2
     middle = np.where(middle > lower, middle, upper)
     return np.where((lower < 0.5) & (upper >= 0.5), 0.5, middle)

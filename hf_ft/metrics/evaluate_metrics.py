@@ -102,7 +102,7 @@ def load_metric(
         options: What the metric's `compute` takes besides predictions and references.
 
     Raises:
-        UserError: there is no such metric, it needs a package, or its direction is not known.
+        UserError: the metric does not exist, needs a missing package, or has no known direction.
 
     Example:
         >>> f1 = load_metric("f1", average="macro")  # doctest: +SKIP
@@ -142,7 +142,7 @@ def _not_loaded(metric: str, local: bool, error: Exception) -> UserError:
         f"The metric '{metric}' is neither in the local cache ({', '.join(cached) or 'empty'}) nor found on the Hub.",
         option="metric",
         value=metric,
-        hint="Check the id and the network, or give the folder of a metric's script.",
+        hint="Check the id and the network, or pass the folder of a metric's script.",
     )
 
 
@@ -199,10 +199,10 @@ def _metric_class() -> type[Any]:
             return evaluate.MetricInfo(description=self.spec.description, citation="", features=features)
 
         def _compute(self, predictions: Any, references: Any, threshold: float = 0.5) -> dict[str, float]:
-            spec, given = self.spec, np.asarray(predictions)
-            if given.ndim == 1:
-                return {spec.name: spec.value(np.asarray(references), given)}
-            split = _split(given, references, spec.problem_type, threshold)
+            spec, outputs = self.spec, np.asarray(predictions)
+            if outputs.ndim == 1:
+                return {spec.name: spec.value(np.asarray(references), outputs)}
+            split = _split(outputs, references, spec.problem_type, threshold)
             return {spec.name: spec.value(split.references, split.read(spec))}
 
     return ClassificationMetric

@@ -1,13 +1,15 @@
 """Paired comparison of methods that were scored on the same test examples, over several seeds.
 
-Two things make a score uncertain: which examples were scored, and which seed trained. The first is resampled (Efron
-1979, https://doi.org/10.1214/aos/1176344552). Of the second there are too few to resample: three seeds drawn with
-replacement are one seed three times in every ninth draw, and the interval ends at the most extreme of them. So seeds
-come in by their standard error and Student's t, and the two reach as far together as the root of the sum of their
-squares (limits recovered for each part alone: Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
+A score is uncertain for two reasons: the choice of the test examples and the seed of the training. Examples are
+resampled (Efron 1979, https://doi.org/10.1214/aos/1176344552). Seeds are too few to resample: one in nine resamples of
+three seeds is one seed three times, and the interval would end at the most extreme of them. So seeds contribute their
+standard error with Student's t, and the two half-widths are combined in quadrature (limits recovered for each part
+alone: Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
 
-Of two seeds the t of one degree of freedom is 12.7: the interval is right, and reaches over all scores there are unless
-the two agree almost to the digit. What it says then is that two seeds cannot tell (`Difference.undecided`).
+With two seeds, t has one degree of freedom and is 12.7: the interval is correct, and wider than the range of the metric
+unless the two seeds agree almost to the digit. It then says that two seeds do not decide (`Difference.undecided`).
+
+Own code, since the resamples are shared by both methods: `scipy.stats.bootstrap` resamples each call anew.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ CONFIDENCE = 0.95
 class Difference:
     """How much one method scores above another: mean over seeds, and its 95 % interval.
 
-    It is `undecided` where the interval holds zero because two seeds, which do not agree, are all there is.
+    It is `undecided` where the interval includes zero because there are only two seeds, and they disagree.
     """
 
     value: float
@@ -36,17 +38,19 @@ class Difference:
 
     @property
     def noise(self) -> bool:
-        """Whether the interval holds zero: the two cannot be told apart."""
+        """Whether the interval includes zero: the two are indistinguishable."""
         return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
 class SeedScores:
-    """What one method gave over seeds.
+    """The scores of one method, one per seed.
 
-    `values` are the score of each seed, `draws` for each seed the score on resamples of the test examples
-    `(resamples,)`. `ends` are the seeds' own intervals over examples: they count where resamples are all alike, since
-    every answer was right, or wrong.
+    Args:
+        values: The score of each seed.
+        draws: For each seed, the score on resamples of the test examples `(resamples,)`.
+        ends: The seeds' own intervals over examples, which are used where all resamples are equal because every answer
+            was right, or wrong.
     """
 
     values: Sequence[float]
@@ -54,7 +58,7 @@ class SeedScores:
     ends: Sequence[tuple[float, float]] = ()
 
     def reach(self) -> tuple[float, float]:
-        """How far the seeds' own intervals go below and above their scores, on average."""
+        """The mean half-widths of the seeds' own intervals, below and above their scores."""
         if not self.ends:
             return 0.0, 0.0
         below, above = zip(

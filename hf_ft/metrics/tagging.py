@@ -147,7 +147,7 @@ def scheme_of(tags: Sequence[str]) -> Scheme:
     if marks and plain:
         raise UserError(
             f"Some tags have a prefix ({shorten(marks, 3)}) and others have none ({shorten(plain, 3)}), so entities "
-            "cannot be told. Write B- and I- before all types, and O for the rest."
+            "are ambiguous. Write B- and I- before all types, and O for the rest."
         )
     if used & set("ES") and used & set("LU"):
         raise UserError(

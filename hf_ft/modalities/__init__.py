@@ -1,6 +1,6 @@
 """All that depends on the kind of input: images and texts.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+`__init__.pyi` lists its door: the names that other rooms may use.
 """
 
 import lazy_loader

@@ -14,7 +14,7 @@ FAR, PADDED = 4, 128
 LOOKED_AT = 1000
 """Texts whose tokens are counted."""
 MOST = 0.5
-"""Share of unknown tokens above which there is nothing to learn from."""
+"""Share of unknown tokens above which training is refused."""
 
 
 def load_tokenizer(folder: str, settings: PreTrainedConfig, name: str, **options: Any) -> Any:
@@ -24,7 +24,7 @@ def load_tokenizer(folder: str, settings: PreTrainedConfig, name: str, **options
     characters state no vocabulary.
 
     Raises:
-        UserError: there is none, or the sizes are far apart, so that it is another model's or was made up.
+        UserError: it cannot be loaded, or the sizes are far apart, so that it belongs to another model or was made up.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -50,7 +50,7 @@ def check_tokens(encoded: Any, tokenizer: Any, name: str) -> None:
     """Refuse training texts of which the tokenizer knows next to nothing; images and others pass.
 
     Raises:
-        UserError: most of their tokens are unknown, or there are none.
+        UserError: most of their tokens are unknown, or they have none.
     """
     if "input_ids" not in getattr(encoded, "column_names", ()) or not hasattr(tokenizer, "unk_token_id"):
         return

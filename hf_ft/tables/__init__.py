@@ -1,6 +1,6 @@
 """Columns of data sets: their types, and their contents batch by batch.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+`__init__.pyi` lists its door: the names that other rooms may use.
 """
 
 import lazy_loader

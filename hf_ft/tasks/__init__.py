@@ -1,6 +1,6 @@
 """Tasks, one file each, and the targets that they predict.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+`__init__.pyi` lists its door: the names that other rooms may use.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Tasks: all that differs between image classification, text classification and their kind, one file each.
+"""Tasks: all that differs between image classification, text classification and so on, one file each.
 
 A task is the value `TASK` of a module in this folder and is found by the file's name, so a new task is one new
 file. What it predicts is a `Target`: those of classification are shared, another task has its own in its file. These
@@ -56,20 +56,30 @@ def _class_target(rows: Dataset, column: str, config: DataSettings) -> Target:
 
 @dataclass(frozen=True)
 class Task:
-    """What the rest of the toolkit asks about a task.
+    """Everything the toolkit needs to know about a task.
 
-    `inputs` maps each input role to the column names it usually goes by, the first being the name it gets here;
-    roles in `optional_inputs` may be missing. `encode(dataset, processor, config, training)` turns the input
-    columns into what the model's forward takes, keeping `labels`; `collator(processor)` makes batches of that.
-    `raw(rows, processor, config, folder)` gives rows as a user of the saved model has them, files in `folder`.
-    `training` are defaults for `TrainingArguments`.
-
-    `targets()` are the kinds of labels that the task learns, `find_target(rows, column, config)` the one that a label
-    column holds. `reduce(logits, labels)` leaves of a batch's logits what is needed of them, and `gather(encoded,
-    outputs)` makes outputs per example of outputs per encoded row, where these are not the same. `prepare(processor)`
-    changes the processor before it is used and saved. `from_text(rows, processor)` makes the input columns of raw
-    texts, where the task's inputs are no texts. `limit(processor, config)` is the number of tokens at which `encode`
-    cuts a text, where it does.
+    Args:
+        name: The name of its module, for `--task`.
+        summary: One line for `--help`.
+        modality: The kind of input.
+        auto_class: The class of `transformers` that loads its models.
+        pipeline: The `pipeline` that uses the saved model.
+        inputs: Input role -> the usual names of its column; the first one is the name that the column gets.
+        encode: `encode(dataset, processor, config, training)` turns the input columns into what the model's `forward`
+            takes; `labels` stay.
+        collator: `collator(processor)` makes batches of encoded rows.
+        raw: `raw(rows, processor, config, folder)` returns rows as a user of the saved model has them; files are
+            written to `folder`.
+        optional_inputs: Roles that may be missing.
+        training: Defaults for `TrainingArguments`.
+        label_names: The usual names of the label column.
+        targets: The kinds of labels that the task can learn.
+        find_target: `find_target(rows, column, config)` returns the kind of labels of a column.
+        reduce: `reduce(logits, labels)` shrinks the logits of a batch before they are collected; None collects them.
+        gather: `gather(encoded, outputs)` makes outputs per example where the model has outputs per encoded row.
+        prepare: Changes the processor before it is used and saved.
+        from_text: `from_text(rows, processor)` makes the input columns of raw texts, where inputs are not texts.
+        limit: `limit(processor, config)` is the number of tokens to which `encode` truncates a text.
     """
 
     name: str
@@ -102,7 +112,7 @@ class Task:
         return known[choose(name, known, f"kind of labels for {self.name}:", remedy, option="problem_type")]
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse a kind of labels or a metric that no target of the task has, and options that none can use.
+        """Check that a target of the task has the kind of labels and the metric, and takes the options about classes.
 
         Raises:
             UserError: names the kind of labels or the metric and the nearest, or the option and the reason.

@@ -116,7 +116,7 @@ class Classes(Target):
         return metrics.majority_baseline(train["labels"][:], split["labels"][:], self.name)
 
     def describe(self, labels: Sequence[str]) -> str:
-        """How many classes there are."""
+        """The number of classes."""
         return f"{len(labels)} classes"
 
     def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
@@ -193,7 +193,7 @@ class OneOfSeveral(Classes):
         return logits.argmax(axis=1), classes
 
     def confusion(self, outputs: Any, references: Any) -> list[list[int]]:
-        """Which classes were given to the examples of each class: at most a cell for each example."""
+        """True class, predicted class and count of each pair that occurs: at most one for each example."""
         pairs = np.stack([np.asarray(references), outputs.argmax(1)], axis=1)
         cells, counts = np.unique(pairs, axis=0, return_counts=True)
         found: list[list[int]] = np.column_stack([cells, counts]).tolist()
@@ -249,7 +249,7 @@ class AnyOfSeveral(Classes):
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> tuple[Any, Any]:
-        """A row of 0 and 1 for each example, at the threshold that suits these very predictions if none is given."""
+        """A row of 0 and 1 for each example, by default at the threshold fitted to these predictions."""
         logits, actual = super().decode(outputs, references, labels)
         at = self.fit(logits, actual) if threshold is None else threshold
         return (metrics.label_probabilities(logits) >= at).astype(np.int64), actual.astype(np.int64)
@@ -287,8 +287,8 @@ def find_target(rows: Dataset, column: str, config: DataSettings) -> Target:
     feature, separator = rows.features[column], config.label_separator
     if not holds_labels(feature):
         raise UserError(
-            f"Column '{column}' holds {type_name(feature)}, which is no label: give whole numbers, text, or lists of "
-            "them. Choose another column with --label_column."
+            f"Column '{column}' holds {type_name(feature)}, which cannot be labels. Use whole numbers, text, or lists "
+            "of them, or choose another column with --label_column."
         )
     if separator is not None and not holds_text(feature):
         raise UserError(f"label_separator splits text, but column '{column}' holds {type_name(feature)}. Leave it out.")

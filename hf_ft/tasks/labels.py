@@ -73,7 +73,7 @@ def read_names(
 
 
 def declared_names(feature: Any) -> tuple[str, ...]:
-    """The order that the data themselves give to labels, empty when they give none."""
+    """The order of labels that the data declare, empty if they declare none."""
     inner = element(feature)
     return tuple(inner.names or ()) if isinstance(inner, ClassLabel) else ()
 
@@ -86,7 +86,7 @@ def name_of(feature: Any) -> Callable[[Any], str | None]:
         if value is None:
             return None
         if isinstance(inner, ClassLabel):
-            return str(inner.int2str(value)) if value >= 0 else None  # the Hub writes -1 for labels kept secret
+            return str(inner.int2str(value)) if value >= 0 else None  # the Hub writes -1 for hidden labels
         if isinstance(value, str):
             return value.strip() or None
         return str(value) if value == value else None  # NaN is the one number that differs from itself

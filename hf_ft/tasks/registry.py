@@ -1,4 +1,4 @@
-"""The tasks there are, by name. A task is the value `TASK` of the module of its name in this folder."""
+"""The registry of tasks. A task is the value `TASK` of the module of its name in this folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def get_task(name: str) -> Task:
     """The task of that name.
 
     Raises:
-        UserError: there is none; names the nearest.
+        UserError: unknown; names the nearest.
     """
     choose(name, task_names(), "task", option="task")
     task: Task = importlib.import_module(f"hf_ft.tasks.{name}").TASK

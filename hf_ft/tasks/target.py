@@ -35,10 +35,10 @@ Names = TypeVar("Names", bound="NamedLabels")
 class Values(ABC):
     """The labels of a split, one entry per row of the data, as their target read them."""
 
-    drawn: ClassVar[str] = "stratified"
-    """How examples are drawn by these labels, for notes."""
+    sampling: ClassVar[str] = "stratified"
+    """How examples are sampled by these labels, for notes."""
     lacking: ClassVar[str] = "no label"
-    """What a row has that has no label."""
+    """What a row without a label has, for errors."""
 
     @property
     @abstractmethod
@@ -50,15 +50,15 @@ class Values(ABC):
         yield from ()
 
     def remarks(self, role: str) -> list[str]:
-        """Notes on what is unusual in these labels and no mistake."""
+        """Notes on what is unusual about these labels but valid."""
         return []
 
     @abstractmethod
     def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
-        """What the outputs of a model are called that learns from the rows `used`: for classes, their names.
+        """The names of the outputs of a model trained on the rows `used`: for classes, the class names.
 
         Raises:
-            UserError: there is nothing to learn from them.
+            UserError: all labels are the same.
         """
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Values(ABC):
 
     @abstractmethod
     def strata(self) -> tuple[IntArray, int]:
-        """The stratum of each row and how many there are: proportions between strata are kept when drawing."""
+        """The stratum of each row and the number of strata; sampling preserves their proportions."""
 
     @abstractmethod
     def column(self) -> Dataset:
@@ -82,8 +82,8 @@ class Values(ABC):
 class NamedLabels(Values):
     """Labels as pairs: row `rows[i]` carries the label `names[codes[i]]`; `rows` ascends.
 
-    `counts` is the number of labels of each row, -1 where they are missing. `declared` is the order that the data
-    themselves give to labels, empty when they give none.
+    `counts` is the number of labels of each row, -1 where they are missing. `declared` is the order of
+    the labels that the data declare, empty if they declare none.
     """
 
     names: tuple[str, ...]
@@ -108,16 +108,16 @@ class NamedLabels(Values):
         return dict(zip(self.names, counts, strict=True))
 
     def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
-        """The labels there are, in the order that the data declare, else in natural order."""
+        """The labels that occur, in the order that the data declare, else in natural order."""
         counts, noun = self.label_counts(used), self.noun
         present = [name for name, count in counts.items() if count]
         if len(present) < 2:
             has = f"All {self.unit} of train have the {noun} '{present[0]}'" if present else None
             what = has or f"No {self.unit.removesuffix('s')} of train has a {noun}"
-            raise UserError(f"{what}: there is nothing to tell apart. Give data with at least two {noun}s.")
+            raise UserError(f"{what}: classification needs at least two {noun}s.")
         if absent := [name for name in self.declared if not counts.get(name)]:
             notes.append(
-                f"{noun.capitalize()}s that the data declare but train has no example of are left out: "
+                f"{noun.capitalize()}s that the data declare but no training example has are dropped: "
                 f"{shorten(absent)}."
             )
         return tuple(name for name in self.declared or self.order(present) if counts.get(name))
@@ -168,7 +168,7 @@ class Learning:
 
 
 class Scale(Protocol):
-    """What is taken off numbers and what they are divided by while a head learns them: `hf_ft.models.Scale`."""
+    """Shift and unit of standardised numbers: `hf_ft.models.Scale`."""
 
     @property
     def shift(self) -> float:
@@ -192,9 +192,14 @@ FindScale = Callable[["Floats"], Scale]
 class Target(ABC):
     """What the toolkit asks about a kind of label.
 
-    `name` stands in `run.json`; `problem_type` is what the model's configuration says, None where it has no word for
-    it. `metrics` maps each metric to whether more is better. `refused` maps options that make no sense for these
-    labels to the reason. `baseline_name` is the heading of the column of scores that need no model.
+    Args:
+        name: The name recorded in `run.json` and taken by `--problem_type`.
+        problem_type: That of the model's config; None where `transformers` has none for it.
+        metrics: Each metric, and whether a larger value is better.
+        default_metric: The metric that selects the best checkpoint by default.
+        baseline_name: The heading of the column of scores that need no model.
+        baseline_note: What these scores are, for reports.
+        refused: Options that make no sense for these labels, and why.
     """
 
     name: str
@@ -208,8 +213,8 @@ class Target(ABC):
     def higher_is_better(self, metric: str) -> bool:
         """Whether a larger value is the better one; knows "loss" as well.
 
-        `Trainer` left alone takes every name that does not end in "loss" for a gain, and so would keep the
-        checkpoint with the worst calibration or error: see `metric_for_best_model` in
+        By default, `Trainer` takes a greater value of every metric whose name does not end in "loss" as better, and
+        would keep the checkpoint with the worst calibration or error: see `metric_for_best_model` in
         https://github.com/huggingface/transformers/blob/main/src/transformers/training_args.py.
 
         Raises:
@@ -229,7 +234,7 @@ class Target(ABC):
         """
 
     def counts(self, split: Dataset, labels: Sequence[str]) -> list[int] | None:
-        """How often each of `labels` occurs in a finished split; None where there are no classes to count."""
+        """How often each of `labels` occurs in a finished split; None for labels that are not classes."""
         return None
 
     # Training.
@@ -240,10 +245,10 @@ class Target(ABC):
     ) -> Learning:
         """What to change in training; `find_scale` answers for the model that is to be trained."""
 
-    # Scores. `outputs` are what `evaluation.predict_outputs` gives, `references` the column `labels` of the split.
+    # Scores. `outputs` are those of `evaluation.predict_outputs`, `references` the column `labels` of the split.
 
     def fit(self, outputs: Any, references: Any) -> float | None:
-        """The threshold that `score` and `predictions` take, fitted on validation; None where there is none."""
+        """The threshold for `score` and `predictions`, fitted on validation; None for labels without one."""
         return None
 
     def decode(
@@ -264,15 +269,15 @@ class Target(ABC):
     ) -> Floats:
         """One metric on 1,000 resamples of the examples `(resamples,)`, from which `score` has its interval.
 
-        The draws depend on the number of examples alone, so those of two models can be subtracted one by one.
+        The resamples depend on the number of examples alone, so those of two models can be subtracted one by one.
         """
 
     @abstractmethod
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
-        """The scores on `split` of predictions that need no model; metrics that they have none of are left out."""
+        """The scores on `split` of predictions that need no model, by the metrics that are defined for these."""
 
     def confusion(self, outputs: Any, references: Any) -> list[list[int]] | None:
-        """How many examples of a class were given a class; None where that has no meaning.
+        """How many examples of each class were predicted as each class; None for labels that are not classes.
 
         A list of true class, predicted class and count, for the pairs that occur: with thousands of classes, the whole
         table would be larger than the data.
@@ -301,7 +306,7 @@ class Target(ABC):
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
-        """The predictions for rows whose column `input` says what was given."""
+        """The predictions for rows whose column `input` names each input."""
 
     def check_options(self, config: DataSettings, args: TrainingArguments | None = None) -> None:
         """Refuse options that make no sense for these labels.
@@ -318,7 +323,7 @@ INTEGER = re.compile(r"[-+]?\d+")
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """Sort names as people do: "2" before "10", "page 9" before "page 10", whatever the case."""
+    """Sort names as people do, ignoring case: "2" before "10", "page 9" before "page 10"."""
     names = list(names)
     if all(INTEGER.fullmatch(name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))

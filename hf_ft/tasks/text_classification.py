@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hf_ft.settings import EncodingSettings
 
 LONGEST = 512
-"""Tokens kept of a text when `max_length` is not set: what encoders of BERT's kind take."""
+"""Tokens to which a text is truncated by default: the limit of BERT and its relatives."""
 
 
 def longest(processor: Any, config: EncodingSettings) -> int:
@@ -42,7 +42,7 @@ def collator(processor: Any) -> Any:
 
 
 def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
-    """Texts, or pairs of them as `pipeline` takes them, cut where they are cut in training."""
+    """Texts, or pairs of them as `pipeline` takes them, truncated as in training."""
     names = [name for name in ("text", "text_pair") if name in rows.column_names]
     inputs = [row["text"] if names == ["text"] else row for row in rows.select_columns(names)]
     return Raw(rows, inputs, {"truncation": True, "max_length": longest(processor, config)})

@@ -1,4 +1,4 @@
-"""Text regression: one number per text or pair of texts, such as a score, a price or a degree of likeness.
+"""Text regression: one number per text or pair of texts, such as a rating, a price or a similarity.
 
 The head learns numbers of mean 0 and standard deviation 1, and mean and deviation of the training examples are folded
 into its last layer at the end: the saved model is a plain one and answers in the user's own units.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Numbers(Values):
     """One number per row, NaN where it is missing or none; `broken` are the rows that hold something else."""
 
-    drawn: ClassVar[str] = "at random"
+    sampling: ClassVar[str] = "at random"
     lacking: ClassVar[str] = "no number"
 
     column_name: str
@@ -49,17 +49,14 @@ class Numbers(Values):
         return np.isnan(self.values) & ~self.broken
 
     def problems(self, inputs: Dataset) -> Iterator[tuple[str, BoolArray]]:
-        """Text that is no number, and infinity."""
-        yield "a label that is no finite number", self.broken
+        """Text that is not a number, and infinity."""
+        yield "a label that is not a finite number", self.broken
 
     def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
         """The one output is called as the column is."""
         found = np.unique(self.values[used])
         if len(found) < 2:
-            raise UserError(
-                f"All examples of train have the number {found[0]:g}: there is nothing to learn. Give data with "
-                "different numbers."
-            )
+            raise UserError(f"All examples of train have the number {found[0]:g}: regression needs different ones.")
         if len(found) == 2:
             notes.append(f"There are two numbers only ({found[0]:g} and {found[1]:g}): text_classification may fit.")
         return (self.column_name,)
@@ -69,7 +66,7 @@ class Numbers(Values):
         return self
 
     def strata(self) -> tuple[IntArray, int]:
-        """All rows are alike: examples are drawn at random."""
+        """One stratum: examples are sampled at random."""
         return np.zeros(len(self.values), dtype=np.int64), 1
 
     def column(self) -> Dataset:
@@ -106,7 +103,7 @@ class Number(Target):
     baseline_name = "mean"
     baseline_note = "`mean` always answers with the mean of the training data"
     refused: Mapping[str, str] = {
-        option: f"{option} is about classes, and text_regression learns numbers. Leave it out."
+        option: f"{option} applies to classes, and text_regression predicts numbers. Remove it."
         for option in CLASS_OPTIONS
     }
 

@@ -1,7 +1,7 @@
 """Token classification: one tag per word, for names (NER), parts of speech and their kind.
 
-Only the first sub-token of a word carries its tag. A sentence of more tokens than the model takes is cut into windows
-at word borders, in training as in prediction, so that every word gets exactly one tag.
+Only the first sub-token of a word carries its tag. A sentence with more tokens than the model takes is split into
+windows at word borders, in training and in prediction, so that every word gets exactly one tag.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LONGEST = 512
 """Tokens of a window when `max_length` is not set: what encoders of BERT's kind take."""
 IGNORED = -100
-"""The label that the loss leaves out: of further sub-tokens, special tokens and padding."""
+"""The label that the loss ignores: of further sub-tokens, special tokens and padding."""
 
 # --- Outputs ---------------------------------------------------------------------------------------------------------
 
@@ -83,13 +83,13 @@ class TagLabels(NamedLabels):
         notes.append(f"Tags are read as {how}; entities: {shorten(scheme.types, 10)}.")
         if scheme.name in ("IOBES", "BILOU"):
             notes.append(f"`pipeline` joins words by B- and I- alone, `hf-ft predict` by {scheme.name}.")
-        notes.append("Sentences longer than the model takes are cut at word borders; every word keeps its tag.")
+        notes.append("Sentences longer than the model takes are split at word borders; every word is tagged.")
         return tags
 
     def _kind_of_bio(self, used: IntArray) -> str:
         """Whether entities begin with B- (IOB2), or with I- unless they follow one of their own type (IOB1).
 
-        Both are read alike, by `tagging.entities`; but who believes to have the one should be told of the other.
+        Both are read alike, by `tagging.entities`; the note is for users who expect one and have the other.
         """
         inside = np.isin(self.rows, used)
         rows, codes = self.rows[inside], self.codes[inside]
@@ -122,10 +122,10 @@ class TagLabels(NamedLabels):
 
 
 def prepare(processor: Any) -> Any:
-    """A tokenizer that can be given words: byte-level ones must see the space before each word, as in running text.
+    """A tokenizer that takes words: byte-level ones must see the space before each word, as in running text.
 
     Raises:
-        UserError: a slow tokenizer, which does not tell the words of its tokens.
+        UserError: a slow tokenizer, which does not map tokens to words.
     """
     if not processor.is_fast:
         raise UserError(
@@ -184,7 +184,7 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
     Without tags every word's label is 0, since labels also say where the words are: see `reduce`.
     """
     limit, room = window_of(processor, config)
-    # A word that the tokenizer drops (an empty one, control characters) stands as unknown, so that it has a tag.
+    # A word that the tokenizer drops (an empty one, control characters) becomes unknown, so that it has a tag.
     unknown = processor.unk_token or "?"
 
     def windows(batch: dict[str, list[Any]], examples: list[int]) -> dict[str, Any]:
@@ -205,9 +205,9 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
 
 
 def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
-    """Lists of words: as many of a sentence as one window holds, since a `pipeline` cuts off what is longer.
+    """Lists of words: as many of a sentence as fit into one window, since a `pipeline` truncates the rest.
 
-    Words that the tokenizer drops are left out; they stand as unknown in `encode`, which a `pipeline` does not do.
+    Words that the tokenizer drops are skipped; `encode` makes them unknown tokens, which a `pipeline` does not do.
     """
     from datasets import Dataset
 
@@ -232,7 +232,7 @@ def _on_first(words: Sequence[int | None], labels: Sequence[int]) -> list[int]:
 
 
 class Collator:
-    """Pad a batch, labels with -100, and leave out what the model does not take."""
+    """Pad a batch, labels with -100, and drop the columns that the model does not take."""
 
     def __init__(self, processor: Any) -> None:
         from transformers import DataCollatorForTokenClassification
@@ -264,10 +264,10 @@ def gather(encoded: Dataset, outputs: Floats) -> list[Floats]:
 
 
 def from_text(rows: list[dict[str, Any]], processor: Any) -> dict[str, list[Any]]:
-    """Words of raw texts with the characters where they start and end; given words are joined by blanks.
+    """Words of raw texts with the characters where they start and end; lists of words are joined by blanks.
 
-    The words of a text are those of the model's own tokenizer before it cuts them into pieces: most split off
-    punctuation, as tagged data do; tokenizers of SentencePiece's kind cut at blanks alone.
+    The words of a text are those of the model's own tokenizer before it splits them into pieces: most split off
+    punctuation, as tagged data do; SentencePiece tokenizers split at blanks alone.
     """
     columns: dict[str, list[Any]] = {"input": [], "tokens": [], "starts": [], "ends": []}
     for row in rows:
@@ -308,7 +308,10 @@ class Tag(Target):
     metrics = tagging.HIGHER_IS_BETTER
     default_metric = "f1"
     baseline_name = "lookup"
-    baseline_note = "`lookup` gives each word its commonest tag in the training data, new words the commonest of all"
+    baseline_note = (
+        "`lookup` predicts the most frequent tag of each word in the training data, and the most frequent of all for "
+        "new words"
+    )
     refused: Mapping[str, str] = {
         **dict.fromkeys(
             ("examples_per_class", "val_examples_per_class"),
@@ -406,7 +409,7 @@ class Tag(Target):
         return [[(labels[int(tag)], float(share)) for tag, share in sentence] for sentence in outputs]
 
     def describe(self, labels: Sequence[str]) -> str:
-        """How many tags there are."""
+        """The number of tags."""
         return f"{len(labels)} tags"
 
     def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:

@@ -379,7 +379,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "class weights for numbers": (
         lambda w: w.train(task="text_regression", dataset=w.data["prices"], class_weights="balanced"),
-        r"class_weights is about classes, and text_regression learns numbers\. Leave it out\.",
+        r"class_weights applies to classes, and text_regression predicts numbers\. Remove it\.",
     ),
     "examples of a class for tags": (
         lambda w: w.train(task="token_classification", dataset=w.data["names"], examples_per_class=2),
@@ -667,7 +667,7 @@ DATA: dict[str, Mistake] = {
     ),
     "a single class": (
         lambda w: w.train(dataset=w.table(train=[(text, "pos") for text, _ in OPINIONS])),
-        r"All examples of train have the label 'pos': there is nothing to tell apart\. Give data with at least two .*",
+        r"All examples of train have the label 'pos': classification needs at least two .*",
     ),
     "labels in test that train lacks": (
         lambda w: w.train(dataset=w.table(train=OPINIONS, test=[("so so", "neutral"), ("good", "pos")])),

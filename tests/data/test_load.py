@@ -482,7 +482,7 @@ def test_the_only_columns_that_can_be_meant(tmp_path: Path) -> None:
 
 def test_labels_of_several_types(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n')
-    with pytest.raises(UserError, match=r"Column 'label' holds a mix of types, which is no label"):
+    with pytest.raises(UserError, match=r"Column 'label' holds a mix of types, which cannot be labels"):
         load_splits(text_config(tmp_path))
 
 
@@ -593,7 +593,7 @@ def test_class_label_names_are_kept(tmp_path: Path) -> None:
     rows.save_to_disk(tmp_path)
     splits = load_splits(text_config(tmp_path))
     assert splits.labels == ("zebra", "ape")
-    assert any("left out: unused" in note for note in splits.notes)
+    assert any("dropped: unused" in note for note in splits.notes)
 
 
 def test_labels_are_compared_by_name(tmp_path: Path) -> None:
@@ -869,7 +869,7 @@ def test_broken_tables(tmp_path: Path, kind: str) -> None:
 
 def test_unknown_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "train.docx").write_text("x")
-    with pytest.raises(UserError, match=r"train\.docx is no table that can be read\. Known extensions: \.csv"):
+    with pytest.raises(UserError, match=r"train\.docx is not a supported table\. Supported extensions: \.csv"):
         load_splits(text_config(tmp_path / "train.docx"))
 
 
@@ -938,7 +938,7 @@ def test_all_splits_are_limited_in_proportion(tmp_path: Path) -> None:
     assert splits.notes == (
         "train: 10 of 100 examples, stratified, seed 0.",
         "validation: 50 of 100 examples, stratified, seed 0.",
-        "test: all 20 examples, no more than the 50 asked for.",
+        "test: all 20 examples, no more than the 50 requested.",
     )
 
 
@@ -954,7 +954,7 @@ def test_examples_per_class(tmp_path: Path) -> None:
         load_splits(too_many)
     few = load_splits(text_config(path, val_examples_per_class=5))
     assert classes.SINGLE.counts(few.validation, few.labels) == [5, 4]
-    assert any("fewer than the 5 examples a class asked for: b has 4; all are used" in note for note in few.notes)
+    assert any("fewer than the 5 requested examples per class: b has 4; all are used" in note for note in few.notes)
 
 
 def test_examples_per_class_needs_one_label(tmp_path: Path) -> None:
@@ -972,7 +972,7 @@ def test_unused_fraction_is_said(tmp_path: Path) -> None:
     unequal(tmp_path / "train.csv", a=6, b=4)
     unequal(tmp_path / "validation.csv", a=6, b=4)
     notes = load_splits(text_config(tmp_path, validation_fraction=0.2)).notes
-    assert notes == ("validation_fraction is not used: there is a validation split.",)
+    assert notes == ("validation_fraction is not used: the data have a validation split.",)
 
 
 def test_rare_labels_stay_in_train_when_there_are_several(tmp_path: Path) -> None:

@@ -66,9 +66,15 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
 
 BAD_CELLS = {
     "missing": ([1, 2, None, 3], r"train: 1 of 4 examples has no number \(rows 3, counted from 1\)"),
-    "text": ([1, 2, "three", 3], r"train: 1 of 4 examples has a label that is no finite number \(rows 3, counted"),
-    "infinite": ([1, 2, 3, "-inf"], r"train: 1 of 4 examples has a label that is no finite number \(rows 4, counted"),
-    "NaN": ([1, "NaN", 3, "nan"], r"train: 2 of 4 examples have a label that is no finite number \(rows 2, 4, count"),
+    "text": ([1, 2, "three", 3], r"train: 1 of 4 examples has a label that is not a finite number \(rows 3, counted"),
+    "infinite": (
+        [1, 2, 3, "-inf"],
+        r"train: 1 of 4 examples has a label that is not a finite number \(rows 4, count",
+    ),
+    "NaN": (
+        [1, "NaN", 3, "nan"],
+        r"train: 2 of 4 examples have a label that is not a finite number \(rows 2, 4, c",
+    ),
 }
 
 
@@ -89,7 +95,7 @@ def test_what_is_no_number_is_told_or_left_out(mistake: str, tmp_path: Path) -> 
             ["good", "bad"] * 3,
             r"Column 'label' holds no number \(good, bad, good\)\. For classes use --task text_class",
         ),
-        ([3] * 6, r"All examples of train have the number 3: there is nothing to learn"),
+        ([3] * 6, r"All examples of train have the number 3: regression needs"),
     ],
 )
 def test_columns_that_cannot_be_learnt(cells: list[Any], message: str, tmp_path: Path) -> None:
@@ -104,7 +110,7 @@ def test_options_about_classes_are_refused(text_model: str, regression_data: str
     assert set(given) == set(CLASS_OPTIONS)
     base = {"task": "text_regression", "model": text_model, "dataset": regression_data, "output_dir": str(tmp_path)}
     for option, value in given.items():
-        with pytest.raises(UserError, match=rf"^{option} is about classes, and text_regression learns numbers\."):
+        with pytest.raises(UserError, match=rf"^{option} applies to classes, and text_regression predicts numbers\."):
             build(("here", base | {option: value}))
     build(("here", base))
 

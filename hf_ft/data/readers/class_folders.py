@@ -75,7 +75,7 @@ def _refuse_flat(config: DataSettings, files: list[str], kind: FileInput, words:
 
 
 def _class_table(root: Path, files: list[str], kind: FileInput, level: int, where: str, notes: list[str]) -> RawSplit:
-    """A table of files and the class, which is the folder at `level`; files above that level are left out."""
+    """A table of files and the class, which is the folder at `level`; files above that level are ignored."""
     inside = [file for file in files if file.count("/") > level]
     if stray := [file for file in files if file.count("/") <= level]:
         _note_outside(stray, kind, where, "class folders", notes)

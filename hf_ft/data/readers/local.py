@@ -1,4 +1,4 @@
-"""Files and folders on this machine: what is in them decides which reader takes them."""
+"""Files and folders on this machine: their content decides which reader takes them."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def read_tables(files: list[Path], root: Path) -> RawSplit:
             "split. Keep one kind, or name the files train, validation and test."
         )
     if suffixes[0] not in TABLES:
-        raise UserError(f"{files[0].name} is no table that can be read. Known extensions: {', '.join(TABLES)}.")
+        raise UserError(f"{files[0].name} is not a supported table. Supported extensions: {', '.join(TABLES)}.")
     builder = TABLES[suffixes[0]]
 
     def load() -> Dataset:
@@ -113,4 +113,4 @@ def _conll_options(file: Path) -> dict[str, Any]:
 
 
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {"csv": _csv_options, "conll": _conll_options}
-"""Builder of `datasets` -> what it is told about a file."""
+"""Builder of `datasets` -> its options for a file."""
