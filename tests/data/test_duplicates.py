@@ -47,7 +47,7 @@ def test_copies_between_and_within_splits_are_counted(tmp_path: Path) -> None:
     }
     assert np.flatnonzero(splits.duplicates.in_train["test"]).tolist() == [10, 11, 12]
     assert np.flatnonzero(splits.duplicates.in_train["validation"]).tolist() == [10]
-    told = [note for note in splits.notes if "exact cop" in note]
+    told = [note for note in splits.notes if "exact dup" in note]
     assert len(told) == 4
     assert any(note.startswith("test: 3 of 14 examples") and "2 of them under another label" in note for note in told)
 
