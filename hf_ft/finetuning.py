@@ -31,6 +31,7 @@ def finetune(
     loss: Any = None,
     data_collator: Any = None,
     transform: Any = None,
+    head: Any = None,
     **settings: Any,
 ) -> FinetuneResult:
     """Fine-tune a model.
@@ -48,6 +49,8 @@ def finetune(
         loss: `loss(outputs, labels, num_items_in_batch)`, as `Trainer(compute_loss_func=...)` takes it.
         data_collator: Makes the batches of training; evaluation keeps the task's own.
         transform: PIL image -> PIL image or tensor, in training, before the model's processor.
+        head: `mlp:WIDTH`, or a function of (in_features, num_labels) that returns a module; refused unless a plain
+            `from_pretrained` loads it again.
         settings: All else.
 
     Raises:
@@ -59,7 +62,7 @@ def finetune(
         >>> result.metrics["validation"]["accuracy"]  # doctest: +SKIP
         0.93
     """
-    extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform)
+    extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform, head)
     settings, brought = _read_call(task, dataset, extensions, settings)
     return execute(build(("the call of finetune()", settings)), brought)
 
@@ -192,9 +195,11 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
         settings, chosen = resolve(settings)
     config, args = settings.config, settings.arguments()
     check_model(config, args)  # reading the data may take long
-    task = brought.task
+    task, head = brought.task, brought.extensions.head
     splits = load_splits(config, args.seed, task, brought.data)
-    model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed, task)
+    model, processor, loaded = load_model(
+        config, splits.labels, splits.problem_type, args.seed, task, brought.extensions.head
+    )
     plan = make_plan(config, args, loaded.groups, len(splits.train), task)
     args.metric_for_best_model = brought.best or args.metric_for_best_model
     run = train(model, processor, splits, plan, config, args, loaded, task, **vars(brought.extensions))

@@ -14,6 +14,7 @@ from .grouping import DepthGroup as DepthGroup
 from .grouping import DepthGroups as DepthGroups
 from .grouping import depth_groups as depth_groups
 from .grouping import linear_head as linear_head
+from .head_option import check_head as check_head
 from .head_scale import scale_of as scale_of
 from .layout import Layout as Layout
 from .load import LoadReport as LoadReport

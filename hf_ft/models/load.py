@@ -16,6 +16,7 @@ from hf_ft.models.grouping import DepthGroups, depth_groups, undeclared_sharing
 from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_config import check_supports_task, find_config, name_outputs, resolve_model
 from hf_ft.models.new_head import check_only_head_is_new, renew_head
+from hf_ft.models.own_head import Factory, configure_head, initialise_head
 from hf_ft.models.pooling import match_pooling, sentence_pooling
 from hf_ft.models.tokenizer_setup import limit_length, match_padding
 from hf_ft.models.tracing import example_inputs, padding_matters
@@ -48,12 +49,22 @@ class LoadReport:
 
 
 def load_model(
-    config: Config, labels: Sequence[str], problem_type: str, seed: int = 0, task: Task | None = None
+    config: Config,
+    labels: Sequence[str],
+    problem_type: str,
+    seed: int = 0,
+    task: Task | None = None,
+    head: str | Factory | None = None,
 ) -> tuple[PreTrainedModel, Any, LoadReport]:
     """Load a pretrained backbone with a fresh head for these labels.
 
     The random seed is set first, so a seed always gives the same head. With method `scratch` nothing is loaded, and
     all parameters are random.
+
+    Args:
+        task: replaces the task that `config` names.
+        head: `mlp:WIDTH` for a head with a hidden layer, or a function of (in_features, num_labels) that returns the
+            initialised module of a head. Refused unless a plain `from_pretrained` loads it again.
 
     Returns:
         The model in float32, its tokenizer or image processor, and a report.
@@ -70,6 +81,7 @@ def load_model(
     # First the kind of problem: a config of several classes may not have one label, and that of a regression may.
     model_config.problem_type = task.target(problem_type).problem_type
     name_outputs(model_config, labels, previous)
+    configure_head(head, model_config, config.model)
     options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
     processor, notes = task.modality.load_processor(folder, model_config, config.model, **options)
     if task.prepare is not None:
@@ -86,6 +98,7 @@ def load_model(
         model, loaded = from_config(auto, config, model_config), 0
         new, groups = {name for name, _ in model.named_parameters()}, depth_groups(model)
     _check_usable(model, task, config.model)
+    initialise_head(head, model, groups)
     limit_length(processor, model, config.max_length)
     if padding_matters(model):
         notes.append(

@@ -44,6 +44,7 @@ class Extensions:
             saved model has to answer for plain examples.
         transform: PIL image -> PIL image (or a tensor with values from 0 to 1, or 0 to 255 as bytes), in training
             only, before the model's processor.
+        head: What the model was loaded with, see `load_model`.
     """
 
     callbacks: tuple[Any, ...] = ()
@@ -51,6 +52,7 @@ class Extensions:
     loss: Callable[..., Any] | None = None
     data_collator: Callable[..., Any] | None = None
     transform: Callable[..., Any] | None = None
+    head: str | Callable[[int, int], Any] | None = None
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -76,6 +78,8 @@ class Extensions:
         from hf_ft.feature_cache import name_of
 
         found = {name: name_of(value) for name, value in self.parts.items() if name != "callbacks"}
+        if isinstance(self.head, str):
+            found["head"] = self.head
         if self.compute_metrics is not None:
             found["compute_metrics"] = getattr(self.compute_metrics, "name", found["compute_metrics"])
         return found | ({"callbacks": [name_of(one) for one in self.callbacks]} if self.callbacks else {})
@@ -131,6 +135,7 @@ def read_extensions(
     loss: Any = None,
     data_collator: Any = None,
     transform: Any = None,
+    head: Any = None,
 ) -> Extensions:
     """Check what a caller brings; metrics of `evaluate` are loaded by their id.
 
@@ -140,11 +145,14 @@ def read_extensions(
     listed = [callbacks] if callbacks is not None and not isinstance(callbacks, Iterable) else callbacks or ()
     for one in listed:
         _check_callback(one)
+    from hf_ft.models import check_head
+
+    check_head(head)
     functions = {"loss": loss, "data_collator": data_collator, "transform": transform}
     for name, value in functions.items():
         if value is not None:
             _check_function(name, value)
-    return Extensions(tuple(listed), _metric(compute_metrics), **functions)
+    return Extensions(tuple(listed), _metric(compute_metrics), **functions, head=head)
 
 
 def _check_callback(value: Any) -> None:

@@ -41,6 +41,7 @@ def train(
     loss: Any = None,
     data_collator: Any = None,
     transform: Any = None,
+    head: Any = None,
 ) -> Run:
     """Run the stages of a plan; each starts from the best checkpoint of the one before, the best of all is kept.
 
@@ -58,13 +59,14 @@ def train(
         data_collator: Makes the batches of training; evaluation keeps the task's own.
         transform: PIL image -> PIL image or tensor, in training before the processor. It replaces the method's
             augmentation, unless `augment` is set.
+        head: The `head` that `load_model` was called with, for the record and `--resume`.
 
     Raises:
         FreezeViolation: something frozen changed.
         UserError: settings that do not go together, or others than those of the run that is to be resumed.
         Terminated: the process was told to end.
     """
-    extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform)
+    extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform, head)
     run = _new_run(model, processor, splits, plan, config, args, loaded, task or get_task(config.task), extensions)
     run.others = others
     encoded = _encoded(run)

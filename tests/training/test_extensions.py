@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from hf_ft import UserError, finetune, load_model, load_splits, make_plan, save, score, train
 from hf_ft.feature_cache import images as image_cache
 from hf_ft.feature_cache.identity import Unidentifiable, identify
+from hf_ft.metrics.evaluate_metrics import load_metric
 from hf_ft.settings.merge import build
 from hf_ft.tasks.base import Task
 from hf_ft.tasks.registry import get_task
@@ -288,6 +289,7 @@ MISTAKES = {
     "data_collator": ["pad", lambda: None],
     "transform": [5],
     "compute_metrics": [7, lambda: {}],
+    "head": ["mlp", lambda: None, torch.nn.Linear(2, 2)],
 }
 
 
@@ -333,3 +335,35 @@ def weighted_loss(weight: float) -> Any:
         return weight * cross_entropy(outputs.logits, labels)
 
     return loss
+
+
+METRIC = '''
+import datasets
+import evaluate
+
+
+class Share(evaluate.Metric):
+    """The share of predictions that are class 1, and half of it."""
+
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"share": float(sum(predictions) / len(predictions))}
+'''
+
+
+def test_a_metric_of_evaluate_may_select_the_checkpoint(text_model: str, text_data: str, tmp_path: Path) -> None:
+    """Loaded from a folder, reported in each evaluation and for the result; its direction is the one it came with."""
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share/share.py").write_text(METRIC)
+    metric = load_metric(str(tmp_path / "share"), greater_is_better=False)
+    settings = {"task": "text_classification", "model": text_model, "dataset": text_data, "method": "full"}
+    record = trained(tmp_path, settings | {"metric_for_best_model": "share"}, compute_metrics=metric)
+    (stage,) = record["stages"]
+    logged = [entry["eval_share"] for entry in stage["history"] if "eval_share" in entry]
+    assert stage["best_metric"] == min(logged)
+    assert set(record["custom_metrics"]) == {"validation", "test"}
+    assert record["extensions"] == {"compute_metrics": "share"}
+    assert "accuracy" in record["metrics"]["test"]
