@@ -197,9 +197,7 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
     check_model(config, args)  # reading the data may take long
     task, head = brought.task, brought.extensions.head
     splits = load_splits(config, args.seed, task, brought.data)
-    model, processor, loaded = load_model(
-        config, splits.labels, splits.problem_type, args.seed, task, brought.extensions.head
-    )
+    model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed, task, head)
     plan = make_plan(config, args, loaded.groups, len(splits.train), task)
     args.metric_for_best_model = brought.best or args.metric_for_best_model
     run = train(model, processor, splits, plan, config, args, loaded, task, **vars(brought.extensions))

@@ -25,7 +25,7 @@ PLAIN = "A plain from_pretrained builds the head from config.json"
 
 
 def configure_head(head: str | Factory | None, config: PreTrainedConfig, name: str) -> None:
-    """Make a config ask for a hidden layer if `head` is `mlp:WIDTH`; timm's models with `head_hidden_size` can have one.
+    """Make a config ask for a hidden layer if `head` is `mlp:WIDTH`: timm's models with `head_hidden_size` can.
 
     Raises:
         UserError: the config of this architecture cannot, or `head` is neither a width nor a function.
