@@ -1,6 +1,6 @@
 """Methods of fine-tuning: their stages, the selectors of what trains, and the methods of PEFT.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+Its door, the names that other rooms may use, is in `__init__.pyi`.
 """
 
 import lazy_loader

@@ -15,11 +15,11 @@ from hf_ft.methods.stages import Plan, Stage, plan_stages
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method and its argument; `str()` gives back the text that `MethodSpec.parse` reads.
+    """A method and its argument; `str()` returns the text that `MethodSpec.parse` reads.
 
     Args:
         name: Name of the method in `METHODS`, or `plan` with stages of the user's own.
-        argument: What stands behind the colon (`4` in `last_n:4`), None where nothing does.
+        argument: The text after the colon (`4` in `last_n:4`), None without a colon.
         own_stages: The stages of a plan.
 
     Example:
@@ -39,7 +39,7 @@ class MethodSpec:
         """Read a method with its argument; a `MethodSpec` is returned as it is.
 
         Raises:
-            UserError: unknown method (with the nearest), argument missing, superfluous or not what the method takes.
+            UserError: Unknown method (with the nearest); argument missing, unexpected or invalid.
         """
         if isinstance(text, MethodSpec):
             return text
@@ -79,7 +79,7 @@ class MethodSpec:
 
     @property
     def peft(self) -> str | None:
-        """The PEFT method that it stands for; None for others, plans included."""
+        """The PEFT method behind it (`lora`, or NAME of `peft:NAME`); None for all others, plans included."""
         return {"lora": "lora", "peft": self.argument}.get(self.name)
 
     def stages(self, groups: Sequence[Group]) -> tuple[Stage, ...]:
@@ -100,9 +100,9 @@ class MethodSpec:
 
 
 def join_patterns(words: Sequence[str]) -> list[str]:
-    """Methods from words that stood between commas; `train:PATTERN` has commas of its own between its patterns.
+    """Methods from a list that was split at commas; `train:PATTERN` may have commas between its own patterns.
 
-    What follows such a method, looks like a pattern and names no method belongs to it.
+    A word after such a method that looks like a pattern and is no method belongs to it.
 
     Example:
         >>> join_patterns(["train:*query*", "*value*", "full"])

@@ -1,7 +1,7 @@
-"""The methods of PEFT that end as a plain model: their names, rates and options, and why the others are refused.
+"""The PEFT methods that merge into a plain model: names, rates and options, and why the others are refused.
 
-Which methods there are comes from the installed PEFT, and whether one fits a layer is tried (in `hf_ft.models`); the
-tables here hold what cannot be read there: rates that train well, and reasons.
+The list of methods comes from the installed PEFT, and whether one fits a layer is tried out (in `hf_ft.models`). The
+tables here hold what cannot be found that way: rates that train well, and reasons.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ estimates from the scale of the parameters, not measured.
 """
 
 HEAD_RATES = {"text": 5e-3, "image": 1e-2}
-"""The head's learning rate beside adapters, whose own rates differ by a factor of a thousand."""
+"""Learning rate of the head next to adapters, whose own rates differ by a factor of a thousand."""
 
 REWRITES = ("corda", "eva", "loftq", "lora_ga")
 """Initialisations of LoRA that need quantised weights or passes over the data before training."""
@@ -106,7 +106,7 @@ def check_name(name: str) -> str:
     """Return the name of a method of PEFT that merges.
 
     Raises:
-        UserError: there is none of that name, or it does not merge, and why.
+        UserError: Unknown method, or one that does not merge, with the reason.
     """
     if name in REFUSED:
         raise UserError(
@@ -125,7 +125,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Check the names and values of options against PEFT's own configuration class; imports PEFT.
 
     Raises:
-        UserError: an unknown option with the nearest, one that the depth groups decide, or a value that PEFT refuses.
+        UserError: An unknown option (with the nearest), one that the depth groups decide, or a value that PEFT refuses.
     """
     known = [option for option in _option_names(name) if option not in OURS]
     for option in options:
@@ -164,17 +164,24 @@ def _config_class(name: str) -> Any:
 def configuration(
     name: str, options: Mapping[str, Any], targets: Sequence[str], saved: Sequence[str], steps: int
 ) -> Any:
-    """PEFT's configuration of a method for these layers; `saved` names the modules that train whole beside them.
+    """PEFT's configuration of a method.
 
-    `steps` is the length of the training, which methods that give out a budget of ranks need.
+    Args:
+        name: PEFT method.
+        options: Options that replace those of its preset.
+        targets: Layers to adapt.
+        saved: Modules that train whole, next to the adapters.
+        steps: Length of the training, for methods that allocate a budget of ranks (AdaLoRA).
 
     Raises:
         UserError: a value that PEFT refuses.
     """
-    given = {**preset(name).options, **options}
+    chosen = {**preset(name).options, **options}
     if "total_step" in _option_names(name):
-        given = {"total_step": steps, "tinit": steps // 10, "tfinal": 3 * steps // 10, **given}
+        chosen = {"total_step": steps, "tinit": steps // 10, "tfinal": 3 * steps // 10, **chosen}
     try:
-        return _config_class(name)(**given, target_modules=list(targets), modules_to_save=list(saved) or None)
+        return _config_class(name)(**chosen, target_modules=list(targets), modules_to_save=list(saved) or None)
     except (TypeError, ValueError) as error:
-        raise UserError(f"peft:{name} does not take these options: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"peft:{name} does not support these options: {' '.join(str(error).split())}", option="peft_options"
+        ) from error

@@ -19,7 +19,15 @@ from hf_ft.methods.stages import Stage
 class Method:
     """A way of fine-tuning: its stages, which may follow from the depth groups, and defaults that train well.
 
-    `argument` says what stands behind the colon (`N` for `last_n:N`), None when nothing does.
+    Args:
+        name: Name of the method.
+        trains: What trains, for `hf-ft methods`.
+        when: When to use it.
+        paper: Link to the paper.
+        stages: From argument and depth groups to the stages.
+        defaults: Modality -> settings that train well; `min_steps` raises the number of epochs on small data.
+        argument: What follows the colon (`N` in `last_n:N`), None for methods without an argument.
+        pretrained: Whether it starts from pretrained weights.
     """
 
     name: str
@@ -55,23 +63,25 @@ def _peft(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
 
 def _not_yet(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
     raise UserError(
-        "Method 'auto' trains what a search has chosen, and only `hf-ft train` and finetune() search. Run `hf-ft "
-        "depth` and give the method that it names."
+        "Method 'auto' trains what a search has chosen, and only `hf-ft train` and finetune() search.",
+        option="method",
+        value="auto",
+        hint="Run `hf-ft depth` and use the method that it prints.",
     )
 
 
 UNFREEZINGS = 5
-"""Most steps in which `gradual` thaws the groups below the neck; in a deep model each thaws several blocks."""
+"""Most stages in which `gradual` unfreezes the groups below the neck: several blocks at a time in a deep model."""
 
 
 def _gradual(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
-    """First the head, then neck and block after block from the top, and at last everything.
+    """Gradual unfreezing as in ULMFiT (https://arxiv.org/abs/1801.06146): head, then blocks from the top, then all.
 
-    The head comes alone, so that it can be solved: the layers below thaw under the best head that they allow. ULMFiT
-    divides the rate by 2.6 with every layer it thaws, and has four of them. Here that factor belongs to each thawing,
-    so that the lowest blocks of a deep model still learn.
+    The head trains alone first, so that it can be solved in closed form. ULMFiT divides the rate by 2.6 for every
+    layer it unfreezes, and has four of them. Here the factor applies to each stage instead of each block, so that the
+    lowest blocks of a deep model still learn.
     """
-    frozen = sum(group.role in ("stem", "block") for group in groups)  # a stem, where there is one, thaws last
+    frozen = sum(group.role in ("stem", "block") for group in groups)  # a stem is unfrozen last
     each = -(-frozen // UNFREEZINGS)
     decay = 2.6 ** (-1 / each)
     stages = [Stage("head", "head", scale=10.0)]

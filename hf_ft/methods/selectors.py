@@ -102,10 +102,13 @@ def _matching(groups: Sequence[Group], argument: str) -> Chosen:
         if not any(_matches(name, [pattern]) for name in parameters):
             names = list(dict.fromkeys(part for name in parameters for part in _around(name)))
             near = nearest(pattern, names)
-            hint = f" Did you mean '{near}'?" if near else ""
+            shown = f"Did you mean '{near}'? " if near else ""
             raise UserError(
-                f"train:{pattern} matches no parameter and no module of the model.{hint} There are {len(names)}, among "
-                f"them {shorten(names)}. `*` stands for any text, as in train:*layer.1*."
+                f"train:{pattern} matches no parameter and no module of the model.",
+                option="train",
+                value=pattern,
+                hint=f"{shown}Choose from {len(names)}, such as {shorten(names)}. `*` matches any text, as in "
+                "train:*layer.1*.",
             )
     found = _parts(groups, lambda group: {name for name in group.parameters if _matches(name, patterns)})
     return found | dict(_head(groups, argument))
@@ -135,14 +138,14 @@ SELECTORS: dict[str, Callable[[Sequence[Group], str], Chosen]] = {
 """Name -> function from the depth groups to what trains of them."""
 
 ARGUMENTS = {"last_n": "N", "first_n": "N", "train": "PATTERN"}
-"""Selector -> what stands behind its colon; the others take nothing."""
+"""Selector -> what follows its colon; the others take no argument."""
 
 
 def check_selector(text: str, kind: str = "selection of depth groups") -> tuple[str, str]:
     """Split `last_n:4` into the selector and its checked argument, which is empty where there is none.
 
     Raises:
-        UserError: unknown selector (with the nearest), argument missing, superfluous or not a positive number.
+        UserError: Unknown selector (with the nearest); argument missing, unexpected or no positive number.
     """
     name, argument = split_argument(text)
     choose(name, SELECTORS, kind)
@@ -151,21 +154,31 @@ def check_selector(text: str, kind: str = "selection of depth groups") -> tuple[
 
 
 def check_argument(name: str, argument: str | None, takes: str | None, kind: str) -> None:
-    """Raise unless what stands behind the colon is what the name takes: nothing, a positive number or a pattern.
+    """Check the text after the colon: nothing, a positive number or a pattern, as the name takes it.
 
     Raises:
-        UserError: says what is taken, with an example.
+        UserError: It is something else; with an example.
     """
     what = kind[0].upper() + kind[1:]
     if takes is None and argument is not None:
-        raise UserError(f"{what} '{name}' takes no argument, but ':{argument}' was given.")
+        raise UserError(f"{what} '{name}' takes no argument.", option=name, value=argument, hint=f"Write '{name}'.")
     if takes == "N" and not (argument or "").isdecimal():
-        raise UserError(f"{what} '{name}' needs a number of blocks: {name}:N, for example {name}:2.")
+        raise UserError(
+            f"{what} '{name}' needs a number of blocks.",
+            option=name,
+            value=argument,
+            hint=f"Use {name}:N, for example {name}:2.",
+        )
     if takes == "N" and int(argument or 0) < 1:
         means = "trains no block. Use `head` to train the head only" if name == "last_n" else "freezes no block"
         raise UserError(f"{name}:{argument} {means}.")
     if takes == "PATTERN" and not [pattern for pattern in (argument or "").split(",") if pattern.strip()]:
-        raise UserError(f"{what} '{name}' needs patterns of names: {name}:PATTERN, for example {name}:*attention*.")
+        raise UserError(
+            f"{what} '{name}' needs patterns of names.",
+            option=name,
+            value=argument,
+            hint=f"Use {name}:PATTERN, for example {name}:*attention*.",
+        )
 
 
 def choose_parameters(selector: str, groups: Sequence[Group]) -> Chosen:
@@ -189,22 +202,30 @@ def choose_groups(text: Mapping[str, str], groups: Sequence[Group]) -> dict[str,
     for key, mode in text.items():
         for name in _spread(str(key), used):
             if name in modes:
-                raise UserError(f"groups: '{key}' names {name}, which another line has named already.")
+                raise UserError(
+                    f"groups: '{key}' includes {name}, which is in another line already.", option="groups", value=key
+                )
             modes[name] = mode
     left = [name for name in used if name not in modes]
     if left:
-        raise UserError(f"groups leaves out {shorten(left)}. Give each group one of: frozen, train, adapt.")
+        raise UserError(
+            f"groups has no mode for {shorten(left)}.", option="groups", hint="Set each to frozen, train or adapt."
+        )
     return modes
 
 
 def _spread(key: str, used: Sequence[str]) -> list[str]:
-    """The groups that a key names: one, or blocks from A to B, of which either may be missing."""
+    """The groups that a key stands for: one, or blocks from A to B, where A or B may be missing."""
     first, dash, last = key.removeprefix("block").strip().partition("-")
     blocks = [name for name in used if name.startswith("block ")]
     if key.startswith("block") and dash and all(part.strip().isdecimal() or not part.strip() for part in (first, last)):
         low, high = int(first or 0), int(last or len(blocks) - 1)
         named = [name for name in blocks if low <= int(name.split()[1]) <= high]
         if not named or high >= len(blocks):
-            raise UserError(f"groups: '{key}' names blocks that the model has not; it has block 0-{len(blocks) - 1}.")
+            raise UserError(
+                f"groups: '{key}' includes blocks that the model does not have; it has block 0-{len(blocks) - 1}.",
+                option="groups",
+                value=key,
+            )
         return named
     return [choose(key, used, "depth group", 'Several blocks: "block 0-3", "block 4-".')]

@@ -1,6 +1,6 @@
 """All settings: what can be set, how layers of them are merged, and every check before torch is imported.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+Its door, the names that other rooms may use, is in `__init__.pyi`.
 """
 
 import lazy_loader

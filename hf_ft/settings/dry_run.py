@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def try_arguments(args: TrainingArguments) -> None:
-    """Make a `Trainer`, its optimizer, schedule and loader from the arguments, and throw them away.
+    """Build a `Trainer`, its optimizer, schedule and data loader from the arguments, and discard them.
 
     Raises:
-        UserError: one of them cannot be made; names the options and says why.
+        UserError: One of them cannot be built; with the options at fault and the reason.
     """
     import torch
     from transformers import Trainer
@@ -79,6 +79,6 @@ def _refused(what: str) -> Iterator[None]:
 
 
 def _written(args: TrainingArguments, *names: str) -> str:
-    """Options as a user writes them, those without a value left out."""
+    """Options as a user writes them, without those that have no value."""
     values: dict[str, Any] = {name: getattr(args, name) for name in names}
     return " ".join(f"--{name} {getattr(value, 'value', value)}" for name, value in values.items() if value)

@@ -154,7 +154,7 @@ class Settings:
 def build(*layers: tuple[str, Mapping[str, Any]], sections: Sequence[type[Section]] = SECTIONS) -> Settings:
     """Merge layers of settings, weakest first, each a pair (where it came from, mapping), and check the whole.
 
-    `TRAINING_DEFAULTS` and the method's stand below the first layer.
+    `TRAINING_DEFAULTS` and the defaults of task and method come before the first layer.
 
     Args:
         sections: The sections that are needed: a model, data or output folder is required by its section, and what no
@@ -192,7 +192,9 @@ def _merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
         both = [name for name in ("method", "plan") if clean.get(name) is not None]
         if len(both) == 2:
             raise UserError(
-                f"Give either method or plan in {source}, not both: the plan's stages say what trains.", option="plan"
+                f"method and plan in {source} exclude each other: the plan's stages define what trains.",
+                option="plan",
+                hint="Keep one of them.",
             )
         for name in both:  # each replaces the other of an earlier layer
             explicit.pop({"method": "plan", "plan": "method"}[name], None)

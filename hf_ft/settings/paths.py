@@ -40,7 +40,7 @@ def check_path(name: str, kind: str) -> None:
         f"No such {kind}: {_short(name)}{parent}.",
         option=kind,
         value=name,
-        hint=(f"Did you mean {path.parent / near}? " if near else "") + f"Give {others} that exists.",
+        hint=(f"Did you mean {path.parent / near}? " if near else "") + f"Use {others} that exists.",
     )
 
 

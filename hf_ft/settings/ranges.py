@@ -1,7 +1,7 @@
-"""Ranges of numbers: what each numeric setting may be, in one table, checked before anything heavy is imported.
+"""The range of each numeric setting, in one table, checked before anything heavy is imported.
 
-`TrainingArguments` checks few of its own fields, and what it lets pass ends in a traceback, in an endless run, or in
-weights that are no numbers. The ends are those of sense: no result is worth a learning rate of 1e30.
+`TrainingArguments` checks few of its own fields, and what it accepts can end in a traceback, an endless run, or
+weights that are NaN. The limits are generous: they refuse a learning rate of 1e30, not an unusual one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hf_ft.errors import UserError
 
 MOST = 2**31 - 1
-"""The largest count: what a C `int` holds, which samplers and loaders of torch count with."""
+"""The largest count: what a C `int` holds, in which samplers and data loaders of torch count."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Range:
     also: tuple[float, ...] = ()
 
     def violated(self, value: float) -> str:
-        """How a number leaves the range (`must be greater than 0`), empty where it does not."""
+        """How a number violates the range (`must be greater than 0`), empty where it does not."""
         if value in self.also:
             return ""
         if value != value:
@@ -46,7 +46,7 @@ COUNT, COUNT_OR_NONE = Range(1, MOST), Range(0, MOST)
 FRACTION, BETWEEN = Range(0, 1, open="high"), Range(0, 1, open="low high")
 RATE, FACTOR = Range(0, 1000, open="low"), Range(0, 1e6, open="low")
 STEPS = Range(0, MOST, open="low")
-"""Steps as `Trainer` takes them: below 1 a share of all steps."""
+"""Steps as `Trainer` reads them: a value below 1 is a fraction of all steps."""
 
 RANGES: dict[str, Range] = {
     **dict.fromkeys(
@@ -76,14 +76,14 @@ RANGES: dict[str, Range] = {
     "cache_max_gb": FACTOR,
     "older_than": Range(0, 1e6),
 }
-"""Numeric setting, number in a stage of a plan, or days of `hf-ft cache clear` -> what it may be."""
+"""Numeric setting, number in a stage of a plan, or days of `hf-ft cache clear` -> its range."""
 
 
 def check_range(name: str, value: float, spoken: str) -> None:
-    """Refuse a number outside the range of its setting; one without a range has to be finite.
+    """Check that a number is in the range of its setting; one without a range must be finite.
 
     Raises:
-        UserError: says how the setting, which the message calls `spoken`, leaves its range.
+        UserError: It is not; the message calls the setting `spoken`.
     """
     if name in RANGES:
         wrong = RANGES[name].violated(value)

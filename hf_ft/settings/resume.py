@@ -1,4 +1,4 @@
-"""What `--resume` goes on with: the settings, data and model that a run began with, which must be the same again."""
+"""`--resume`: the settings, data and model that a run was started with, which must be the same when it is resumed."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ELSEWHERE = frozenset(
         *("hub_revision", "local_rank", "restore_callback_states_from_checkpoint", "use_cache"),
     }
 )
-"""Settings that do not change what comes out, or say where things are: model and data are compared by their content."""
+"""Settings that do not change the result, or are paths: model and data are compared by their content instead."""
 
-REMEDY = "choose another --output_dir, or begin anew with --overwrite_output_dir"
+REMEDY = "choose another --output_dir, or start over with --overwrite_output_dir"
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that have to be the same when a run goes on, as JSON gives them back."""
+    """The settings that must be the same when a run is resumed, as JSON reads them back."""
     return dict(
         json.loads(
             json.dumps({name: settings[name] for name in sorted(settings) if name not in ELSEWHERE}, default=str)
@@ -46,27 +46,33 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(out: Path, config: Config) -> None:
-    """Refuse to go on with other settings than a run began with; says nothing where none has begun.
+    """Check that a resumed run has the settings it was started with; passes where none was started.
 
     Raises:
-        UserError: names each setting, then and now; or the folder holds checkpoints of which this is not known.
+        UserError: A setting differs, with both values; or the folder has checkpoints without a record of them.
     """
     start = read_start(out)
     if start is None:
         return
     before, now = start["settings"], config.must_match
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    said = [name for name in names if name in config.explicit or name in start["explicit"]]  # others follow from these
+    said = [
+        name for name in names if name in config.explicit or name in start["explicit"]
+    ]  # the others follow from these
     if names:
         listed = shorten((f"{name} was {_spoken(before, name)}, now {_spoken(now, name)}" for name in said or names), 8)
-        raise UserError(f"--resume: the run in {out} began with other settings: {listed}. Set what it had, {REMEDY}.")
+        raise UserError(
+            f"--resume: the run in {out} was started with other settings: {listed}.",
+            option=(said or names)[0],
+            hint=f"Use the same settings, {REMEDY}.",
+        )
 
 
 def check_content(out: Path, facts: Mapping[str, Any]) -> None:
-    """Refuse to go on with other data, another model or another number of processes than a run began with.
+    """Check that a resumed run has the data, model and number of processes it was started with.
 
     Raises:
-        UserError: names what differs.
+        UserError: One of them differs.
     """
     start = read_start(out) or {}
     _check_extensions(out, start.get("extensions") or {}, facts.get("extensions") or {})
@@ -75,29 +81,29 @@ def check_content(out: Path, facts: Mapping[str, Any]) -> None:
         if then != now:
             shown = [str(value)[:16] for value in (then, now)]
             raise UserError(
-                f"--resume: the run in {out} began with other {what}: {shown[0]} then, {shown[1]} now. Give what it "
-                f"had, {REMEDY}."
+                f"--resume: the run in {out} was started with other {what}: {shown[0]} then, {shown[1]} now. Use the "
+                f"same, {REMEDY}."
                 if name != "processes"
                 else f"--resume: the {what} of the run in {out} was {then}, now {now}. Start as many, {REMEDY}."
             )
 
 
 def _check_extensions(out: Path, then: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Refuse to go on with other callbacks, losses, collators, transforms, metrics or another task of the caller's."""
+    """Check that a resumed run has the same callbacks, loss, collator, transform, metric and task of the caller."""
     names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
     if names:
         listed = shorten(f"{name} was {then.get(name, 'not set')}, now {now.get(name, 'not set')}" for name in names)
         raise UserError(
-            f"--resume: the run in {out} began with other code: {listed}. Pass what it had, {REMEDY}.",
+            f"--resume: the run in {out} was started with other code: {listed}. Pass the same, {REMEDY}.",
             option=names[0],
         )
 
 
 def read_start(out: Path) -> dict[str, Any] | None:
-    """What a run began with; None where none has begun.
+    """What a run was started with; None where none was started.
 
     Raises:
-        UserError: it cannot be told.
+        UserError: The record of it is missing or damaged.
     """
     try:
         return opened((out / START).read_bytes(), START)
@@ -107,11 +113,15 @@ def read_start(out: Path) -> dict[str, Any] | None:
         what = "is missing"
     except (OSError, Damaged):
         what = "is damaged"
-    raise UserError(f"--resume: {out / START} {what}, so the run cannot be told from another. To go on, {REMEDY}.")
+    raise UserError(
+        f"--resume: {out / START} {what}, so the run cannot be identified.",
+        option="resume_from_checkpoint",
+        hint=f"To continue, {REMEDY}.",
+    )
 
 
 def write_start(out: Path, config: Config, facts: Mapping[str, Any]) -> None:
-    """Write down what a run begins with, whole or not at all."""
+    """Record what a run is started with, atomically."""
     about = {"settings": config.must_match, "explicit": sorted(config.explicit - ELSEWHERE), **facts}
     output_folder.write(out, START, sealed(about).decode())
 

@@ -155,7 +155,7 @@ class DataSettings(TaskSettings):
                     f"--{role}_column and --{other}_column both name '{column}'.",
                     option=f"{role}_column",
                     value=column,
-                    hint="Give each a column of its own.",
+                    hint="Use a different column for each.",
                 )
 
 

@@ -27,7 +27,7 @@ WORDS = {
 
 OBJECTS = {
     "dataset": "Only finetune() and load_splits() read data in memory: write them with save_to_disk(FOLDER) first",
-    "model": "Models in memory are not supported yet: write them with save_pretrained(FOLDER) and give the folder",
+    "model": "Models in memory are not supported yet: write them with save_pretrained(FOLDER) and pass the folder",
 }
 """Option -> what to do with an object that was passed in place of a name."""
 

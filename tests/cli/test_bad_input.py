@@ -411,7 +411,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "setting given twice in a file": (
         lambda w: w.train(config=written(w, "seed: 1\nmax_steps: 2\nseed: 3\n")),
-        r".*/given\.yaml: 'seed' is given twice in the mapping that begins in line 1\. Keep one of them\.",
+        r".*/given\.yaml: Duplicate key 'seed' in the mapping that starts on line 1\. Keep one of them\.",
     ),
     "plan that is not there": (
         lambda w: w.train(method=None, plan="nowhere.yaml"),
@@ -419,7 +419,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "plan beside a method": (
         lambda w: w.train(plan=written(w, "stages: []")),
-        r"Give either method or plan in the command line, not both: the plan's stages say what trains\.",
+        r"method and plan in the command line exclude each other: .* Keep one of them\.",
     ),
     "plan with a misspelt key": (
         lambda w: w.train(method=None, plan=written(w, "stages: [{name: a, trian: all}]")),
@@ -459,14 +459,14 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "pattern that is missing": (
         lambda w: w.train(method="train"),
-        r"Method 'train' needs patterns of names: train:PATTERN, for example train:\*attention\*\.",
+        r"Method 'train' needs patterns of names\. Use train:PATTERN, for example train:\*attention\*\.",
     ),
 }
 
 MODELS: dict[str, Mistake] = {
     "no such model folder": (
         lambda w: w.train(model=beside_a_model(w) / "tiny-bret"),
-        r"No such model: .*/tiny-bret\. Did you mean .*/tiny-bert\? Give a Hub id, a folder or a file that exists\.",
+        r"No such model: .*/tiny-bret\. Did you mean .*/tiny-bert\? Use a Hub id, a folder or a file that exists\.",
     ),
     "folder without config.json": (
         lambda w: w.train(model=without(w.copy("text"), "config.json")),
@@ -555,7 +555,7 @@ MODELS: dict[str, Mistake] = {
     ),
     "pattern that matches nothing": (
         lambda w: w.train(method="train:*qeury*", dataset=broken(w)),
-        r"train:\*qeury\* matches no parameter and no module of the model\. .*There are \d+, among them bert, .*",
+        r"train:\*qeury\* matches no parameter and no module of the model\. .*Choose from \d+, such as bert, .*",
     ),
     "first_n that leaves no block": (
         lambda w: w.train(method="first_n:3"),
@@ -567,7 +567,7 @@ MODELS: dict[str, Mistake] = {
     ),
     "plan that leaves groups out": (
         lambda w: w.train(method=None, plan=written(w, "stages: [{name: a, groups: {head: train}}]")),
-        r"groups leaves out stem, block 0, block 1, block 2, neck\. Give each group one of: frozen, train, adapt\.",
+        r"groups has no mode for stem, block 0, block 1, block 2, neck\. Set each to frozen, train or adapt\.",
     ),
     "plan that never trains the head": (
         lambda w: w.train(
@@ -578,7 +578,7 @@ MODELS: dict[str, Mistake] = {
     ),
     "last_n without its number": (
         lambda w: w.train(method="last_n"),
-        r"Method 'last_n' needs a number of blocks: last_n:N, for example last_n:2\.",
+        r"Method 'last_n' needs a number of blocks\. Use last_n:N, for example last_n:2\.",
     ),
     "keep_head with other labels": (
         lambda w: w.train("image", model=w.models["vit"], keep_head=True),
@@ -610,7 +610,7 @@ MODELS: dict[str, Mistake] = {
         lambda w: w.train(max_length=2),
         r"max_length 2 leaves nothing of a text, to which the tokenizer adds 2 tokens .* at least --max_length 3\.",
     ),
-    "bf16 without a GPU": (lambda w: w.train(bf16=True), r"bf16 was given and this machine has no GPU\. .*--use_cpu.*"),
+    "bf16 without a GPU": (lambda w: w.train(bf16=True), r"bf16 was set and this machine has no GPU\. .*--use_cpu.*"),
     "resuming from a path": (lambda w: w.train(resume="some/checkpoint"), r"--resume takes no path: .*"),
     "unknown built-in model": (
         lambda w: w.train("image", model="builtin:nosuch"),
@@ -625,7 +625,7 @@ MODELS: dict[str, Mistake] = {
 DATA: dict[str, Mistake] = {
     "no such data set": (
         lambda w: w.train(dataset=w.table(train=OPINIONS).with_name("tabel")),
-        r"No such dataset: .*/tabel\. Did you mean .*/table\? Give a Hub id, a folder or a file that exists\.",
+        r"No such dataset: .*/tabel\. Did you mean .*/table\? Use a Hub id, a folder or a file that exists\.",
     ),
     "Hub data set without the network": (
         lambda w: w.train(dataset="nosuch/data"),
@@ -766,7 +766,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "inspect: no such folder": (
         lambda w: ["inspect", str(beside_a_model(w) / "tiny-bret")],
-        r"No such model: .*/tiny-bret\. Did you mean .*/tiny-bert\? Give a Hub id, a folder or a file that exists\.",
+        r"No such model: .*/tiny-bret\. Did you mean .*/tiny-bert\? Use a Hub id, a folder or a file that exists\.",
     ),
     "inspect: unknown method": (
         lambda w: ["inspect", w.models["text"], "--method", "hed"],
@@ -790,7 +790,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "push: no such folder": (
         lambda w: ["push", str(w.old_run("done").with_name("doen")), "--repo_id", "me/name"],
-        r"No such result folder: .*/doen\. Did you mean .*/done\? Give one that exists\.",
+        r"No such result folder: .*/doen\. Did you mean .*/done\? Use one that exists\.",
     ),
     "push: no name": (
         lambda w: ["push", w.runs["text"]],
@@ -802,7 +802,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "evaluate: no such data set": (
         lambda w: ["evaluate", w.runs["text"], "--dataset", str(w.table(test=OPINIONS).with_name("tabel"))],
-        r"No such dataset: .*/tabel\. Did you mean .*/table\? Give a Hub id, a folder or a file that exists\.",
+        r"No such dataset: .*/tabel\. Did you mean .*/table\? Use a Hub id, a folder or a file that exists\.",
     ),
     "evaluate: no such split": (
         lambda w: ["evaluate", w.runs["text"], "--dataset", w.data["text"], "--split", "tset"],
@@ -822,19 +822,19 @@ OTHERS: dict[str, Mistake] = {
     ),
     "predict: no such folder": (
         lambda w: ["predict", "nowhere", "a film"],
-        r"No such result folder: .*nowhere\. Give one that exists\.",
+        r"No such result folder: .*nowhere\. Use one that exists\.",
     ),
     "predict: no such image": (
         lambda w: ["predict", w.runs["image"], f"{w.data['image']}/test/red/99.png"],
-        r"No such file or folder: .*/red/99\.png\. Did you mean .*/red/\d\.png\? Give one that exists\.",
+        r"No such file or folder: .*/red/99\.png\. Did you mean .*/red/\d\.png\? Use one that exists\.",
     ),
     "predict: no such table": (
         lambda w: ["predict", w.runs["text"], "nosuch.csv"],
-        r"No such file: .*nosuch\.csv\. Give one that exists\.",
+        r"No such file: .*nosuch\.csv\. Use one that exists\.",
     ),
     "predict: no such file of lines": (
         lambda w: ["predict", w.runs["text"], "nosuch.txt"],
-        r"No such file: .*nosuch\.txt\. Give one that exists\.",
+        r"No such file: .*nosuch\.txt\. Use one that exists\.",
     ),
     "predict: image cut off": (
         lambda w: ["predict", w.runs["image"], str(w.images("test/red/0.png") / "test")],
@@ -968,7 +968,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "predict: output in a folder that is not there": (
         lambda w: ["predict", w.runs["text"], "a film", "--output", "nowhere/x.csv"],
-        r"No such folder for the output: .*/nowhere\. Give one that exists\.",
+        r"No such folder for the output: .*/nowhere\. Use one that exists\.",
     ),
     "predict: batches that are no number": (
         lambda w: ["predict", w.runs["text"], "a film", "--batch_size", "many"],

@@ -225,7 +225,7 @@ OPTIONS = {
     "refused value": (
         "adalora",
         {"orth_reg_weight": -1.0},
-        r"^peft:adalora does not take these options: `orth_reg_weight`",
+        r"^peft:adalora does not support these options: `orth_reg_weight`",
     ),
     "needs data": ("lora", {"init_lora_weights": "eva"}, r"^init_lora_weights 'eva' needs quantised weights or passes"),
 }

@@ -553,7 +553,7 @@ WHOLE = [
     ({"task": "image_classification", "max_length": 9}, r"^--max_length does not go with image_classification"),
     (
         {"text_column": "a", "label_column": "a"},
-        r"^--text_column and --label_column both name 'a'\. Give each a column",
+        r"^--text_column and --label_column both name 'a'\. Use a different column",
     ),
     ({"metric_for_best_model": "acuracy"}, r"^Unknown metric 'acuracy'\. Did you mean 'accuracy'\?"),
     (
@@ -588,7 +588,7 @@ def test_every_kind_of_labels_of_a_task_can_be_named(task: str, tmp_path: Path) 
 def test_nearest_sibling_of_a_missing_path(tmp_path: Path) -> None:
     """A folder's misspelt name is answered with the name of the folder beside it."""
     (tmp_path / "beans").mkdir()
-    message = rf"^No such dataset: {tmp_path}/baens\. Did you mean {tmp_path}/beans\? Give a Hub id, a folder or a file"
+    message = rf"^No such dataset: {tmp_path}/baens\. Did you mean {tmp_path}/beans\? Use a Hub id, a folder or a file"
     with pytest.raises(UserError, match=message):
         settings(tmp_path, dataset=str(tmp_path / "baens"))
 

@@ -181,7 +181,7 @@ def test_plan_stands_in_a_file_or_in_the_settings(text_model: str, text_data: st
     assert from_file.method.own_stages == inline.method.own_stages != ()
     assert from_file.plan == inline.plan
     assert str(from_file.method) == from_file.method.definition.name == "plan"
-    with pytest.raises(UserError, match=r"Give either method or plan in a call, not both"):
+    with pytest.raises(UserError, match=r"method and plan in a call exclude each other"):
         build(("a call", base | {"plan": str(tmp_path / "plan.yaml"), "method": "full"}))
     later = build(("a recipe", base | {"method": "full"}), ("a call", {"plan": str(tmp_path / "plan.yaml")})).config
     assert later.method == inline.method
