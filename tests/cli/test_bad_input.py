@@ -363,7 +363,7 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "revision of a folder": (
         lambda w: w.train(model_revision="main"),
-        r"--model_revision is for the Hub, and .*/tiny-bert is a local folder\.",
+        r"--model_revision is for the Hub, and .*/tiny-bert is a local folder\. Leave it out\.",
     ),
     "batches that are larger than the data": (
         lambda w: w.train(dataloader_drop_last=True, per_device_train_batch_size=100),
@@ -451,11 +451,11 @@ OPTIONS: dict[str, Mistake] = {
     ),
     "rank of LoRA for another method": (
         lambda w: w.train(method="peft:loha", lora_r=4),
-        r"--lora_r is an option of lora, not of loha\. Give --peft_options instead\.",
+        r"--lora_r is an option of lora, not of loha\. Use --peft_options instead\.",
     ),
     "rank of LoRA given twice": (
         lambda w: w.train(method="lora", lora_r=4, peft_options='{"r": 8}'),
-        r"--lora_r is given in --peft_options as well\. Keep one of them\.",
+        r"--lora_r is in --peft_options as well\. Keep one of them\.",
     ),
     "pattern that is missing": (
         lambda w: w.train(method="train"),
@@ -600,7 +600,7 @@ MODELS: dict[str, Mistake] = {
     ),
     "layer-wise decay with nothing to decay": (
         lambda w: w.train(method="head", layer_decay="0.9"),
-        r"layer_decay acts on blocks, and method 'head' trains the head alone\. Leave it out\.",
+        r"`--layer_decay` acts on blocks, and method 'head' trains the head alone\. Leave it out\.",
     ),
     "texts longer than the model's": (
         lambda w: w.train(max_length="5000"),
@@ -629,7 +629,7 @@ DATA: dict[str, Mistake] = {
     ),
     "Hub data set without the network": (
         lambda w: w.train(dataset="nosuch/data"),
-        r"No folder or file is called 'nosuch/data', and the Hub gave no data set 'nosuch/data': .*\. Check the name "
+        r"No folder or file is called 'nosuch/data', and the data set 'nosuch/data' cannot be loaded from the Hub: .*\. Check the name "
         r"\(`id` or `id:config`\) and the network, or give a folder or file\.",
     ),
     "empty test split": (
@@ -924,12 +924,12 @@ OTHERS: dict[str, Mistake] = {
         lambda w: ["inspect", w.models["text"], "--picture", "/proc/x.png"],
         r"--picture /proc/x\.png cannot be written: /proc cannot be written to\. Choose another file\.",
     ),
-    "inspect: no model": (lambda w: ["inspect", ""], r"MODEL is empty\. Give a value, .* See hf-ft inspect --help\."),
+    "inspect: no model": (lambda w: ["inspect", ""], r"MODEL is empty\. Set a value, .* See hf-ft inspect --help\."),
     "evaluate: no data": (
         lambda w: ["evaluate", w.runs["text"], "--dataset", ""],
-        r"--dataset is empty\. Give a value, or leave it out\. See hf-ft evaluate --help\.",
+        r"--dataset is empty\. Set a value, or leave it out\. See hf-ft evaluate --help\.",
     ),
-    "cache: no folder": (lambda w: ["cache", "list", "--cache_dir", ""], r"--cache_dir is empty\. Give a value, .*"),
+    "cache: no folder": (lambda w: ["cache", "list", "--cache_dir", ""], r"--cache_dir is empty\. Set a value, .*"),
     "predict: texts for lists of words": (
         lambda w: ["predict", w.runs["names"], file(w, "new.jsonl", b'{"tokens": "a b"}\n')],
         r".*/new\.jsonl: column 'tokens' holds no list of words in row 1\. Give lists of words, or texts in .*",
