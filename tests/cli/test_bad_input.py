@@ -629,8 +629,7 @@ DATA: dict[str, Mistake] = {
     ),
     "Hub data set without the network": (
         lambda w: w.train(dataset="nosuch/data"),
-        r"No folder or file is called 'nosuch/data', and the data set 'nosuch/data' cannot be loaded from the Hub: .*\. Check the name "
-        r"\(`id` or `id:config`\) and the network, or give a folder or file\.",
+        r"No folder or file is called 'nosuch/data', and the data set 'nosuch/data' cannot be loaded from the Hub: .*",
     ),
     "empty test split": (
         lambda w: w.train(dataset=w.table(train=OPINIONS, test=[])),
