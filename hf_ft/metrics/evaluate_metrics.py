@@ -112,13 +112,7 @@ def load_metric(
     path = Path(metric).expanduser()
     local = path.exists() or metric.startswith((".", "~", "/")) or path.suffix == ".py"
     name = key or path.stem.rpartition("/")[2]
-    direction = greater_is_better if greater_is_better is not None or local else GREATER_IS_BETTER.get(metric)
-    if direction is None:
-        raise UserError(
-            f"It is not known whether a greater value of the metric '{metric}' is better.",
-            option="greater_is_better",
-            hint="Pass greater_is_better=True or greater_is_better=False.",
-        )
+    direction = _direction(metric, greater_is_better, None if local else GREATER_IS_BETTER.get(metric))
     try:
         import evaluate
 
@@ -126,6 +120,28 @@ def load_metric(
     except Exception as error:  # a script of the user or the Hub is run
         raise _not_loaded(metric, local, error) from error
     return EvaluateMetric(name, direction, module, options)
+
+
+def with_direction(module: Any, greater_is_better: bool | None = None) -> EvaluateMetric:
+    """A metric that the caller loaded with `evaluate.load`, with its direction.
+
+    Raises:
+        UserError: the direction is neither passed nor known.
+    """
+    name = module.name
+    known = getattr(module, "higher_is_better", GREATER_IS_BETTER.get(name))
+    return EvaluateMetric(name, _direction(name, greater_is_better, known), module)
+
+
+def _direction(metric: str, passed: bool | None, known: bool | None) -> bool:
+    direction = known if passed is None else passed
+    if direction is None:
+        raise UserError(
+            f"It is not known whether a greater value of the metric '{metric}' is better.",
+            option="greater_is_better",
+            hint="Load it with hf_ft.metrics.load_metric(..., greater_is_better=True), or False.",
+        )
+    return direction
 
 
 def _not_loaded(metric: str, local: bool, error: Exception) -> UserError:

@@ -190,9 +190,9 @@ def _metric(value: Any) -> Any:
 
         return load_metric(value)
     if hasattr(value, "compute") and hasattr(value, "inputs_description"):  # an `evaluate.EvaluationModule`
-        from hf_ft.metrics import GREATER_IS_BETTER, EvaluateMetric
+        from hf_ft.metrics import with_direction
 
-        return EvaluateMetric(value.name, GREATER_IS_BETTER.get(value.name, True), value)
+        return with_direction(value)
     _check_function("compute_metrics", value)
     return value
 

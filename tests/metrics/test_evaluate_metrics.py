@@ -10,7 +10,13 @@ import pytest
 
 from hf_ft.errors import UserError
 from hf_ft.metrics.classification import METRICS, MULTI_LABEL, SINGLE_LABEL
-from hf_ft.metrics.evaluate_metrics import GREATER_IS_BETTER, as_evaluate_metric, cached_metrics, load_metric
+from hf_ft.metrics.evaluate_metrics import (
+    GREATER_IS_BETTER,
+    as_evaluate_metric,
+    cached_metrics,
+    load_metric,
+    with_direction,
+)
 from hf_ft.tasks.classes import MULTI, SINGLE
 from hf_ft.tasks.text_regression import NUMBER
 from hf_ft.tasks.token_classification import TAG
@@ -73,6 +79,9 @@ def test_mistakes_say_what_to_do(hits: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not known") as found:
         load_metric("owner/unheard_of")
     assert found.value.option == "greater_is_better"
+    with pytest.raises(UserError, match="not known"):
+        with_direction(load_metric(str(hits), greater_is_better=True).module)
+    assert with_direction(as_evaluate_metric("log_loss", SINGLE_LABEL)).greater_is_better is False
 
 
 def test_a_broken_script_is_one_line(tmp_path: Path) -> None:
