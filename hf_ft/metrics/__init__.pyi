@@ -6,9 +6,9 @@ from .bootstrap import Score as Score
 from .classification import MULTI_LABEL as MULTI_LABEL
 from .classification import SINGLE_LABEL as SINGLE_LABEL
 from .classification import default_metric as default_metric
-from .evaluate_metrics import GREATER_IS_BETTER as GREATER_IS_BETTER
 from .evaluate_metrics import EvaluateMetric as EvaluateMetric
 from .evaluate_metrics import load_metric as load_metric
+from .evaluate_metrics import with_direction as with_direction
 from .significance import SeedScores as SeedScores
 from .significance import difference as difference
 from .significance import mean_interval as mean_interval
