@@ -1,4 +1,4 @@
-"""The whole path in one call: what each recipe spells out step by step."""
+"""All steps of a recipe in one call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finetune(
     """Fine-tune a model.
 
     Needs `task`, `model`, `dataset` and `output_dir`; takes every field of `Config` and of
-    `transformers.TrainingArguments`. The steps are those of a recipe; who wants to replace one writes them out.
+    `transformers.TrainingArguments`. The steps are those of a recipe: copy one to replace a step.
 
     Args:
         task: The name of a task, or a `Task` that replaces the one of its name.
@@ -78,7 +78,7 @@ class Brought:
 
     @property
     def names(self) -> list[str]:
-        """The arguments that were given."""
+        """The names of these arguments, as far as they were passed."""
         own = {"task": self.task, "dataset": self.data}
         return [name for name, value in own.items() if value is not None] + list(self.extensions.parts)
 
@@ -126,7 +126,7 @@ def rank(models: Sequence[str], confirm: int = 0, **settings: Any) -> dict[str, 
     folders or `builtin`. LogME, k-NN and a linear probe read train alone, at most 2,000 examples of it unless
     `max_train_examples` or `examples_per_class` say otherwise. With `confirm`, the first so many are fine-tuned as the
     settings say, on all of train unless these settings limit it, and scored on validation. Candidates that an earlier
-    call with the same `output_dir` scored are not run again, and stay in the ranking.
+    call with the same `output_dir` scored are not run again and stay in the ranking.
 
     Raises:
         UserError: a mistake in the settings or the data, fewer than two candidates that can be scored, or a folder
@@ -142,7 +142,7 @@ def parse(
 ) -> tuple[Config, TrainingArguments]:
     """Settings of a recipe: its own two dictionaries, then `--config FILE.yaml`, then the command line.
 
-    The model's config is read, so that a wrong model, or a method that it cannot take, is told before the data are.
+    The model's config is read as well, so a wrong model or an unsupported method is reported before the data are read.
 
     Raises:
         UserError: see `hf_ft.settings.build`; a recipe run as a script prints it and exits with code 2
@@ -194,7 +194,7 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
 
         settings, chosen = resolve(settings)
     config, args = settings.config, settings.arguments()
-    check_model(config, args)  # reading the data may take long
+    check_model(config, args)  # before the data are read, which may take long
     task, head = brought.task, brought.extensions.head
     splits = load_splits(config, args.seed, task, brought.data)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed, task, head)

@@ -44,7 +44,7 @@ def encoding_of(rows: Dataset, request: CacheRequest) -> str:
 
 
 def check_repeatable(request: CacheRequest, split: EncodedSplit, sample: list[dict[str, Any]]) -> None:
-    """Refuse a task's own encoding that gives other inputs when the same examples are read again.
+    """Refuse an encoding of the caller's that returns other inputs when the same examples are read again.
 
     Raises:
         NotCached: it does.
@@ -57,7 +57,7 @@ def check_repeatable(request: CacheRequest, split: EncodedSplit, sample: list[di
 
 
 def check_labels(request: CacheRequest, sample: list[dict[str, Any]]) -> None:
-    """Refuse a collator that gives a batch other labels than its examples have: cached batches hold the stored ones.
+    """Refuse a collator that changes labels: cached batches have those of the examples.
 
     Raises:
         NotCached: it does.

@@ -1,4 +1,4 @@
-"""The `TrainingArguments` of a stage: those of the user with what the plan decides."""
+"""The `TrainingArguments` of a stage: those of the user, completed by the plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_ft.methods import AppliedStage
 from hf_ft.training.run import Run
 
 EVALUATIONS = 20
-"""Most evaluations (and checkpoints) in a run whose epochs are so short that one each would be too many."""
+"""Most evaluations (and checkpoints) of a stage with very short epochs."""
 
 
 def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples: int) -> TrainingArguments:
@@ -33,20 +33,20 @@ def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples:
     args.restore_callback_states_from_checkpoint = True  # how long early stopping has waited
     args.metric_for_best_model = run.metric
     args.greater_is_better = run.higher_is_better
-    given = run.config.explicit
-    if "eval_strategy" not in given and "save_strategy" not in given:
+    explicit = run.config.explicit
+    if "eval_strategy" not in explicit and "save_strategy" not in explicit:
         _schedule_evaluation(args, stage, train_examples)
-    elif "save_strategy" not in given:  # the best is kept, so what is evaluated must be saved
+    elif "save_strategy" not in explicit:  # the best is loaded at the end, so what is evaluated must be saved
         args.save_strategy, args.save_steps = SaveStrategy(args.eval_strategy), args.eval_steps or args.save_steps
-    elif "eval_strategy" not in given and args.save_strategy in ("epoch", "steps"):
+    elif "eval_strategy" not in explicit and args.save_strategy in ("epoch", "steps"):
         args.eval_strategy, args.eval_steps = IntervalStrategy(args.save_strategy), args.save_steps
     if args.eval_strategy == "no" or args.save_strategy == "no":
         args.load_best_model_at_end = False
-    elif "load_best_model_at_end" not in given:
+    elif "load_best_model_at_end" not in explicit:
         args.load_best_model_at_end = True
-    if "save_total_limit" not in given:
+    if "save_total_limit" not in explicit:
         args.save_total_limit = 1
-    if "logging_strategy" not in given and "logging_steps" not in given:
+    if "logging_strategy" not in explicit and "logging_steps" not in explicit:
         args.logging_strategy, args.logging_steps = args.eval_strategy, args.eval_steps or args.logging_steps
     return args
 

@@ -12,14 +12,14 @@ from hf_ft.methods import AppliedStage
 
 
 class Bar(ProgressCallback):
-    """The progress bars of `Trainer` without the dictionaries that it prints between them."""
+    """The progress bars of `Trainer`, without the dictionaries that it prints in between."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Print nothing: `Lines` does."""
 
 
 class Lines(TrainerCallback):
-    """One readable line for each evaluation."""
+    """One line for each evaluation."""
 
     def __init__(self, stage: AppliedStage, metric: str, epochs: float) -> None:
         self.stage, self.metric, self.epochs, self.loss = stage, metric, epochs, math.nan

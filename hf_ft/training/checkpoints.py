@@ -1,12 +1,12 @@
-"""Checkpoints on the disk: written whole or not at all, found again, told when damaged, and removed.
+"""Checkpoints on disk: written atomically, verified by checksums, found again for a resumed run, removed at its end.
 
     OUT/checkpoints/<n>-<stage>/checkpoint-<step>/   what `Trainer` writes, and `sealed.json` with checksums
-    OUT/checkpoints/<n>-<stage>/whole, merged, ...   the model at the end of the stage, where that is no checkpoint
+    OUT/checkpoints/<n>-<stage>/whole, merged, ...   the model at the end of the stage, unless that is a checkpoint
     OUT/checkpoints/<n>-<stage>/begun.json           what was decided when the stage began
-    OUT/checkpoints/<n>-<stage>/stage.json           the stage's result; it is there when the stage has ended
-    OUT/checkpoints/<n>-<stage>/.writing/            what a killed process had begun
+    OUT/checkpoints/<n>-<stage>/stage.json           the stage's result, written when the stage has ended
+    OUT/checkpoints/<n>-<stage>/.writing/            unfinished files of a killed process
 
-Nothing in here holds a path: the folder of a run can be moved, or called by another name.
+Nothing in here holds a path, so the folder of a run can be moved or renamed.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ WRITTEN = re.compile(
     r"(adapter|added|chat|config|generation|merges|model|optimizer|preprocessor|processor|pytorch|rng|scaler|scheduler"
     r"|special|spiece|tokenizer|trainer|training|vocab)[\w.-]*$"
 )
-"""Names of files in a checkpoint, for one whose seal is damaged."""
+"""Names of files that a checkpoint may have, for one whose list of files is damaged."""
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 NATIVE = ("PytorchStreamWriter", "inline_container", "unexpected pos", "os error", "I/O error")
-"""What torch and safetensors, which write files in C++ and Rust, say when the disk refuses."""
+"""Parts of the messages of torch (C++) and safetensors (Rust) when the disk refuses a write."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint to go on from: its folder, that of the best one so far, and whether no step was to follow it."""
+    """A checkpoint to resume from: its folder, that of the best one so far, and whether training was over after it."""
 
     folder: Path
     best: Path | None
@@ -64,23 +64,23 @@ class Checkpoint:
 
 @contextmanager
 def writing(folder: Path, what: str = "The checkpoint") -> Iterator[None]:
-    """Turn what the disk refuses (it is full, a quota, a limit on files) into one `UserError`."""
+    """Turn errors of the disk (full, over quota, too many files) into a `UserError`."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.errno in REFUSED else None
         if reason is None and any(words in str(error) for words in NATIVE):
-            reason = "the disk takes no more" if isinstance(error, RuntimeError) else str(error)
+            reason = "the disk is full" if isinstance(error, RuntimeError) else str(error)
         if reason is None:
             raise
         raise UserError(
-            f"{what} cannot be written to {folder}: {reason}. Make room there, and go on with --resume."
+            f"{what} cannot be written to {folder}: {reason}. Free some space there, then continue with --resume."
         ) from error
 
 
 @contextmanager
 def whole(folder: Path, about: Mapping[str, Any] | None = None) -> Iterator[Path]:
-    """A folder to write to that gets its name when all of it is on the disk, in place of what has it before."""
+    """A folder to write to. At the end it is sealed and renamed to `folder`, which it replaces."""
     begun = begin(folder)
     with writing(folder):
         try:
@@ -91,7 +91,7 @@ def whole(folder: Path, about: Mapping[str, Any] | None = None) -> Iterator[Path
 
 
 def begin(folder: Path) -> Path:
-    """An empty folder in which to write what will be `folder`."""
+    """An empty temporary folder for what will be `folder`."""
     begun = folder.parent / WRITING / folder.name
     shutil.rmtree(begun, ignore_errors=True)
     with writing(folder):
@@ -100,7 +100,7 @@ def begin(folder: Path) -> Path:
 
 
 def finish(begun: Path, folder: Path, about: Mapping[str, Any]) -> None:
-    """Seal what was written, and give it its name."""
+    """Seal a temporary folder and rename it to `folder`."""
     seal(begun, about)
     discard(folder)
     begun.replace(folder)
@@ -108,7 +108,7 @@ def finish(begun: Path, folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder whose name is free at once: nobody ever finds half of it."""
+    """Remove a folder. It is renamed first, so that nobody finds half of it under its name."""
     rescue(folder, folder.parent.parent)
     hidden = folder.parent / WRITING / f"{folder.name}-removed"
     shutil.rmtree(hidden, ignore_errors=True)
@@ -119,13 +119,13 @@ def discard(folder: Path) -> None:
 
 
 def write_file(path: Path, about: Mapping[str, Any]) -> None:
-    """Write a sealed JSON file, whole or not at all."""
+    """Write a sealed JSON file atomically."""
     with writing(path):
         write_atomically(path, sealed(about).decode())
 
 
 def read_file(path: Path) -> dict[str, Any] | None:
-    """What `write_file` was given; None where it is missing.
+    """The content of a file by `write_file`; None if there is none.
 
     Raises:
         Damaged: it is not what was written.
@@ -139,7 +139,7 @@ def read_file(path: Path) -> dict[str, Any] | None:
 
 
 def result_of(stage: Path, out: Path, names: Set[str], notes: list[str]) -> dict[str, Any] | None:
-    """The result of a stage that has ended, with all its weights there; None where it has to go on.
+    """The result of a stage that has ended and whose weights are intact; None if it has to continue.
 
     `names` are those that a result has in this version.
     """
@@ -152,25 +152,25 @@ def result_of(stage: Path, out: Path, names: Set[str], notes: list[str]) -> dict
                 unsealed(folder)
         return found
     except Damaged as error:
-        notes.append(f"the end of stage '{_name(stage)}' is damaged ({error}): the stage goes on")
+        notes.append(f"the end of stage '{_name(stage)}' is damaged ({error}): it continues from its checkpoints")
         (stage / RESULT).unlink(missing_ok=True)
         return None
 
 
 def decided(stage: Path, notes: list[str]) -> dict[str, Any] | None:
-    """What was decided when a stage began; None where it has not, or begins anew since nobody knows."""
+    """What was decided when a stage began; None if it has not begun or the file is damaged."""
     try:
         return read_file(stage / BEGUN)
     except Damaged as error:
-        notes.append(f"the beginning of stage '{_name(stage)}' is damaged ({error}): it begins anew")
+        notes.append(f"the beginning of stage '{_name(stage)}' is damaged ({error}): it starts over")
         clear(stage)
         return None
 
 
 def newest(stage: Path, notes: list[str]) -> Checkpoint | None:
-    """The newest checkpoint of a stage that is whole and whose best one is; None where the stage has to begin anew.
+    """The newest intact checkpoint of a stage whose best one is intact, too; None if the stage has to start over.
 
-    Later ones are removed, since nothing may take them for the newest; `notes` says of each why.
+    Damaged ones are removed, so that none is taken for the newest; `notes` gets the reason for each.
     """
     shutil.rmtree(stage / WRITING, ignore_errors=True)
     for folder in reversed(steps(stage)):
@@ -182,7 +182,7 @@ def newest(stage: Path, notes: list[str]) -> Checkpoint | None:
                     unsealed(best)
             return Checkpoint(folder, best, about["over"])
         except Damaged as error:
-            notes.append(f"{folder.name} of stage '{_name(stage)}' is damaged ({error}): it is left out")
+            notes.append(f"{folder.name} of stage '{_name(stage)}' is damaged ({error}): skipped")
             discard(folder)
     return None
 
@@ -196,7 +196,7 @@ def _named(folder: Path) -> Iterator[None]:
 
 
 def steps(stage: Path) -> list[Path]:
-    """The checkpoints of a stage by step."""
+    """The checkpoints of a stage, sorted by step."""
     if not stage.is_dir():
         return []
     found = {path: match for path in stage.iterdir() if (match := STEP.fullmatch(path.name)) and path.is_dir()}
@@ -204,13 +204,13 @@ def steps(stage: Path) -> list[Path]:
 
 
 def clear(stage: Path) -> None:
-    """Remove the checkpoints of a stage that begins anew."""
+    """Remove the checkpoints of a stage that starts over."""
     for folder in steps(stage):
         discard(folder)
 
 
 def end(stage: Path, result: Mapping[str, Any], keep: bool) -> None:
-    """Write down that a stage has ended; afterwards only the weights that its result names are needed."""
+    """Record that a stage has ended. From then on only the weights that its result names are needed."""
     write_file(stage / RESULT, result)
     for folder in [] if keep else steps(stage):
         if folder.name != Path(str(result["checkpoint"])).name:
@@ -219,7 +219,7 @@ def end(stage: Path, result: Mapping[str, Any], keep: bool) -> None:
 
 
 def rotate(stage: Path, most: int | None, best: Path | None) -> None:
-    """Remove the oldest checkpoints beyond so many; never the newest, nor the best."""
+    """Remove the oldest checkpoints until `most` are left, but never the newest or the best."""
     there = [folder for folder in steps(stage) if (folder / SEAL).exists()]  # others are not ours
     if not most or most < 1:
         return
@@ -230,13 +230,13 @@ def rotate(stage: Path, most: int | None, best: Path | None) -> None:
 
 
 def unanchored(folder: Path) -> None:
-    """Take the path of the best checkpoint out of `trainer_state.json`: the seal has its name."""
+    """Remove the path of the best checkpoint from `trainer_state.json`; the seal has its name."""
     path = folder / "trainer_state.json"
     write_json(path, read_json(path) | {"best_model_checkpoint": None})
 
 
 def remove(out: Path) -> None:
-    """Remove all checkpoints of a run that has finished; afterwards it counts as such."""
+    """Remove all checkpoints of a finished run, which marks it as finished."""
     rescue(out / FOLDER, out / FOLDER)
     tidy(out)
     with suppress(FileNotFoundError):
@@ -245,12 +245,12 @@ def remove(out: Path) -> None:
 
 
 def tidy(out: Path) -> None:
-    """Remove what is left of the checkpoints of a run that has finished, where `remove` was interrupted."""
+    """Remove what an interrupted `remove` left of the checkpoints of a finished run."""
     shutil.rmtree(out / REMOVED, ignore_errors=True)
 
 
 def rescue(folder: Path, place: Path) -> None:
-    """Move what is not ours out of a folder that is about to be removed, and say where it is.
+    """Move files that are not ours out of a folder that is about to be removed, and print where they are.
 
     `place` is the folder `checkpoints` of the run. What is moved goes first, so that it is not lost where the process
     ends in between.
@@ -264,11 +264,11 @@ def rescue(folder: Path, place: Path) -> None:
         kept = place.with_name(KEPT) / name
         kept.parent.mkdir(parents=True, exist_ok=True)
         path.replace(output_folder.free_name(kept))
-        print(f"{name} in {place.name} was put there by you: it is now in {kept.parent}", flush=True)
+        print(f"{name} in {place.name} is your file: it was moved to {kept.parent}", flush=True)
 
 
 def _ours(folder: Path, place: Path) -> set[Path]:
-    """The files that we wrote below a folder: those that seals list, the seals, and those that say how stages stand.
+    """The files that we wrote below a folder: those that seals list, the seals, and the state of stages.
 
     Only where a run writes them: a user's copy of a checkpoint has a seal as well.
     """
@@ -284,7 +284,7 @@ def _ours(folder: Path, place: Path) -> set[Path]:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The files that a seal lists; where it is damaged, those that are called so."""
+    """The files that a seal lists; if it is damaged, those with usual names."""
     try:
         return list(opened((folder / SEAL).read_bytes(), SEAL)["files"])
     except (OSError, Damaged):

@@ -1,7 +1,7 @@
-"""What a training reads, in which order and how augmented: from the seed and the epoch alone.
+"""The order of training examples and their random transforms, as a function of the seed and the epoch.
 
-So a run that goes on within an epoch reads the same as one that was never interrupted: `Trainer` skips the batches that
-it had, and puts the state of the random numbers back only after it has read two more.
+So a run that is resumed within an epoch reads the same as one that was never interrupted. `Trainer` would not: it
+skips the batches that were done, and restores the random state only after it has read two more.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.utils.data import Dataset, Sampler
 
 
 class EpochOrder(Sampler[int]):
-    """The rows of an epoch in an order of its own; `order` makes it with a generator.
+    """A sampler with a new order of the rows for each epoch, which `order` makes with a generator.
 
-    An index says the epoch as well, `epoch * rows + row`, so that workers know it which live longer than one.
+    An index holds the epoch as well, `epoch * rows + row`, for workers that serve several epochs.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class EpochOrder(Sampler[int]):
 
 
 class SeededRows(Dataset[Any]):
-    """Batches whose random transforms depend on seed, epoch and rows alone; takes the indices of `EpochOrder`.
+    """A dataset whose random transforms depend on seed, epoch and row alone; takes the indices of `EpochOrder`.
 
-    Gives them collated (`__getitems__`), since a collator may draw random numbers as well.
+    Batches come collated (`__getitems__`), because a collator may use random numbers as well.
     """
 
     def __init__(self, rows: Any, seed: int, collate: Callable[[Any], Any]) -> None:
@@ -61,7 +61,7 @@ class SeededRows(Dataset[Any]):
 
 @contextmanager
 def random_numbers_of(what: Sequence[int]) -> Iterator[None]:
-    """Random numbers that follow from whole numbers alone; afterwards they go on as if nothing had been drawn."""
+    """Seed all random generators by some integers; afterwards their states are restored."""
     seed = int(np.random.SeedSequence(what).generate_state(1)[0])
     python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)

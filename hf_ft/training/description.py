@@ -1,4 +1,4 @@
-"""The parts of `run.json` that are known before training, free of paths and tokens."""
+"""The parts of `run.json` that are known before training, without paths and tokens."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ RECORDED = (
     "gradient_checkpointing",
     "torch_compile",
 )
-"""The `TrainingArguments` in `run.json`: a list of its own, because the rest includes tokens and paths."""
+"""The `TrainingArguments` in `run.json`: an explicit list, because others hold tokens and paths."""
 UNRECORDED = ("explicit", "must_match", "cache_dir", "overwrite_output_dir")
-"""The fields of `Config` that are not in `run.json`: no options, or where things are on this machine."""
+"""The fields of `Config` that are not in `run.json`: those that are no options, and places on this machine."""
 
 
 def describe(
@@ -107,7 +107,7 @@ def recorded_settings(config: Config, args: TrainingArguments) -> dict[str, Any]
 
 
 def without_places(value: Any, places: Iterable[str]) -> Any:
-    """A value of `run.json` with each of these folders by its last part: notes may quote an error that names one."""
+    """A value of `run.json` in which each of these folders is named by its last part: a note may quote an error."""
     if isinstance(value, str):
         for place in sorted({*places}, key=len, reverse=True):
             if len(Path(place).parts) > 2:  # not a name or the root, which may be part of anything
@@ -119,7 +119,7 @@ def without_places(value: Any, places: Iterable[str]) -> Any:
 
 
 def places_of(config: Config, out: Path) -> set[str]:
-    """The folders of this machine that a run has to do with, as they are written and as they are found."""
+    """The folders of this machine that a run uses, as written and as resolved."""
     named = [config.model, config.dataset, config.cache_dir or str(default_root()), str(out)]
     local = [Path(name).expanduser() for name in named if Path(name).expanduser().exists()]
     local += [Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
@@ -127,7 +127,7 @@ def places_of(config: Config, out: Path) -> set[str]:
 
 
 def public_name(name: str) -> str:
-    """A Hub id as it is; a local path as its last part."""
+    """A Hub id as it is, a local path as its last part."""
     return Path(name).expanduser().resolve().name if Path(name).expanduser().exists() else name
 
 

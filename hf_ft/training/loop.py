@@ -43,10 +43,10 @@ def train(
     transform: Any = None,
     head: Any = None,
 ) -> Run:
-    """Run the stages of a plan; each starts from the best checkpoint of the one before, the best of all is kept.
+    """Run the stages of a plan; each starts from the best checkpoint of the one before; the best is the result.
 
-    With `resume_from_checkpoint`, finished stages are skipped and an interrupted one goes on where it stopped. Signals
-    that end the process, Ctrl-C among them, let a stage write a checkpoint before.
+    With `resume_from_checkpoint`, finished stages are skipped, and an interrupted one continues from a checkpoint.
+    Signals that end the process, such as Ctrl-C, let a stage write a checkpoint first.
 
     Args:
         task: Replaces the task that `config` names, in training, caching, scoring and saving.
@@ -64,7 +64,7 @@ def train(
     Raises:
         FreezeViolation: something frozen changed.
         UserError: settings that do not go together, or others than those of the run that is to be resumed.
-        Terminated: the process was told to end.
+        Terminated: the process received a signal to end.
     """
     extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform, head)
     run = _new_run(model, processor, splits, plan, config, args, loaded, task or get_task(config.task), extensions)
@@ -156,15 +156,15 @@ def _run_stages(run: Run, train_set: Any, validation_set: Any) -> None:
         for number, stage in enumerate(run.plan.stages, start=1):
             stop.check()
             run_stage(run, number, stage, train_set, validation_set, stop)
-        stop.check()  # a signal came too late for the last step
+        stop.check()  # a signal that arrived after the last step
 
 
 def _settle(run: Run) -> None:
-    """Take the best stage for the result, and make the model what is saved."""
+    """Make the model of the best stage the result."""
     best = _keep_best(run)
     if best < len(run.stages):
         name = run.stages[best - 1].name
-        run.stages[-1].notes.append(f"stage '{name}' scored best on validation, so the result has its weights")
+        run.stages[-1].notes.append(f"stage '{name}' scored best on validation: the result has its weights")
     if run.learning.finish:
         run.learning.finish(run.model)
     adapter = stage_folder(run, best) / "adapter"
@@ -173,7 +173,7 @@ def _settle(run: Run) -> None:
 
 
 def _keep_best(run: Run) -> int:
-    """Go back to an earlier stage when the later ones did not do as well; returns the number of the stage kept."""
+    """Restore the best stage; returns its number."""
     if "load_best_model_at_end" in run.config.explicit and not run.args.load_best_model_at_end:
         return len(run.stages)
     scored = [stage for stage in run.stages if stage.best_metric is not None and stage.checkpoint]

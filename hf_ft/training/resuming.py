@@ -1,4 +1,4 @@
-"""Where a run begins: anew, or where an earlier process stopped."""
+"""The start of a run: from scratch, or from where an earlier process stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hf_ft.training.run import Run, StageResult
 
 
 def begin(run: Run) -> None:
-    """Go on with the run in the output folder where that is asked for and can be; else write down that one begins.
+    """Resume the run in the output folder if `--resume` is set and there is one, else record the start of a new one.
 
     Raises:
         UserError: it began with other data or another model, or a result stands there that is not to be replaced.
@@ -35,9 +35,9 @@ def begin(run: Run) -> None:
         resume.check_settings(out, run.config)
         resume.check_content(out, facts)
     elif args.resume_from_checkpoint:
-        print_on_main(f"resume   no run has begun in {out}: this one starts", args)
+        print_on_main(f"resume   there is no run in {out} to resume: a new one starts", args)
     if args.world_size > 1:
-        torch.distributed.barrier()  # the others must have looked before there is something
+        torch.distributed.barrier()  # the others must have looked before the first process writes
     if args.should_save and not run.resumed:
         _check_free(run)
         clear(out)
@@ -53,7 +53,7 @@ def _identities(run: Run) -> dict[str, str]:
 
 
 def _check_free(run: Run) -> None:
-    """Refuse to clear a folder that nobody has checked: variables of the environment may look like those of a launcher.
+    """Refuse to clear an unchecked folder: environment variables may look like those of a launcher without being so.
 
     Raises:
         UserError: it holds something, and is neither held by this process nor to be replaced.
@@ -72,7 +72,7 @@ def stage_folder(run: Run, number: int) -> Path:
 
 
 def of_main(run: Run, find: Callable[[list[str]], Any]) -> Any:
-    """What the main process finds on the disk, for all of them: it removes what is damaged, and tells its notes."""
+    """What the main process finds on disk, for all processes: it also removes damaged files and prints notes."""
     notes: list[str] = []
     found = [find(notes) if run.args.should_save else None]
     for note in notes:
@@ -81,7 +81,7 @@ def of_main(run: Run, find: Callable[[list[str]], Any]) -> Any:
 
 
 def ended_before(run: Run, folder: Path) -> bool:
-    """Whether an earlier process has ended a stage; its result and the model's weights after it are taken over."""
+    """Whether an earlier process has ended a stage; if so, its result and weights are restored."""
     names = {one.name for one in fields(StageResult)}
     found = None
     if run.resumed:
@@ -104,13 +104,13 @@ def restore(model: PreTrainedModel, checkpoint: Path) -> None:
 
 
 def clear(out: Path) -> None:
-    """Remove what a run wrote into its output folder, and nothing else."""
+    """Remove the files of a run from its output folder, and nothing else."""
     checkpoints.remove(out)
     output_folder.remove(out)
 
 
 def discard_model(out: Path) -> None:
-    """Remove a whole run with its folder, and nothing else that stands there."""
+    """Remove a run with its folder, but nothing else in it."""
     if output_folder.kind_of(out) == "run":
         clear(out)
         output_folder.discard(out)

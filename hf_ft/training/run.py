@@ -1,4 +1,4 @@
-"""What a run is: its settings, data, plan and model, and the result of each stage."""
+"""A run: its settings, data, plan and model, and the results of its stages."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ from hf_ft.training.extensions import Extensions
 
 @dataclass
 class StageResult:
-    """What a stage did: time, memory, curve and proof. `frozen_checked` counts bit-identical frozen tensors.
+    """What a stage did: time, memory, learning curve and proof.
 
-    Steps and epochs in `history` are counted over all stages. `checkpoint` is the folder of the stage's weights,
-    relative to the output folder; those of adapters are merged. `peak_memory` is in bytes: of the GPU where there is
-    one, else the process's resident memory so far. `seconds` are those of computing features, training and its
-    evaluations. `cache` says what frozen layers gave once instead of in every epoch, `uncached` why they ran in every
-    one, `images` which were decoded once; `solver` how a linear head was fitted to convergence, None where steps
-    trained.
+    Args:
+        steps: Optimizer steps; 0 where the head was solved.
+        seconds: Of computing features, training and its evaluations.
+        peak_memory: In bytes: of the GPU if there is one, else the process's resident memory so far.
+        frozen_checked: Frozen tensors that are bit-identical after the stage.
+        checkpoint: The folder of the stage's weights, relative to the output folder; adapters are merged in it.
+        history: The logs of `Trainer`, with steps and epochs counted over all stages.
+        cache: Facts about cached features; `uncached` is why there are none.
+        images: Facts about images that were decoded once.
+        solver: How the linear head was solved; None where it was trained by steps.
     """
 
     name: str
@@ -50,11 +54,15 @@ class StageResult:
 
 @dataclass
 class Run:
-    """A trained model with all that describes how it came about; what `score` and `save` work on.
+    """A training run and its model, as `score` and `save` take it.
 
-    `others` is that of `train`; `chosen` says how method `auto` came to the method that was trained. `adapter` is the
-    folder of the adapter that stands for the result, without the name of its base; `resumed` says whether the run goes
-    on where an earlier process stopped.
+    Args:
+        metric: Selects the best checkpoint.
+        others: As in `train`.
+        chosen: How method `auto` came to the method that was trained.
+        adapter: The folder of the adapter that makes up the whole result, without the name of its base model.
+        resumed: Whether the run continues one of an earlier process.
+        extensions: The caller's own code.
     """
 
     config: Config
@@ -81,7 +89,7 @@ class Run:
 
     @property
     def higher_is_better(self) -> bool:
-        """The direction of the metric that chooses the best epoch."""
+        """Whether a higher value of the metric that selects the best checkpoint is better."""
         own = self.extensions.compute_metrics
         if own is not None and self.metric == getattr(own, "name", None):
             return bool(own.greater_is_better)  # type: ignore[union-attr]
@@ -89,11 +97,11 @@ class Run:
 
     @property
     def shown(self) -> str:
-        """The metric to look at: the one that chooses the best epoch, but a score where that is the loss."""
+        """The metric to report: the one that selects the best checkpoint, or the default metric if that is the loss."""
         return self.splits.target.default_metric if self.metric == "loss" else self.metric
 
     def described_extensions(self) -> dict[str, Any]:
-        """The names of what the caller brought, for records; empty where that is nothing."""
+        """The names of the caller's own code, for records; empty if there is none."""
         found = self.extensions.names()
         if self.task is not get_task(self.config.task):
             found = {"task": name_of(self.task.encode), **found}
@@ -106,7 +114,7 @@ class Run:
 
 
 def epochs_of(stages: Sequence[StageResult]) -> float:
-    """The epochs of stages that have ended, as they were logged, where they were; logs count over all stages."""
+    """The epochs of the stages that have ended, by their logs if they have any; logs count over all stages."""
     epochs = 0.0
     for stage in stages:
         logged = [entry["epoch"] for entry in stage.history if "epoch" in entry]

@@ -1,4 +1,4 @@
-"""What a stage reads: cached features, images from the image cache, or the data set as it is."""
+"""The data of a stage: cached features, cached images, or the encoded dataset as it is."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from hf_ft.training.run import Run
 def read_once(
     run: Run, folder: Path, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any]
 ) -> tuple[CachedStage | str, Sequence[Any], dict[str, float] | None]:
-    """The cached stage or why it runs live, what it reads, and which images are kept.
+    """The cached stage or why it runs uncached, its datasets, and facts about cached images.
 
-    Whether that pays is measured, so a resumed stage takes over what was decided when it began.
+    Whether caching pays off is measured, so a resumed stage keeps to what was decided when it began.
     """
     earlier = of_main(run, lambda notes: checkpoints.decided(folder, notes)) if run.resumed else None
-    live = earlier["live"] if earlier else None
-    job, opened = _opened(run, stage, args, sets, live)
-    if earlier and live is None and isinstance(opened, str) and checkpoints.steps(folder):
+    uncached = earlier["uncached"] if earlier else None
+    job, opened = _opened(run, stage, args, sets, uncached)
+    if earlier and uncached is None and isinstance(opened, str) and checkpoints.steps(folder):
         raise UserError(
             f"--resume: stage '{stage.name}' read the outputs of its frozen layers from the cache, and now it "
-            f"cannot: {opened}. Make that possible, or begin anew with --overwrite_output_dir."
+            f"cannot: {opened}. Make that possible, or start over with --overwrite_output_dir."
         )
     if isinstance(opened, CachedStage):
         prepared: Sequence[Any] = (opened.train, opened.validation)
@@ -45,22 +45,21 @@ def read_once(
         prepared, images = (job.datasets, None) if without else cache_images(job)
     if earlier is None and run.args.should_save:
         kept = images is not None
-        checkpoints.write_file(
-            folder / checkpoints.BEGUN, {"live": None if isinstance(opened, CachedStage) else opened, "images": kept}
-        )
+        reason = None if isinstance(opened, CachedStage) else opened
+        checkpoints.write_file(folder / checkpoints.BEGUN, {"uncached": reason, "images": kept})
     return opened, prepared, images
 
 
 def _opened(
-    run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], live: str | None
+    run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], uncached: str | None
 ) -> tuple[CacheRequest, CachedStage | str]:
-    """What a stage reads, and the stage split at its first group that trains, or why it runs live (if known, `live`).
+    """The request of a stage, and its cached form or why it runs uncached (`uncached`, if known from before).
 
-    Augmentation is for steps: a head that is to be solved reads the images as they are, unless the user augments.
+    Augmentation is for training by steps: a head to be solved reads plain images, unless the user set `augment`.
     """
     config = run.config
-    if live is not None:
-        return _job(run, stage, args, sets, config), live
+    if uncached is not None:
+        return _job(run, stage, args, sets, config), uncached
     augments = file_column(sets[0]) and config.augment not in (None, "none") and "augment" not in config.explicit
     if augments and expects_solver(config, run.plan.stages, stage, run.groups):
         plain = replace(config, augment="none")
@@ -74,7 +73,7 @@ def _opened(
 
 
 def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> CacheRequest:
-    """What a stage reads, and how often; without validation where it does not look at it."""
+    """What a stage reads and how often; without validation if it does not evaluate."""
     examples, collator = len(sets[0]), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / steps_per_epoch(args, examples)
     reads = passes * (1 + run.others), evaluations(args, stage, examples) * (1 + run.others)
@@ -89,7 +88,7 @@ def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any
 
 
 def _open_cache(job: CacheRequest) -> CachedStage | str:
-    """The stage split at its first group that trains, with the features of its examples; or why it runs live."""
+    """The stage with cached features, or why it runs uncached."""
     try:
         return open_cache(job)
     except NotCached as reason:

@@ -1,4 +1,4 @@
-"""One stage: its `Trainer` or its head solver, the freeze audit around it, and what it leaves on disk."""
+"""One stage: its `Trainer` or its head solver, the freeze audit around it, and its files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     if ended_before(run, folder):
         return
     args = stage_arguments(run, stage, folder, len(train_set))
-    quiet = modules_in_eval(run.model, stage)
+    in_eval = modules_in_eval(run.model, stage)
     names = stage.frozen_tensors
     untouched = snapshot(run.model, names) if stage.peft else {}
     model = _prepare(run, stage, total_steps(args, stage, len(train_set)))
@@ -65,7 +65,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         cached = opened if isinstance(opened, CachedStage) else None
         trained = cached.upper if cached else model
         sets = (*prepared, validation_set)[:2]
-        frozen = FrozenMode(trained, quiet)
+        frozen = FrozenMode(trained, in_eval)
         trainer = _trainer(run, trained, stage, args, sets[0], sets[1], stop)
         fit = _solve(run, stage, cached)
         with cached.split.installed() if cached else nullcontext():
@@ -100,15 +100,15 @@ def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
     """Train, from the newest checkpoint that is whole where a stage was interrupted."""
     found: checkpoints.Checkpoint | None = None
     if run.resumed and trainer.model and adapters.allocates(trainer.model):
-        print_on_main("resume   these adapters settle their ranks as they train: the stage begins anew", run.args)
+        print_on_main("resume   these adapters settle their ranks as they train: the stage starts over", run.args)
     elif run.resumed and trainer.args.save_only_model:
         print_on_main(
-            "resume   --save_only_model: checkpoints lack the optimizer's state, so the stage begins anew", run.args
+            "resume   --save_only_model: checkpoints lack the optimizer's state, so the stage starts over", run.args
         )
     elif run.resumed:
         found = of_main(run, lambda notes: checkpoints.newest(folder, notes))
-        at = f"from {found.folder.name}" if found else "from its beginning: it has no checkpoint yet"
-        print_on_main(f"resume   stage '{folder.name.partition('-')[2]}' goes on {at}", run.args)
+        at = f"from {found.folder.name}" if found else "from its start, since it has no checkpoint yet"
+        print_on_main(f"resume   stage '{folder.name.partition('-')[2]}' continues {at}", run.args)
     if found is None and run.args.should_save:
         checkpoints.clear(folder)
     trainer.train_from(found)
@@ -140,7 +140,7 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
     fit = solve_head(*layer, cached.train, cached.validation, run.learning.loss, goes_on)
     best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
     print_on_main(
-        f"solver   the head is fitted to convergence, not by steps: {len(fit.path)} penalties tried, {fit.penalty:g} "
+        f"solver   the head is solved, not trained by steps: {len(fit.path)} penalties tried, {fit.penalty:g} "
         f"chosen by validation loss {best['validation']:.4f}",
         run.args,
     )
@@ -148,7 +148,7 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
 
 
 def _save_whole(run: Run, folder: Path) -> None:
-    """Keep the whole model at the end of a stage whose checkpoints hold the upper part alone."""
+    """Save the whole model at the end of a stage, where no checkpoint holds it."""
     run.stages[-1].checkpoint = str(folder.relative_to(run.output_dir))
     if run.args.should_save:
         with checkpoints.whole(folder) as begun, without_progress_bars():
@@ -166,14 +166,14 @@ def _prepare(run: Run, stage: AppliedStage, steps: int) -> PreTrainedModel | Pef
 
 
 def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[str, torch.Tensor] | None) -> None:
-    """End a stage with adapters: save them where they stand for the whole result, and make the model plain again."""
+    """End a stage with adapters: save them if they alone make up the result, and merge them into the model."""
     result = run.stages[-1]
     reason = _no_adapter(run, number, model, initial is not None)
     if reason:
         result.notes.append(f"the adapter is not saved, only the merged model: {reason}")
     elif run.args.should_save:
         finished = model
-        if run.learning.finish:  # saved as the result will be, while the model itself may go on into another stage
+        if run.learning.finish:  # as in the final result; the model itself may be trained in another stage
             finished = copy.deepcopy(model)
             run.learning.finish(finished)
         with checkpoints.whole(folder / "adapter") as begun:
@@ -186,7 +186,7 @@ def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[
 
 
 def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str:
-    """Why an adapter would not give the result on the base model as it was before the run; empty when it does."""
+    """Why the adapter on the original base model would not be the result; empty if it is."""
     stage = run.plan.stages[number - 1]
     for earlier in run.plan.stages[: number - 1]:
         if not stage.replaces(earlier):

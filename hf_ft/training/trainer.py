@@ -1,4 +1,4 @@
-"""The `Trainer` of a stage: rates by depth group, batches that can be found again, checkpoints that are safe."""
+"""The `Trainer` of a stage: learning rates by depth group, reproducible batches, atomic checkpoints."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hf_ft.training.data_order import EpochOrder
 
 
 class StageTrainer(Trainer):
-    """`Trainer` with one learning rate per depth group, logs that go on from the stages before, and safe checkpoints.
+    """`Trainer` with a learning rate per depth group, logs that count over all stages, and atomic checkpoints.
 
-    Its training rows are `SeededRows`. `most` is how many checkpoints are kept.
+    Its training rows are `SeededRows`. `most` is how many checkpoints stay on disk.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class StageTrainer(Trainer):
         self.add_callback(_Endings(self))
 
     def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> None:
-        """Train from the beginning or from a checkpoint; signals wait for the step that is running.
+        """Train from the beginning or from a checkpoint; signals wait for the current step.
 
-        Where the checkpoint was the last one, the model gets the weights that the training would have ended with:
-        `Trainer` would make a step too many.
+        If training was over after the checkpoint, its weights (or the best ones) are loaded: `Trainer` would make one
+        step too many.
         """
         self.best = checkpoint.best if checkpoint else None
         if checkpoint and checkpoint.over:
@@ -62,7 +62,7 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint under another name and rename it when it is whole; only then may older ones go."""
+        """Write a checkpoint under a temporary name and rename it when it is complete; only then remove older ones."""
         stage, step = Path(str(self.args.output_dir)), self.state.global_step
         folder, begun = stage / f"checkpoint-{step}", stage / checkpoints.WRITING / f"checkpoint-{step}"
         if self.args.should_save:
@@ -94,7 +94,7 @@ class StageTrainer(Trainer):
         checkpoints.rotate(folder.parent, self.most, best)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with steps and epochs counted over all stages: trackers read them from the state, as the curves do."""
+        """Log with steps and epochs counted over all stages; trackers and learning curves read them from the state."""
         step, epoch = self.state.global_step, self.state.epoch
         self.state.global_step = step + self.steps_before
         self.state.epoch = (epoch or 0.0) + self.epochs_before
@@ -104,11 +104,11 @@ class StageTrainer(Trainer):
             self.state.global_step, self.state.epoch = step, epoch
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save checkpoints under the names that the parameters have in the model.
+        """Save checkpoints with the parameter names of the model.
 
         `save_pretrained` writes the names of older versions (`vit.encoder.layer.0.attention.attention.query`), which
-        `Trainer` does not translate when it resumes or goes back to the best checkpoint: it warns, and leaves these
-        weights as they are. Can go when https://github.com/huggingface/transformers/issues/48805 is mended.
+        `Trainer` does not translate when it resumes or loads the best checkpoint: it warns and leaves them.
+        Not needed once https://github.com/huggingface/transformers/issues/48805 is fixed.
         """
         model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         renames = isinstance(model, PreTrainedModel)  # adapters keep their names
@@ -122,14 +122,14 @@ class StageTrainer(Trainer):
             del model.save_pretrained
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """The batches of training or evaluation, from workers that outlive signals."""
+        """The loader of training or evaluation, whose workers ignore signals."""
         loader = super()._get_dataloader(*args, **kwargs)
         inner = getattr(loader, "base_dataloader", loader)  # accelerate's has the one that starts the workers in it
         inner.worker_init_fn = functools.partial(ignore_in_worker, inner.worker_init_fn)
         return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """An order for each epoch that can be found again; batches of like length from lengths that are known."""
+        """A reproducible order for each epoch; with `group_by_length`, batches of similar length."""
         seeded: Any = self.train_dataset
         rows, strategy = seeded.rows, self.args.train_sampling_strategy
         lengths = row_lengths(rows) if strategy == "group_by_length" else None
@@ -146,7 +146,7 @@ class StageTrainer(Trainer):
         return EpochOrder(len(rows), seeded.seed, lambda: int(self.state.epoch or 0), order)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """From the longest to the shortest, so that little is padded; texts only."""
+        """Texts from the longest to the shortest, which needs the least padding."""
         lengths = row_lengths(eval_dataset)
         if lengths is None or self.args.world_size > 1:
             return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
@@ -167,13 +167,13 @@ class StageTrainer(Trainer):
 
 
 class _Endings(TrainerCallback):
-    """Lets a signal end the training with a checkpoint, and each checkpoint hold all that its step brought."""
+    """Lets a signal end training after a checkpoint, and a checkpoint wait for the evaluation of its step."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer, self.postponed = trainer, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Find the best checkpoint again, wherever the folder stands by now."""
+        """Restore the path of the best checkpoint, since the folder may have been moved."""
         state.best_model_checkpoint = str(self.trainer.best) if self.trainer.best else None
         self.trainer.stop.check()
         self.trainer.stop.waiting = True
@@ -181,26 +181,26 @@ class _Endings(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save where a signal asks for it.
 
-        After the last step of an epoch that waits for what its end brings: who goes on from the checkpoint begins the
-        next epoch, and would never make up for an evaluation.
+        After the last step of an epoch this waits for the end of the epoch: a run resumed from the checkpoint starts
+        with the next epoch, and would miss the evaluation.
         """
         saves = control.should_save or bool(self._asked())
         self.postponed = saves and (float(state.epoch).is_integer() or control.should_training_stop)
         control.should_save = saves and not self.postponed
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save what was postponed."""
+        """Save the checkpoint that waited."""
         control.should_save = control.should_save or self.postponed or bool(self._asked())
         self.postponed = False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End the training where a signal has asked for it: its checkpoint is there."""
+        """End training if a signal asked for it; the checkpoint is written."""
         number = self._asked()
         if number:
             raise exception_of(number)
 
     def _asked(self) -> int:
-        """The signal that any of the processes has got, 0 for none; all ask at the same time."""
+        """The signal that any of the processes has received, 0 for none; a collective call."""
         if self.trainer.args.world_size <= 1:
             return self.trainer.stop.number
         number = torch.tensor(self.trainer.stop.number, device=self.trainer.args.device)
