@@ -135,7 +135,6 @@ def test_initialisations_that_rewrite_the_base_are_those_known(name: str, text_m
     adapted = attach(model, stage, "lora", LORA[name]).eval()
     assert (snapshot(adapted, names) != before) == (name in REWRITE)
     torch.testing.assert_close(adapted(input_ids=tokens).logits, expected, atol=1e-5, rtol=1e-4)
-    assert len(REWRITE) == 5
 
 
 def prepared(folder: str) -> tuple[PreTrainedModel, AppliedStage]:
@@ -179,9 +178,8 @@ def test_convolutions(name: str, resnet: PreTrainedModel) -> None:
     torch.testing.assert_close(plain(pixel_values=images).logits, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_convolutions_are_counted() -> None:
-    """The matrix above trains nine methods and asks the others for their error."""
-    assert len(CONVOLUTION) == 9
+def test_methods_for_convolutions_exist() -> None:
+    """The matrix above trains these and asks the others for their error."""
     assert set(mergeable()) >= CONVOLUTION
 
 
@@ -235,7 +233,6 @@ OPTIONS = {
 def test_mistakes_in_options(mistake: str) -> None:
     """Each is answered before data or model are loaded."""
     name, options, message = OPTIONS[mistake]
-    assert len(OPTIONS) == 5
     with pytest.raises(UserError, match=message):
         check_options(name, options)
 
