@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ft.reports.run_report import markdown_table
+from hf_ft.reports.tables import markdown_table
 
 
 def run(options: Sequence[str], cache: str, folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 from hf_ft.cli.app import run
 from hf_ft.errors import UserError
 from hf_ft.experiments.depth_settings import DepthSettings, freeze_depths, read_depth_settings
+from hf_ft.records import FreezeDepthRecord
 from hf_ft.settings.parse import Command, command_line
 
 OPTIONS = {
@@ -30,9 +31,11 @@ USAGE = "--task T --model M --dataset D --output_dir OUT [options]"
 
 def sweep(asked: DepthSettings, folder: Path, cache: Mapping[str, Any]) -> dict[str, Any]:
     """Train every depth with every seed at its own length; scores, draws of the test score and seconds by depth."""
-    from hf_ft.experiments.trials import Experiment, Trial
+    from hf_ft.experiments.training_experiment import TrainingExperiment
+    from hf_ft.experiments.trials import Trial
+    from hf_ft.records import ComparisonRecord
 
-    experiment = Experiment([*asked.layers, ("the benchmark", cache)], folder)
+    experiment = TrainingExperiment([*asked.layers, ("the benchmark", cache)], folder, ComparisonRecord)
     found: dict[str, Any] = {
         "sign": 1 if experiment.higher_is_better else -1,
         "blocks": experiment.blocks,
@@ -53,12 +56,13 @@ def sweep(asked: DepthSettings, folder: Path, cache: Mapping[str, Any]) -> dict[
     return found
 
 
-def choices(record: Mapping[str, Any], blocks: int, depths: list[int]) -> dict[str, int]:
-    """The choices to compare, as numbers of frozen blocks: the search, other rules on its scores, two fixed rules."""
-    chosen, probe = record["choice"], record["layer_probes"]["scores"]
-    sign = 1 if record["higher_is_better"] else -1
-    named = {"hf-ft depth": chosen["frozen"]}
-    named["the same, more frozen if within noise"] = (chosen["alternative"] or chosen)["frozen"]
+def choices(record: FreezeDepthRecord, blocks: int, depths: list[int]) -> dict[str, int]:
+    """What is compared: the search, other ways to choose from what it saw, and two habits; by frozen blocks."""
+    choice, probe = record.choice, record.layer_probes.scores
+    assert choice is not None
+    sign = 1 if record.higher_is_better else -1
+    named = {"hf-ft depth": choice.frozen}
+    named["the same, more frozen if within noise"] = (choice.alternative or choice).frozen
     if probe:
         named["best probe"] = max(depths, key=lambda frozen: (sign * probe[frozen], frozen))
     named["always full"] = 0
@@ -100,9 +104,10 @@ def main() -> None:
 
     asked = read_depth_settings([("the benchmark", {"seeds": 3} | settings | own("search"))])
     from hf_ft.experiments.freeze_depth import search
-    from hf_ft.reports.run_report import markdown_table
+    from hf_ft.reports.tables import markdown_table
 
     record = search(asked)
+    assert record.cost is not None
     if asked.anew:
         for name in ("cached", "live"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -110,8 +115,8 @@ def main() -> None:
     live = sweep(asked, folder / "live", {"cache": "off"})
     rows = regrets(choices(record, cached["blocks"], list(cached["depths"])), cached)
     seconds = {
-        "search": record["cost"]["training"],
-        "search with probes": record["cost"]["training"] + record["cost"]["layer_probes"],
+        "search": record.cost.training,
+        "search with probes": record.cost.training + record.cost.layer_probes,
     }
     seconds |= {
         f"sweep, {name}": sum(one["seconds"] for one in found["depths"].values())
@@ -136,8 +141,8 @@ def main() -> None:
             [[name, f"{value:.0f}", f"{value / whole:.0%}"] for name, value in seconds.items()],
         )
     )
-    summary = {"choices": rows, "seconds": seconds, "estimated_sweep": record["cost"]["full_sweep"]}
-    (folder / "benchmark.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    told = {"choices": rows, "seconds": seconds, "estimated_sweep": record.cost.full_sweep}
+    (folder / "benchmark.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

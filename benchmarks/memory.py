@@ -17,7 +17,7 @@ from pathlib import Path
 import side_by_side
 from side_by_side import Variant
 
-from hf_ft.reports.run_report import markdown_table
+from hf_ft.reports.tables import markdown_table
 
 QUICK = {"sizes": [500, 5000], "num_train_epochs": 1}
 GOOD = "bright calm clear fine fresh gentle good grand happy kind lively lovely rich smart sweet warm"

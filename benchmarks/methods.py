@@ -19,7 +19,7 @@ from typing import Any
 
 from hf_ft.methods.peft_registry import mergeable
 from hf_ft.methods.registry import METHODS
-from hf_ft.reports.run_report import markdown_table
+from hf_ft.reports.tables import markdown_table
 
 ARGUMENTS = {"last_n": "last_n:2", "first_n": "first_n:3", "train": "train:*attention*", "peft": None, "auto": None}
 """Method that takes an argument -> the value to run; PEFT methods are listed one by one, and `auto` is skipped."""

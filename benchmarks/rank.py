@@ -57,9 +57,11 @@ def derived(model: str, task: str, blocks: Sequence[int], folder: Path) -> list[
 
 def truth(model: str, layers: Sequence[Layer], method: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
     """Test scores of a candidate that is trained with every seed."""
-    from hf_ft.experiments.trials import Experiment, Trial
+    from hf_ft.experiments.training_experiment import TrainingExperiment
+    from hf_ft.experiments.trials import Trial
+    from hf_ft.records import ComparisonRecord
 
-    experiment = Experiment([*layers, ("the benchmark", {"model": model})], folder)
+    experiment = TrainingExperiment([*layers, ("the benchmark", {"model": model})], folder, ComparisonRecord)
     results = [experiment.run(Trial(method, seed)) for seed in seeds]
     if wrong := [result.error for result in results if result.error]:
         raise RuntimeError(f"{model}: {wrong[0]}")
@@ -75,7 +77,7 @@ def truth(model: str, layers: Sequence[Layer], method: str, seeds: Sequence[int]
 def report(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | None]) -> str:
     """The table of candidates, best trained first, and the agreement of each score with it."""
     from hf_ft.reports.ranking import NAMES
-    from hf_ft.reports.run_report import markdown_table
+    from hf_ft.reports.tables import markdown_table
 
     header = ["candidate", *NAMES.values(), "mean place", "trained, test", "seeds from, to"]
     lines = [
@@ -104,14 +106,15 @@ def main() -> None:
         raise UserError(f"Give at least one model, --task, --dataset and --output_dir: {prog} {USAGE}")
     folder = Path(explicit["output_dir"])
     from hf_ft import rank
-    from hf_ft.experiments.ranking import short_names
+    from hf_ft.experiments.candidate_names import short_names
     from hf_ft.heads.rank_correlation import tau
+    from hf_ft.records import to_json
 
     blocks = parse_integers(explicit["cut"], "cut", 1) if "cut" in explicit else []
     models += derived(models[0], explicit["task"], blocks, folder / "models")
     settings = {name: value for name, value in explicit.items() if name not in (*OWN, "method", "output_dir")}
     record = rank(models, **settings, output_dir=str(folder / "rank"))
-    scored = {row["name"]: row for row in record["candidates"] if "scores" in row}
+    scored = {row.name: to_json(row) for row in record.scored}
     rest = [("the benchmark", {**settings, "output_dir": str(folder)})]
     rows = []
     seeds = parse_seeds(explicit.get("seeds", 3))

@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hf_ft.reports.run_report import markdown_table
+from hf_ft.reports.tables import markdown_table
 
 SAMPLING = 0.05
 """Seconds between two samples of a process's memory."""

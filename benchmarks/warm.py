@@ -12,7 +12,7 @@ from pathlib import Path
 import side_by_side
 from side_by_side import Variant
 
-from hf_ft.reports.run_report import markdown_table
+from hf_ft.reports.tables import markdown_table
 
 QUICK = {"max_train_examples": 300, "max_eval_examples": 200, "num_train_epochs": 5, "seeds": [0]}
 FIRST, SECOND = "first run, cold cache", "second run, warm cache"

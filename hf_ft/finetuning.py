@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.environment import Stop, silence_libraries, stoppable
 from hf_ft.errors import UserError
+from hf_ft.records import RankingRecord, RunRecord, read_record
 from hf_ft.results import FinetuneResult
 from hf_ft.settings import IN_MEMORY, Config, Settings, build, check_output_dir, parse_recipe
 from hf_ft.settings import resume as resuming
@@ -119,7 +119,7 @@ def _wrong_kind(name: str, value: Any, hint: str) -> UserError:
     return UserError(f"{name}= got an object of type {kind}.", option=name, value=kind, hint=hint)
 
 
-def rank(models: Sequence[str], confirm: int = 0, **settings: Any) -> dict[str, Any]:
+def rank(models: Sequence[str], confirm: int = 0, **settings: Any) -> RankingRecord:
     """Score candidate models on a data set and return the ranking, the content of `rank.json`.
 
     Needs `task`, `dataset` and `output_dir`, and takes every setting of `finetune` but `model`. `models` are Hub ids,
@@ -134,7 +134,7 @@ def rank(models: Sequence[str], confirm: int = 0, **settings: Any) -> dict[str, 
     """
     from hf_ft.experiments import rank_models
 
-    return rank_models(models, confirm, (("the call of rank()", settings),), lambda one: execute(one).record)
+    return rank_models(models, confirm, (("the call of rank()", settings),), execute)
 
 
 def parse(
@@ -172,7 +172,7 @@ def execute(settings: Settings, brought: Brought | None = None) -> FinetuneResul
 
             tidy(out)
             print(f"resume   the run in {out} has finished: nothing is left to do")
-            return FinetuneResult(json.loads((out / "run.json").read_text(encoding="utf-8")), out)
+            return FinetuneResult(read_record(out, RunRecord).as_dict(), out)
         return _execute(settings, brought or Brought(), stop)
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from hf_ft.cli.app import run
 from hf_ft.finetuning import execute
-from hf_ft.reports.figures import draw_learning
-from hf_ft.reports.run_report import text_table
+from hf_ft.records import RunRecord, read_record
+from hf_ft.reports.learning_curves import several_learning_curves
+from hf_ft.reports.style import save_figure
+from hf_ft.reports.tables import text_table
 from hf_ft.settings.merge import build
 from hf_ft.settings.parse import command_line
 
@@ -30,15 +32,17 @@ def main(argv: list[str] | None = None) -> None:
     records = {}
     for method, title in METHODS.items():
         own = {"method": method, "output_dir": str(out / method)}
-        records[title] = execute(build(("the recipe", SETTINGS), *layers, ("the recipe", own))).record
+        execute(build(("the recipe", SETTINGS), *layers, ("the recipe", own)))
+        records[title] = read_record(out / method, RunRecord)
     rows = []
     for title, record in records.items():
-        split = list(record["metrics"])[-1]
-        score = record["metrics"][split]["accuracy"]
-        seconds = sum(stage["seconds"] for stage in record["stages"])
-        rows.append([title, f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}", f"{seconds:.0f}"])
+        split = list(record.metrics)[-1]
+        score = record.metrics[split]["accuracy"]
+        seconds = sum(stage.seconds for stage in record.stages)
+        rows.append([title, f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}", f"{seconds:.0f}"])
     print(f"\n{text_table(['', f'{split} accuracy', '95 % interval', 'seconds'], rows)}")
-    print(f"\nFigure: {draw_learning(records, out / 'learning.png', out / 'learning.svg')[0]}")
+    files = save_figure(several_learning_curves(records), out / "learning.png", out / "learning.svg")
+    print(f"\nFigure: {files[0]}")
 
 
 if __name__ == "__main__":

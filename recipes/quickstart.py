@@ -18,7 +18,10 @@ from PIL import Image
 
 from hf_ft.cli.app import run
 from hf_ft.finetuning import execute
-from hf_ft.reports.run_report import comparison_figure, text_table
+from hf_ft.records import RunRecord, ScoreRecord, read_record
+from hf_ft.reports.score_bars import score_bars
+from hf_ft.reports.style import save_figure
+from hf_ft.reports.tables import text_table
 from hf_ft.settings.merge import build
 from hf_ft.settings.parse import command_line
 
@@ -73,7 +76,7 @@ def logistic_regression(layers: list[tuple[str, Mapping[str, Any]]], digits: Pat
         fitted = LogisticRegression(max_iter=2000).fit(np.concatenate([pixels(split) for split in seen]), labels)
         logits = np.log(fitted.predict_proba(pixels(splits.test)) + 1e-12)
         found = score(logits, np.asarray(splits.test["labels"]), splits.problem_type)["accuracy"]
-        scores[title] = asdict(found)
+        scores[title] = ScoreRecord(**asdict(found))
     return scores
 
 
@@ -90,16 +93,15 @@ def main(argv: list[str] | None = None) -> None:
     scores = {}
     for method, title in (("lp_ft", "pretrained, fine-tuned (lp_ft)"), ("scratch", "the same, from scratch")):
         recipe = {**SETTINGS, "dataset": str(digits), "method": method}
-        record = execute(
-            build(("the recipe", recipe), *layers, ("the recipe", {"output_dir": str(out / method)}))
-        ).record
-        scores[title] = record["metrics"]["test"]["accuracy"]
+        execute(build(("the recipe", recipe), *layers, ("the recipe", {"output_dir": str(out / method)})))
+        record = read_record(out / method, RunRecord)
+        scores[title] = record.metrics["test"]["accuracy"]
     scores |= logistic_regression(layers, digits, out / "baseline")
-    rows = [[name, f"{s['value']:.4f}", f"{s['low']:.4f} to {s['high']:.4f}"] for name, s in scores.items()]
-    each = record["settings"]["examples_per_class"]
+    rows = [[name, f"{s.value:.4f}", f"{s.low:.4f} to {s.high:.4f}"] for name, s in scores.items()]
+    each = record.settings["examples_per_class"]
     print(f"\nTest accuracy on {TEST_EXAMPLES} handwritten digits, from {each} training images of each\n")
     print(text_table(["", "accuracy", "95 % interval"], rows))
-    print(f"\nFigure: {comparison_figure(scores, out / 'comparison.png')}")
+    print(f"\nFigure: {save_figure(score_bars(scores), out / 'comparison.png')[0]}")
 
 
 if __name__ == "__main__":

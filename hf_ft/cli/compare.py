@@ -45,10 +45,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> None:
     """Run the trials of the comparison, or draw its figures again."""
+    from hf_ft.records import ComparisonRecord
     from hf_ft.settings import settings_layers
 
     layers = settings_layers(vars(options))
-    if (folder := record_to_redraw(layers, "compare.json")) is not None:
+    if (folder := record_to_redraw(layers, ComparisonRecord)) is not None:
         from hf_ft.experiments import redraw_comparison
 
         print("\n".join(str(path) for path in redraw_comparison(folder)))

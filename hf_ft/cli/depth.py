@@ -39,10 +39,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> None:
     """Search, or draw the figure of a search again."""
+    from hf_ft.records import FreezeDepthRecord
     from hf_ft.settings import settings_layers
 
     layers = settings_layers(vars(options))
-    if (folder := record_to_redraw(layers, "depth.json")) is not None:
+    if (folder := record_to_redraw(layers, FreezeDepthRecord)) is not None:
         from hf_ft.experiments import redraw_depth
 
         print("\n".join(str(path) for path in redraw_depth(folder)))

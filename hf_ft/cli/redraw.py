@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError
+
+if TYPE_CHECKING:
+    from hf_ft.records import Record
 
 
 def add_redraw(group: Any, experiment: str) -> None:
@@ -20,7 +23,7 @@ def add_redraw(group: Any, experiment: str) -> None:
     )
 
 
-def record_to_redraw(layers: Sequence[tuple[str, dict[str, Any]]], name: str) -> Path | None:
+def record_to_redraw(layers: Sequence[tuple[str, dict[str, Any]]], kind: type[Record]) -> Path | None:
     """The folder of `--redraw`, taken out of the options; None where it is not asked for.
 
     Raises:
@@ -30,12 +33,8 @@ def record_to_redraw(layers: Sequence[tuple[str, dict[str, Any]]], name: str) ->
     if folder is None:
         return None
     if layers[-1][1]:
-        raise UserError(f"--redraw takes no other option: the figures are made from {name} alone.")
-    from hf_ft.storage import COMPARISON, SEARCH, read_record
+        raise UserError(f"--redraw takes no other option: the figures are made from {kind.FILE} alone.")
+    from hf_ft.records import read_finished
 
-    path = Path(folder).expanduser() / name
-    if name == "compare.json":
-        read_record(path, COMPARISON, "finished comparison")
-    else:
-        read_record(path, SEARCH, "finished search")
-    return path.parent
+    read_finished(Path(folder).expanduser(), kind)
+    return Path(folder).expanduser()

@@ -15,8 +15,8 @@ def check_result(folder: str) -> None:
     Raises:
         UserError: no such folder, or no valid `run.json` in it.
     """
+    from hf_ft.records import RunRecord, read_record
     from hf_ft.settings import check_path
-    from hf_ft.storage import read_run
 
     check_path(str(Path(folder).expanduser().absolute()), "result folder")
-    read_run(Path(folder).expanduser())
+    read_record(Path(folder).expanduser(), RunRecord)

@@ -34,9 +34,10 @@ from hf_ft.evaluation.outputs import predict_outputs
 from hf_ft.evaluation.scores import Results, add_scores, score_without
 from hf_ft.modalities import FileInput
 from hf_ft.models import silent_loading
+from hf_ft.records import RunRecord, ScoreRecord, Scores, read_record, to_json
 from hf_ft.reports import duplicates_note, text_table, title
 from hf_ft.settings import DataSettings, EncodingSettings, check_path, not_made
-from hf_ft.storage import LOCAL, check_names, files_below, read_run, readable
+from hf_ft.storage import LOCAL, check_names, files_below, readable
 from hf_ft.tasks import Task, get_task
 
 SHAPE = ("label_column", "label_separator", "bad_examples")
@@ -46,15 +47,15 @@ TEXTS = get_task("text_classification").inputs["text"]
 """What a column of texts is usually called."""
 
 
-def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, Any]:
+def load_folder(folder: Path) -> tuple[RunRecord, Task, PreTrainedModel, Any]:
     """The record, task, model and processor of a result folder.
 
     Raises:
         UserError: something in it is missing or damaged, its model calls its outputs otherwise than the run did, or
             its tokenizer is not the model's.
     """
-    record = read_run(folder)
-    task = get_task(record["task"])
+    record = read_record(folder, RunRecord)
+    task = get_task(record.task)
     try:
         with silent_loading():
             auto = getattr(transformers, task.auto_class)
@@ -67,7 +68,7 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], Task, PreTrainedModel, An
         raise UserError(f"{told} Copy the folder anew, or train again.") from error
     if lost := [name for name, _ in model.named_parameters() if name in info["missing_keys"]]:
         raise UserError(f"The weights in {folder} lack {shorten(lost, 3)}, which would be random. Train again.")
-    names, trained = list((model.config.id2label or {}).values()), record["data"]["labels"]
+    names, trained = list((model.config.id2label or {}).values()), record.data.labels
     if names != trained:
         raise UserError(
             f"The model in {folder} has the labels {shorten(names, 5)} in its config.json, and its run.json says that "
@@ -81,11 +82,11 @@ class InputSettings(DataSettings, EncodingSettings):
     """The settings of a training run that new data need: what they look like and how they are encoded."""
 
 
-def _settings_of(record: Mapping[str, Any], **changes: Any) -> InputSettings:
+def _settings_of(record: RunRecord, **changes: Any) -> InputSettings:
     """The settings of the training run for new data."""
-    columns = [f"{role}_column" for role in get_task(record["task"]).inputs]
-    kept = {name: record["settings"][name] for name in (*columns, *SHAPE, "max_length") if name in record["settings"]}
-    return InputSettings(task=record["task"], problem_type=record["data"]["problem_type"], **kept, **changes)
+    columns = [f"{role}_column" for role in get_task(record.task).inputs]
+    kept = {name: record.settings[name] for name in (*columns, *SHAPE, "max_length") if name in record.settings}
+    return InputSettings(task=record.task, problem_type=record.data.problem_type, **kept, **changes)
 
 
 def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool) -> str:
@@ -96,23 +97,23 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     """
     record, task, model, processor = load_folder(folder)
     config = _settings_of(record, dataset=dataset, test_split=split)
-    rows = load_evaluation_split(dataset, config, record["data"]["labels"])
+    rows = load_evaluation_split(dataset, config, record.data.labels)
     _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
     cut = count_truncated(rows.split, rows.rows, task, processor, config)
     notes = [*rows.notes, *([cut.note(max_input_tokens(processor))] if cut else [])]
     outputs = predict_outputs(model, processor, task, rows.rows, config)
-    results = Results({}, {}, threshold=record["threshold"])
+    results = Results({}, {}, threshold=record.threshold)
     add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
     scores = results.metrics["test"]
     scored = split or rows.split
-    copies, fresh = _copies(folder, scored, rows, outputs, record["threshold"])
+    copies, fresh = _copies(folder, scored, rows, outputs, record.threshold)
     if copies:
-        notes.append(duplicates_note(scored, copies.examples, len(rows.rows), record["metric"], fresh))
+        notes.append(duplicates_note(scored, copies.examples, len(rows.rows), record.metric, fresh))
     if as_json:
         metrics = {name: asdict(score) for name, score in scores.items()}
         what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": notes}
         told = {"truncation": asdict(cut) if cut else None, "duplicates": asdict(copies) if copies else None}
-        return json.dumps({**what, **told, "metrics": metrics, "metrics_without_duplicates": fresh}, indent=1)
+        return json.dumps({**what, **told, "metrics": metrics, "metrics_without_duplicates": to_json(fresh)}, indent=1)
     table = [
         [title(name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] for name, score in scores.items()
     ]
@@ -122,7 +123,7 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
 
 def _copies(
     folder: Path, name: str, rows: EvaluationSplit, outputs: Any, threshold: float | None
-) -> tuple[Overlap | None, dict[str, Any] | None]:
+) -> tuple[Overlap | None, Scores | None]:
     """How many examples the model was trained on, and the scores of the others; None where there are none."""
     train = load_contents(folder / LOCAL)
     found = find_duplicates({"train": train, "given": rows.contents}) if train is not None else Duplicates()
@@ -133,7 +134,8 @@ def _copies(
     if copied.all():
         return dataclasses.replace(overlap, split=name), None
     scores = score_without(copied, outputs, rows.rows, rows.target, rows.labels, threshold)
-    return dataclasses.replace(overlap, split=name), {metric: asdict(score) for metric, score in scores.items()}
+    fresh = {metric: ScoreRecord(**asdict(score)) for metric, score in scores.items()}
+    return dataclasses.replace(overlap, split=name), fresh
 
 
 def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batch_size: int) -> None:
@@ -151,7 +153,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
             raise UserError(f"--output {output} cannot be written: {why}. Choose another file.")
     record, task, model, processor = load_folder(folder)
     config = _settings_of(record)
-    learnt = record["data"].get("inputs")  # not in the records of earlier versions
+    learnt = record.data.inputs
     files = task.modality.files
     rows = _file_rows(inputs, files) if files else _text_rows(inputs, task, config, processor, learnt)
     dataset = Dataset.from_dict(rows)
@@ -163,8 +165,8 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         output_dir=str(folder), per_device_eval_batch_size=batch_size, report_to="none", dataloader_pin_memory=False
     )
     outputs = predict_outputs(model, processor, task, dataset, config, arguments)
-    target, labels = task.target(record["data"]["problem_type"]), record["data"]["labels"]
-    predictions, columns = target.predictions(dataset, outputs, labels, record["threshold"]), target.columns(labels)
+    target, labels = task.target(record.data.problem_type), record.data.labels
+    predictions, columns = target.predictions(dataset, outputs, labels, record.threshold), target.columns(labels)
     if output is None:
         _write_csv(columns, predictions, sys.stdout)
         return
@@ -279,9 +281,9 @@ def _check_pairs(rows: Sequence[Mapping[str, Any]], learnt: Sequence[str], confi
         )
 
 
-def _check_inputs(found: Sequence[str], record: Mapping[str, Any], dataset: str) -> None:
+def _check_inputs(found: Sequence[str], record: RunRecord, dataset: str) -> None:
     """Raise unless a data set has the input columns that the model learnt from: pairs of texts for pairs."""
-    learnt = record["data"].get("inputs", found)
+    learnt = record.data.inputs
     if set(learnt) != set(found):
         raise UserError(
             f"The model was trained on {' and '.join(learnt)}, and {dataset} has {' and '.join(found)} for input. Give "

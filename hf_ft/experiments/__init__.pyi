@@ -1,3 +1,4 @@
+from .auto_method import resolve as resolve
 from .comparison import compare as compare
 from .comparison import redraw_comparison as redraw_comparison
 from .comparison import run_comparison as run_comparison
@@ -5,7 +6,6 @@ from .comparison_settings import read_comparison_settings as read_comparison_set
 from .depth_settings import read_depth_settings as read_depth_settings
 from .freeze_depth import depth as depth
 from .freeze_depth import redraw_depth as redraw_depth
-from .freeze_depth import resolve as resolve
 from .freeze_depth import search as search
 from .ranking import named_models as named_models
 from .ranking import rank_models as rank_models

@@ -20,6 +20,7 @@ from hf_ft.heads import constant_score, transferability_scores
 from hf_ft.methods import MethodSpec, plan_method
 from hf_ft.modalities import check_tokens
 from hf_ft.models import check_supports_task, evaluating, find_config, load_model
+from hf_ft.records import CandidateScores
 from hf_ft.settings import Config
 from hf_ft.tasks import get_task
 
@@ -27,19 +28,18 @@ BEFORE_THE_HEAD = "before the head"
 CHUNK = 1024
 """Rows that are read at once."""
 WORDS = 5000
-"""Words of token classification that are scored: whole sentences, drawn until there are so many."""
+"""Most words of token classification that are scored, in whole sentences."""
 TIMED, ROUNDS, WARM_UP = 8, 7, 2
 """Examples of the batch that is timed, how often it runs, and how often before."""
 
 Groups = NDArray[np.int64] | None
 
 
-def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> dict[str, Any]:
-    """The panel of scores of one model on train, read from the feature cache, and its time and size.
+def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> CandidateScores:
+    """Return the scores of one model on train, read from the feature cache, and its time and size.
 
     Features are what enters the head that method `head` would train, computed once per example without augmentation.
-    Nothing is read of validation or test. Keys: `scores`, `metric`, `baseline` (the score of always answering the mean
-    of the labels), `features`, `examples`, `parameters`, `bytes`, `ms_per_example` and `seconds`, all told.
+    Validation and test are not read.
 
     Raises:
         UserError: the model cannot be loaded, is of another kind, or cannot be split before its head; or its features
@@ -63,7 +63,7 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     try:
         cached = open_cache(job)
     except NotCached as reason:
-        raise UserError(f"its features cannot be kept: {reason}") from reason
+        raise UserError(f"its features cannot be cached: {reason}") from reason
     if cached.split.name != BEFORE_THE_HEAD or len(cached.split.layouts) != 1:
         raise UserError(f"it cannot be split before its head ({'; '.join(cached.split.notes) or cached.split.name})")
     features, labels, groups = read_features(cached.train, args.seed)
@@ -71,17 +71,17 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
         raise UserError("its features are not all finite: it overflows on these inputs")
     metric = metric_of(labels, groups)
     parameters = list(model.parameters())
-    return {
-        "scores": transferability_scores(features, labels, metric, groups, args.seed),
-        "metric": metric,
-        "baseline": constant_score(labels, metric),
-        "features": features.shape[1],
-        "examples": len(features),
-        "parameters": sum(value.numel() for value in parameters),
-        "bytes": sum(value.numel() * value.element_size() for value in parameters),
-        "ms_per_example": milliseconds(model, job),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+    return CandidateScores(
+        scores=transferability_scores(features, labels, metric, groups, args.seed),
+        metric=metric,
+        baseline=constant_score(labels, metric),
+        features=features.shape[1],
+        examples=len(features),
+        parameters=sum(value.numel() for value in parameters),
+        bytes=sum(value.numel() * value.element_size() for value in parameters),
+        ms_per_example=milliseconds(model, job),
+        seconds=round(time.perf_counter() - started, 1),
+    )
 
 
 def metric_of(labels: NDArray[Any], groups: Groups) -> str:
@@ -156,6 +156,6 @@ def milliseconds(model: PreTrainedModel, job: CacheRequest) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """Until a GPU has done what it was given."""
+    """Wait until the GPU has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

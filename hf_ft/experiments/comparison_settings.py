@@ -1,4 +1,4 @@
-"""What a comparison is asked to do: methods times sizes times seeds, read and checked before torch is imported."""
+"""The settings of a comparison: methods, sizes and seeds, parsed and checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ComparisonSettings:
     """What to compare, and with which settings otherwise.
 
     `methods` are empty where those that fit the model are meant, and `depths` among them stands for one method at each
-    depth; a size of None is all of train. `layers` are those of `config.build`, without a method. With `anew`, what
-    the folder holds is replaced.
+    depth; a size of None is all of train. `layers` are those of `config.build`, without a method. With `overwrite`,
+    what the folder holds is replaced.
     """
 
     methods: list[str]
@@ -49,7 +49,7 @@ class ComparisonSettings:
     sizes: list[int | None]
     layers: list[Layer]
     folder: Path
-    anew: bool = False
+    overwrite: bool = False
 
 
 def read_comparison_settings(layers: Sequence[Layer]) -> ComparisonSettings:
@@ -61,8 +61,8 @@ def read_comparison_settings(layers: Sequence[Layer]) -> ComparisonSettings:
     own, rest = _take_own(layers)
     methods, seeds = parse_methods(own.get("methods")), parse_seeds(own.get("seeds", SEEDS))
     sizes = parse_sizes(own.get("examples_per_class"))
-    rest, folder, anew = parse_output_folder(rest, "comparison")
-    joins = not anew and (folder / "compare.json").exists()
+    rest, folder, overwrite = parse_output_folder(rest, "comparison")
+    joins = not overwrite and (folder / "compare.json").exists()
     if len(methods) * len(sizes) == 1 and methods != [DEPTHS] and not joins:
         raise UserError(
             f"One method ({methods[0]}) at one size is nothing to compare. Give at least two: --methods head,full."
@@ -70,10 +70,10 @@ def read_comparison_settings(layers: Sequence[Layer]) -> ComparisonSettings:
     named = [name for name in methods if name != DEPTHS]
     probes = [applicable_layers(rest, name) for name in named] or [applicable_layers(rest, "lora")]
     if named and not joins and not any(map(_adapter_options, probes)) and _adapter_options(rest):
-        probes[0] = rest  # none of the methods takes them, and the first says so
+        probes[0] = rest  # no method takes them: checking the first reports it
     for name, probe in zip(named or ["head" if methods else "lora"], probes, strict=True):
         build(*probe, ("the comparison", {"method": name}), sections=SECTIONS_OF_TRIALS)
-    return ComparisonSettings(methods, seeds, sizes, rest, folder, anew)
+    return ComparisonSettings(methods, seeds, sizes, rest, folder, overwrite)
 
 
 def applicable_layers(layers: Sequence[Layer], method: str) -> list[Layer]:
@@ -93,31 +93,31 @@ def _take_own(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[Layer]]:
     """The settings that only a comparison has, and the layers without them.
 
     Raises:
-        UserError: a method or plan is given, which is what is compared.
+        UserError: A method or plan, which the comparison sets itself.
     """
     own: dict[str, Any] = {}
     rest: list[Layer] = []
     for source, layer in layers:
         own |= {name: layer[name] for name in OWN if layer.get(name) is not None}
-        kept = {name: value for name, value in layer.items() if name not in OWN}
-        if wrong := [name for name in ("method", "plan") if kept.get(name) is not None]:
+        others = {name: value for name, value in layer.items() if name not in OWN}
+        if wrong := [name for name in ("method", "plan") if others.get(name) is not None]:
             raise UserError(
                 f"`{wrong[0]}` in {source} is not supported in a comparison.",
                 option=wrong[0],
                 hint="Use --methods, with commas.",
             )
-        rest.append((source, kept))
+        rest.append((source, others))
     return own, rest
 
 
 def parse_names(value: Any) -> list[str]:
-    """Names from a list, or from text with commas; each once."""
+    """Return names from a list, or from text with commas; each once."""
     words = value.split(",") if isinstance(value, str) else list(value or ())
     return list(dict.fromkeys(str(word).strip() for word in words if str(word).strip()))
 
 
 def parse_methods(value: Any) -> list[str]:
-    """Names of methods; in text, what is no name after `train:PATTERN` is another of its patterns, with commas too."""
+    """Return names of methods; in text, patterns after `train:PATTERN` belong to it, although commas divide both."""
     words = parse_names(value)
     found = join_patterns(words) if isinstance(value, str) else words
     if value is not None and not found:
@@ -126,7 +126,7 @@ def parse_methods(value: Any) -> list[str]:
 
 
 def parse_integers(value: Any, option: str, least: int) -> list[int]:
-    """Whole numbers from a number, a list, or text with commas; each once, in the order given."""
+    """Return integers from a number, a list, or text with commas; each once, in order."""
     words = [value] if isinstance(value, int) else parse_names(value)
     try:
         numbers = [int(word) for word in words]
@@ -138,7 +138,7 @@ def parse_integers(value: Any, option: str, least: int) -> list[int]:
 
 
 def parse_seeds(value: Any) -> list[int]:
-    """Seeds from how many there are to be, or from a list of them: `3` is 0, 1, 2, and `3,` or `[3]` is seed 3."""
+    """Return seeds from their number or a list: `3` is seeds 0, 1, 2; `3,` and `[3]` are seed 3."""
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
     if isinstance(value, int):
@@ -152,7 +152,7 @@ def parse_seeds(value: Any) -> list[int]:
 
 
 def parse_sizes(value: Any) -> list[int | None]:
-    """Training examples of each class, smallest first; None for all there are."""
+    """Return training examples per class, smallest first; None is the whole training split."""
     return [None] if value is None else [*sorted(parse_integers(value, "examples_per_class", 1))]
 
 
@@ -162,15 +162,15 @@ def parse_output_folder(layers: Sequence[Layer], kind: str) -> tuple[list[Layer]
     A folder with a result of this `kind` is gone on with without being asked to; any other has to be empty.
 
     Raises:
-        UserError: none is given, or it holds something else.
+        UserError: It is missing, or holds something else.
     """
     plain = [(source, normalise(layer, source)) for source, layer in layers]
-    given = {name: value for _, layer in plain for name, value in layer.items() if value is not None}
+    explicit = {name: value for _, layer in plain for name, value in layer.items() if value is not None}
     rest: list[Layer] = [
         (source, {name: layer[name] for name in layer if name not in OF_FOLDER}) for source, layer in plain
     ]
-    if not given.get("output_dir"):
+    if not explicit.get("output_dir"):
         raise UserError("`--output_dir` is missing.", option="output_dir", hint="Set it to a folder for the result.")
-    folder = Path(given["output_dir"]).expanduser()
-    check_place(str(folder), given.get("model", ""), given.get("dataset", ""))
-    return rest, folder, check_ours(folder, kind) == kind and bool(given.get("overwrite_output_dir"))
+    folder = Path(explicit["output_dir"]).expanduser()
+    check_place(str(folder), explicit.get("model", ""), explicit.get("dataset", ""))
+    return rest, folder, check_ours(folder, kind) == kind and bool(explicit.get("overwrite_output_dir"))

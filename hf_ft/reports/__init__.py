@@ -1,6 +1,7 @@
-"""Renderers of records: tables for the terminal, pictures, pages and the model card.
+"""Reports: renderers of records. Each is a function `render(record) -> str | Figure`, found by its `@report` decorator.
 
-Its door, the names that other rooms may use, stands in `__init__.pyi`.
+A new format is one file here; `registry` finds it. The door, the names that other rooms may use, stands in
+`__init__.pyi`.
 """
 
 import lazy_loader

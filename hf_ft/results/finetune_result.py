@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_ft.reports import run_report
+from hf_ft.reports import text_table, title
 
 
 @dataclass
@@ -56,7 +56,7 @@ class FinetuneResult:
             split: {name: score["value"] for name, score in scores.items()}
             for split, scores in self.record["metrics"].items()
         }
-        custom = self.record.get("custom_metrics", {})
+        custom = self.record["custom_metrics"]
         return {split: {**custom.get(split, {}), **scores} for split, scores in found.items()}
 
     @property
@@ -82,7 +82,7 @@ class FinetuneResult:
 
     def __repr__(self) -> str:
         header, rows = self._table()
-        return f"{self._heading()}\n{run_report.text_table(header, rows)}\nThe model is in {self.output_dir}"
+        return f"{self._heading()}\n{text_table(header, rows)}\nThe model is in {self.output_dir}"
 
     def _repr_html_(self) -> str:
         """The same table for notebooks."""
@@ -102,7 +102,7 @@ class FinetuneResult:
         splits = self.record["metrics"]
         header = ["metric", *(f"{split} (n={self.record['data']['sizes'][split]:,})" for split in splits)]
         rows = [
-            [run_report.title(name), *(self._cell(split, name) for split in splits)]
+            [title(name), *(self._cell(split, name) for split in splits)]
             for name in dict.fromkeys(name for split in splits for name in self.metrics[split])
         ]
         return header, rows

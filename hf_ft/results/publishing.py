@@ -1,17 +1,17 @@
-"""What may be published of a result folder, and what must be in order before it is.
+"""Publishing a result folder: which files may leave the machine, and what is checked before.
 
-Only files that the run itself wrote are published, and only as it wrote them: whatever else lies in the folder, under
-whatever name, stays. The cards alone may have been edited, since they are meant to be.
+Only files that the run itself wrote are published, and only as it wrote them; other files in the folder stay. Only the
+cards may have been edited: they are meant to be.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from hf_ft.errors import UserError, shorten
+from hf_ft.records import RunRecord, read_record
 from hf_ft.results.secrets import find_leaks
 from hf_ft.storage import files_of, is_unchanged, kind_of, read_json
 
@@ -19,8 +19,6 @@ CARDS = ("README.md", "adapter/README.md")
 """Files that may be edited, and are published as they are now."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 REQUIRED = ("run.json", "config.json")
-PARTS = ("hf_ft", "task", "model", "data", "settings", "metrics", "proofs")
-"""Parts of `run.json` without which it is no record."""
 
 
 def publishable(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -66,12 +64,9 @@ def problems(folder: Path, files: list[Path]) -> list[str]:
 
 def _of_record(folder: Path) -> Iterator[str]:
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        missing = [part for part in PARTS if part not in record]
-    except (ValueError, TypeError):
-        missing = ["JSON"]
-    if missing:
-        yield f"run.json is no record of a run (no {missing[0]} in it)"
+        read_record(folder, RunRecord)
+    except UserError as error:
+        yield f"run.json is not valid ({error.problem.rstrip('.')})"
 
 
 def _of_weights(folder: Path, names: set[str]) -> Iterator[str]:
@@ -119,7 +114,7 @@ def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = Fals
             that no repository can have, or the Hub refuses.
     """
     check_repo_id(repo_id)
-    files, kept = publishable(folder)
+    files, local = publishable(folder)
     if wrong := problems(folder, files):
         raise UserError(
             f"Nothing was published: {shorten(wrong)}. Only what the run wrote is published. Restore it, or train "
@@ -135,7 +130,7 @@ def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = Fals
         f"  {name}  {(folder / name).stat().st_size:,} bytes{', edited since the run' * (name in edited)}"
         for name in files
     ]
-    lines += [f"Stays here: {shorten(kept, 8)}"] if kept else []
+    lines += [f"Not published: {shorten(local, 8)}"] if local else []
     if dry_run:
         return [*lines, "Dry run: nothing was published."]
     return [*lines, f"Published: {_upload(folder, repo_id, private, files)}"]

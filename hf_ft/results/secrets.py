@@ -1,4 +1,4 @@
-"""What must not leave the machine: tokens, keys, passwords, addresses and local paths in the files of a result.
+"""Finding what must not leave the machine: tokens, keys, passwords, addresses and local paths in a result.
 
 Patterns of tokens need no word boundary, since a token is one also behind other letters; they ask for the shape that
 the vendor gives it instead. A tokenizer's vocabulary is made of pieces of other people's texts, so only tokens and
@@ -103,7 +103,7 @@ def _texts(path: Path, everything: Any, secrets: Any) -> Iterator[tuple[str, Any
         with safe_open(path, "np") as file:
             yield "\n".join([*(file.metadata() or {}), *(file.metadata() or {}).values(), *file.keys()]), everything, ""
         return
-    if path.suffix in (".png", ".svg"):  # drawn by us, and unchanged
+    if path.suffix in (".png", ".svg"):  # rendered by hf_ft, and verified to be unchanged
         return
     raw = path.read_bytes().decode("utf-8", "replace")
     if _is_vocabulary(path.name):
@@ -143,7 +143,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _line_of(text: str, raw: str) -> str:
-    """The line of a file on which a text stands, perhaps in the spelling of JSON."""
+    """The line of a file that contains a text, plain or as JSON spells it."""
     spelled = (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])
     place = next((place for form in spelled if (place := raw.find(form)) >= 0), None)
     return " (metadata)" if not raw else "" if place is None else f" line {raw.count(chr(10), 0, place) + 1}"

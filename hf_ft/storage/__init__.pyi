@@ -7,6 +7,8 @@ from .hashing import files_digest as files_digest
 from .hashing import json_digest as json_digest
 from .hashing import sha256 as sha256
 from .hashing import text_digest as text_digest
+from .json_files import as_json as as_json
+from .json_files import json_text as json_text
 from .json_files import read_json as read_json
 from .json_files import write_atomically as write_atomically
 from .json_files import write_json as write_json
@@ -19,11 +21,6 @@ from .output_folder import is_first_process as is_first_process
 from .output_folder import is_unchanged as is_unchanged
 from .output_folder import kind_of as kind_of
 from .output_folder import locked as locked
-from .records import COMPARISON as COMPARISON
-from .records import SEARCH as SEARCH
-from .records import drawing as drawing
-from .records import read_record as read_record
-from .records import read_run as read_run
 from .sealed_files import SEAL as SEAL
 from .sealed_files import Damaged as Damaged
 from .sealed_files import opened as opened

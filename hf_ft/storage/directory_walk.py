@@ -1,4 +1,4 @@
-"""Folders: the files below a folder, each real folder once, whatever symbolic links lead to it."""
+"""Walking a folder: its files, each real folder once, however many symbolic links lead to it."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Found:
 
     def notes(self) -> list[str]:
         """A sentence for each kind of link that was skipped."""
-        told = []
+        notes = []
         if self.repeated:
             listed = shorten(map(readable, self.repeated), 5)
-            told.append(f"Symbolic links skipped, since each real folder is read once: {listed}.")
+            notes.append(f"Symbolic links skipped, since each real folder is read once: {listed}.")
         if self.broken:
-            told.append(f"Symbolic links whose target does not exist: {shorten(map(readable, self.broken), 5)}.")
-        return told
+            notes.append(f"Symbolic links whose target does not exist: {shorten(map(readable, self.broken), 5)}.")
+        return notes
 
 
 def files_below(root: Path) -> Found:
-    """All files below `root`; hidden ones and `__MACOSX` are left out.
+    """Return all files below `root`, without hidden ones and `__MACOSX`.
 
-    Links to folders are followed after all real folders of `root` were read, and only to folders that none of what was
-    read before holds. A link to a folder that holds `root` is not followed: it would take in all that lies beside it.
+    Links to folders are followed after all real folders of `root`, and only to folders that have not been read yet. A
+    link to a folder that contains `root` is not followed: it would include everything beside it.
 
     Raises:
         UserError: a folder cannot be read.
@@ -46,7 +46,7 @@ def files_below(root: Path) -> Found:
     found, seen = Found(), set[str]()
     above = {str(parent) for parent in root.resolve().parents}
     waiting = [str(root)]
-    for start in waiting:  # grows: the links of a folder wait until its real folders are read
+    for start in waiting:  # grows: links are read after the real folders
         if os.path.realpath(start) in seen | above:
             found.repeated.append(_relative(start, root))
             continue
@@ -74,12 +74,12 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def readable(name: str) -> str:
-    """A name with the bytes escaped that are no UTF-8, so that it can be printed."""
+    """Return a name with bytes that are not UTF-8 escaped, so that it can be printed."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def check_names(paths: Iterable[str]) -> None:
-    """Refuse names that are no UTF-8: neither a table nor a model's configuration can hold them.
+    """Refuse names that are not UTF-8: neither a table nor a model's config can hold them.
 
     Raises:
         UserError: lists them.
@@ -87,6 +87,6 @@ def check_names(paths: Iterable[str]) -> None:
     bad = [path for path in paths if any("\udc80" <= letter <= "\udcff" for letter in path)]
     if bad:
         raise UserError(
-            f"{len(bad):,} of the names given or found are not valid UTF-8: {shorten(map(readable, bad), 3)}. Rename "
+            f"{len(bad):,} of the names are not valid UTF-8: {shorten(map(readable, bad), 3)}. Rename "
             "such files and folders, for example with `convmv -f latin1 -t utf8 -r --notest FOLDER`."
         )

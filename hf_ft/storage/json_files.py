@@ -37,6 +37,11 @@ def json_text(content: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def as_json(content: Any) -> Any:
+    """Return a value as JSON gives it back: tuples become lists, and what JSON cannot hold becomes text."""
+    return json.loads(json.dumps(content, default=str))
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there as a whole or not at all; missing folders are created.
 

@@ -1,8 +1,8 @@
-"""Output folders: which of them are ours, which files in them we wrote, and who is writing there now.
+"""Output folders: which of them hf_ft made, which files in them it wrote, and which process is writing there now.
 
-`FOLDER/.local/manifest.json` makes a folder ours. It names the kind of result and, for each file that was written,
-its size and SHA-256. Nothing but these files is ever removed, replaced or published, so what a user puts into the
-folder stays. A file of ours that the user has changed since is the user's too: it is moved aside, never overwritten.
+`FOLDER/.local/manifest.json` marks a folder as one of hf_ft's. It names the kind of result and, for each file that was
+written, its size and SHA-256. Only these files are ever removed, replaced or published, so files that a user adds stay.
+A listed file that the user has edited counts as the user's: it is moved aside, never overwritten.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hf_ft.storage.hashing import bytes_digest, sha256
 from hf_ft.storage.json_files import flush_folder, read_json, write_atomically, write_json
 
 LOCAL = ".local"
-"""The part of an output folder that is never published."""
+"""The folder inside an output folder that is never published."""
 MANIFEST = f"{LOCAL}/manifest.json"
 SCHEMA = 1
 
@@ -95,7 +95,7 @@ def record(folder: Path, entries: dict[str, Entry]) -> None:
 
 
 def record_files(folder: Path, paths: Iterable[Path]) -> None:
-    """Add files that stand in the folder to its manifest."""
+    """Add files that are already in the folder to its manifest."""
     record(folder, {path.relative_to(folder).as_posix(): entry_of(path) for path in paths})
 
 
@@ -113,12 +113,12 @@ def write(folder: Path, name: str, content: str | bytes) -> None:
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """An empty folder whose files take their places in the output folder at the end, if nothing was raised.
+    """Yield an empty folder whose files move into the output folder at the end, if nothing was raised.
 
-    So what a library writes is known as ours, whatever it is called, and a result is never there in half.
+    So the manifest lists whatever a library writes, under whatever name, and a result is complete or absent.
     """
     new = folder / LOCAL / "new"
-    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed; nobody else writes there
+    shutil.rmtree(new, ignore_errors=True)  # left by a killed process; this one holds the folder
     new.mkdir(parents=True)
     try:
         yield new
@@ -144,7 +144,7 @@ def _settle(folder: Path, new: Path) -> None:
 
 
 def make_way(folder: Path, name: str, coming: Entry | None = None) -> None:
-    """Move aside what stands where a file of ours is to be written, unless it is ours or the same."""
+    """Move aside a file at the place where one is about to be written, unless it is listed and unchanged, or equal."""
     path = folder / name
     for parent in reversed(path.relative_to(folder).parents[:-1]):  # a file, or a link out of the folder
         if os.path.lexists(folder / parent) and ((folder / parent).is_symlink() or not (folder / parent).is_dir()):
@@ -163,16 +163,16 @@ def free_name(path: Path) -> Path:
 def _move_aside(path: Path) -> None:
     kept = free_name(path.with_name(f"{path.name}.kept"))
     path.rename(kept)
-    print(f"{path.name} was changed or put there by you: it is now {kept}", flush=True)
+    print(f"{path.name} is not as hf_ft wrote it, so it was moved to {kept}", flush=True)
 
 
 # --- Removing ---------------------------------------------------------------------------------------------------------
 
 
 def remove(folder: Path, below: str = "") -> None:
-    """Remove the files that we wrote into an output folder, or into one folder `below` it, and nothing else.
+    """Remove the files that the manifest lists, or those of one folder `below`, and nothing else.
 
-    One that was changed since is moved aside. Folders that are empty then go, too.
+    An edited file is moved aside. Folders that become empty are removed.
     """
     files = files_of(folder)
     mine = [name for name in files if not below or name.startswith(f"{below}/")]
@@ -189,7 +189,7 @@ def remove(folder: Path, below: str = "") -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder of ours whose files have been removed; of that, what a user has put there stays."""
+    """Remove an output folder after its files, unless a user added some."""
     if state_of(folder) == "nothing":
         for name in (MANIFEST, LOCK, HOLDER):
             (folder / name).unlink(missing_ok=True)
@@ -219,7 +219,7 @@ def state_of(folder: Path) -> str:
     """What an output folder holds: `nothing`, `files` (not ours), else the kind of result that was begun there."""
     if not folder.is_dir():
         return "nothing"
-    bare = {folder / name for name in (LOCAL, MANIFEST, LOCK, HOLDER)}  # a process that begins leaves these first
+    bare = {folder / name for name in (LOCAL, MANIFEST, LOCK, HOLDER)}  # written first by a process that starts
     there = (path for path in folder.rglob("*") if path not in bare)
     if all(path.parent == folder / LOCAL and path.suffix == ".part" for path in there):
         return "nothing"
@@ -266,7 +266,7 @@ def _same(one: Path, other: Path | str) -> bool:
     """Whether two paths are one file or folder, also through links, bind mounts and other spellings."""
     try:
         return os.path.samefile(one, other)
-    except (OSError, ValueError):  # no such file; a text that no file can be called
+    except (OSError, ValueError):  # no such file, or a name that no file can have
         return False
 
 
@@ -294,7 +294,7 @@ _HELD: dict[Path, ExitStack] = {}
 def locked(folder: Path, kind: str) -> Iterator[None]:
     """Hold an output folder for one process, and mark it as ours; only the first of several in a distributed run.
 
-    It is a lock of the operating system's, so a process that is killed leaves none.
+    It is a lock of the operating system (`filelock`), so a killed process leaves none.
 
     Raises:
         UserError: another process writes there, or the folder holds something else.
@@ -339,7 +339,7 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
 
 
 def locked_if_ours(folder: Path, kind: str) -> AbstractContextManager[None]:
-    """`locked` for a folder of ours; any other, into which somebody has copied a record, is not made ours."""
+    """`locked` for an output folder; any other folder, such as one with a copied record, is left without a manifest."""
     return locked(folder, kind) if kind_of(folder) == kind else nullcontext()
 
 
@@ -375,13 +375,13 @@ RANKS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
 )
-"""Variables with the number of a process and how many there are, as `torchrun` and MPI set them."""
+"""Environment variables of rank and world size, as `torchrun` and MPI set them."""
 
 
 def is_first_process() -> bool:
     """Whether this is the only process of a run, or the first of several.
 
-    A rank counts together with its size only: a variable `RANK` alone may stand for anything, such as LoRA's.
+    A rank counts only together with its world size: `RANK` alone may mean anything, for example the rank of LoRA.
     """
     for rank, size in RANKS:
         several = os.environ.get(size, "")

@@ -24,13 +24,16 @@ class Damaged(Exception):
 
 
 def sealed(about: Mapping[str, Any]) -> bytes:
-    """The text of a JSON file that begins with the checksum of the rest."""
+    """Return the text of a JSON file that begins with the checksum of the rest.
+
+    Laid out here, not by `json_text`: the checksum covers this exact text.
+    """
     digest = text_digest(json.dumps(about))
     return json.dumps({"sha256": digest, **about}, indent=1).encode()
 
 
 def opened(content: bytes, name: str) -> dict[str, Any]:
-    """What `sealed` was given.
+    """Return what `sealed` was called with.
 
     Raises:
         Damaged: any other text than it makes; `name` is that of the file.
@@ -69,7 +72,7 @@ def seal(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def unsealed(folder: Path) -> dict[str, Any]:
-    """What `seal` was told about a folder, after every file of it was compared with its checksum.
+    """Return the `about` of a sealed folder, after comparing every file with its checksum.
 
     Raises:
         Damaged: files are missing or are not what was written.

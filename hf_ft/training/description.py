@@ -16,6 +16,17 @@ from hf_ft.feature_cache import default_root
 from hf_ft.heads import expects_solver
 from hf_ft.methods import Plan
 from hf_ft.models import LoadReport
+from hf_ft.records import (
+    DataRecord,
+    DepthGroupRecord,
+    DuplicatesRecord,
+    GroupSettingRecord,
+    ModelRecord,
+    PlannedStageRecord,
+    PlanRecord,
+    RunDescription,
+    TruncationRecord,
+)
 from hf_ft.settings import IN_MEMORY, Config
 from hf_ft.tasks import Task
 
@@ -37,69 +48,69 @@ RECORDED = (
 )
 """The `TrainingArguments` in `run.json`: an explicit list, because others hold tokens and paths."""
 UNRECORDED = ("explicit", "must_match", "cache_dir", "overwrite_output_dir")
-"""The fields of `Config` that are not in `run.json`: those that are no options, and places on this machine."""
+"""The fields of `Config` that are not in `run.json`: internal ones and local places."""
 
 
 def describe(
     config: Config, splits: Splits, model: PreTrainedModel, loaded: LoadReport, plan: Plan, task: Task
-) -> dict[str, Any]:
-    """Task, data, model, method and plan of a run."""
-    return {
-        "task": task.name,
-        "pipeline": task.pipeline,
-        "auto_class": task.auto_class,
-        "method": str(config.method),
-        "paper": config.method.definition.paper,
-        "model": {
-            "name": loaded.source,
-            "hub_id": loaded.hub_id,
-            "commit": loaded.commit,
-            "digest": loaded.digest,
-            "class": type(model).__name__,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "notes": list(loaded.notes),
-        },
-        "data": _data(config, splits, task),
-        "plan": {
-            "groups": [{"name": g.name, "role": g.role, "parameters": g.size} for g in loaded.groups],
-            "stages": [
-                {
-                    "name": stage.name,
-                    "epochs": stage.epochs,
-                    "max_steps": stage.max_steps,
-                    "scheduler": stage.scheduler,
-                    "warmup": stage.warmup,
-                    "solved": expects_solver(config, plan.stages, stage, loaded.groups),
-                    "peft": stage.peft,
-                    "peft_options": dict(stage.peft_options),
-                    "settings": [[setting.describe(group), setting.rate] for group, setting in stage],
-                }
+) -> RunDescription:
+    """Return task, data, model, method and plan of a run."""
+    return RunDescription(
+        task=task.name,
+        pipeline=task.pipeline,
+        auto_class=task.auto_class,
+        method=str(config.method),
+        paper=config.method.definition.paper,
+        model=ModelRecord(
+            name=loaded.source,
+            hub_id=loaded.hub_id,
+            commit=loaded.commit,
+            digest=loaded.digest,
+            class_name=type(model).__name__,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            notes=list(loaded.notes),
+        ),
+        data=_data(config, splits, task),
+        plan=PlanRecord(
+            [DepthGroupRecord(group.name, group.role, group.size) for group in loaded.groups],
+            [
+                PlannedStageRecord(
+                    name=stage.name,
+                    epochs=stage.epochs,
+                    max_steps=stage.max_steps,
+                    scheduler=stage.scheduler,
+                    warmup=stage.warmup,
+                    solved=expects_solver(config, plan.stages, stage, loaded.groups),
+                    peft=stage.peft,
+                    peft_options=dict(stage.peft_options),
+                    settings=[GroupSettingRecord(setting.describe(group), setting.rate) for group, setting in stage],
+                )
                 for stage in plan.stages
             ],
-        },
-    }
+        ),
+    )
 
 
-def _data(config: Config, splits: Splits, task: Task) -> dict[str, Any]:
+def _data(config: Config, splits: Splits, task: Task) -> DataRecord:
     local = config.dataset == IN_MEMORY or Path(config.dataset).expanduser().exists()
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    return {
-        "name": public_name(config.dataset),
-        "hub_id": None if local else split_argument(config.dataset)[0],
-        "problem_type": splits.problem_type,
-        "predicts": splits.target.describe(splits.labels),
-        "labels": list(splits.labels),
-        "sizes": {name: len(split) for name, split in parts.items() if split is not None},
-        "fingerprint": splits.fingerprint,
-        "inputs": [name for name in task.inputs if name in splits.train.column_names],
-        "truncation": [asdict(found) for found in splits.truncation or ()],
-        "duplicates": [asdict(found) for found in splits.duplicates.overlaps],
-        "notes": list(splits.notes),
-    }
+    return DataRecord(
+        name=public_name(config.dataset),
+        hub_id=None if local else split_argument(config.dataset)[0],
+        problem_type=splits.problem_type,
+        predicts=splits.target.describe(splits.labels),
+        labels=list(splits.labels),
+        sizes={name: len(split) for name, split in parts.items() if split is not None},
+        fingerprint=splits.fingerprint,
+        inputs=[name for name in task.inputs if name in splits.train.column_names],
+        truncation=[TruncationRecord(**asdict(found)) for found in splits.truncation or ()],
+        duplicates=[DuplicatesRecord(**asdict(found)) for found in splits.duplicates.overlaps],
+        notes=list(splits.notes),
+    )
 
 
 def recorded_settings(config: Config, args: TrainingArguments) -> dict[str, Any]:
-    """The settings that may be published: local folders by their last part, and a fixed list of training arguments."""
+    """Return the settings that may be published: local folders by their last part, a fixed list of arguments."""
     own = {name: value for name, value in asdict(config).items() if name not in UNRECORDED and value is not None}
     own |= {"method": str(config.method)}
     own |= {"model": public_name(config.model), "dataset": public_name(config.dataset)}
@@ -107,10 +118,10 @@ def recorded_settings(config: Config, args: TrainingArguments) -> dict[str, Any]
 
 
 def without_places(value: Any, places: Iterable[str]) -> Any:
-    """A value of `run.json` in which each of these folders is named by its last part: a note may quote an error."""
+    """Return a value with each of these folders shortened to its last part: notes may quote errors with paths."""
     if isinstance(value, str):
         for place in sorted({*places}, key=len, reverse=True):
-            if len(Path(place).parts) > 2:  # not a name or the root, which may be part of anything
+            if len(Path(place).parts) > 2:  # not a name or the root, which occur anywhere
                 value = value.replace(place, Path(place).name)
         return value
     if isinstance(value, Mapping):
@@ -119,7 +130,7 @@ def without_places(value: Any, places: Iterable[str]) -> Any:
 
 
 def places_of(config: Config, out: Path) -> set[str]:
-    """The folders of this machine that a run uses, as written and as resolved."""
+    """Return the local folders that a run uses, as written and resolved."""
     named = [config.model, config.dataset, config.cache_dir or str(default_root()), str(out)]
     local = [Path(name).expanduser() for name in named if Path(name).expanduser().exists()]
     local += [Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
@@ -127,7 +138,7 @@ def places_of(config: Config, out: Path) -> set[str]:
 
 
 def public_name(name: str) -> str:
-    """A Hub id as it is, a local path as its last part."""
+    """Return a Hub id as it is, a local path as its last part."""
     return Path(name).expanduser().resolve().name if Path(name).expanduser().exists() else name
 
 

@@ -14,7 +14,8 @@ from hf_ft.heads import check_solver
 from hf_ft.methods import Plan
 from hf_ft.modalities import check_tokens
 from hf_ft.models import LoadReport, adapters, scale_of
-from hf_ft.reports import run_report as report
+from hf_ft.records import Machine
+from hf_ft.reports import before_training
 from hf_ft.settings import Config
 from hf_ft.storage import output_folder
 from hf_ft.tasks import Task, get_task
@@ -77,8 +78,9 @@ def train(
         if stage.peft:  # a method that does not fit is answered before anything is trained or removed
             adapters.find_targets(model, stage, stage.peft, stage.peft_options)
     if args.should_save:
-        known = describe(run.config, run.splits, model, loaded, plan, run.task) | run.described_extensions()
-        print(report.before_training(known, machine(), launcher_note()) + "\n", flush=True)
+        known = describe(run.config, run.splits, model, loaded, plan, run.task)
+        known.extensions = run.described_extensions()
+        print(before_training(known, Machine(**machine()), launcher_note()) + "\n", flush=True)
         output_folder.hold(run.output_dir, "run")
     with output_folder.let_go_if_raised(run.output_dir):
         _run_stages(run, *encoded)

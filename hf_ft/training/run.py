@@ -13,6 +13,7 @@ from hf_ft.data import Splits
 from hf_ft.feature_cache import name_of
 from hf_ft.methods import Plan
 from hf_ft.models import DepthGroups, LoadReport
+from hf_ft.records import FreezeDepthChoice
 from hf_ft.settings import Config
 from hf_ft.tasks import Learning, Task, get_task
 from hf_ft.training.extensions import Extensions
@@ -77,7 +78,7 @@ class Run:
     task: Task
     learning: Learning
     others: int = 0
-    chosen: dict[str, Any] | None = None
+    chosen: FreezeDepthChoice | None = None
     adapter: Path | None = None
     resumed: bool = False
     extensions: Extensions = field(default_factory=Extensions)
@@ -101,11 +102,11 @@ class Run:
         return self.splits.target.default_metric if self.metric == "loss" else self.metric
 
     def described_extensions(self) -> dict[str, Any]:
-        """The names of the caller's own code, for records; empty if there is none."""
+        """Return the names of the caller's own code that took part, for the record."""
         found = self.extensions.names()
         if self.task is not get_task(self.config.task):
             found = {"task": name_of(self.task.encode), **found}
-        return {"extensions": found} if found else {}
+        return found
 
     @property
     def output_dir(self) -> Path:

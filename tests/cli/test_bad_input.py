@@ -229,7 +229,15 @@ def drawn(world: World, name: str, text: str) -> Path:
     return world.folder
 
 
-EMPTY_COMPARISON = {"rows": [{}], "metric": "accuracy", "data": {}, "model": {}, "advice": [], "machine": {}}
+EMPTY_COMPARISON = {
+    "schema_version": 1,
+    "rows": [{}],
+    "metric": "accuracy",
+    "data": {},
+    "model": {},
+    "advice": [],
+    "machine": {},
+}
 
 
 def beside_a_model(world: World) -> Path:
@@ -785,7 +793,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "push: folder without run.json": (
         lambda w: ["push", w.models["text"], "--repo_id", "me/name"],
-        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of one\.",
+        r".*/tiny-bert holds no finished training run \(run\.json is missing\)\. Pass the --output_dir of a .*",
     ),
     "push: no such folder": (
         lambda w: ["push", str(w.old_run("done").with_name("doen")), "--repo_id", "me/name"],
@@ -797,7 +805,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "evaluate: folder without run.json": (
         lambda w: ["evaluate", w.models["text"], "--dataset", w.data["text"]],
-        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of one\.",
+        r".*/tiny-bert holds no finished training run \(run\.json is missing\)\. Pass the --output_dir of a .*",
     ),
     "evaluate: no such data set": (
         lambda w: ["evaluate", w.runs["text"], "--dataset", str(w.table(test=OPINIONS).with_name("tabel"))],
@@ -817,7 +825,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "predict: folder without run.json": (
         lambda w: ["predict", w.models["text"], "a film"],
-        r".*/tiny-bert holds no finished run \(no run\.json in it\)\. Give the --output_dir of one\.",
+        r".*/tiny-bert holds no finished training run \(run\.json is missing\)\. Pass the --output_dir of a .*",
     ),
     "predict: no such folder": (
         lambda w: ["predict", "nowhere", "a film"],
@@ -873,15 +881,15 @@ OTHERS: dict[str, Mistake] = {
     ),
     "predict: broken record": (
         lambda w: ["predict", str(changed(w, "text", "run.json", b"{")), "a film"],
-        r".*/run\.json is damaged \(.*line 1 column 2 .*\)\. Run the command that wrote it again\.",
+        r".*/run\.json is not a valid record of a training run: .*line 1 column 2 .*\. Run the command again\.",
     ),
     "evaluate: empty record": (
         lambda w: ["evaluate", str(changed(w, "text", "run.json", b"")), "--dataset", w.data["text"]],
-        r".*/run\.json is damaged \(.*\)\. Run the command that wrote it again\.",
+        r".*/run\.json is not a valid record of a training run: .*\. Run the command again\.",
     ),
     "predict: record of another program": (
         lambda w: ["predict", str(changed(w, "text", "run.json", b'{"loss": 1}')), "a film"],
-        r".*/run\.json is no record of a finished run: it lacks task, settings, data, .*",
+        r".*/run\.json is not a record of a training run that this version .* has no schema version.*",
     ),
     "predict: no weights": (
         lambda w: ["predict", str(changed(w, "text", "model.safetensors", None)), "a film"],
@@ -943,23 +951,23 @@ OTHERS: dict[str, Mistake] = {
     ),
     "compare: broken record to draw": (
         lambda w: ["compare", "--redraw", str(drawn(w, "compare.json", "{"))],
-        r".*/compare\.json is damaged \(.*\)\. Run the command that wrote it again\.",
+        r".*/compare\.json is not a valid record of a comparison: .*\. Run the command again\.",
     ),
     "compare: record of something else to draw": (
         lambda w: ["compare", "--redraw", str(drawn(w, "compare.json", "[]"))],
-        r".*/compare\.json is no record of a finished comparison: it lacks rows, metric, .*",
+        r".*/compare\.json is not a record of a comparison that this version .* has no schema version.*",
     ),
     "compare: record to draw without what its rows need": (
         lambda w: ["compare", "--redraw", str(drawn(w, "compare.json", json.dumps(EMPTY_COMPARISON)))],
-        r".*/compare\.json is damaged \(KeyError: .*\)\. Run the command that wrote it again\.",
+        r".*/compare\.json is not a valid record of a comparison: '\w+' is missing\. Run the command again\.",
     ),
     "depth: broken record to draw": (
         lambda w: ["depth", "--redraw", str(drawn(w, "depth.json", "\xff"))],
-        r".*/depth\.json is damaged \(.*\)\. Run the command that wrote it again\.",
+        r".*/depth\.json is not a valid record of a freeze depth search: .*\. Run the command again\.",
     ),
     "depth: nothing to draw": (
         lambda w: ["depth", "--redraw", w.runs["text"]],
-        r".*/text holds no finished search \(no depth\.json in it\)\. Give the --output_dir of one\.",
+        r".*/text holds no finished freeze depth search \(depth\.json is missing\)\. Pass the --output_dir of a .*",
     ),
     "predict: output of another kind": (
         lambda w: ["predict", w.runs["text"], "a film", "--output", "x.txt"],

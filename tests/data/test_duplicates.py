@@ -157,8 +157,8 @@ def test_scores_without_copies(
     settings = ["--task", "text_classification", "--model", text_model, "--dataset", str(folder), "--method", "full"]
     assert main(["train", *settings, "--max_steps", "3", "--load_back_proof", "false", "--output_dir", str(out)]) == 0
     record, card = json.loads((out / "run.json").read_text()), (out / "README.md").read_text()
-    told = "test examples that stand in train" in " ".join(capsys.readouterr().out.split())
-    assert told is ("test examples that stand in train" in card) is planted
+    told = "test examples that are in the training split" in " ".join(capsys.readouterr().out.split())
+    assert told is ("test examples that are in the training split" in card) is planted
     overlap = {"split": "test", "of": "train", "examples": 4, "other_label": 0}
     assert (overlap in record["data"]["duplicates"]) is planted
     assert set(record["metrics_without_duplicates"]) == ({"test"} if planted else set())

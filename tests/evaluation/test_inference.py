@@ -214,7 +214,7 @@ MISTAKES = {
     "folder for a text model": (["predict", "TEXT", "TMP"], "is a folder"),
     "output of another kind": (["predict", "TEXT", "x", "--output", "o.xlsx"], r"ends in \.csv or \.jsonl"),
     "no folder for the output": (["predict", "TEXT", "x", "--output", "TMP/no/o.csv"], "No such folder for the output"),
-    "no result folder": (["predict", "TMP", "x"], "holds no finished run"),
+    "no result folder": (["predict", "TMP", "x"], "holds no finished training run"),
     "no data": (["evaluate", "TEXT", "--dataset", "TMP/no.csv"], "No such dataset"),
     "no such split": (["evaluate", "TEXT", "--dataset", "OPINIONS", "--split", "tset"], "Did you mean 'test'"),
 }

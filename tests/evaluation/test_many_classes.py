@@ -6,6 +6,7 @@ import json
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 
 from hf_ft.metrics import classification as metrics
 from hf_ft.metrics.classification import SINGLE_LABEL
-from hf_ft.reports.run_report import draw_confusion
+from hf_ft.reports.confusion_figure import confusion_matrix
+from hf_ft.reports.style import save_figure
 from hf_ft.tasks.classes import SINGLE
 
 EXAMPLES = 400
@@ -24,12 +26,11 @@ def outputs(classes: int) -> tuple[np.ndarray, np.ndarray]:
     return random.normal(size=(EXAMPLES, classes)).astype(np.float32), random.integers(0, classes, EXAMPLES)
 
 
-def record_of(classes: int) -> dict[str, Any]:
+def record_of(classes: int) -> Any:
+    """As much of a `RunRecord` as the confusion matrix reads."""
     logits, references = outputs(classes)
-    return {
-        "confusion": {"test": SINGLE.confusion(logits, references)},
-        "data": {"labels": [f"class {i}" for i in range(classes)]},
-    }
+    labels = SimpleNamespace(labels=[f"class {i}" for i in range(classes)])
+    return SimpleNamespace(confusion={"test": SINGLE.confusion(logits, references)}, data=labels)
 
 
 def test_confusion_lists_the_pairs_that_occur() -> None:
@@ -45,7 +46,7 @@ def test_confusion_lists_the_pairs_that_occur() -> None:
 
 def test_record_grows_with_the_examples() -> None:
     """A table of 3,000 classes would have nine million cells; JSON of it took longer than the training."""
-    found = record_of(3000)["confusion"]["test"]
+    found = record_of(3000).confusion["test"]
     assert sum(count for _, _, count in found) == EXAMPLES
     assert len(found) <= EXAMPLES
     assert len(json.dumps(found)) < 30 * EXAMPLES
@@ -77,7 +78,7 @@ def calls_of(classes: int, path: Path) -> int:
 
     sys.setprofile(count)
     try:
-        draw_confusion(record, "test", path)
+        save_figure(confusion_matrix(record), path)
     finally:
         sys.setprofile(None)
     return calls

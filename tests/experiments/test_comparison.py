@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,14 @@ import pytest
 import hf_ft
 from hf_ft import UserError, compare
 from hf_ft.cli.app import main
-from hf_ft.experiments.comparison import advice, best_of, fitting
+from hf_ft.experiments.comparison import supported_methods
+from hf_ft.experiments.comparison_rows import advice, best_of
 from hf_ft.experiments.comparison_settings import parse_methods
-from hf_ft.experiments.trials import Experiment, Trial, TrialResult, _described
-from hf_ft.reports import figures
+from hf_ft.experiments.training_experiment import TrainingExperiment
+from hf_ft.experiments.trials import Trial, trial_result
+from hf_ft.records import ComparisonRecord, ComparisonRow, Interval, TrialResult, read_record
+from hf_ft.reports.comparison_figures import pareto_front
+from hf_ft.reports.registry import write_reports
 from hf_ft.storage import output_folder
 from hf_ft.tasks.registry import task_names
 from hf_ft.training.run import StageResult
@@ -37,22 +42,20 @@ TASKS = {
 }
 
 
-def scores(record: dict[str, Any]) -> dict[tuple[str, Any, int], dict[str, float]]:
+def scores(record: ComparisonRecord) -> dict[tuple[str, Any, int], dict[str, float]]:
     """Every score of every run, without what differs from day to day."""
     return {
-        (run["method"], run["size"], run["seed"]): {
-            f"{split} {name}": score["value"]
-            for split, found in run["metrics"].items()
-            for name, score in found.items()
+        (run.method, run.size, run.seed): {
+            f"{split} {name}": score.value for split, found in run.metrics.items() for name, score in found.items()
         }
-        for run in record["runs"]
+        for run in record.runs
     }
 
 
 @pytest.fixture(scope="module")
 def compared(
     tmp_path_factory: pytest.TempPathFactory, image_model: str, image_data: str
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, ComparisonRecord]:
     """A finished comparison on images: three methods, two sizes, two seeds."""
     out = tmp_path_factory.mktemp("compared") / "out"
     settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
@@ -73,48 +76,49 @@ def test_compares_every_task(task: str, tmp_path: Path, request: pytest.FixtureR
     model, data = (request.getfixturevalue(name) for name in TASKS[task])
     settings = {"task": task, "model": model, "dataset": data, "output_dir": str(tmp_path / "out"), **SMALL}
     record = compare(**settings, methods="head,full", seeds=1)
-    assert [row["method"] for row in record["rows"]] == ["head", "full"]
-    assert sum(row["best"] for row in record["rows"]) == 1
-    assert all(row["low"] <= row["mean"] <= row["high"] for row in record["rows"])
-    assert not record["failed"]
-    assert len(record["advice"]) == 1
+    assert [row.method for row in record.rows] == ["head", "full"]
+    assert sum(row.best for row in record.rows) == 1
+    assert all(row.low <= row.mean <= row.high for row in record.rows)
+    assert not record.failed
+    assert len(record.advice) == 1
 
 
 def test_default_methods_fit_the_model(tmp_path: Path, image_model: str, image_data: str) -> None:
     layer = {"task": "image_classification", "model": image_model, "dataset": image_data}
-    experiment, notes = Experiment([("a test", layer)], tmp_path), list[str]()
-    assert fitting(experiment, 0, notes) == ["scratch", "head", "last_n:1", "lora", "lp_ft", "full"]
+    experiment = TrainingExperiment([("a test", layer)], tmp_path, ComparisonRecord)
+    notes: list[str] = []
+    assert supported_methods(experiment, 0, notes) == ["scratch", "head", "last_n:1", "lora", "lp_ft", "full"]
     assert not notes
 
 
-def test_rows_say_how_many_blocks_are_frozen(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_rows_say_how_many_blocks_are_frozen(compared: tuple[Path, ComparisonRecord]) -> None:
     _, record = compared
-    assert len(record["runs"]) == 3 * 2 * 2
-    assert not record["failed"]
-    assert {row["method"]: row["frozen"] for row in record["rows"]} == {"head": 4, "last_n:1": 3, "full": 0}
+    assert len(record.runs) == 3 * 2 * 2
+    assert not record.failed
+    assert {row.method: row.frozen for row in record.rows} == {"head": 4, "last_n:1": 3, "full": 0}
 
 
-def test_trials_of_a_size_have_as_many_examples(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_trials_of_a_size_have_as_many_examples(compared: tuple[Path, ComparisonRecord]) -> None:
     _, record = compared
-    assert {(run["size"], run["examples"]) for run in record["runs"]} == {(2, 6), (6, 18)}
+    assert {(run.size, run.examples) for run in record.runs} == {(2, 6), (6, 18)}
 
 
-def test_what_is_frozen_runs_once_for_all_arms(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_what_is_frozen_runs_once_for_all_arms(compared: tuple[Path, ComparisonRecord]) -> None:
     _, record = compared
-    heads = [run for run in record["runs"] if run["method"] == "head"]
-    computed = [sum(made for made, _ in run["features"].values()) for run in heads]
-    read = [sum(examples for _, examples in run["features"].values()) for run in heads]
+    heads = [run for run in record.runs if run.method == "head"]
+    computed = [sum(made for made, _ in run.features.values()) for run in heads]
+    read = [sum(examples for _, examples in run.features.values()) for run in heads]
     assert all(read)
     assert computed[0] > 0
     # Validation is the same for all, and the larger sizes hold the smaller ones of their seed.
     assert sum(computed) < sum(read) / 1.5
 
 
-def test_folder_holds_table_pictures_and_all_runs(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_folder_holds_table_pictures_and_all_runs(compared: tuple[Path, ComparisonRecord]) -> None:
     out, record = compared
-    assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(record))
+    assert read_record(out, ComparisonRecord) == record
     page = (out / "compare.md").read_text()
-    assert all(f"| {row['method']} |" in page for row in record["rows"])
+    assert all(f"| {row.method} |" in page for row in record.rows)
     names = {"score_and_seconds", "score_and_examples", "score_and_frozen_blocks"}
     assert {path.name for path in (out / "figures").iterdir()} == {
         f"{n}.{kind}" for n in names for kind in ("png", "svg")
@@ -122,7 +126,7 @@ def test_folder_holds_table_pictures_and_all_runs(compared: tuple[Path, dict[str
     assert not [path for path in (out / "trials").iterdir() if path.is_dir()]  # no checkpoints are left behind
 
 
-def test_redrawn_byte_for_byte(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_redrawn_byte_for_byte(compared: tuple[Path, ComparisonRecord], tmp_path: Path) -> None:
     out, _ = compared
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -135,26 +139,26 @@ def test_redrawn_byte_for_byte(compared: tuple[Path, dict[str, Any]], tmp_path: 
     assert (copy / "compare.md").read_bytes() == (out / "compare.md").read_bytes()
 
 
-def test_second_call_runs_nothing(compared: tuple[Path, dict[str, Any]], image_model: str, image_data: str) -> None:
+def test_second_call_runs_nothing(compared: tuple[Path, ComparisonRecord], image_model: str, image_data: str) -> None:
     out, record = compared
     before = {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()}
     settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
     methods = ["head", "last_n:1", "full"]
     again = compare(**settings, **SMALL, output_dir=str(out), methods=methods, seeds=2, examples_per_class=[2, 6])
     assert {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()} == before
-    assert again["rows"] == record["rows"]
+    assert again.rows == record.rows
 
 
 def test_other_settings_start_nothing(
-    compared: tuple[Path, dict[str, Any]], image_model: str, image_data: str, text_model: str, text_data: str
+    compared: tuple[Path, ComparisonRecord], image_model: str, image_data: str, text_model: str, text_data: str
 ) -> None:
     out, _ = compared
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
-    with pytest.raises(UserError, match=r"num_train_epochs was 2 and is 3.*Nothing was started"):
+    with pytest.raises(UserError, match=r"num_train_epochs was '2', now '3'.*Nothing was started"):
         compare(**settings, **{**SMALL, "num_train_epochs": 3}, output_dir=str(out))
     text = {"task": "text_classification", "model": text_model, "dataset": text_data}
-    with pytest.raises(UserError, match=r"the task was image_classification and is text_classification"):
+    with pytest.raises(UserError, match=r"task was 'image_classification', now 'text_classification'"):
         compare(**text, **SMALL, output_dir=str(out))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
@@ -166,8 +170,8 @@ def test_failed_trial_leaves_the_others(tmp_path: Path, text_model: str, text_da
     with_fault = {**settings, "output_dir": str(tmp_path / "out"), "methods": "head,full,last_n:1", "seeds": 1}
     fault = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"nonsense": 1, "use_reentrant": True}}
     record = compare(**with_fault, **fault)
-    assert {run["method"] for run in record["runs"] if run["error"]} == {"full", "last_n:1"}
-    assert [row["method"] for row in record["rows"]] == ["head"]
+    assert {run.method for run in record.runs if run.error} == {"full", "last_n:1"}
+    assert [row.method for row in record.rows] == ["head"]
     told = capsys.readouterr().out
     assert told.count("FAILED") == 2
     assert "full-all-seed0" in told
@@ -199,7 +203,7 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
     after = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert len(after) == 4
     assert done.items() <= after.items()
-    records = [json.loads((folder / "compare.json").read_text()) for folder in (whole, out)]
+    records = [read_record(folder, ComparisonRecord) for folder in (whole, out)]
     assert scores(records[0]) == scores(records[1])
     assert len(scores(records[0])) == 4
 
@@ -215,7 +219,7 @@ def test_the_log_of_an_interrupted_trial_is_ours(
         print("begun")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Experiment, "_in_scratch", interrupted)
+    monkeypatch.setattr(TrainingExperiment, "_in_scratch", interrupted)
     assert main(words) == 130
     assert main(words) == 130
     logs = [path.name for path in (tmp_path / "out/trials").iterdir()]
@@ -224,59 +228,69 @@ def test_the_log_of_an_interrupted_trial_is_ours(
     assert output_folder.is_unchanged(tmp_path / "out/trials/head-all-seed0.log", entry)
 
 
-def row(method: str, mean: float, seconds: float, best: bool = False, noise: bool = True) -> dict[str, Any]:
-    """A row as `advice` reads it."""
-    gap = None if best else {"value": mean - 0.9, "low": mean - 0.92, "high": mean - 0.88}
-    return {
-        "method": method,
-        "size": None,
-        "mean": mean,
-        "seconds": seconds,
-        "best": best,
-        "incomplete": False,
-        "indistinguishable": noise,
-        "difference": gap,
-    }
+def row(method: str, mean: float, seconds: float, best: bool = False, indistinguishable: bool = True) -> ComparisonRow:
+    """A row with what `advice` reads; the rest is made up."""
+    return ComparisonRow(
+        method=method,
+        size=None,
+        examples=10,
+        seeds=[0],
+        values=[mean],
+        mean=mean,
+        low=mean,
+        high=mean,
+        std=None,
+        seconds=seconds,
+        seconds_per_trial=[seconds],
+        blocks=3,
+        frozen=0,
+        trainable=1,
+        incomplete=False,
+        best=best,
+        difference=None if best else Interval(mean - 0.9, mean - 0.92, mean - 0.88),
+        indistinguishable=indistinguishable,
+        inconclusive=False,
+    )
 
 
 def test_advice() -> None:
     best = row("full", 0.9, 40.0, best=True)
-    assert "`head` is within the noise of `full` (0.890 against 0.900" in advice([best, row("head", 0.89, 1.0)])
+    assert "`head` is indistinguishable from `full` (0.890 against 0.900" in advice([best, row("head", 0.89, 1.0)])
     assert "at 1/40 of its time" in advice([best, row("head", 0.89, 1.0)])
     between = advice([best, row("head", 0.86, 1.0), row("last_n:2", 0.899, 20.0), row("lora", 0.88, 30.0)])
-    assert between.endswith("at 1/40 of its time; `last_n:2` comes nearer (0.899) at 50%.")
-    assert "nearer" not in advice([best, row("head", 0.89, 1.0), row("lora", 0.88, 30.0)])
-    assert "above all others" in advice([best, row("head", 0.5, 1.0, noise=False)])
-    assert "quicker than what is within its noise: `lora`" in advice([best, row("lora", 0.89, 90.0)])
-    apart = row("lora", 0.95, 1.0, noise=False) | {"difference": None}
+    assert between.endswith("at 1/40 of its time; `last_n:2` comes closer (0.899) at 50%.")
+    assert "closer" not in advice([best, row("head", 0.89, 1.0), row("lora", 0.88, 30.0)])
+    assert "better than every other method beyond noise" in advice(
+        [best, row("head", 0.5, 1.0, indistinguishable=False)]
+    )
+    assert "faster than those indistinguishable from it: `lora`" in advice([best, row("lora", 0.89, 90.0)])
+    apart = replace(row("lora", 0.95, 1.0, indistinguishable=False), difference=None)
     assert advice([best, apart]) == (
-        "There is only `full` (0.900). Left out, since no seed is shared with `full`: `lora`."
+        "Only `full` was compared (0.900). Not considered, since they share no seed with `full`: `lora`."
     )
 
 
 def test_seconds_alone_charge_what_was_there() -> None:
-    first = TrialResult("head", 0, None, seconds=12.0, feature_seconds=10.0, build_seconds=10.0)
-    second = TrialResult("head", 1, None, seconds=3.0, feature_seconds=1.0, build_seconds=10.5)
-    live = TrialResult("full", 0, None, seconds=50.0)
+    first = TrialResult("a", "head", 0, None, seconds=12.0, feature_seconds=10.0, build_seconds=10.0)
+    second = TrialResult("b", "head", 1, None, seconds=3.0, feature_seconds=1.0, build_seconds=10.5)
+    live = TrialResult("c", "full", 0, None, seconds=50.0)
     assert [one.standalone_seconds for one in (first, second, live)] == [12.0, 12.5, 50.0]
 
 
 def test_features_of_an_earlier_run_do_not_look_free(
-    compared: tuple[Path, dict[str, Any]], tmp_path: Path, image_model: str, image_data: str
+    compared: tuple[Path, ComparisonRecord], tmp_path: Path, image_model: str, image_data: str
 ) -> None:
     """Another comparison on the same cache computes nothing, and is charged what computing took the first time."""
     out, record = compared
     settings = {"task": "image_classification", "model": image_model, "dataset": image_data, "augment": "none"}
     settings |= {"cache_dir": str(out.parent / "cache"), "output_dir": str(tmp_path / "out")}
     warm = compare(**settings, **SMALL, methods="head,last_n:1", seeds=[0], examples_per_class="6")
-    for run in warm["runs"]:
-        (cold,) = (one for one in record["runs"] if all(one[key] == run[key] for key in ("method", "seed", "size")))
-        assert all(computed == 0 for computed, _ in run["features"].values())
-        assert run["build_seconds"] == pytest.approx(cold["build_seconds"], abs=0.002)
-        assert run["build_seconds"] > 0
-        assert run["standalone_seconds"] == pytest.approx(
-            run["seconds"] - run["feature_seconds"] + run["build_seconds"], abs=0.002
-        )
+    for run in warm.runs:
+        (cold,) = (one for one in record.runs if all(one[key] == run[key] for key in ("method", "seed", "size")))
+        assert all(computed == 0 for computed, _ in run.features.values())
+        assert run.build_seconds == pytest.approx(cold["build_seconds"], abs=0.002)
+        assert run.build_seconds > 0
+        assert run.standalone_seconds == pytest.approx(run.seconds - run.feature_seconds + run.build_seconds, abs=0.002)
 
 
 REGRESSION = {"scratch": 4.0, "head": 2.0, "full": 1.0, "last_n:1": 1.001}
@@ -303,7 +317,7 @@ def made_up(out: Path, copy: Path, errors: dict[str, float], seeds: int = 3, fai
         path.unlink()
     for method, error in errors.items():
         for seed in range(seeds):
-            name = Trial(method, seed).name
+            name = Trial(method, seed).id
             about = result | {"method": method, "seed": seed, "seconds": 10.0 / error}
             if (method, seed) == failed:
                 continue
@@ -328,23 +342,23 @@ def test_lower_errors_are_better(
         about["metrics"]["test"]["mse"]["value"] = 1.001 + off + seed / 1000
         path.write_text(json.dumps(about))
     record = compare(**settings, methods=list(REGRESSION), output_dir=copy)
-    rows = {row["method"]: row for row in record["rows"]}
-    assert record["metric"] == "mse"
-    assert not record["higher_is_better"]
-    assert [method for method, row in rows.items() if row["best"]] == ["full"]
-    assert rows["head"]["difference"]["value"] == pytest.approx(1.0)  # errors are higher
-    assert {method: row["indistinguishable"] for method, row in rows.items()} == {
+    rows = {row.method: row for row in record.rows}
+    assert record.metric == "mse"
+    assert not record.higher_is_better
+    assert [method for method, row in rows.items() if row.best] == ["full"]
+    assert rows["head"].difference["value"] == pytest.approx(1.0)  # errors are higher
+    assert {method: row.indistinguishable for method, row in rows.items()} == {
         "scratch": False,
         "head": False,
         "full": True,
         "last_n:1": True,
     }
-    assert [(x, y) for x, y in figures._front(record["rows"], False)] == sorted(
-        (rows[name]["seconds"], rows[name]["mean"]) for name in ("scratch", "head", "full")
+    assert [(x, y) for x, y in pareto_front(record.rows, False)] == sorted(
+        (rows[name].seconds, rows[name].mean) for name in ("scratch", "head", "full")
     )
     page = (Path(copy) / "compare.md").read_text()
     assert page.index("| full |") < page.index("| last_n:1 |") < page.index("| head |") < page.index("| scratch |")
-    assert "within its noise: `last_n:1`" in record["advice"][0] or "within the noise of `full`" in record["advice"][0]
+    assert "indistinguishable from" in record.advice[0]
     told = capsys.readouterr().out
     assert "--seeds 5 runs only those that are missing" in " ".join(told.split())
     assert "n=12 (lower is better)" in told
@@ -365,21 +379,21 @@ def test_two_seeds_that_do_not_agree_are_said_to_tell_nothing(
     path.with_suffix(".json").write_text(json.dumps(about))
     np.save(path.with_suffix(".npy"), np.full(1000, 1.3))
     record = compare(**settings, methods="scratch,head,full", seeds=2, output_dir=copy)
-    rows = {row["method"]: row for row in record["rows"]}
-    assert {method: row["inconclusive"] for method, row in rows.items()} == {
+    rows = {row.method: row for row in record.rows}
+    assert {method: row.inconclusive for method, row in rows.items()} == {
         "scratch": False,
         "head": True,
         "full": False,
     }
-    assert rows["head"]["difference"]["low"] < -1
+    assert rows["head"].difference["low"] < -1
     page, told = (Path(copy) / "compare.md").read_text(), capsys.readouterr().out
     for text in (page, told):
-        assert "2 seeds cannot tell" in text
+        assert "inconclusive (2 seeds)" in text
         assert f"{rows['head']['behind']['low']:+.3f}" not in text
         assert f"{rows['scratch']['behind']['low']:+.3f}" in text
-    assert "`full` is best" in record["advice"][0]
-    assert "Two seeds cannot tell whether it is better than `head`" in record["advice"][0]
-    assert "within" not in record["advice"][0]
+    assert "`full` is best" in record.advice[0]
+    assert "Two seeds are inconclusive about `head`" in record.advice[0]
+    assert "indistinguishable" not in record.advice[0]
 
 
 def test_failed_seeds_win_nothing(
@@ -388,27 +402,27 @@ def test_failed_seeds_win_nothing(
     """A method of which a seed failed is not the best, is compared by the seeds it has, and says so in the table."""
     settings, out = regressed
     copy = made_up(out, tmp_path / "copy", {"head": 2.0, "full": 1.0}, failed=("full", 0))
-    train = Experiment._train
+    train = TrainingExperiment._train
 
-    def failing(self: Experiment, trial: Trial, others: int) -> Any:
+    def failing(self: TrainingExperiment[Any], trial: Trial, others: int) -> Any:
         if trial == Trial("full", 0):
             raise RuntimeError("CUDA out of memory")
         return train(self, trial, others)
 
-    monkeypatch.setattr(Experiment, "_train", failing)
+    monkeypatch.setattr(TrainingExperiment, "_train", failing)
     compare(**settings, methods="head,full", output_dir=copy)
     record = compare(**settings, methods="head", output_dir=copy)  # what failed is not forgotten
-    rows = {row["method"]: row for row in record["rows"]}
-    assert record["failed"] == ["full-all-seed0: CUDA out of memory"]
-    assert rows["head"]["best"]
-    assert rows["full"]["seeds"] == [1, 2]
-    assert rows["full"]["difference"]["value"] == pytest.approx(-1.0)
+    rows = {row.method: row for row in record.rows}
+    assert record.failed == ["full-all-seed0: CUDA out of memory"]
+    assert rows["head"].best
+    assert rows["full"].seeds == [1, 2]
+    assert rows["full"].difference["value"] == pytest.approx(-1.0)
     assert "| full (2 of 3 seeds) |" in (Path(copy) / "compare.md").read_text()
-    assert record["advice"] == ["There is only `head` (2.001). Left out, since a training failed: `full`."]
+    assert record.advice == ["Only `head` was compared (2.001). Not considered, since a trial failed: `full`."]
     lonely = made_up(out, tmp_path / "lonely", {"head": 2.0, "full": 1.0}, seeds=1, failed=("full", 0))
     record = compare(**settings, methods="head,full", seeds=[0], output_dir=lonely)
-    assert [row["method"] for row in record["rows"]] == ["head"]
-    assert record["advice"] == ["There is only `head` (2.000)."]
+    assert [row.method for row in record.rows] == ["head"]
+    assert record.advice == ["Only `head` was compared (2.000)."]
 
 
 def test_best_is_by_the_seeds_that_all_share() -> None:
@@ -423,7 +437,7 @@ def test_images_that_two_stages_read_are_charged_once() -> None:
     decoded = {"seconds": 0.0, "build_seconds": 30.0}
     stages = [stage_of(seconds=100.0, images=decoded | {"seconds": 30.0}), stage_of(seconds=50.0, images=decoded)]
     run = SimpleNamespace(stages=stages, plan=SimpleNamespace(stages=[]), groups=[], splits=SimpleNamespace(train=[]))
-    patched = _described(Trial("lp_ft", 0), run)  # type: ignore[arg-type]
+    patched = trial_result(Trial("lp_ft", 0), run)  # type: ignore[arg-type]
     assert (patched.seconds, patched.standalone_seconds) == (150.0, 150.0)
 
 
@@ -440,12 +454,12 @@ def test_more_methods_join_and_none_is_lost(regressed: tuple[dict[str, Any], Pat
     files = {path: path.read_bytes() for path in Path(copy, "trials").iterdir()}
     compare(**settings, methods="scratch,head,full", seeds=1, output_dir=copy)
     record = compare(**settings, methods="last_n:1", seeds=1, output_dir=copy, resume_from_checkpoint=True)
-    assert {row["method"] for row in record["rows"]} == set(REGRESSION)
+    assert {row.method for row in record.rows} == set(REGRESSION)
     assert {path: path.read_bytes() for path in Path(copy, "trials").iterdir()} == files
     (Path(copy) / "mine.txt").write_text("mine")
     record = compare(**settings, methods="head,last_n:1", seeds=1, output_dir=copy, overwrite_output_dir=True)
-    assert {row["method"] for row in record["rows"]} == {"head", "last_n:1"}
-    assert all(row["mean"] != REGRESSION[row["method"]] for row in record["rows"])
+    assert {row.method for row in record.rows} == {"head", "last_n:1"}
+    assert all(row.mean != REGRESSION[row.method] for row in record.rows)
     assert (Path(copy) / "mine.txt").read_text() == "mine"
 
 
@@ -453,14 +467,14 @@ def test_options_of_adapters_go_to_methods_with_adapters(tmp_path: Path, text_mo
     usual = {"task": "text_classification", "model": text_model, "dataset": text_data, **SMALL, "seeds": 1}
     record = compare(**usual, methods="head,lora", lora_r=2, output_dir=str(tmp_path / "two"))
     other = compare(**usual, methods="lora,peft:ia3,head", lora_r=4, output_dir=str(tmp_path / "four"))
-    small, large = (next(r for r in one["rows"] if r["method"] == "lora")["trainable"] for one in (record, other))
+    small, large = (next(r for r in one.rows if r.method == "lora")["trainable"] for one in (record, other))
     assert small < large
-    assert record["settings"]["lora_r"] == 2
+    assert record.settings.lora_r == 2
     with pytest.raises(UserError, match=r"--lora_r does not go with method 'head', which has no adapters"):
         compare(**usual, methods="head,full", lora_r=2, output_dir=str(tmp_path / "none"))
     joined = compare(**usual, methods="full", lora_r=2, output_dir=str(tmp_path / "two"))
-    assert {row["method"] for row in joined["rows"]} == {"head", "lora", "full"}
-    with pytest.raises(UserError, match=r"lora_r was 2 and is 4"):
+    assert {row.method for row in joined.rows} == {"head", "lora", "full"}
+    with pytest.raises(UserError, match=r"lora_r was '2', now '4'"):
         compare(**usual, methods="head,lora", lora_r=4, output_dir=str(tmp_path / "two"))
 
 
@@ -470,12 +484,12 @@ def test_frozen_layers_that_ran_in_every_epoch_are_told(
     """The default augmentation makes other images in each epoch; who waits for it should know."""
     settings = {"task": "image_classification", "model": image_model, "dataset": image_data, **SMALL, "seeds": 1}
     record = compare(**settings, methods="last_n:1,full,lora", output_dir=str(tmp_path / "out"))
-    (told,) = record["uncached"]
+    (told,) = record.uncached
     assert told.startswith("last_n:1 ran frozen layers in every epoch: augmentation 'basic'")
     assert "--augment none" in told
     printed = capsys.readouterr().out
     assert f"Note     {told}" in " ".join(printed.split()).replace("Note ", "Note     ")
-    ours = [line for line in printed.splitlines() if not line.startswith("Table, pictures")]
+    ours = [line for line in printed.splitlines() if not line.startswith("Tables, figures")]
     assert max(map(len, ours[ours.index("Methods  last_n:1, full, lora") + 4 :])) < 80
     assert told in (tmp_path / "out/compare.md").read_text()
 
@@ -487,16 +501,16 @@ def test_without_test_split_the_page_says_so(tmp_path: Path, text_model: str, te
         path.unlink()
     settings = {"task": "text_classification", "model": text_model, "dataset": str(bare), **SMALL, "seeds": 1}
     record = compare(**settings, methods="head,last_n:1", output_dir=str(tmp_path / "out"))
-    assert record["split"] == "validation"
+    assert record.split == "validation"
     page = (tmp_path / "out/compare.md").read_text()
     assert "There is no test split" in page
-    assert "one seed says nothing of how far seeds differ" in page
+    assert "one seed does not show how much seeds vary" in page
 
 
 def test_trials_have_files_of_their_own() -> None:
     """Patterns differ in characters that names of files cannot hold."""
     methods = ["train:*bias", "train:bias", "train:*attention*", "train:attention*", "last_n:1", "peft:ia3", "head"]
-    names = [Trial(method, 0).name for method in methods]
+    names = [Trial(method, 0).id for method in methods]
     assert len(set(names)) == len(methods)
     assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
     assert names[4:] == ["last_n_1-all-seed0", "peft_ia3-all-seed0", "head-all-seed0"]
@@ -509,18 +523,18 @@ def test_patterns_with_commas() -> None:
     assert parse_methods(",".join(two)) == parse_methods(two) == two
 
 
-def test_pictures_have_every_method(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_pictures_have_every_method(compared: tuple[Path, ComparisonRecord], tmp_path: Path) -> None:
     _, record = compared
-    (svg,) = (path for path in figures.draw_comparison(record, tmp_path) if path.name == "score_and_seconds.svg")
+    (svg,) = (path for path in write_reports(record, tmp_path) if path.name == "score_and_seconds.svg")
     drawn = set(re.findall(r"<!-- (\S+) -->", svg.read_text()))
-    assert {row["method"] for row in record["rows"]} <= drawn
+    assert {row.method for row in record.rows} <= drawn
 
 
-def test_seeds_that_agree_are_drawn(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_seeds_that_agree_are_drawn(compared: tuple[Path, ComparisonRecord], tmp_path: Path) -> None:
     """Three times 0.704 have a mean below 0.704: what a head that is fitted to convergence gives."""
-    rows = [{**row, "values": [0.704] * 3, "mean": sum([0.704] * 3) / 3} for row in compared[1]["rows"]]
-    assert rows[0]["mean"] != 0.704
-    assert len(figures.draw_comparison({**compared[1], "rows": rows}, tmp_path)) >= 2
+    rows = [replace(row, values=[0.704] * 3, mean=sum([0.704] * 3) / 3) for row in compared[1].rows]
+    assert rows[0].mean != 0.704
+    assert len(write_reports(replace(compared[1], rows=rows), tmp_path)) >= 2
 
 
 def test_help_and_mistakes_are_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

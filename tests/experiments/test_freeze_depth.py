@@ -30,10 +30,11 @@ from hf_ft.experiments.depth_settings import (
     halving_schedule,
     read_depth_settings,
 )
-from hf_ft.experiments.freeze_depth import Race, Trained
-from hf_ft.experiments.trials import Trial, TrialResult
+from hf_ft.experiments.freeze_depth import Race, TrainedDepth
+from hf_ft.experiments.trials import Trial
 from hf_ft.heads.hidden_states import pool, pooled_states
 from hf_ft.models.module_calls import CannotSplit
+from hf_ft.records import FreezeDepthRecord, TrialResult, read_record
 from hf_ft.results.publishing import publishable
 from hf_ft.tasks.registry import task_names
 
@@ -67,7 +68,7 @@ def test_depths_that_cannot_be() -> None:
     """More than the model has, and a model that has none."""
     with pytest.raises(UserError, match=r"--depths 4: the model has 3 blocks, so 0 \(full\) to 3 \(head\)"):
         freeze_depths([0, 4], 3)
-    with pytest.raises(UserError, match=r"No blocks were found in the model.*Use --method head or full"):
+    with pytest.raises(UserError, match=r"The model has no blocks.*Use --method head or full"):
         freeze_depths(None, 0)
 
 
@@ -159,7 +160,9 @@ def test_pooling_finds_the_positions() -> None:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, text_model: str, text_data: str) -> tuple[Path, dict[str, Any]]:
+def searched(
+    tmp_path_factory: pytest.TempPathFactory, text_model: str, text_data: str
+) -> tuple[Path, FreezeDepthRecord]:
     """A finished search on texts, two seeds."""
     out = tmp_path_factory.mktemp("searched") / "out"
     cache = str(out.parent / "cache")  # what other tests computed would be found
@@ -180,12 +183,12 @@ def settings(model: str, data: str, task: str = "text_classification") -> dict[s
     return {"task": task, "model": model, "dataset": data, **SHORT}
 
 
-def shape(record: dict[str, Any]) -> list[tuple[float, list[int]]]:
+def shape(record: FreezeDepthRecord) -> list[tuple[float, list[int]]]:
     """The share of each rung, and the depths that had a score in it."""
-    return [(round(rung["share"], 2), [row["frozen"] for row in rung["rows"]]) for rung in record["rungs"]]
+    return [(round(rung.share, 2), [row.frozen for row in rung.rows]) for rung in record.rungs]
 
 
-def test_fewer_depths_train_longer(searched: tuple[Path, dict[str, Any]]) -> None:
+def test_fewer_depths_train_longer(searched: tuple[Path, FreezeDepthRecord]) -> None:
     """All depths short, two of them longer, and the head beside them; every training froze what it says."""
     _, record = searched
     (first, second, third), heads = shape(record)[:3], shape(record)[3:]
@@ -195,21 +198,19 @@ def test_fewer_depths_train_longer(searched: tuple[Path, dict[str, Any]]) -> Non
     assert len(third[1]) == 2
     assert set(third[1]) < {0, 1, 2}
     assert [share for share, _ in heads] in ([], [1.0])
-    lengths = {round(run["share"], 2): run["epochs"] for run in record["runs"] if run["method"] != "head"}
+    lengths = {round(run.share, 2): run.epochs for run in record.runs if run.method != "head"}
     assert (lengths[0.17], lengths[0.5]) == (0.67, 2)
-    assert {run["seed"] for run in record["runs"]} == {0, 1}
-    assert (
-        record["choice"]["method"] == {0: "full", 1: "last_n:2", 2: "last_n:1", 3: "head"}[record["choice"]["frozen"]]
-    )
+    assert {run.seed for run in record.runs} == {0, 1}
+    assert record.choice.method == {0: "full", 1: "last_n:2", 2: "last_n:1", 3: "head"}[record.choice.frozen]
 
 
-def test_test_split_is_left_alone(searched: tuple[Path, dict[str, Any]]) -> None:
+def test_test_split_is_left_alone(searched: tuple[Path, FreezeDepthRecord]) -> None:
     """Nothing was scored on it, and the search does not know how large it is."""
     _, record = searched
-    assert record["runs"]
-    assert all(set(run["metrics"]) == {"validation"} for run in record["runs"])
-    assert set(record["data"]["sizes"]) == {"train", "validation"}
-    assert record["split"] == "validation"
+    assert record.runs
+    assert all(set(run.metrics) == {"validation"} for run in record.runs)
+    assert set(record.data.sizes) == {"train", "validation"}
+    assert record.split == "validation"
 
 
 @pytest.mark.parametrize(
@@ -239,71 +240,71 @@ def test_short_lengths_are_noted_and_trained_whole(
         monkeypatch.setattr(module, "MIN_STEPS", LEAST_STEPS)
     record = depth(**settings(text_model, text_data), output_dir=str(tmp_path / "out"))
     assert shape(record) == [(1.0, [3]), (1.0, [0, 1, 2])]
-    assert {run["epochs"] for run in record["runs"]} == {4}
-    assert record["notes"] == [(tmp_path / "out/depth.md").read_text().split("\n- ")[-1].split("\n")[0]]
-    assert record["notes"][0].startswith("Depths have 20 steps at their own length")
+    assert {run.epochs for run in record.runs} == {4}
+    assert record.notes == [(tmp_path / "out/depth.md").read_text().split("\n- ")[-1].split("\n")[0]]
+    assert record.notes[0].startswith("Depths train for 20 steps in full")
 
 
-def test_what_is_frozen_runs_once(searched: tuple[Path, dict[str, Any]]) -> None:
+def test_what_is_frozen_runs_once(searched: tuple[Path, FreezeDepthRecord]) -> None:
     """Of two seeds and two rungs only one training computed the features of a depth."""
     _, record = searched
-    cached = [run for run in record["runs"] if run["features"] and run["method"] == "last_n:1"]
+    cached = [run for run in record.runs if run.features and run.method == "last_n:1"]
     assert len(cached) >= 2
-    assert sum(sum(made for made, _ in run["features"].values()) > 0 for run in cached) == 1
+    assert sum(sum(made for made, _ in run.features.values()) > 0 for run in cached) == 1
 
 
-def test_cost_is_told(searched: tuple[Path, dict[str, Any]]) -> None:
+def test_cost_is_told(searched: tuple[Path, FreezeDepthRecord]) -> None:
     """Seconds are those of the trainings, and of everything with loading and scoring."""
     _, record = searched
-    cost = record["cost"]
-    assert cost["training"] == pytest.approx(sum(run["seconds"] for run in record["runs"]), abs=0.01)
-    assert cost["wall"] > cost["training"] + cost["layer_probes"]
-    assert cost["full_sweep"] > 0
-    assert len(record["layer_probes"]["scores"]) == 4
-    assert all(0 <= score <= 1 for score in record["layer_probes"]["scores"])
+    cost = record.cost
+    assert cost.training == pytest.approx(sum(run.seconds for run in record.runs), abs=0.01)
+    assert cost.wall > cost.training + cost.layer_probes
+    assert cost.full_sweep > 0
+    assert len(record.layer_probes.scores) == 4
+    assert all(0 <= score <= 1 for score in record.layer_probes.scores)
 
 
-def test_sweep_is_estimated_by_what_was_trained(searched: tuple[Path, dict[str, Any]]) -> None:
+def test_sweep_is_estimated_by_what_was_trained(searched: tuple[Path, FreezeDepthRecord]) -> None:
     """Rungs are of whole epochs, so the share that a training really had counts, not the one that was meant."""
     _, record = searched
-    full = [run for run in record["runs"] if run["method"] == "full"]
-    longest = max(run["epochs"] for run in full)
-    each = next(run["step_seconds"] for run in full if run["epochs"] == longest) * 4 / longest
-    assert 0 < 2 * each <= record["cost"]["full_sweep"] + 0.1
-    race = Race(None, {}, [], {}, Path())  # type: ignore[arg-type]
+    full = [run for run in record.runs if run.method == "full"]
+    longest = max(run.epochs for run in full)
+    each = next(run.step_seconds for run in full if run.epochs == longest) * 4 / longest
+    assert 0 < 2 * each <= record.cost.full_sweep + 0.1
+    race = Race(None, {}, [], record)  # type: ignore[arg-type]
     race.full_length = lambda frozen: (10, 50)  # type: ignore[method-assign]
     parts = [
-        race.part(Trained(Trial("full", 0, settings=had), 0, 1 / 6, TrialResult("full", 0, None)))
+        race.trained_share(TrainedDepth(Trial("full", 0, settings=had), 0, 1 / 6, TrialResult("a", "full", 0, None)))
         for had in ({"num_train_epochs": 2}, {"max_steps": 9}, {})
     ]
     assert parts == [0.2, 0.18, 1.0]
 
 
-def test_begun_anew(searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path) -> None:
+def test_begun_anew(searched: tuple[Path, FreezeDepthRecord], text_model: str, text_data: str, tmp_path: Path) -> None:
     """`overwrite_output_dir` replaces a search, whatever its settings, and no other file; `resume` changes nothing."""
     copy = Path(shutil.copytree(searched[0], tmp_path / "copy"))
     (copy / "mine.txt").write_text("mine")
     usual = settings(text_model, text_data) | {"output_dir": str(copy), "depths": [0, 3]}
-    with pytest.raises(UserError, match=r"seed was not given and is 5.*--overwrite_output_dir"):
+    with pytest.raises(UserError, match=r"seed was not set, now '5'.*--overwrite_output_dir"):
         depth(**usual, seed=5)
     record = depth(**usual, seed=5, overwrite_output_dir=True)
-    assert [one["frozen"] for one in record["candidates"]] == [0, 3]
+    assert [one.frozen for one in record.candidates] == [0, 3]
     assert not list((copy / "trials").glob("last_n*"))
     assert (copy / "mine.txt").read_text() == "mine"
-    assert depth(**usual, seed=5, resume_from_checkpoint=True)["runs"] == record["runs"]
+    assert depth(**usual, seed=5, resume_from_checkpoint=True).runs == record.runs
 
 
-def test_redrawn_byte_for_byte(searched: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_redrawn_byte_for_byte(searched: tuple[Path, FreezeDepthRecord], tmp_path: Path) -> None:
     """Page and picture come from `depth.json` alone."""
     out, record = searched
-    assert json.loads((out / "depth.json").read_text()) == json.loads(json.dumps(record))
+    assert read_record(out, FreezeDepthRecord) == record
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copy(out / "depth.json", copy)
     assert main(["depth", "--redraw", str(copy)]) == 0
     names = ["depth.md", "figures/depth.png", "figures/depth.svg"]
     assert [(copy / name).read_bytes() == (out / name).read_bytes() for name in names] == [True] * 3
-    assert f"`{record['choice']['method']}`" in (out / "depth.md").read_text()
+    assert f"`{record.choice.method}`" in (out / "depth.md").read_text()
     assert main(["depth", "--redraw", str(tmp_path)]) == 2
 
 
@@ -319,58 +320,59 @@ def planted(out: Path, copy: Path, scores: dict[str, float]) -> Path:
             for seed in (0, 1):
                 result |= {"method": method, "seed": seed}
                 result["metrics"]["validation"]["accuracy"] |= {"value": score, "low": score, "high": score}
-                result["metrics"]["test"] = {"accuracy": {"value": 1 - score}}  # as if it had been looked at
+                result["metrics"]["test"] = {
+                    "accuracy": {"value": 1 - score, "low": 0.0, "high": 1.0, "n": 12}
+                }  # as if it had been looked at
                 name = f"{method.replace(':', '_')}-all{length}-seed{seed}"
                 (trials / f"{name}.json").write_text(json.dumps(result))
                 np.save(trials / f"{name}.npy", np.full(1000, score))
     return copy
 
 
-def again(out: Path, text_model: str, text_data: str) -> dict[str, Any]:
+def again(out: Path, text_model: str, text_data: str) -> FreezeDepthRecord:
     """The same search in a folder that holds its trainings."""
     return depth(**settings(text_model, text_data), output_dir=str(out), seeds=2)
 
 
-def test_second_call_trains_nothing(searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str) -> None:
+def test_second_call_trains_nothing(searched: tuple[Path, FreezeDepthRecord], text_model: str, text_data: str) -> None:
     """Every training is found, the evidence too."""
     out, record = searched
     before = {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()}
     second = again(out, text_model, text_data)
     assert {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()} == before
     assert len(before) >= 3 * 12
-    assert {key: second[key] for key in ("rungs", "choice", "layer_probes", "cost")} == {
-        key: record[key] for key in ("rungs", "choice", "layer_probes", "cost")
-    }
+    for name in ("rungs", "choice", "layer_probes", "cost"):
+        assert getattr(second, name) == getattr(record, name), name
 
 
 def test_validation_chooses(
-    searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path
+    searched: tuple[Path, FreezeDepthRecord], text_model: str, text_data: str, tmp_path: Path
 ) -> None:
     """Whoever scores best on validation in the last rung is chosen, whatever a test split would say."""
     scores = {"full": 0.7, "last_n:2": 0.9, "last_n:1": 0.2, "head": 0.3}
     out = planted(searched[0], tmp_path / "copy", scores)
     record = again(out, text_model, text_data)
     assert shape(record) == [(1.0, [3]), (0.17, [0, 1, 2]), (0.5, [0, 1])]  # head is behind: nobody trains longer
-    assert (record["choice"]["method"], record["choice"]["mean"]) == ("last_n:2", 0.9)
-    assert record["choice"]["alternative"] is None  # the others are behind by more than noise
+    assert (record.choice.method, record.choice.mean) == ("last_n:2", 0.9)
+    assert record.choice.alternative is None  # the others are behind by more than noise
 
 
 def test_what_freezes_more_and_is_as_good_is_named(
-    searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path
+    searched: tuple[Path, FreezeDepthRecord], text_model: str, text_data: str, tmp_path: Path
 ) -> None:
     """The best mean is chosen; a depth within its noise that freezes more is told beside it."""
     out = planted(searched[0], tmp_path / "copy", {"full": 0.71, "last_n:2": 0.2, "last_n:1": 0.7, "head": 0.3})
     for path in (out / "trials").glob("last_n_1*.npy"):
         np.save(path, np.linspace(0.6, 0.8, 1000))
     record = again(out, text_model, text_data)
-    assert record["choice"]["method"] == "full"
-    assert record["choice"]["alternative"]["method"] == "last_n:1"
-    assert record["choice"]["alternative"]["value"] == pytest.approx(-0.01)
-    assert "`last_n:1` freezes more and is within its noise" in (out / "depth.md").read_text()
+    assert record.choice.method == "full"
+    assert record.choice.alternative.method == "last_n:1"
+    assert record.choice.alternative.value == pytest.approx(-0.01)
+    assert "`last_n:1` freezes more blocks and is indistinguishable from it" in (out / "depth.md").read_text()
 
 
 def test_two_seeds_that_do_not_agree_tell_nothing(
-    searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path
+    searched: tuple[Path, FreezeDepthRecord], text_model: str, text_data: str, tmp_path: Path
 ) -> None:
     """Page and table give both scores then, not an interval from below 0 to above 1."""
     out = planted(searched[0], tmp_path / "copy", {"full": 0.71, "last_n:2": 0.2, "last_n:1": 0.7, "head": 0.3})
@@ -382,33 +384,33 @@ def test_two_seeds_that_do_not_agree_tell_nothing(
             result["metrics"]["validation"]["accuracy"] |= {"value": 0.5, "low": 0.5, "high": 0.5}
             path.write_text(json.dumps(result))
     record = again(out, text_model, text_data)
-    assert record["choice"]["alternative"]["method"] == "last_n:1"
-    assert record["choice"]["alternative"]["inconclusive"]
+    assert record.choice.alternative.method == "last_n:1"
+    assert record.choice.alternative.inconclusive
     page = (out / "depth.md").read_text()
-    assert "two seeds cannot tell" in page
+    assert "two seeds that disagree are inconclusive" in page
     assert "0.600 (0.500 0.700)" in page
     assert "±" not in page
 
 
 def test_head_ahead_is_compared_at_full_length(
-    searched: tuple[Path, dict[str, Any]], text_model: str, text_data: str, tmp_path: Path
+    searched: tuple[Path, FreezeDepthRecord], text_model: str, text_data: str, tmp_path: Path
 ) -> None:
     """Where head is ahead, the winner of the rungs gets its own length; head stays chosen if it is still ahead."""
     out = planted(searched[0], tmp_path / "copy", {"full": 0.5, "last_n:2": 0.4, "last_n:1": 0.5, "head": 1.1})
     record = again(out, text_model, text_data)
     assert shape(record) == [(1.0, [3]), (0.17, [0, 1, 2]), (0.5, [0, 2]), (1.0, [2])]
-    longest = [run for run in record["runs"] if run["share"] == 1.0 and run["method"] == "last_n:1"]
-    assert [run["epochs"] for run in longest] == [4, 4]
-    assert record["choice"]["method"] == "head"
+    longest = [run for run in record.runs if run.share == 1.0 and run.method == "last_n:1"]
+    assert [run.epochs for run in longest] == [4, 4]
+    assert record.choice.method == "head"
 
 
 def test_other_data_start_nothing(
-    searched: tuple[Path, dict[str, Any]], text_model: str, multi_label_data: str
+    searched: tuple[Path, FreezeDepthRecord], text_model: str, multi_label_data: str
 ) -> None:
     """A folder with a search of something else is refused, and stays as it is."""
     out, _ = searched
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"holds a search of something else: the data was opinions and is topics"):
+    with pytest.raises(UserError, match=r"other settings or data: dataset was 'opinions'.*, now 'topics'"):
         depth(**settings(text_model, multi_label_data), output_dir=str(out))
     with pytest.raises(UserError, match=r"--depths 4: the model has 3 blocks"):
         depth(**settings(text_model, multi_label_data), output_dir=str(out), depths=[0, 4])
@@ -424,12 +426,12 @@ def test_every_task_is_searched(
     about = settings(request.getfixturevalue(model), request.getfixturevalue(data), task)
     record = depth(**about, output_dir=str(tmp_path / "out"), depths=depths)
     told = capsys.readouterr().out
-    assert [one["frozen"] for one in record["candidates"]] == depths
-    assert record["choice"]["frozen"] in depths
-    assert not record["failed"]
-    assert bool(record["layer_probes"]["scores"]) == (task != "token_classification")
+    assert [one.frozen for one in record.candidates] == depths
+    assert record.choice.frozen in depths
+    assert not record.failed
+    assert bool(record.layer_probes.scores) == (task != "token_classification")
     assert ("a label for each of its parts" in told) == (task == "token_classification")
-    assert f"--method {record['choice']['method']} " in told
+    assert f"--method {record.choice.method} " in told
     assert [line for line in told.splitlines() if len(line) > 80 and not line.startswith(("Table", "    --"))] == []
     assert (tmp_path / "out/figures/depth.png").stat().st_size > 10_000
     assert len(TASKS) == len(task_names())
@@ -461,10 +463,10 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
     after = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert len(after) > len(done) >= 1
     assert done.items() <= after.items()
-    records = [json.loads((folder / "depth.json").read_text()) for folder in (whole, out)]
-    values = [[(row["frozen"], row["values"]) for rung in one["rungs"] for row in rung["rows"]] for one in records]
+    records = [read_record(folder, FreezeDepthRecord) for folder in (whole, out)]
+    values = [[(row.frozen, row.values) for rung in one.rungs for row in rung.rows] for one in records]
     assert values[0] == values[1]
-    assert records[0]["choice"]["method"] == records[1]["choice"]["method"]
+    assert records[0].choice == records[1].choice
 
 
 # --- Method `auto` ----------------------------------------------------------------------------------------------------
@@ -474,18 +476,19 @@ def test_auto_gives_a_plain_run(text_model: str, text_data: str, tmp_path: Path)
     """The search first, then a run like any other with what it chose, which says so; the search is not published."""
     out = tmp_path / "out"
     record = finetune(**settings(text_model, text_data), method="auto", output_dir=str(out), seed=3).record
-    found = json.loads((out / "depth/depth.json").read_text())
-    assert found["seeds"] == [3]
-    assert record["method"] == found["choice"]["method"] != "auto"
-    assert record["freeze_depth"]["frozen"] == found["choice"]["frozen"]
-    assert json.loads((out / "run.json").read_text())["freeze_depth"] == json.loads(json.dumps(record["freeze_depth"]))
+    found = read_record(out / "depth", FreezeDepthRecord)
+    assert found.choice
+    assert found.seeds == [3]
+    assert record["method"] == found.choice.method != "auto"
+    assert record["freeze_depth"]["frozen"] == found.choice.frozen
+    assert json.loads((out / "run.json").read_text())["freeze_depth"] == record["freeze_depth"]
     assert record["proofs"]["load_back"]["passed"]
     assert record["metrics"]["test"]["accuracy"]["n"] == 12
     assert not [path for path in publishable(out)[0] if "depth" in str(path)]
     alone = finetune(
         **settings(text_model, text_data), method=record["method"], output_dir=str(tmp_path / "2"), seed=3
     ).record
-    assert "freeze_depth" not in alone
+    assert alone["freeze_depth"] is None
     one, other = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "2"))
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in other)
 

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 import hf_ft
 from hf_ft import UserError
 from hf_ft.cli.app import main
-from hf_ft.experiments.ranking import short_names
-from hf_ft.reports import figures
+from hf_ft.experiments.candidate_names import short_names
+from hf_ft.records import Candidate, RankingRecord, read_record
+from hf_ft.reports.point_labels import label_points
 from hf_ft.reports.ranking import verdict
+from hf_ft.reports.style import INK, new_figure
 from hf_ft.tasks.registry import task_names
 
 NOUNS = {
@@ -72,7 +75,7 @@ def ranked(
     random_model: str,
     image_model: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, RankingRecord]:
     """The folder and record of a ranking of three models that can be scored and three that cannot."""
     folder = tmp_path_factory.mktemp("ranking")
     bare = folder / "no-weights"
@@ -92,65 +95,67 @@ def words(*models: str, data: str, out: Path, **options: Any) -> list[str]:
     return ["rank", *models, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
 
-def by_name(record: dict[str, Any]) -> dict[str, Any]:
+def by_name(record: RankingRecord) -> dict[str, Candidate]:
     """The rows of a ranking by model."""
-    return {row["name"]: row for row in record["candidates"]}
+    return {row.name: row for row in record.candidates}
 
 
-def test_the_pretrained_model_comes_first(ranked: tuple[Path, dict[str, Any]]) -> None:
+def test_the_pretrained_model_comes_first(ranked: tuple[Path, RankingRecord]) -> None:
     """MiniLM knows what animals have in common; networks with random weights tell no noun that they did not see."""
     _, record = ranked
     rows = by_name(record)
-    assert record["candidates"][0]["name"] == "model"  # the folder of MiniLM is called so
-    assert rows["model"]["ranks"] == {"logme": 1.0, "knn": 1.0, "probe": 1.0}
-    assert rows["model"]["scores"]["probe"] > 0.85
+    assert record.candidates[0].name == "model"  # the folder of MiniLM is called so
+    assert rows["model"].ranks == {"logme": 1.0, "knn": 1.0, "probe": 1.0}
+    assert rows["model"].scores["probe"] > 0.85
     for name in ("random-bert", "tiny-bert"):
-        assert max(rows[name]["scores"]["knn"], rows[name]["scores"]["probe"]) < 0.75
-    assert record["baseline"] == 0.5
-    assert record["metric"] == "accuracy"
-    assert record["data"]["examples"] == rows["model"]["examples"] == 30
+        assert max(rows[name].scores["knn"], rows[name].scores["probe"]) < 0.75
+    assert record.baseline == 0.5
+    assert record.metric == "accuracy"
+    assert record.data.examples == rows["model"].examples == 30
 
 
-def test_what_a_candidate_costs(ranked: tuple[Path, dict[str, Any]], minilm: str) -> None:
+def test_what_a_candidate_costs(ranked: tuple[Path, RankingRecord], minilm: str) -> None:
     """Parameters are those of the model with its head, memory is theirs, and the larger model takes longer."""
     rows = by_name(ranked[1])
     model = hf_ft.load_model(
-        hf_ft.Config(task="text_classification", model=minilm), ("a", "b"), "single_label_classification"
+        hf_ft.Config(task="text_classification", model=minilm),
+        ("a", "b"),
+        "single_label_classification",
     )[0]
-    assert rows["model"]["parameters"] == sum(value.numel() for value in model.parameters())
-    assert rows["model"]["bytes"] == 4 * rows["model"]["parameters"]
-    assert rows["model"]["features"] == 384
-    assert rows["model"]["ms_per_example"] > rows["random-bert"]["ms_per_example"] > 0
+    assert rows["model"].parameters == sum(value.numel() for value in model.parameters())
+    assert rows["model"].bytes == 4 * rows["model"].parameters
+    assert rows["model"].features == 384
+    assert rows["model"].ms_per_example > rows["random-bert"].ms_per_example > 0
 
 
-def test_candidates_that_cannot_be_scored_are_named(ranked: tuple[Path, dict[str, Any]]) -> None:
+def test_candidates_that_cannot_be_scored_are_named(ranked: tuple[Path, RankingRecord]) -> None:
     """They stand last with the reason; the others went on."""
     out, record = ranked
     rows = by_name(record)
-    assert [row["name"] for row in record["candidates"] if "reason" in row] == ["tiny-resnet", "no-weights", "torn"]
-    assert re.search("model of type resnet, which does not support text_classification", rows["tiny-resnet"]["reason"])
-    assert re.search("Cannot load weights of 'no-weights'.*safetensors", rows["no-weights"]["reason"])
-    assert rows["torn"]["reason"]  # whatever the library raises
+    assert [row.name for row in record.candidates if row.error] == ["tiny-resnet", "no-weights", "torn"]
+    assert re.search("model of type resnet, which does not support text_classification", rows["tiny-resnet"].error)
+    assert re.search("Cannot load weights of 'no-weights'.*safetensors", rows["no-weights"].error)
+    assert rows["torn"].error  # whatever the library raises
     assert all(f"Not scored: {name}: " in (out / "rank.md").read_text() for name in ("tiny-resnet", "torn"))
 
 
-def test_agreement_is_that_of_the_scores(ranked: tuple[Path, dict[str, Any]]) -> None:
+def test_agreement_is_that_of_the_scores(ranked: tuple[Path, RankingRecord]) -> None:
     """Each pair once, as Kendall's tau of the values in the table."""
     from scipy.stats import kendalltau
 
     _, record = ranked
-    scored = [row["scores"] for row in record["candidates"] if "scores" in row]
-    assert [pair["scores"] for pair in record["agreement"]] == [["logme", "knn"], ["logme", "probe"], ["knn", "probe"]]
-    for pair in record["agreement"]:
-        values = [[scores[name] for scores in scored] for name in pair["scores"]]
+    scored = [row.scores for row in record.candidates if row.scores]
+    assert [pair.scores for pair in record.agreement] == [["logme", "knn"], ["logme", "probe"], ["knn", "probe"]]
+    for pair in record.agreement:
+        values = [[scores[name] for scores in scored] for name in pair.scores]
         expected = float(kendalltau(*values).statistic)
-        assert pair["tau"] == pytest.approx(expected)
-    means = [row["mean_rank"] for row in record["candidates"] if "scores" in row]
+        assert pair.tau == pytest.approx(expected)
+    means = [row.mean_rank for row in record.candidates if row.scores]
     assert means == sorted(means)
 
 
 def test_files_and_table(
-    ranked: tuple[Path, dict[str, Any]],
+    ranked: tuple[Path, RankingRecord],
     nouns: str,
     random_model: str,
     text_model: str,
@@ -158,7 +163,7 @@ def test_files_and_table(
 ) -> None:
     """JSON, Markdown and pictures are written; the table fits 80 columns, and no local path is in any of them."""
     out, record = ranked
-    assert json.loads((out / "rank.json").read_text()) == json.loads(json.dumps(record))
+    assert read_record(out, RankingRecord) == record
     assert {path.name for path in (out / "figures").iterdir()} == {"rank.png", "rank.svg"}
     assert all(path.stat().st_size > 5000 for path in (out / "figures").iterdir())
     assert all(str(out.parents[1]) not in (out / name).read_text() for name in ("rank.json", "rank.md"))
@@ -169,9 +174,9 @@ def test_files_and_table(
     printed = capsys.readouterr().out.splitlines()
     top = next(i for i, line in enumerate(printed) if line.startswith("model"))
     assert all(len(line) <= 80 for line in printed[top : top + 6])
-    assert printed[top].split() == ["model", "LogME", "k-NN", "probe", "place", "ms", "params", "memory"]
-    assert any(line.startswith("No score is the truth") for line in printed)
-    assert "- All scores put model first." in (out / "rank.md").read_text()
+    assert printed[top].split() == ["model", "LogME", "k-NN", "probe", "rank", "ms", "params", "memory"]
+    assert any(line.startswith("Scores are estimates") for line in printed)
+    assert "- All scores rank model first." in (out / "rank.md").read_text()
     assert "| model | LogME | k-NN | probe |" in (out / "rank.md").read_text()
 
 
@@ -185,16 +190,16 @@ def test_what_is_finished_is_not_computed_again(
     capsys.readouterr()
     assert main(words(text_model, random_model, data=nouns, out=out)) == 0
     assert "tiny-bert: as before" in capsys.readouterr().out
-    first = by_name(json.loads((out / "rank.json").read_text()))
+    first = by_name(read_record(out, RankingRecord))
     capsys.readouterr()
     listed = tmp_path / "models.txt"
     listed.write_text(f"# mine\n{other_model}\n\n{random_model}  # wide\n")
     assert main(words(text_model, data=nouns, out=out, list=listed)) == 0
     printed = capsys.readouterr().out
-    second = by_name(json.loads((out / "rank.json").read_text()))
+    second = by_name(read_record(out, RankingRecord))
     assert set(second) == {*first, "other-bert"}
     for name in first:
-        assert {**second[name], "ranks": 0, "mean_rank": 0} == {**first[name], "ranks": 0, "mean_rank": 0}
+        assert replace(second[name], ranks={}, mean_rank=0) == replace(first[name], ranks={}, mean_rank=0)
         assert f"{name}: as before" in printed
     assert "other-bert: as before" not in printed
     changed = shutil.copytree(other_model, tmp_path / "random-bert")
@@ -203,10 +208,10 @@ def test_what_is_finished_is_not_computed_again(
     printed = capsys.readouterr().out
     assert "tiny-bert: as before" in printed
     assert "random-bert: as before" not in printed  # the name of one and the weights of another
-    last = json.loads((out / "rank.json").read_text())["candidates"]
-    former = next(row for row in last if row["name"].startswith("random-bert ("))  # another has its name now
-    assert former["scores"] == first["random-bert"]["scores"]
-    assert sorted(row["name"] for row in last) == ["other-bert", "random-bert", former["name"], "tiny-bert"]
+    last = read_record(out, RankingRecord).candidates
+    former = next(row for row in last if row.name.startswith("random-bert ("))  # another has its name now
+    assert former.scores == first["random-bert"].scores
+    assert sorted(row.name for row in last) == ["other-bert", "random-bert", former.name, "tiny-bert"]
     assert "| other-bert |" in (out / "rank.md").read_text()
 
 
@@ -219,18 +224,18 @@ def test_other_settings_or_data_are_refused(
     assert main(words(*models, data=nouns, out=out)) == 0
     before = (out / "rank.json").read_bytes()
     for options, message in (
-        ({"data": nouns, "max_length": 16}, r"max_length was not set, now '16'\."),
-        ({"data": text_data}, r"examples was '30', now '36', fingerprint was '.*', now '.*', name was 'nouns', now "),
+        ({"data": nouns, "max_length": 16}, r"max_length was not set, now '16'"),
+        ({"data": text_data}, r"dataset was 'nouns'.*, now 'opinions'.*, training examples was 30, now 36"),
     ):
         capsys.readouterr()
         assert main(words(*models, out=out, **options)) == 2
         assert re.search(
-            rf"error: .*out holds a ranking with other settings or data: {message}", capsys.readouterr().err
+            rf"error: .*out holds a ranking with other settings or data: .*{message}", capsys.readouterr().err
         )
         assert (out / "rank.json").read_bytes() == before
     (out / "mine.txt").write_text("mine")
     assert main(words(*models, data=text_data, out=out, overwrite_output_dir="true")) == 0
-    assert json.loads((out / "rank.json").read_text())["data"]["name"] == "opinions"
+    assert read_record(out, RankingRecord).data.name == "opinions"
     assert (out / "mine.txt").read_text() == "mine"
 
 
@@ -241,19 +246,19 @@ def test_confirm_fine_tunes_the_first(
     out = tmp_path / "out"
     settings = {"confirm": 2, "method": "full", "max_steps": 2, "load_back_proof": "false"}
     assert main(words(text_model, random_model, other_model, data=nouns, out=out, **settings)) == 0
-    record = json.loads((out / "rank.json").read_text())
-    confirmed = [row["name"] for row in record["candidates"] if "confirmed" in row]
-    assert confirmed == [row["name"] for row in record["candidates"][:2]]
+    record = read_record(out, RankingRecord)
+    confirmed = [row.name for row in record.candidates if row.confirmed]
+    assert confirmed == [row.name for row in record.candidates[:2]]
     for name in confirmed:
         (run_file,) = (out / "confirm").glob(f"{name}-*/run.json")
         run = json.loads(run_file.read_text())
         assert run["method"] == "full"
         score = run["metrics"]["validation"]["accuracy"]
-        assert {key: by_name(record)[name]["confirmed"][key] for key in score} == score
-    assert set(record["agreement_with_confirmed"]) == {"logme", "knn", "probe"}
+        assert {key: getattr(by_name(record)[name].confirmed, key) for key in score} == score
+    assert set(record.agreement_with_confirmed) == {"logme", "knn", "probe"}
     told = capsys.readouterr().out
     assert "tuned" in told
-    assert re.search(r"The 2 fine-tuned stand in the order of", told)  # a tau of two is no figure
+    assert re.search(r"Scores that order the 2 fine-tuned models correctly", told)  # a tau of two is no figure
     (ended_early,) = (out / "confirm").glob(f"{confirmed[1]}-*/run.json")
     lost = json.loads(ended_early.read_text())["metrics"]
     ended_early.unlink()
@@ -264,7 +269,7 @@ def test_confirm_fine_tunes_the_first(
     assert main(words(text_model, random_model, other_model, data=nouns, out=out, **settings)) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("confirm/*/run.json")} == times
     assert main(words(text_model, random_model, other_model, data=nouns, out=out)) == 0  # without --confirm they stay
-    assert json.loads((out / "rank.json").read_text())["agreement_with_confirmed"]
+    assert read_record(out, RankingRecord).agreement_with_confirmed
     capsys.readouterr()
     settings["method"] = "head"
     assert main(words(text_model, random_model, other_model, data=nouns, out=out, **settings)) == 2
@@ -282,14 +287,14 @@ def test_confirmed_scores_belong_to_weights(
     before = set(out.glob("confirm/*/run.json"))
     shutil.copytree(other_model, moved)
     record = hf_ft.rank([str(moved), random_model], confirm=2, **settings)
-    (former,) = (row for row in record["candidates"] if row["name"].startswith("tiny-bert ("))
-    assert len(record["candidates"]) == 3
+    (former,) = (row for row in record.candidates if row.name.startswith("tiny-bert ("))
+    assert len(record.candidates) == 3
     old = json.loads(next(path for path in before if path.parent.name.startswith("tiny-bert-")).read_text())
-    assert former["confirmed"]["value"] == old["metrics"]["validation"]["accuracy"]["value"]
+    assert former.confirmed.value == old["metrics"]["validation"]["accuracy"]["value"]
     (new,) = set(out.glob("confirm/*/run.json")) - before
     assert new.parent.name.startswith("tiny-bert-")
     score = json.loads(new.read_text())["metrics"]["validation"]["accuracy"]["value"]
-    assert by_name(record)["tiny-bert"]["confirmed"]["value"] == score
+    assert by_name(record)["tiny-bert"].confirmed.value == score
 
 
 def test_fine_tuning_that_fails_leaves_the_ranking(
@@ -315,13 +320,13 @@ def test_fine_tuning_that_fails_leaves_the_ranking(
     told, errors = capsys.readouterr()
     assert "Not fine-tuned: random-bert: RuntimeError: CUDA out of memory" in told
     assert "Traceback" in errors
-    found = by_name(json.loads((out / "rank.json").read_text()))
-    assert "value" in found["tiny-bert"]["confirmed"]
-    assert "Let fine-tuning decide" not in told[: told.index("Fine-tuning tiny-bert")]  # it is about to
+    found = by_name(read_record(out, RankingRecord))
+    assert not found["tiny-bert"].confirmed.error
+    assert "Decide by fine-tuning" not in told[: told.index("Fine-tuning tiny-bert")]  # it is about to
     capsys.readouterr()
     assert main(words(text_model, random_model, data=nouns, out=out)) == 0
     assert "Not fine-tuned" not in capsys.readouterr().out  # nobody asked for it
-    assert re.search(r"95 % intervals over\s+examples: tiny-bert", told)
+    assert "95 % intervals over examples: tiny-bert" in " ".join(told.split())
 
 
 @pytest.mark.parametrize("task", task_names())
@@ -338,33 +343,33 @@ def test_every_task_is_ranked(task: str, request: pytest.FixtureRequest, tmp_pat
     record = hf_ft.rank(
         [model, other], task=task, dataset=request.getfixturevalue(data), output_dir=str(tmp_path / "o")
     )
-    assert [row.get("reason") for row in record["candidates"]] == [None, None]
-    assert record["metric"] == metric
-    assert all(np.isfinite(list(row["scores"].values())).all() for row in record["candidates"])
-    examples = record["candidates"][0]["examples"]
-    assert examples > 4 * record["data"]["examples"] if metric == "f1_macro" else examples == record["data"]["examples"]
+    assert [row.error for row in record.candidates] == ["", ""]
+    assert record.metric == metric
+    assert all(np.isfinite(list(row.scores.values())).all() for row in record.candidates)
+    examples = record.candidates[0].examples
+    assert examples > 4 * record.data.examples if metric == "f1_macro" else examples == record.data.examples
     if metric in ("map", "f1_macro"):  # a word says by itself what it is
-        assert max(row["scores"]["probe"] for row in record["candidates"]) > record["baseline"] + 0.1
+        assert max(row.scores.probe for row in record.candidates) > record.baseline + 0.1
 
 
 def test_only_so_many_examples_are_scored(nouns: str, text_model: str, random_model: str, tmp_path: Path) -> None:
     """`max_train_examples` limits what is read of train."""
     settings = {"task": "text_classification", "dataset": nouns, "max_train_examples": 20}
     record = hf_ft.rank([text_model, random_model], output_dir=str(tmp_path / "out"), **settings)
-    assert [row["examples"] for row in record["candidates"]] == [20, 20]
+    assert [row.examples for row in record.candidates] == [20, 20]
 
 
 MISTAKES = {
-    "no model": ([], {}, r"A ranking needs at least two different models, and none was given\. See hf-ft models .*"),
+    "no model": ([], {}, r"A ranking needs at least two different models, and none was passed\. See hf-ft models\."),
     "one model": (
         ["MODEL"],
         {},
-        r"A ranking needs at least two different models, and only '.*tiny-bert' was given\. .*",
+        r"A ranking needs at least two different models, and only '.*tiny-bert' was passed\. .*",
     ),
     "one model twice": (
         ["MODEL", "MODEL/"],
         {},
-        r"A ranking needs at least two .*, and only '.*tiny-bert' was given\. .*",
+        r"A ranking needs at least two .*, and only '.*tiny-bert' was passed\. .*",
     ),
     "no models left": (
         ["MODEL", "nowhere/at/all"],
@@ -380,8 +385,8 @@ MISTAKES = {
     "confirm of words": (["MODEL", "OTHER"], {"confirm": "all"}, r"Argument --confirm: invalid int value: 'all'\. .*"),
     "no cache": (["MODEL", "OTHER"], {"cache": "off"}, r"A ranking reads features from the cache\. Leave out .*"),
     "list that is not there": (["MODEL"], {"list": "nowhere.txt"}, r"No such list of models: .*/nowhere\.txt\. .*"),
-    "size beside models": (["MODEL"], {"size": "small"}, r"Give either models or --size, which takes those of the .*"),
-    "unknown size": ([], {"size": "tiny"}, r"Unknown value for --size: 'tiny'\..*"),
+    "size beside models": (["MODEL"], {"size": "small"}, r"Pass either models or --size, which takes those of the .*"),
+    "unknown size": ([], {"size": "tiny"}, r"Unknown value for --size: 'tiny'\. .*"),
     "unknown option": (["MODEL", "OTHER"], {"confrim": 1}, r"Unknown option '--confrim' in the command line\. .*"),
     "unknown task": (["MODEL", "OTHER"], {"task": "txt"}, r"Unknown task 'txt'\. .*"),
 }
@@ -436,14 +441,12 @@ def test_verdict_says_what_the_scores_say() -> None:
 
     def told(*rows: tuple[str, float, float, float]) -> str:
         names = ("logme", "knn", "probe")
-        return verdict(
-            {"candidates": [{"name": row[0], "scores": dict(zip(names, row[1:], strict=True))} for row in rows]}
-        )
+        return verdict([Candidate(name=row[0], scores=dict(zip(names, row[1:], strict=True))) for row in rows])
 
-    assert told(("a", 3, 3, 3), ("b", 2, 2, 3), ("c", 1, 1, 1)) == "All scores put a first."
+    assert told(("a", 3, 3, 3), ("b", 2, 2, 3), ("c", 1, 1, 1)) == "All scores rank a first."
     disagree = told(("a", 3, 3, 3), ("b", 2, 2, 2), ("c", 1, 4, 1), ("d", 0, 0, 0))
     assert disagree == (
-        "The scores disagree on the first (LogME and probe: a; k-NN: c). Let fine-tuning decide: --confirm 3."
+        "The scores disagree on the first (LogME and probe: a; k-NN: c). Decide by fine-tuning: --confirm 3."
     )
     assert told(("a", 3, 1, 1), ("b", 2, 1, 1)) == "First: LogME: a. The same for all: k-NN and probe."
     assert told(("a", 1, 1, 1), ("b", 1, 1, 1)) == "The same for all: LogME and k-NN and probe."
@@ -451,11 +454,11 @@ def test_verdict_says_what_the_scores_say() -> None:
 
 def test_labels_of_the_picture_stay_apart() -> None:
     """Names of points that nearly coincide cover neither each other nor a point, and none is left out."""
-    drawn, axis = figures.new_figure(1, 6.0, 4.0)
-    points = [(1.0 + 0.01 * i, 0.5 + 0.001 * i, f"model_{i}", figures.INK) for i in range(4)]
+    drawn, axis = new_figure(1, 6.0, 4.0)
+    points = [(1.0 + 0.01 * i, 0.5 + 0.001 * i, f"model_{i}", INK) for i in range(4)]
     axis.scatter([x for x, *_ in points], [y for _, y, *_ in points])
     axis.margins(x=0.4, y=0.4)
-    figures._name_points(drawn, axis, points)
+    label_points(drawn, axis, points)
     drawn.canvas.draw()
     names = {text.get_text(): text.get_window_extent() for text in axis.texts}
     assert sorted(names) == [name for _, _, name, _ in points]

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from hf_ft import finetune
-from hf_ft.reports.run_report import curves
+from hf_ft.records import RunRecord, from_json
+from hf_ft.reports.learning_curves import curves
 
 
 def train(model: str, data: str, out: Path, **settings: Any) -> dict[str, Any]:
@@ -43,11 +44,11 @@ def test_lp_ft_begins_with_a_solved_head(
     head, full = record["stages"]
     assert (head["steps"], head["epochs"], full["epochs"]) == (0, 0, 3)
     before, after = text.split("cache ", 1)
-    assert "head, solved" in before
+    assert "head, closed form" in before
     assert "1 epochs" not in before
     assert "saves about" not in after  # the features are what is solved on, whatever epochs would have taken
     assert "epoch  3.00/3 " in after
-    points, begins = curves(record)
+    points, begins = curves(from_json(RunRecord, record))
     assert begins == [(0, "full")]
     assert [x for x, _ in points["eval_accuracy"]] == pytest.approx([0, 1, 2, 3])
     assert points["eval_accuracy"][0][1] == head["best_metric"]

@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from hf_ft.cli.app import main
-from hf_ft.reports.figures import clip
-from hf_ft.reports.run_report import code, escaped, markdown_table
+from hf_ft.reports.style import clip
+from hf_ft.reports.tables import code, escaped, markdown_table
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",

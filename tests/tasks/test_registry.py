@@ -7,7 +7,7 @@ import transformers
 from transformers.pipelines import SUPPORTED_TASKS
 
 from hf_ft import UserError
-from hf_ft.reports.run_report import TITLES
+from hf_ft.reports.tables import TITLES
 from hf_ft.settings.schema import config_fields
 from hf_ft.settings.training_arguments import training_fields
 from hf_ft.tasks.base import CLASS_OPTIONS

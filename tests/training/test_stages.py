@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from hf_ft import UserError, depth_groups, finetune
 from hf_ft.cli.app import main
 from hf_ft.methods.method_spec import MethodSpec
-from hf_ft.reports.run_report import curves
+from hf_ft.records import RunRecord, from_json
+from hf_ft.reports.learning_curves import curves
 from hf_ft.settings.merge import build
 from hf_ft.training import stage_runner as training
 
@@ -148,9 +149,9 @@ def test_trackers_and_curves_go_on_from_stage_to_stage(
     assert list(epochs) == sorted(epochs)
     assert steps[-1] == sum(stage["steps"] for stage in record["stages"]) == 50
     assert epochs[-1] == pytest.approx(10)
-    assert [name for _, name in curves(record)[1]] == ["head", "last_1", "last_2", "last_3", "full"]
-    assert [begin for begin, _ in curves(record)[1]] == pytest.approx([0, 1, 2, 3, 4])
-    points, _ = curves(record)
+    points, begins = curves(from_json(RunRecord, record))
+    assert [name for _, name in begins] == ["head", "last_1", "last_2", "last_3", "full"]
+    assert [begin for begin, _ in begins] == pytest.approx([0, 1, 2, 3, 4])
     assert [x for x, _ in points["eval_loss"]] == pytest.approx(range(1, 11))
 
 

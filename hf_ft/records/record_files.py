@@ -1,0 +1,205 @@
+"""Records on disk: the only place that reads and writes them, with their schema version and one error per defect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from hf_ft.errors import UserError
+from hf_ft.records.json_codec import Malformed, from_json, to_json
+from hf_ft.storage import json_text, output_folder, read_json
+
+
+@dataclass
+class Record:
+    """What every record file starts with: its schema version, and which hf_ft wrote it when.
+
+    Subclasses set `FILE` (name in the output folder), `TITLE` (how messages call the result), `KIND` (kind of output
+    folder, see `hf_ft.storage.kind_of`) and `SCHEMA`. Raise `SCHEMA` when a field changes its name, type or meaning.
+    """
+
+    FILE: ClassVar[str]
+    TITLE: ClassVar[str]
+    KIND: ClassVar[str]
+    SCHEMA: ClassVar[int]
+
+    schema_version: int
+    hf_ft: str
+    date: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the record is complete: experiments write theirs while they run."""
+        return True
+
+    def identity(self) -> dict[str, tuple[Any, str]]:
+        """Return what two records must share to be one experiment: name -> value to compare, and how to show it."""
+        return {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of the record file."""
+        found: dict[str, Any] = to_json(self)
+        return found
+
+
+R = TypeVar("R", bound=Record)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a record into its output folder atomically, as a file that the folder's manifest lists."""
+    output_folder.write(folder, record.FILE, json_text(to_json(record)))
+
+
+def read_record(folder: Path, kind: type[R]) -> R:
+    """Return the record of a result folder.
+
+    Args:
+        folder: The output folder.
+        kind: Which record to read, for example `RunRecord`.
+
+    Raises:
+        UserError: There is none, it is damaged, it is another kind of file, or its schema version is not `kind.SCHEMA`.
+    """
+    path = folder / kind.FILE
+    try:
+        content = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{folder} holds no finished {kind.TITLE} ({kind.FILE} is missing).",
+            hint=f"Pass the --output_dir of a {kind.TITLE}.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, kind, _one_line(error)) from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != kind.SCHEMA:
+        known = isinstance(version, int) and not isinstance(version, bool)
+        found = f"has schema version {version}" if known else "has no schema version"
+        raise UserError(
+            f"{path} is not a record of a {kind.TITLE} that this version can read: it {found}, and schema version "
+            f"{kind.SCHEMA} is supported.",
+            value=version,
+            hint="Read it with the hf_ft that wrote it, or run the command again in another --output_dir.",
+        )
+    try:
+        return from_json(kind, content)
+    except Malformed as error:
+        raise _damaged(path, kind, str(error)) from None
+
+
+def read_finished(folder: Path, kind: type[R]) -> R:
+    """Return the record of a finished result.
+
+    Raises:
+        UserError: As `read_record`, or the experiment was interrupted.
+    """
+    record = read_record(folder, kind)
+    if not record.finished:
+        raise UserError(f"The {kind.TITLE} in {folder} has not finished.", hint="Run the same command again.")
+    return record
+
+
+@contextmanager
+def drawing(folder: Path, kind: type[Record]) -> Iterator[None]:
+    """Report a record whose values cannot be rendered (edited by hand, say) as damaged.
+
+    Raises:
+        UserError: Rendering raised an error that a wrong value causes.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _damaged(folder / kind.FILE, kind, f"{type(error).__name__}: {_one_line(error)}") from error
+
+
+def _damaged(path: Path, kind: type[Record], why: str) -> UserError:
+    return UserError(f"{path} is not a valid record of a {kind.TITLE}: {why}.", hint="Run the command again.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+@dataclass
+class Machine:
+    """The machine that a result was computed on."""
+
+    device: str
+    processor: str
+    cores: int | None
+    processes: int
+    python: str
+    system: str
+
+
+@dataclass
+class ScoreRecord:
+    """A metric on `n` examples, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+Scores = dict[str, ScoreRecord]
+"""Metric -> score."""
+
+
+@dataclass
+class ModelRecord:
+    """The source model: where it came from, the hash of its weights, its size.
+
+    `name` is a Hub id or the last part of a local path; `digest` identifies the weights.
+    """
+
+    name: str
+    hub_id: str | None
+    commit: str | None
+    digest: str | None
+    class_name: str
+    parameters: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TruncationRecord:
+    """Texts of a split that exceed `limit` tokens: `examples` of `of`, losing `lost` of `tokens` tokens."""
+
+    split: str
+    examples: int
+    of: int
+    lost: int
+    tokens: int
+    limit: int
+
+
+@dataclass
+class DuplicatesRecord:
+    """Examples of `split` that also occur in `of`, and how many of those only with another label."""
+
+    split: str
+    of: str
+    examples: int
+    other_label: int
+
+
+@dataclass
+class DataRecord:
+    """The data set: name, labels, sizes of the splits, and a fingerprint of the content."""
+
+    name: str
+    hub_id: str | None
+    problem_type: str
+    predicts: str
+    labels: list[str]
+    sizes: dict[str, int]
+    fingerprint: str
+    inputs: list[str]
+    truncation: list[TruncationRecord]
+    duplicates: list[DuplicatesRecord]
+    notes: list[str]

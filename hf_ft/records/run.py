@@ -1,0 +1,198 @@
+"""The record of a training run, `run.json`: all figures of its card, pages and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hf_ft.records.freeze_depth import DepthAlternative, DepthCost
+from hf_ft.records.record_files import DataRecord, Machine, ModelRecord, Record, Scores
+
+
+@dataclass
+class DepthGroupRecord:
+    """A depth group of the model and its number of parameters."""
+
+    name: str
+    role: str
+    parameters: int
+
+
+@dataclass
+class GroupSettingRecord:
+    """What a stage does to one depth group: `frozen`, `train` or `adapt ...`, and the learning rate."""
+
+    mode: str
+    rate: float
+
+
+@dataclass
+class PlannedStageRecord:
+    """A stage as planned: its length and a setting for each depth group. `solved` marks a closed-form head."""
+
+    name: str
+    epochs: float
+    max_steps: int
+    scheduler: str | None
+    warmup: float | None
+    solved: bool
+    peft: str | None
+    peft_options: dict[str, Any]
+    settings: list[GroupSettingRecord]
+
+
+@dataclass
+class PlanRecord:
+    """The depth groups of the model, and the stages that train them."""
+
+    groups: list[DepthGroupRecord]
+    stages: list[PlannedStageRecord]
+
+
+@dataclass(kw_only=True)
+class RunDescription:
+    """What is known of a run before it trains.
+
+    `extensions` names code from outside hf_ft that takes part: callbacks, a loss, a task.
+    """
+
+    task: str
+    pipeline: str
+    auto_class: str
+    method: str
+    paper: str
+    model: ModelRecord
+    data: DataRecord
+    plan: PlanRecord
+    extensions: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StageRecord:
+    """A stage as it went.
+
+    `seconds` include computing features and evaluating. `peak_memory` is in bytes. `history` is what `Trainer` logged;
+    steps and epochs in it count over all stages. `frozen_checked` counts tensors that were verified to be unchanged.
+    `cache` describes the cached features, or `uncached` says why frozen layers ran in every epoch; `images` describes
+    the image cache; `solver` how a closed-form head was fitted.
+    """
+
+    name: str
+    epochs: float
+    steps: int
+    seconds: float
+    peak_memory: int
+    trainable: int
+    total: int
+    frozen_checked: int
+    best_metric: float | None
+    history: list[dict[str, Any]]
+    notes: list[str]
+    cache: dict[str, Any] | None
+    uncached: str
+    images: dict[str, float] | None
+    solver: dict[str, Any] | None
+
+
+@dataclass
+class Baseline:
+    """The baseline without a model that scores are shown beside."""
+
+    name: str
+    note: str
+
+
+@dataclass
+class HeadInputRecord:
+    """Layer probes beside a linear probe on what the head reads, for a model whose blocks are all frozen.
+
+    `boundary_scores` belong to `boundaries`, numbers of blocks below; `difference` is the 95 % interval between the
+    best boundary and the head's input. `reads_less` says whether it excludes zero.
+    """
+
+    reads_less: bool
+    best_boundary: int
+    difference: list[float]
+    suggested_method: str
+    metric: str
+    head_score: float
+    boundaries: list[int]
+    boundary_scores: list[float]
+    examples: list[int]
+    seconds: float
+
+
+@dataclass
+class NewTensors:
+    """Tensors that were newly initialised, and how many were loaded from the checkpoint."""
+
+    new: list[str]
+    loaded: int
+
+
+@dataclass
+class FrozenProof:
+    """How many frozen tensors were bit-identical after each stage."""
+
+    tensors: list[int]
+
+
+@dataclass
+class Proofs:
+    """What was verified. `only_head_new` is None when training started from random weights."""
+
+    only_head_new: NewTensors | None
+    frozen: FrozenProof
+    load_back: dict[str, Any] | None = None
+
+
+@dataclass
+class FreezeDepthChoice:
+    """How method `auto` found its freeze depth; see `DepthChoice` of `depth.json` for the fields."""
+
+    by: str
+    blocks: int
+    frozen: int
+    mean: float
+    low: float
+    high: float
+    alternative: DepthAlternative | None
+    cost: DepthCost
+
+
+@dataclass(kw_only=True)
+class _RunResult(RunDescription):
+    """What a run adds to its description: settings, stages, scores and proofs."""
+
+    settings: dict[str, Any]
+    stages: list[StageRecord]
+    metric: str
+    selection_metric: str
+    metrics: dict[str, Scores]
+    metrics_without_duplicates: dict[str, Scores]
+    baseline: dict[str, dict[str, float]]
+    baseline_description: Baseline
+    threshold: float | None
+    usage: str
+    confusion: dict[str, list[list[int]]]
+    head_input: HeadInputRecord | None
+    proofs: Proofs
+    machine: Machine
+    versions: dict[str, str]
+    freeze_depth: FreezeDepthChoice | None = None
+    custom_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class RunRecord(_RunResult, Record):
+    """The content of `run.json`. It holds no local path and no token.
+
+    `metrics[split][name]` has intervals over examples; `metrics_without_duplicates` are the same on examples that do
+    not occur in the training split. `selection_metric` chose the checkpoint, `metric` is the one that reports show.
+    `custom_metrics` are those of the caller. `confusion[split]` lists true class, predicted class and count.
+    """
+
+    FILE: ClassVar[str] = "run.json"
+    TITLE: ClassVar[str] = "training run"
+    KIND: ClassVar[str] = "run"
+    SCHEMA: ClassVar[int] = 1

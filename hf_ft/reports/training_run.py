@@ -1,0 +1,197 @@
+"""A training run as text: what is about to train, and the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_ft.records import Machine, PlannedStageRecord, RunDescription, RunRecord, ScoreRecord, Scores
+from hf_ft.reports.tables import LOWER_IS_BETTER, text_table, title, wrapped
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def before_training(record: RunDescription, machine: Machine, note: str = "") -> str:
+    """Return what is about to happen: data, model, device, and the depth groups with their settings.
+
+    `note` is a remark on the number of processes.
+    """
+    data, model = record.data, record.model
+    sizes = ", ".join(f"{size:,} {name}" for name, size in data.sizes.items())
+    kind = "" if data.problem_type in record.task else f", {data.problem_type.replace('_', ' ')}"
+    lines = [
+        f"Task    {record.task}, {data.predicts}{kind}",
+        f"Data    {data.name}: {sizes}",
+        *(f"        {one}" for one in data.notes),
+        f"Model   {model.name} ({model.class_name}, {model.parameters:,} parameters)",
+        *(f"        {one}" for one in model.notes),
+        f"Method  {record.method}",
+        f"Device  {machine.device}, {machine.processes} process{'es' * (machine.processes > 1)}",
+        *(f"        {one}" for one in [note] if one),
+        *(f"Code    {line}" for line in extension_lines(record)),
+        "",
+        text_table(*depth_group_table(record, [stage.solved for stage in record.plan.stages])),
+    ]
+    return "\n".join(lines)
+
+
+def after_training(record: RunRecord, folder: Path) -> str:
+    """Return the results: scores, proofs and cost."""
+    seconds = sum(stage.seconds for stage in record.stages)
+    trained = " then ".join(f"{stage.trainable:,}" for stage in record.stages)
+    sentences = [
+        *duplicates_lines(record),
+        "",
+        "Verified:",
+        *(f"  {line}" for line in proof_lines(record)),
+        f"Training took {seconds:.0f} s; {trained} of {record.model.parameters:,} parameters trained.",
+        *cache_lines(record),
+        *head_input_lines(record),
+        *extension_lines(record),
+        *(f"Note: {note}." for stage in record.stages for note in stage.notes),
+    ]
+    lines = [part for line in sentences for part in ([line] if line.startswith("  ") else wrapped(line) or [""])]
+    return "\n".join([text_table(*_narrow(record)), *lines, f"The model is in {folder}"])
+
+
+def _narrow(record: RunRecord) -> Table:
+    """The table of results with one row per split and metric, so that it fits 80 columns."""
+    rows = [
+        [
+            f"{split} {title(name).removesuffix(LOWER_IS_BETTER)}",
+            f"{score.value:.4f}",
+            f"{score.low:.4f} to {score.high:.4f}",
+            "" if name not in record.baseline[split] else f"{record.baseline[split][name]:.4f}",
+            f"{score.n:,}",
+        ]
+        for split, scores in record.metrics.items()
+        for name, score in scores.items()
+    ]
+    return ["", "value", "95 % interval", record.baseline_description.name, "n"], rows
+
+
+def result_table(record: RunRecord) -> Table:
+    """Return header and rows of the results: value, 95 % interval and baseline for each split."""
+    splits = list(record.metrics)
+    header = ["metric"]
+    for split in splits:
+        header += [f"{split} (n={record.data.sizes[split]:,})", "95 % interval", record.baseline_description.name]
+    rows = []
+    for name in record.metrics[splits[-1]]:
+        row = [title(name)]
+        for split in splits:
+            score, baseline = record.metrics[split][name], record.baseline[split].get(name)
+            row += [f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"]
+            row += ["" if baseline is None else f"{baseline:.4f}"]
+        rows.append(row)
+    return header, rows
+
+
+def depth_group_table(record: RunDescription, solved: Sequence[bool]) -> Table:
+    """Return header and rows of the depth groups; neighbouring blocks with equal settings share a row.
+
+    `solved` says of each stage whether its head is fitted in closed form: planned, or as it went.
+    """
+    stages = record.plan.stages
+    lengths = ["closed form" if one else _length(stage) for one, stage in zip(solved, stages, strict=True)]
+    header = ["depth group", "parameters"]
+    header += [f"{stage.name}, {length}" for stage, length in zip(stages, lengths, strict=True)]
+    rows: list[list[Any]] = []
+    for i, group in enumerate(record.plan.groups):
+        settings = [stage.settings[i] for stage in stages]
+        cells = [
+            one.mode if exact or one.mode == "frozen" else f"{one.mode} at {one.rate:.2g}"
+            for exact, one in zip(solved, settings, strict=True)
+        ]
+        if rows and group.role == "block" and rows[-1][0].startswith("block") and rows[-1][2:] == cells:
+            first = rows[-1][0].split()[1].split("-")[0]
+            rows[-1][:2] = [f"blocks {first}-{group.name.split()[1]}", rows[-1][1] + group.parameters]
+        else:
+            rows.append([group.name, group.parameters, *cells])
+    return header, [[row[0], f"{row[1]:,}", *row[2:]] for row in rows]
+
+
+def _length(stage: PlannedStageRecord) -> str:
+    return f"{stage.max_steps} steps" if stage.max_steps > 0 else f"{stage.epochs:g} epochs"
+
+
+def extension_lines(record: RunDescription) -> list[str]:
+    """Return the caller's own code that takes part, and the metrics that it reported."""
+    named = [f"{name} {one if isinstance(one, str) else ', '.join(one)}" for name, one in record.extensions.items()]
+    lines = [f"Code from outside hf_ft took part: {'; '.join(named)}."] if named else []
+    for split, values in record.custom_metrics.items() if isinstance(record, RunRecord) else ():
+        lines.append(f"Reported on {split}: {', '.join(f'{name} {value:.4f}' for name, value in values.items())}.")
+    return lines
+
+
+def head_input_lines(record: RunRecord) -> list[str]:
+    """Return one sentence where the head reads less than the layers offer: the scores, and the method that helps."""
+    found = record.head_input
+    if not found or not found.reads_less:
+        return []
+    where = f"after block {found.best_boundary - 1}" if found.best_boundary else "before the first block"
+    best, (low, high) = found.boundary_scores[found.boundaries.index(found.best_boundary)], found.difference
+    return [
+        f"The head reads less than the frozen layers offer: {title(found.metric)} of a linear probe is "
+        f"{found.head_score:.3f} on what the head reads and {best:.3f} on the mean of all "
+        f"positions {where} ({found.examples[1]:,} validation examples; difference {low:.3f} to {high:.3f}). "
+        f"`--method {found.suggested_method}` trains the layers in between."
+    ]
+
+
+def duplicates_lines(record: RunRecord) -> list[str]:
+    """Return one sentence for each split that shares examples with the training split: the score without them."""
+    lines = []
+    for found in record.data.duplicates:
+        split = found.split
+        if found.of == "train" and split != "train":
+            scores, size = record.metrics_without_duplicates.get(split), record.data.sizes[split]
+            lines.append(duplicates_note(split, found.examples, size, record.metric, scores))
+    return lines
+
+
+def duplicates_note(split: str, examples: int, size: int, metric: str, scores: Scores | None) -> str:
+    """Return the score of a split without its examples that are in the training split too.
+
+    `scores` is None where all of them are.
+    """
+    if scores is None:
+        return f"All {size:,} examples of {split} are in the training split too: its scores do not measure new data."
+    score: ScoreRecord = scores[metric]
+    return (
+        f"Without the {examples:,} of {size:,} {split} examples that are in the training split too: {title(metric)} "
+        f"{score.value:.4f} ({score.low:.4f} to {score.high:.4f})."
+    )
+
+
+def proof_lines(record: RunRecord) -> list[str]:
+    """Return one sentence for each thing that was verified."""
+    proofs, lines = record.proofs, []
+    if proofs.only_head_new:
+        fresh = ", ".join(proofs.only_head_new.new[:4])
+        lines.append(f"only the head was new: {proofs.only_head_new.loaded} tensors loaded; newly initialised: {fresh}")
+    if any(proofs.frozen.tensors):
+        counts = " and ".join(str(count) for count in proofs.frozen.tensors)
+        lines.append(f"frozen layers did not change: {counts} parameters and buffers bit-identical after training")
+    if proofs.load_back:
+        lines.append(
+            "loads without hf_ft: in a fresh process the plain `pipeline` gives the same labels, and scores that "
+            f"differ by at most {proofs.load_back['largest_difference']:.1g}"
+        )
+    return lines
+
+
+def cache_lines(record: RunRecord) -> list[str]:
+    """Return one sentence for each stage that trained from cached features, or might have."""
+    lines = []
+    for stage in record.stages:
+        if cache := stage.cache:
+            computed = f"{cache['computed']:,} of {cache['examples']:,} examples" if cache["computed"] else "no example"
+            lines.append(
+                f"Stage {stage.name}: trained from cached features, split {cache['split']}; the frozen layers ran "
+                f"once for {computed}."
+            )
+        elif stage.uncached:
+            lines.append(f"Stage {stage.name}: the frozen layers ran in every epoch, since {stage.uncached}.")
+    return lines
