@@ -31,6 +31,11 @@ OF_OTHERS = {"--nproc_per_node", "--strict", "--page"}
 """Options of `torchrun`, `mypy` and the scripts of tests that the pages name."""
 
 
+BASES = (ROOT, ROOT / "hf_ft")
+CODE = {path.name for base in BASES for path in base.iterdir() if path.is_dir()} - {"figures"}
+"""Folders of the repository and rooms of the package: what a page calls so is a path in them."""
+
+
 @dataclass(frozen=True)
 class Block:
     """A block of code on a page."""
@@ -237,6 +242,18 @@ def test_links_pictures_and_headings_exist() -> None:
         if heading:
             titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_files_in_the_text_exist() -> None:
+    """Every file or folder of the repository that a page names in code exists; `<name>` is any name."""
+    named = {
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(r"`((?:[\w.]+/)+(?:[\w.]+\.(?:py|csv|md|jinja))?)`", page.read_text(encoding="utf-8"))
+    }
+    code = {(page, path) for page, path in named if path.split("/")[0] in CODE}
+    assert len(code) >= 15
+    assert sorted((page, path) for page, path in code if not any((base / path).exists() for base in BASES)) == []
 
 
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
