@@ -520,7 +520,7 @@ COLUMN_MISTAKES = {
     "label of a wrong type": (
         {"text": ["a"], "label": [pd.Timestamp("2020-01-01")]},
         {},
-        r"Column 'label' holds timestamp.*no label.*--label_column",
+        r"Column 'label' holds timestamp.*cannot be labels.*--label_column",
     ),
     "text of a wrong type": (
         {"text": [1], "label": [1]},

@@ -454,7 +454,7 @@ def test_threshold_lies_between_the_scores_it_separates() -> None:
 def test_threshold_separates_neighbouring_floats() -> None:
     upper = np.nextafter(0.75, 1)
     assert (upper + 0.75) / 2 == 0.75, "the middle must round down for this to mean anything"
-    assert metrics._cut_thresholds(np.array([upper, 0.75]))[1] == upper
+    assert metrics._thresholds_between(np.array([upper, 0.75]))[1] == upper
 
 
 def test_threshold_breaks_ties_towards_one_half() -> None:
