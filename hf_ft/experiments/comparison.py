@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from hf_ft.environment import silence_libraries
+from hf_ft.environment import progress, silence_libraries
 from hf_ft.errors import UserError
 from hf_ft.experiments.comparison_rows import advice, rows_of
 from hf_ft.experiments.comparison_settings import DEPTHS, ComparisonSettings, read_comparison_settings
@@ -144,15 +142,15 @@ def run_trials(
     """Run the trials that are missing, with a line for each; `save` is called before each with the results so far."""
     found = {trial: known for trial in trials if (known := experiment.result_of(trial))}
     width = max(len(trial.method) for trial in trials)
-    with tqdm(total=len(trials), desc="Trials", unit="trial", leave=False, disable=None) as bar:
+    with progress("Trials", len(trials), "trials") as advance:
         for number, trial in enumerate(trials, start=1):
             if trial not in found:
                 save([found[one] for one in trials if one in found])
                 others = sum(later.method == trial.method for later in trials[number:])
                 found[trial] = experiment.run(trial, others=others)
                 line = _line(trial, found[trial], experiment.split, experiment.metric)
-                tqdm.write(f"{number:3}/{len(trials)}  {trial.method:{width}}  {line}")
-            bar.update()
+                print(f"{number:3}/{len(trials)}  {trial.method:{width}}  {line}", flush=True)
+            advance(1)
     return [found[trial] for trial in trials]
 
 
