@@ -27,7 +27,7 @@ from hf_ft.cli.app import main
 from hf_ft.errors import UserError
 from hf_ft.settings import resume as resuming
 from hf_ft.storage import sealed_files as sealed
-from hf_ft.training import checkpoints
+from hf_ft.training import checkpoints, loop
 from hf_ft.training import data_order as order
 from hf_ft.training import stage_runner as training
 
@@ -181,7 +181,7 @@ def test_damaged_end_of_a_stage(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_keep_best", interrupted)
+        patch.setattr(loop, "_keep_best", interrupted)
         assert main(work.words(out)) == 130
     done = out / "checkpoints/1-full/stage.json"
     result = json.loads(done.read_text())
