@@ -293,7 +293,7 @@ def test_resuming_with_another_setting_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{name} was " in line
     assert f", now '{OTHERS[name][name]}'" in line
-    assert line.count(" was ") == 1, "settings that follow from others are not named"
+    assert line.count(", now ") == 1, "settings that follow from others are not named"
     assert "--overwrite_output_dir" in line
     assert "--output_dir" in line
     assert sorted(begun.rglob("*")) == before
