@@ -57,7 +57,7 @@ def finetune(
         UserError: a mistake in the settings, the data or the extensions.
 
     Example:
-        >>> result = finetune(task="text_classification", model="builtin", dataset=frame, output_dir="out")
+        >>> result = finetune(task="image_classification", model="builtin", dataset="photos", output_dir="out")
         ... # doctest: +SKIP
         >>> result.metrics["validation"]["accuracy"]  # doctest: +SKIP
         0.93

@@ -16,7 +16,7 @@ import torch
 
 from hf_ft.cli import main
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("quick_proof")]
 
 METHODS = ("head", "last_n:1", "full", "lp_ft", "lora", "bitfit")
 PRECISIONS: Mapping[str, tuple[str, ...]] = {"float32": (), "bf16": ("--bf16",), "fp16": ("--fp16",)}
