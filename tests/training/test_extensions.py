@@ -227,6 +227,18 @@ def test_an_average_of_weights_from_outside(image_settings: dict[str, Any], tmp_
     assert record["extensions"]["callbacks"] == ["ExponentialAverage"]
 
 
+def test_callbacks_of_a_solved_head(
+    image_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head that is solved makes no steps, which the run says; it is solved all the same."""
+    average = ExponentialAverage()
+    settings = image_settings | {"load_back_proof": False, "output_dir": str(tmp_path / "out")}
+    record = finetune(**settings, callbacks=[average]).record
+    assert record["stages"][0]["solver"]
+    assert average.steps == 0
+    assert "callbacks" in capsys.readouterr().out
+
+
 def test_a_loss_of_ones_own_is_used_everywhere_and_rules_out_the_solver(
     image_settings: dict[str, Any], tmp_path: Path
 ) -> None:
