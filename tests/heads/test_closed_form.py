@@ -69,7 +69,7 @@ def test_gradual_begins_with_a_solved_head(text_model: str, text_data: str, tmp_
     record = train(text_model, text_data, tmp_path / "out", method="gradual", num_train_epochs=5)
     assert solved(record) == [True, False, False, False, False]
     neck = [group["role"] for group in record["plan"]["groups"]].index("neck")
-    assert [stage["settings"][neck][0] for stage in record["plan"]["stages"]] == ["frozen", *["train"] * 4]
+    assert [stage["settings"][neck]["mode"] for stage in record["plan"]["stages"]] == ["frozen", *["train"] * 4]
 
 
 def test_stages_of_ones_own(text_model: str, text_data: str, tmp_path: Path) -> None:
