@@ -1,9 +1,5 @@
-from .closed_form import check_solver as check_solver
-from .closed_form import expects_solver as expects_solver
 from .closed_form import linear_head_of as linear_head_of
 from .closed_form import solve_head as solve_head
-from .closed_form import steps_instead as steps_instead
-from .closed_form import wants_solver as wants_solver
 from .layer_probes import MAX_CLASSES as MAX_CLASSES
 from .layer_probes import HiddenStateReader as HiddenStateReader
 from .layer_probes import Loss as Loss
@@ -12,5 +8,9 @@ from .layer_probes import sample_rows as sample_rows
 from .rank_correlation import agreement as agreement
 from .rank_correlation import ranks as ranks
 from .rank_correlation import tau as tau
+from .solver_choice import check_solver as check_solver
+from .solver_choice import expects_solved_head as expects_solved_head
+from .solver_choice import options_against_solver as options_against_solver
+from .solver_choice import should_solve as should_solve
 from .transferability import constant_score as constant_score
 from .transferability import transferability_scores as transferability_scores

@@ -1,9 +1,12 @@
-"""A linear head on features that stay as they are, fitted to convergence: the exact solution instead of many epochs.
+"""The head solver: a linear head on fixed features, fitted to convergence in place of many epochs.
 
-With everything below it frozen, a linear head is a convex problem with one answer. `fit_linear` finds it for any loss
-of a target (softmax, one-vs-rest, squared error, tags with gaps, weighted or smoothed), since it asks nothing of the
-loss but its derivatives by the logits. All sums are in float64: with losses rounded to float32 the line search gives up
-before the gradient is small.
+On frozen layers, a linear head with an L2 penalty is a convex problem with one solution. `fit_linear` finds it by
+L-BFGS for any loss of a task (softmax, one-vs-rest, squared error, tags with gaps, weighted or smoothed), because it
+needs nothing of the loss but its derivatives with respect to the logits. All sums are in float64: with a loss rounded
+to float32 the line search gives up before the gradient is small.
+
+scikit-learn's `LogisticRegression` has other losses, wants all features in memory and fits one penalty at a time, so
+this stays our own code over SciPy's L-BFGS.
 """
 
 from __future__ import annotations
@@ -26,30 +29,34 @@ from torch.linalg import cholesky, solve_triangular
 from hf_ft.errors import UserError, shorten
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Features `(..., d)` and labels as the loss takes them, a chunk at a time; can be iterated again and again.
+"""Features `(..., d)` and labels as the loss takes them, a chunk at a time; called again for every pass.
 
-Float32, on the CPU, all finite, even where the label is -100. Logits get the leading shape of the features, so that
-tags want `(sentences, tokens, d)`; one "sentence" of all tokens will do. Chunks of 1,000 rows or more are quickest.
+Float32, on the CPU, all finite, even where the label is -100. Logits have the leading shape of the features, so tags
+need `(sentences, tokens, d)`; one "sentence" of all tokens will do. Chunks of 1,000 rows or more are fastest.
 """
 
 PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
-"""From what 50 examples of 4,096 features need to what 50,000 examples of 64 do not notice."""
+"""From what 50 examples of 4,096 features need, to what is negligible for 50,000 examples of 64 features."""
 
 IN_MEMORY = 32 * 2**20
-"""Bytes of float64 up to which features are kept instead of being read in every iteration."""
+"""Bytes of float64 up to which features stay in memory instead of being read in every iteration."""
 
 IGNORED = -100
 EPSILON = torch.finfo(torch.float64).eps
-LONGEST_WALK = 1000
-"""Iterations at one penalty."""
+MAX_ITERATIONS = 1000
+"""At one penalty."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted head for raw features: `weight` `(outputs, d)` and `bias` `(outputs,)`, float32.
+    """A fitted head for raw features.
 
-    `penalty` is the chosen one, and `objective`, `iterations` and `converged` are of its fit. `path` has an entry for
-    each penalty tried, strongest first: penalty, objective, validation, iterations, converged.
+    Attributes:
+        weight: `(outputs, d)`, float32.
+        bias: `(outputs,)`, float32.
+        penalty: the chosen one; `objective`, `iterations` and `converged` are those of its fit.
+        path: an entry for each penalty tried, the strongest first: penalty, objective, validation loss, iterations,
+            converged.
     """
 
     weight: Tensor
@@ -69,7 +76,7 @@ def fit_linear(
     bias: bool = True,
     penalties: Sequence[float] = PENALTIES,
     tolerance: float = 1e-7,
-    goes_on: bool = False,
+    finetuned_next: bool = False,
 ) -> Fit:
     """Fit a linear head at each penalty and return the one with the lowest validation loss.
 
@@ -77,32 +84,40 @@ def fit_linear(
     `penalty / 2` times the squared weights on standardised features. The bias is not penalised. A fit has converged
     when no entry of the preconditioned gradient exceeds `tolerance` times the largest one at zero weights.
 
-    Penalties are walked from the strongest, each fit starting at the one before. The walk ends once validation has got
-    worse twice in a row: along it validation falls, then rises, and weak penalties take longest; a single rise may be
-    the noise of a small validation split. Then the penalties half-way to the neighbours of the best one are tried.
-    `validate` gets weight and bias as they will stand in `Fit`.
+    Penalties are tried from the strongest to the weakest, each fit starting from the one before. The path ends when
+    the validation loss has risen twice in a row: it falls, then rises, and weak penalties take longest; a single rise
+    may be the noise of a small validation split. Then the penalties half-way to the neighbours of the best are tried.
 
-    With `goes_on`, layers below train next: features that hardly vary get no large weights (see `_steady`).
+    Args:
+        train: the features and labels.
+        outputs: logits of the head.
+        loss: takes an object with `logits`, the labels, and `num_items_in_batch`.
+        validate: the validation loss of a weight and bias, which are those of the `Fit`.
+        bias: whether the head has one.
+        penalties: the grid.
+        tolerance: of the gradient, relative to that at zero.
+        finetuned_next: the layers below train in a later stage, so features that hardly vary get no large weights (see
+            `_robust_scale`).
 
     Raises:
         UserError: features or validation losses that are not finite, no labelled row, penalties that are not positive.
     """
     if not penalties or not all(0 < penalty < math.inf for penalty in penalties):
         raise UserError(f"Penalties must be positive numbers, at least one; given: {shorten(penalties, 20) or 'none'}.")
-    problem = _problem(train, outputs, loss, bias, goes_on)
-    # The optimizer's vectors are short, and threads of BLAS that wait for the next one keep those of torch from
-    # working: 600 rows took thirty times as long on two cores as on one. Data read in chunks are worth them.
+    problem = _problem(train, outputs, loss, bias, finetuned_next)
+    # The optimizer's vectors are short, and BLAS threads that spin while they wait keep torch's threads from working:
+    # 600 rows took thirty times as long on two cores as on one. Data that are read in chunks are large enough for both.
     with threadpool_limits(1, user_api=None if problem.in_memory else "blas"):
-        return _walk(problem, validate, penalties, tolerance)
+        return _search_path(problem, validate, penalties, tolerance)
 
 
-def _walk(
+def _search_path(
     problem: _Problem,
     validate: Callable[[Tensor, Tensor | None], float],
     penalties: Sequence[float],
     tolerance: float,
 ) -> Fit:
-    """Fit at one penalty after another, as `fit_linear` says."""
+    """Fit at one penalty after another, as described in `fit_linear`."""
     weights = torch.zeros(len(problem.slope), len(problem.scale), dtype=torch.float64)
     path: list[dict[str, Any]] = []
     best, start, lowest, previous, rises = None, weights, math.inf, math.inf, 0
@@ -213,13 +228,13 @@ class _Problem:
             yield rows, logits, value, gradient
 
 
-def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: bool, goes_on: bool) -> _Problem:
-    """Read the features once for their moments, and once more if they are to stay in memory."""
+def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: bool, finetuned_next: bool) -> _Problem:
+    """Read the features once for their moments, and once more if they stay in memory."""
     seen, rows, items, mean, scatter = _moments(train)
     scale = (scatter.diagonal() / rows).sqrt()
-    # Less than float32 can tell apart is a constant column, which must not be blown up.
+    # A column that varies by less than float32 rounding is constant; scaling would blow its noise up.
     scale = torch.where(scale > torch.finfo(torch.float32).eps * mean.abs(), scale, 1.0)
-    scale = _steady(scale, mean) if goes_on else scale
+    scale = _robust_scale(scale, mean) if finetuned_next else scale
     centre = mean if bias else torch.zeros_like(mean)
     if not bias:
         scatter = scatter + rows * torch.outer(mean, mean)
@@ -255,22 +270,23 @@ DROPOUT_NOISE = 1 / 3
 """Standard deviation over size of a feature under dropout of a tenth, the usual rate: the root of 0.1 / 0.9."""
 
 
-def _steady(scale: Tensor, mean: Tensor) -> Tensor:
-    """The least scales of features under which a head stands what the training of the layers below does to them.
+def _robust_scale(scale: Tensor, mean: Tensor) -> Tensor:
+    """Scales of features for a head whose lower layers train next.
 
-    While these train, batches set the statistics of BatchNorm and dropout is on, and features that hardly varied in
-    evaluation mode do. Standardised by what they varied then, they get weights that make the loss explode: from 0.06 to
-    771 with the ResNet that ships, on a hundred digits. So no feature counts as varying less than the features do on
-    average, nor less than dropout makes it vary.
+    In training mode BatchNorm uses the statistics of the batch and dropout is on, so features that hardly vary in
+    evaluation mode do vary. Standardised by their small variance they would get weights that make the loss explode:
+    from 0.06 to 771 with the built-in ResNet on a hundred digits. So no feature counts as varying less than the
+    features do on average, nor less than dropout makes it vary.
     """
     average = scale.square().mean().sqrt()
     return torch.maximum(scale, DROPOUT_NOISE * (scale.square() + mean.square()).sqrt()).clamp(min=average)
 
 
 def _within_span(problem: _Problem) -> _Problem:
-    """The same problem in coordinates of the span of all rows, as many as there are rows; the minimum lies in it.
+    """The same problem in coordinates of the span of the rows, as many as there are rows; the minimum lies in it.
 
-    Weights across it change no logit and are penalised. Few examples of many features so take no longer than of few.
+    Weights orthogonal to it change no logit and are penalised. So the time for few examples does not depend on the
+    number of features.
     """
     scale = problem.scale[: problem.width]
     basis = torch.linalg.qr(torch.cat([rows.flatten(0, -2) for rows, _ in problem.chunks()]).div(scale).T).Q
@@ -329,12 +345,12 @@ def _moments(train: Chunks) -> tuple[int, int, int, Tensor, Tensor]:
 def _fitted(problem: _Problem, start: Tensor, penalty: float, tolerance: float) -> tuple[Tensor, Fit]:
     """Minimise the objective by L-BFGS from `start`; the weights on centred features, and the head that they make.
 
-    Features of one network are much alike, and plain L-BFGS then needs hundreds of iterations. So it works on weights
-    times the root of the Hessian that the problem would have if the loss were quadratic: for squared error it is.
+    The features of a network are strongly correlated, and plain L-BFGS would need hundreds of iterations. So it works
+    on the weights times the root of the Hessian that a quadratic loss would have (which for squared error is exact).
     """
     ridge = penalty * problem.penalised * problem.scale**2
     hessian = problem.curvature(start) * problem.correlation + torch.diag(penalty * problem.penalised)
-    # Rounding, or outputs that are certain everywhere, must not make it indefinite; the minimum stays where it is.
+    # Rounding or saturated outputs must not make it indefinite. The preconditioner does not move the minimum.
     hessian += torch.eye(len(hessian)) * max(len(hessian) * EPSILON * hessian.trace().item(), EPSILON)
     root = problem.scale[:, None] * cholesky(hessian)
 
@@ -350,7 +366,7 @@ def _fitted(problem: _Problem, start: Tensor, penalty: float, tolerance: float) 
         return value + 0.5 * (ridge * weights**2).sum().item(), preconditioned(slope + ridge * weights)
 
     limit = tolerance * float(np.abs(preconditioned(problem.slope)).max())
-    options = {"gtol": limit, "ftol": 0.0, "maxiter": LONGEST_WALK}
+    options = {"gtol": limit, "ftol": 0.0, "maxiter": MAX_ITERATIONS}
     found = minimize(objective, (start @ root).numpy().ravel(), jac=True, method="L-BFGS-B", options=options)
     weights, width = plain(found.x), problem.width
     weight = weights[:, :width] if problem.lift is None else weights[:, :width] @ problem.lift

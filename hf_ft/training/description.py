@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_ft.data import Splits
 from hf_ft.errors import split_argument
 from hf_ft.feature_cache import default_root
-from hf_ft.heads import expects_solver
+from hf_ft.heads import expects_solved_head
 from hf_ft.methods import Plan
 from hf_ft.models import LoadReport
 from hf_ft.records import (
@@ -80,7 +80,7 @@ def describe(
                     max_steps=stage.max_steps,
                     scheduler=stage.scheduler,
                     warmup=stage.warmup,
-                    solved=expects_solver(config, plan.stages, stage, loaded.groups),
+                    solved=expects_solved_head(config, plan.stages, stage, loaded.groups),
                     peft=stage.peft,
                     peft_options=dict(stage.peft_options),
                     settings=[GroupSettingRecord(setting.describe(group), setting.rate) for group, setting in stage],

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, cache_images, open_cache
-from hf_ft.heads import expects_solver, linear_head_of, wants_solver
+from hf_ft.heads import expects_solved_head, linear_head_of, should_solve
 from hf_ft.methods import AppliedStage
 from hf_ft.settings import Config
 from hf_ft.tables import file_column
@@ -61,7 +61,7 @@ def _opened(
     if uncached is not None:
         return _job(run, stage, args, sets, config), uncached
     augments = file_column(sets[0]) and config.augment not in (None, "none") and "augment" not in config.explicit
-    if augments and expects_solver(config, run.plan.stages, stage, run.groups):
+    if augments and expects_solved_head(config, run.plan.stages, stage, run.groups):
         plain = replace(config, augment="none")
         rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)
         job = _job(run, stage, args, (rows, sets[1]), plain)
@@ -77,7 +77,7 @@ def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any
     examples, collator = len(sets[0]), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / steps_per_epoch(args, examples)
     reads = passes * (1 + run.others), evaluations(args, stage, examples) * (1 + run.others)
-    solved = wants_solver(run.config, run.plan.stages, stage) and run.learning.loss is not None
+    solved = should_solve(run.config, run.plan.stages, stage) and run.learning.loss is not None
     parts = sets if reads[1] or solved else sets[:1]
     return CacheRequest(
         *(run.model, run.groups, stage, parts, run.processor, collator, config, config.augment, args, *reads),

@@ -18,7 +18,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from hf_ft.environment import Stop, print_on_main
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedImages, CachedStage, PrebatchedCollator
-from hf_ft.heads import expects_solver, linear_head_of, solve_head, steps_instead, wants_solver
+from hf_ft.heads import expects_solved_head, linear_head_of, options_against_solver, should_solve, solve_head
 from hf_ft.methods import AppliedStage
 from hf_ft.models import (
     FrozenMode,
@@ -121,8 +121,8 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
         UserError: `head_solver` is `exact` and cannot be.
     """
     config, stages, groups = run.config, run.plan.stages, run.groups
-    if not wants_solver(config, stages, stage):
-        if cached and (given := steps_instead(config, stage, groups)):
+    if not should_solve(config, stages, stage):
+        if cached and (given := options_against_solver(config, stage, groups)):
             named = ", ".join(f"--{name}" for name in given)
             print_on_main(
                 f"solver   not used, since {named} asks for steps; --head_solver exact uses it all the same", run.args
@@ -133,11 +133,11 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
         why = "the stage runs without the cache" if cached is None else "the head is not linear"
         if config.head_solver == "exact":
             raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
-        if expects_solver(config, stages, stage, groups):
+        if expects_solved_head(config, stages, stage, groups):
             print_on_main(f"solver   not used in stage '{stage.name}', which trains by steps: {why}", run.args)
         return None
-    goes_on = stage is not run.plan.stages[-1]
-    fit = solve_head(*layer, cached.train, cached.validation, run.learning.loss, goes_on)
+    finetuned_next = stage is not run.plan.stages[-1]
+    fit = solve_head(*layer, cached.train, cached.validation, run.learning.loss, finetuned_next)
     best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
     print_on_main(
         f"solver   the head is solved, not trained by steps: {len(fit.path)} penalties tried, {fit.penalty:g} "

@@ -445,7 +445,7 @@ def test_penalties_must_be_positive(penalties: list[float], given: str) -> None:
         fit_linear(Reader(*blobs(50, 4, 2)), 2, PLAIN, lambda weight, bias: 0.0, penalties=penalties)
 
 
-def test_a_head_that_goes_on_stands_features_that_wake_up() -> None:
+def test_a_head_before_fine_tuning_has_no_large_weights() -> None:
     """A column that hardly varies while features are computed, and does once the layers below train."""
     features, labels = blobs(200, 8, 3)
     asleep = 1e-3 * (labels + torch.randn(200, generator=torch.Generator().manual_seed(0)))
@@ -453,9 +453,9 @@ def test_a_head_that_goes_on_stands_features_that_wake_up() -> None:
     awake = before.clone()
     awake[:, -1] += torch.randn(200, generator=torch.Generator().manual_seed(1)).to(features)
 
-    def loss_of(goes_on: bool) -> float:
+    def loss_of(finetuned_next: bool) -> float:
         validate = validation(before, labels)
-        fit = fit_linear(Reader(before, labels), 3, PLAIN, validate, penalties=[1e-3], goes_on=goes_on)
+        fit = fit_linear(Reader(before, labels), 3, PLAIN, validate, penalties=[1e-3], finetuned_next=finetuned_next)
         return validation(awake, labels)(fit.weight, fit.bias)
 
     assert loss_of(False) > 10
