@@ -1,9 +1,9 @@
-"""What the head reads beside what the layers offer: where a frozen model's head reads a state that was never trained.
+"""A check of what the head of a frozen model reads, by layer probes: the state may be one that was never trained.
 
 A sentence encoder is trained for the mean over its tokens, while `BertForSequenceClassification` reads the pooler of
-the first one: with MiniLM on 300 questions of six classes a linear probe scores 0.44 there (mean of 3 draws), and 0.85
-on the mean of the tokens a block below. A head on frozen layers cannot make up for that, and its score alone does not
-show it.
+the first token. With MiniLM on 300 questions of six classes a linear probe scores 0.44 there (mean of 3 samples), and
+0.85 on the mean over tokens one block below. A head on frozen layers cannot make up for that, and its score alone does
+not show it.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ if TYPE_CHECKING:
     from hf_ft.training import Run
 
 MOST, LEAST, SECONDS = 500, 100, 20.0
-"""Examples of train and of validation that are looked at: fewer where they take longer, as large photos do."""
+"""Training and validation examples that are probed: fewer where one takes long, as large photos do."""
 BOUNDARIES = 9
 """Most boundaries that are probed; in deeper models they are spread evenly."""
 PENALTIES, TOLERANCE = (1.0, 0.1, 0.01), 1e-3
-"""Of the probes, which are to tell much from little, and are cheap so."""
+"""Of the probes: strong penalties, for few examples, and a loose fit, so that they are cheap."""
 LEAST_BLOCKS = 2
-"""Blocks that the remedy trains at least.
+"""Least number of blocks in a suggested `last_n`.
 
-With MiniLM on those questions `last_n:1` scores 0.74 and `last_n:2` 0.91 (seed 0): one block hardly moves what stands
-at the other tokens to the one that is read.
+With MiniLM on those questions `last_n:1` scores 0.74 and `last_n:2` 0.91 (seed 0): one block is not enough to move
+information from the other tokens to the one that is read.
 """
 
 
 def compare_head_input(run: Run) -> dict[str, Any] | None:
-    """The scores of linear probes on validation: on what the head reads, and on the mean state at each boundary.
+    """Scores of linear probes on validation: on what the head reads, and on the mean state at each boundary.
 
-    None where the question does not arise: blocks that train can bring to the head what it needs. `reads_less` says
-    whether the head reads less than the best layer offers, beyond noise; then `suggested_method` is the method that
-    trains what lies between, and `difference` the 95 % interval of the difference, widened for the number of layers
-    that are compared.
+    Returns:
+        A record, or None where some block trains, which can bring to the head whatever it needs. Among its entries,
+        `reads_less` says whether the head reads significantly less than the best layer has, `suggested_method` is the
+        method that trains the blocks between the two, and `difference` the 95 % interval of the difference, widened
+        for the number of layers compared.
     """
     target, splits = run.splits.target, run.splits
     blocks = [setting for group, setting in run.plan.combined() if group.role == "block"]
@@ -52,7 +53,7 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
         return None
     if len(splits.labels) > MAX_CLASSES:
         return None
-    # A head that was kept would be changed by `learning` of a regression, as for a training that is to come.
+    # `learning` of a regression changes a kept head, to prepare it for training; here it must not.
     config = dataclasses.replace(run.config, augment="none", keep_head=False)
     reader = HiddenStateReader(
         run.model,
@@ -63,7 +64,7 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
         head=True,
     )
     started = time.perf_counter()
-    rows = [sample_rows(part, _most(run), run.args.seed) for part in (splits.train, splits.validation)]
+    rows = [sample_rows(part, _sample_size(run), run.args.seed) for part in (splits.train, splits.validation)]
     try:
         every = list(zip(*(reader.states(part) for part in rows), strict=True))
         places = sorted({round(place) for place in np.linspace(0, len(blocks), min(BOUNDARIES, len(blocks) + 1))})
@@ -92,8 +93,8 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _most(run: Run) -> int:
-    """How many examples of a split to look at, by what the features of one took."""
+def _sample_size(run: Run) -> int:
+    """How many examples of a split to probe, by the time that the features of one took."""
     facts = run.stages[-1].cache
     if not facts:
         return LEAST
@@ -101,10 +102,14 @@ def _most(run: Run) -> int:
 
 
 def _judged(scores: NDArray[np.float64], draws: NDArray[np.float64], places: Sequence[int]) -> dict[str, Any]:
-    """Whether the last of some scores, that of the head, is below the best of the others; higher is better.
+    """Compare the last of some scores, that of the head, with the best of the others; higher is better.
 
-    `places` are the numbers of blocks below each layer. `best_boundary` is the layer of the best score; the remedy
-    trains from the highest layer on that is within its noise.
+    The suggested method trains from the deepest boundary on whose score is indistinguishable from the best.
+
+    Args:
+        scores: of each boundary and of the head.
+        draws: bootstrap samples of each, over the same resampled examples.
+        places: how many blocks are below each boundary.
     """
     layers, blocks = len(places), places[-1]
     best = int(scores[:-1].argmax())

@@ -1,4 +1,4 @@
-"""What an example looks like at each boundary between blocks and to the head: one vector each, in one forward pass."""
+"""Hidden states of examples at each boundary between blocks, and at the head: one vector each, from one pass."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from hf_ft.models import CannotSplit, DepthGroups, evaluating, patched_forward
 def pooled_states(
     model: PreTrainedModel, groups: DepthGroups, batch: Mapping[str, torch.Tensor], head: bool = False
 ) -> list[torch.Tensor]:
-    """What enters the first block, then what leaves each block: the mean over positions, `(examples, width)` each.
+    """The input of the first block and the output of each block, averaged over positions without padding.
 
-    Padding does not count. With `head`, what the head reads comes last: the state that enters it, the mean over those
-    positions that the logits depend on. Float32 on the CPU; widths differ where the model's do.
+    Args:
+        head: adds what the head reads as the last entry: its input, averaged over the positions that the logits depend
+            on.
+
+    Returns:
+        One tensor `(examples, width)` for each boundary, float32 on the CPU; widths differ where the model's do.
 
     Raises:
-        CannotSplit: a block gives nothing that can be pooled, or the head reads nothing that can be seen.
+        CannotSplit: the output of a block cannot be pooled, or the input of the head cannot be found.
     """
     blocks = [group.modules for group in groups.of_role("block")]
-    entered: list[torch.Tensor] = []
-    left: dict[int, torch.Tensor] = {}
+    first: list[torch.Tensor] = []
+    outputs: dict[int, torch.Tensor] = {}
     read: list[torch.Tensor] = []
 
     def wrap(forward: Callable[..., Any], block: int) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
-            if not entered:
-                entered.append(_main((args, kwargs)))
+            if not first:
+                first.append(_main_tensor((args, kwargs)))
             output = forward(*args, **kwargs)
-            left[block] = _main(output)
+            outputs[block] = _main_tensor(output)
             return output
 
         return watched
@@ -49,9 +53,9 @@ def pooled_states(
         watching |= {name: _reading(model.get_submodule(name).forward, read) for name in names}
     with torch.set_grad_enabled(head), evaluating(model), patched_forward(model, watching):
         logits = model(**batch).logits
-    if len(left) < len(blocks):
-        raise CannotSplit(f"block {min(set(range(len(blocks))) - set(left))} was not called as one module")
-    states = [entered[0], *(left[block] for block in range(len(blocks)))]
+    if len(outputs) < len(blocks):
+        raise CannotSplit(f"block {min(set(range(len(blocks))) - set(outputs))} was not called as one module")
+    states = [first[0], *(outputs[block] for block in range(len(blocks)))]
     examples, mask = len(next(iter(batch.values()))), batch.get("attention_mask")
     found = [pool(state, examples, mask) for state in states]
     found += [_read(read, logits, examples)] if head else []
@@ -59,13 +63,13 @@ def pooled_states(
 
 
 def _reading(forward: Callable[..., Any], read: list[torch.Tensor]) -> Callable[..., Any]:
-    """A module's forward that notes the state that enters it, from which gradients begin, where it is called first."""
+    """A module's forward that records its input, where that is the first in the head, and starts gradients there."""
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         if read:
             return forward(*args, **kwargs)
         values, structure = pytree.tree_flatten((args, kwargs))
-        state = _main(values)
+        state = _main_tensor(values)
         read.append(state.detach().requires_grad_())
         args, kwargs = pytree.tree_unflatten([read[0] if value is state else value for value in values], structure)
         return forward(*args, **kwargs)
@@ -74,7 +78,11 @@ def _reading(forward: Callable[..., Any], read: list[torch.Tensor]) -> Callable[
 
 
 def _read(read: Sequence[torch.Tensor], logits: torch.Tensor, examples: int) -> torch.Tensor:
-    """What the head reads of the state that enters it, `(examples, width)`: many heads pick one token out of all."""
+    """What the head reads of its input, `(examples, width)`: many heads pick one token out of all.
+
+    A position is read if the gradient of the logits there is not zero. Any weighting of the logits shows it, as long
+    as the weights differ: in a plain sum the logits of a centred head would cancel.
+    """
     if not read:
         raise CannotSplit("the head is no module of its own")
     state = read[0]
@@ -86,8 +94,8 @@ def _read(read: Sequence[torch.Tensor], logits: torch.Tensor, examples: int) -> 
     return (state * touched).sum(1) / touched.sum(1).clamp(min=1)
 
 
-def _main(values: Any) -> torch.Tensor:
-    """The first floating tensor of what a module takes or gives."""
+def _main_tensor(values: Any) -> torch.Tensor:
+    """The first floating-point tensor of the arguments or the result of a module."""
     for value in pytree.tree_flatten(values)[0]:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             return value
@@ -97,7 +105,7 @@ def _main(values: Any) -> torch.Tensor:
 def pool(state: torch.Tensor, examples: int, mask: torch.Tensor | None = None) -> torch.Tensor:
     """The mean over all positions of each example, `(examples, width)`; `mask` `(examples, tokens)` is 0 at padding.
 
-    Takes vectors, tokens (examples or tokens first) and pictures (channels first or last).
+    Takes vectors, tokens (examples or tokens first) and feature maps (channels first or last).
 
     Raises:
         CannotSplit: another shape.

@@ -1,7 +1,7 @@
-"""Layer probes: how well a linear probe does on the states at each boundary between blocks, from one pass over a part.
+"""Layer probes: linear probes on the hidden states at each boundary between blocks, from one pass over a split.
 
-What is linearly separable at a depth is not where fine-tuning does best from: a probe sees what the layers below have
-made of an example, and not what the layers above could learn.
+The depth with the best probe is not the best freeze depth: a probe sees what the layers below have made of an example,
+not what the layers above could learn.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ Loss = Callable[..., torch.Tensor]
 
 BATCH = 32
 PENALTIES = tuple(10.0**power for power in range(1, -5, -1))
-"""Fewer than a head that is saved deserves."""
+"""A coarser grid than that of a head that is saved."""
 MAX_CLASSES = 300
-"""Most classes that are probed: a probe takes time in proportion to them, and a few hundred examples show little of
-more."""
+"""More classes are not probed: the time grows with them, and a few hundred examples say little about so many."""
 
 
 @dataclass(frozen=True)
 class HiddenStateReader:
-    """What turns rows into states: the model with its depth groups, and the task's way from rows to batches.
+    """Turns rows into pooled hidden states.
 
-    `encode(rows)` makes encoded rows without augmentation, `collate` a batch of them. With `head`, what the head reads
-    comes after the boundaries.
+    Args:
+        encode: makes encoded rows, without augmentation.
+        collate: makes a batch of encoded rows.
+        head: adds what the head reads after the boundaries.
     """
 
     model: PreTrainedModel
@@ -49,10 +50,10 @@ class HiddenStateReader:
     head: bool = False
 
     def states(self, rows: Dataset) -> list[torch.Tensor]:
-        """Pooled states at each boundary `(rows, width)`, from one pass.
+        """Pooled states `(rows, width)` at each boundary, from one pass.
 
         Raises:
-            CannotSplit: a block gives nothing that can be pooled.
+            CannotSplit: the output of a block cannot be pooled.
         """
         encoded = self.encode(rows)
         self.model.to(self.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
@@ -68,7 +69,7 @@ class HiddenStateReader:
 
 
 def sample_rows(rows: Dataset, most: int, seed: int) -> Dataset:
-    """At most so many rows of a split, drawn at random."""
+    """A random sample of at most so many rows of a split, in their order."""
     chosen = np.random.default_rng(seed).permutation(len(rows))[:most]
     return rows.select(np.sort(chosen))
 
@@ -81,7 +82,13 @@ def fit_layer_probes(
     penalties: Sequence[float] = PENALTIES,
     tolerance: float = 1e-7,
 ) -> NDArray[np.float32]:
-    """The logits of a linear probe on validation `(rows, outputs)`; `states` and `rows` are train and validation."""
+    """Fit a linear probe on pooled states; returns its logits on validation `(rows, outputs)`.
+
+    Args:
+        states: of the training and of the validation examples.
+        rows: the same examples, for their labels.
+        outputs: logits of the probe.
+    """
     fit = fit_linear(
         lambda: [(states[0], _labels(rows[0]))],
         outputs,

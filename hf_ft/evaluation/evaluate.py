@@ -1,0 +1,87 @@
+"""`hf-ft evaluate`: a trained model scored on a dataset, from the result folder alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hf_ft.data import (
+    Duplicates,
+    EvaluationSplit,
+    Overlap,
+    count_truncated,
+    find_duplicates,
+    load_contents,
+    load_evaluation_split,
+    max_input_tokens,
+)
+from hf_ft.errors import UserError
+from hf_ft.evaluation.outputs import predict_outputs
+from hf_ft.evaluation.result_folder import input_settings, load_folder
+from hf_ft.evaluation.scores import Results, add_scores, score_without
+from hf_ft.records import RunRecord, ScoreRecord, Scores, to_json
+from hf_ft.reports import duplicates_note, text_table, title
+from hf_ft.storage import LOCAL
+
+
+def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool) -> str:
+    """Score a trained model on a dataset, whose labels are matched by name; returns a table, or JSON.
+
+    Raises:
+        UserError: data that do not fit the model, such as labels that it does not know.
+    """
+    record, task, model, processor = load_folder(folder)
+    config = input_settings(record, dataset=dataset, test_split=split)
+    rows = load_evaluation_split(dataset, config, record.data.labels)
+    _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
+    cut = count_truncated(rows.split, rows.rows, task, processor, config)
+    notes = [*rows.notes, *([cut.note(max_input_tokens(processor))] if cut else [])]
+    outputs = predict_outputs(model, processor, task, rows.rows, config)
+    results = Results({}, {}, threshold=record.threshold)
+    add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
+    scores = results.metrics["test"]
+    scored = split or rows.split
+    copies, fresh = _duplicates(folder, scored, rows, outputs, record.threshold)
+    if copies:
+        notes.append(duplicates_note(scored, copies.examples, len(rows.rows), record.metric, fresh))
+    if as_json:
+        metrics = {name: asdict(score) for name, score in scores.items()}
+        what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": notes}
+        told = {"truncation": asdict(cut) if cut else None, "duplicates": asdict(copies) if copies else None}
+        return json.dumps({**what, **told, "metrics": metrics, "metrics_without_duplicates": to_json(fresh)}, indent=1)
+    table = [
+        [title(name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] for name, score in scores.items()
+    ]
+    head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *notes])
+    return f"{head}\n\n" + text_table(["metric", "value", "95 % interval"], table)
+
+
+def _check_inputs(found: Sequence[str], record: RunRecord, dataset: str) -> None:
+    """Raise unless a dataset has the input columns of the training data: pairs of texts for pairs."""
+    learnt = record.data.inputs
+    if set(learnt) != set(found):
+        raise UserError(
+            f"The model was trained on {' and '.join(learnt)}, and {dataset} has {' and '.join(found)} for input. Give "
+            "data with the columns of the training data."
+        )
+
+
+def _duplicates(
+    folder: Path, name: str, rows: EvaluationSplit, outputs: Any, threshold: float | None
+) -> tuple[Overlap | None, Scores | None]:
+    """How many examples were in the training split, and the scores of the others; None where there are none."""
+    train = load_contents(folder / LOCAL)
+    found = find_duplicates({"train": train, "given": rows.contents}) if train is not None else Duplicates()
+    if "given" not in found.in_train:
+        return None, None
+    (overlap,) = (one for one in found.overlaps if (one.split, one.of) == ("given", "train"))
+    copied = found.in_train["given"]
+    if copied.all():
+        return dataclasses.replace(overlap, split=name), None
+    scores = score_without(copied, outputs, rows.rows, rows.target, rows.labels, threshold)
+    fresh = {metric: ScoreRecord(**asdict(score)) for metric, score in scores.items()}
+    return dataclasses.replace(overlap, split=name), fresh

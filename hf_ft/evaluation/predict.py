@@ -1,0 +1,66 @@
+"""`hf-ft predict`: a trained model on new inputs, from the result folder alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import transformers
+from datasets import Dataset
+
+from hf_ft.data import count_truncated, max_input_tokens
+from hf_ft.errors import UserError
+from hf_ft.evaluation.inputs import file_rows, text_rows
+from hf_ft.evaluation.outputs import predict_outputs
+from hf_ft.evaluation.result_folder import input_settings, load_folder
+from hf_ft.settings import check_path, not_made
+
+
+def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batch_size: int) -> None:
+    """Predict for files, folders or texts; CSV to the screen, or CSV or JSON lines to a file.
+
+    Raises:
+        UserError: an input that does not exist or that the model cannot read.
+    """
+    if output is not None:
+        check_path(str(Path(output).expanduser().absolute().parent), "folder for the output")
+        if Path(output).expanduser().is_dir():
+            raise UserError(f"--output {output} is a folder. Name a file in it that ends in .csv or .jsonl.")
+        path = Path(output).expanduser().absolute()
+        if why := "" if path.is_file() else not_made(path):
+            raise UserError(f"--output {output} cannot be written: {why}. Choose another file.")
+    record, task, model, processor = load_folder(folder)
+    config = input_settings(record)
+    learnt = record.data.inputs
+    files = task.modality.files
+    rows = file_rows(inputs, files) if files else text_rows(inputs, task, config, processor, learnt)
+    dataset = Dataset.from_dict(rows)
+    if cut := count_truncated("inputs", dataset, task, processor, config):
+        print(cut.note(max_input_tokens(processor)), file=sys.stderr)
+    if files:
+        dataset = dataset.cast_column(files.role, files.feature())
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), per_device_eval_batch_size=batch_size, report_to="none", dataloader_pin_memory=False
+    )
+    outputs = predict_outputs(model, processor, task, dataset, config, arguments)
+    target, labels = task.target(record.data.problem_type), record.data.labels
+    predictions, columns = target.predictions(dataset, outputs, labels, record.threshold), target.columns(labels)
+    if output is None:
+        _write_csv(columns, predictions, sys.stdout)
+        return
+    with Path(output).expanduser().open("w", encoding="utf-8", newline="") as file:
+        if output.endswith(".jsonl"):
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
+        else:
+            _write_csv(columns, predictions, file)
+    print(f"{len(dataset):,} predictions are in {output}")
+
+
+def _write_csv(columns: Sequence[str], rows: Iterator[dict[str, Any]], file: TextIO) -> None:
+    writer = csv.DictWriter(file, fieldnames=columns)
+    writer.writeheader()
+    writer.writerows(rows)
