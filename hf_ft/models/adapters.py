@@ -1,8 +1,9 @@
-"""PEFT adapters: where they go and which head is saved with them both come from the table of depth groups.
+"""PEFT adapters: where they go, and which head is saved with them, follows from the depth groups.
 
-PEFT's own defaults go by names: its sequence classification task knows heads called `classifier` and `score` only,
-so the heads of BART, T5 and XLNet are neither trained nor saved; its target names are out of date for ViT. And what a
-method takes and merges is not written down anywhere: so it is tried, on a copy of one layer of each kind and size.
+PEFT's own defaults go by names: its sequence classification task knows only heads called `classifier` and `score`,
+so the heads of BART, T5 and XLNet are neither trained nor saved, and its target names are out of date for ViT. Which
+layers a method supports and merges correctly is not documented, so it is tried on a copy of one layer of each kind and
+size.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ def attach(
     steps: int = 1000,
     seed: int = 0,
 ) -> PeftModel:
-    """Put the adapters of a PEFT method into the adapted groups; the groups that train do so whole and are saved.
+    """Attach the adapters of a PEFT method to the adapted groups; groups that train are trained whole and saved.
 
-    The same seed gives the same adapters, so that an interrupted run finds the random parts that it began with.
+    The same seed gives the same adapters, so a resumed run has the random parts that it began with.
 
     Raises:
         UserError: see `find_targets`; or the model's code does not work with PEFT's wrappers (MobileNet).
@@ -58,8 +59,8 @@ def attach(
     with _quiet(seed):
         adapted = get_peft_model(model, config)
     for full, part in list(model.named_modules()):
-        # PEFT (0.21) goes by endings: a `norm` beside the head would be every norm of the model. The wrappers must
-        # stay, because they come back when the adapter is loaded; with the frozen module in place of its copy.
+        # PEFT (0.21) matches name endings: a `norm` beside the head would match every norm of the model. The wrappers
+        # have to stay, because loading the adapter creates them again, but they get the frozen module, not its copy.
         if isinstance(part, ModulesToSaveWrapper) and full not in trained:
             part.modules_to_save["default"] = part.original_module.requires_grad_(False)
     ensure_gradients(adapted, stage, inputs)
@@ -72,23 +73,23 @@ def find_targets(
     name: str,
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """The layers of the adapted groups that a PEFT method fits.
+    """The layers of the adapted groups that a PEFT method supports.
 
     Raises:
-        UserError: it fits none, and the methods that do; or it does not merge.
+        UserError: it supports none of them (the message lists methods that do), or it cannot be merged.
     """
     check_name(name)
     if taken := [full for full, part in model.named_modules() if hasattr(part, "base_layer")]:
         raise UserError(
-            f"PEFT cannot merge adapters into {type(model).__name__}: it takes the `base_layer` of {taken[0]} for its "
-            "own. Use another method, for example last_n:2 or full."
+            f"PEFT cannot merge adapters into {type(model).__name__}: it mistakes the `base_layer` of {taken[0]} for "
+            "its own. Use another method, for example last_n:2 or full."
         )
-    there = _candidates(model, stage, name)
-    _check_rank(there, name, options or {})
-    targets, reason = fitting(there, name, options)
+    layers = _candidates(model, stage, name)
+    _check_rank(layers, name, options or {})
+    targets, reason = fitting(layers, name, options)
     if targets:
         return targets
-    if options and fitting(there, name)[0]:
+    if options and fitting(layers, name)[0]:
         raise UserError(f"peft:{name} does not work with the options {dict(options)} ({reason}); without them it does.")
     others = [other for other in mergeable() if fitting(_candidates(model, stage, other), other)[0]]
     raise UserError(
@@ -98,14 +99,13 @@ def find_targets(
 
 
 def _check_rank(layers: Mapping[str, nn.Module], name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a rank that makes adapters far larger than the layers: they would train for ever, or fill the memory."""
+    """Raise for a rank that makes adapters far larger than the layers: slow, or too large for the memory."""
     rank, widest = (
         options.get("r"),
         max((max(w.shape) for part in layers.values() for w in part.parameters()), default=0),
     )
-    if (
-        isinstance(rank, int) and widest and rank > 4 * widest
-    ):  # VeRA shares its matrices, and takes more than the width
+    # Four times, because VeRA shares its matrices and is used with ranks above the width.
+    if isinstance(rank, int) and widest and rank > 4 * widest:
         raise UserError(
             f"The rank r of peft:{name} is {rank:,}, and the widest layer that it would adapt has {widest:,} inputs or "
             f"outputs: a rank above that adds nothing. Use a smaller one."
@@ -115,7 +115,7 @@ def _check_rank(layers: Mapping[str, nn.Module], name: str, options: Mapping[str
 def _candidates(model: nn.Module, stage: AppliedStage, name: str) -> dict[str, nn.Module]:
     """The layers of the adapted groups that a method could adapt, by full name.
 
-    A weight that stands in several layers is left out: merged into one, it would change the others.
+    Layers that share a weight are left out: merging into one would change the others.
     """
     adapted = {module for group in stage.adapted for module in group.modules}
     norms = {full.rpartition(".")[0] for group in stage.groups for full in group.norms}
@@ -140,10 +140,10 @@ def _within(name: str, modules: set[str]) -> bool:
 def fitting(
     candidates: Mapping[str, nn.Module], name: str, options: Mapping[str, Any] | None = None
 ) -> tuple[list[str], str]:
-    """The layers that a method of PEFT takes and merges rightly, and why the first other one does not fit.
+    """The layers that a PEFT method adapts and merges correctly, and why the first other one is not among them.
 
-    Tried once for each kind and size of layer, on a copy: PEFT's documentation does not say which layers a method
-    takes, its errors differ, and some merges are wrong (OFT's on convolutions with padding).
+    One layer of each kind and size is tried, on a copy: PEFT's documentation does not say which layers a method
+    supports, its errors differ, and some merges are wrong (OFT's on convolutions with padding).
     """
     verdicts: dict[str, str] = {}
     for part in candidates.values():
@@ -170,20 +170,19 @@ class _Alone(nn.Module):
 
 
 def _try(part: nn.Module, name: str, options: Mapping[str, Any]) -> str:
-    """Adapt a copy of a layer, move the adapter, merge it and compare; returns what went wrong, or nothing."""
+    """Adapt a copy of a layer, change the adapter, merge it and compare; returns what went wrong, empty if nothing."""
+    config = configuration(name, options, ["part"], [], 1000)
     layer = copy.deepcopy(part).requires_grad_(True).eval()
     values = torch.randn(2, *_input_shape(layer), device=next(layer.parameters()).device)
     try:
         with _quiet(0), torch.no_grad():
-            model: Any = get_peft_model(_Alone(layer), configuration(name, options, ["part"], [], 1000)).eval()
+            model: Any = get_peft_model(_Alone(layer), config).eval()
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             for parameter in trained:
                 parameter.add_(torch.randn_like(parameter) * 0.01)
             expected = model(values)
             merged = model.merge_and_unload(safe_merge=True)(values)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a method raises for a layer that it does not take
+    except Exception as error:  # PEFT's methods raise all kinds of errors for layers that they do not support
         return " ".join(str(error).split())[:160] or type(error).__name__
     if not trained:
         return "nothing in it would train"
@@ -205,7 +204,7 @@ def _input_shape(layer: Any) -> tuple[int, ...]:
 
 @contextmanager
 def _quiet(seed: int) -> Iterator[None]:
-    """A random state of its own, and no bars or advice from PEFT about what the depth groups have decided."""
+    """Within the block, a random state of its own, and no output of PEFT."""
     with warnings.catch_warnings(), torch.random.fork_rng(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -219,31 +218,31 @@ def _quiet(seed: int) -> Iterator[None]:
 def trained_modules(stage: AppliedStage) -> list[str]:
     """The layers that train whole beside adapters: those of the head.
 
-    Layers rather than the modules around them, because PEFT (0.21) unwraps only what has a `weight` when most of its
-    methods are merged.
+    Layers rather than the modules around them, because most PEFT methods (0.21) unwrap only what has a `weight` when
+    they are merged.
     """
     names = {name for group, setting in stage if setting.whole for name in group.parameters}
     return list(dict.fromkeys(name.rpartition(".")[0] for name in sorted(names)))
 
 
 class Allocation(TrainerCallback):
-    """Lets methods that give out a budget of ranks (AdaLoRA) do so after each step, as PEFT asks of training loops."""
+    """Calls `update_and_allocate` of AdaLoRA after each step, as PEFT requires of a training loop."""
 
     def __init__(self, model: PeftModel) -> None:
         self.model: Any = model
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called between the step and the clearing of gradients, from which the importance of ranks is computed."""
+        """Runs between the step and the clearing of the gradients, from which the importance of ranks is computed."""
         self.model.base_model.update_and_allocate(state.global_step)
 
 
 def allocates(model: nn.Module) -> bool:
-    """Whether a model has adapters whose ranks are settled only in the course of the training."""
+    """Whether a model has adapters whose ranks change during training."""
     return isinstance(model, PeftModel) and hasattr(type(model.base_model), "update_and_allocate")
 
 
 def merge(model: PeftModel) -> PreTrainedModel:
-    """Fold the adapters into the weights and return the plain model.
+    """Merge the adapters into the weights and return the plain model.
 
     Raises:
         ValueError: the merged weights are not finite.
@@ -257,31 +256,31 @@ def merge(model: PeftModel) -> PreTrainedModel:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Copies of what an adapter would be saved as."""
+    """Copies of the tensors that would be saved for an adapter."""
     return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
 
 
 def convertible(model: PeftModel) -> bool:
-    """Whether `save_adapter` can take the rewriting of the base model out of an adapter: LoRA's of one rank only."""
+    """Whether `save_adapter` can convert an adapter that rewrites the base model: only LoRA's with one rank."""
     config: Any = model.peft_config["default"]
     return config.peft_type == PeftType.LORA and not (config.rank_pattern or config.alpha_pattern)
 
 
 def save_adapter(model: PeftModel, folder: Path, initial: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Save the adapter with its head; `name_base` adds which model it belongs to.
+    """Save an adapter with its head; `name_base` adds which model it belongs to.
 
-    Initialisations such as PiSSA's rewrite the base model. `initial` is then the adapter as it was before training,
-    and what is saved is a LoRA of twice the rank for the base model as it was.
+    Initialisations such as PiSSA's change the weights of the base model. With `initial`, the adapter before training,
+    the adapter is saved as a LoRA of twice the rank for the unchanged base model.
     """
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, which names the base by its local path
     name_base(folder, None, None)
     if initial is not None:
-        _take_off(folder, initial)
+        _subtract_initial(folder, initial)
 
 
-def _take_off(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
-    """Turn B A into [B, -B0] [A; A0]: PEFT's own conversion (`subtract_mutated_init`) loses the head."""
+def _subtract_initial(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
+    """Turn B A into [B, -B0] [A; A0]. PEFT's own conversion (`subtract_mutated_init`) loses the head."""
     weights, sides = load_file(folder / "adapter_model.safetensors"), {".lora_A.": (0, 1), ".lora_B.": (1, -1)}
     for name, tensor in weights.items():
         for side, (dim, sign) in sides.items():
@@ -296,9 +295,9 @@ def _take_off(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
 
 
 def name_base(folder: Path, hub_id: str | None, commit: str | None) -> None:
-    """Write the base model of a saved adapter as Hub id and commit, or as unknown when it is a local folder.
+    """Write the base model of a saved adapter as Hub id and commit, or as null when it is a local folder.
 
-    PEFT writes the folder's path into `adapter_config.json`, and a path of this machine must not be published.
+    PEFT writes the path of the folder into `adapter_config.json`, and local paths must not be published.
     """
     path = folder / "adapter_config.json"
     written = read_json(path)

@@ -1,8 +1,8 @@
-"""Frozen means frozen: no parameter, no running statistic, no dropout noise; and the audit that proves it.
+"""Freezing: no parameter, no running statistic and no dropout noise changes; and the audit that proves it.
 
-`requires_grad = False` alone leaves two holes: `Trainer` calls `model.train()` before every step, so a frozen
-BatchNorm goes on moving its statistics, and frozen dropout goes on adding noise. Here frozen groups are put into
-evaluation mode at the start of every forward pass, whoever called `train()` before.
+`requires_grad = False` alone is not enough: `Trainer` calls `model.train()` before every step, so the BatchNorm layers
+of a frozen part would still update their statistics, and its dropout would still add noise. Here frozen modules are
+put into evaluation mode at the start of every forward pass, whoever called `train()` before.
 """
 
 from __future__ import annotations
@@ -27,30 +27,37 @@ class FreezeViolation(RuntimeError):
 
 
 class FrozenMode:
-    """Keeps modules in evaluation mode in every forward pass of `model` until `remove` is called.
+    """Holds modules in evaluation mode in every forward pass of `model` until `remove` is called.
 
-    A forward hook on the whole model, so that it works in any training loop and with any wrapper around it.
+    It is a forward pre-hook of the whole model, so it works in any training loop and with any wrapper around the model.
     """
 
-    def __init__(self, model: nn.Module, quiet: Iterable[nn.Module]) -> None:
-        self.quiet = list(quiet)
+    def __init__(self, model: nn.Module, modules: Iterable[nn.Module]) -> None:
+        self.modules = list(modules)
         self._handle = model.register_forward_pre_hook(self._hold)
 
     def _hold(self, model: nn.Module, inputs: Any) -> None:
         if model.training:
-            for module in self.quiet:
+            for module in self.modules:
                 module.training = False
 
     def remove(self) -> None:
-        """Let go of the modules; `model.train()` reaches them again."""
+        """Release the modules; `model.train()` applies to them again."""
         self._handle.remove()
 
 
 def freeze(model: PreTrainedModel, method: str = "head", groups: DepthGroups | None = None) -> FrozenMode:
-    """Freeze what a method leaves frozen in its first stage, for use with any `Trainer` or training loop.
+    """Freeze the depth groups that do not train in the first stage of a method, for any `Trainer` or training loop.
 
-    `method` is `head`, `bitfit` or any other name in `hf_ft.methods.registry.METHODS` that attaches no adapters. Sets
-    `requires_grad` on every parameter. `param_groups` makes the optimizer's groups to go with it.
+    Sets `requires_grad` of every parameter. `param_groups` makes the optimizer groups that go with it, `FeatureCache`
+    runs the frozen layers only once.
+
+    Args:
+        method: `head`, `last_n:2`, `bitfit` or any other method that attaches no adapters.
+        groups: the depth groups, if they are known.
+
+    Returns:
+        The hook that holds frozen modules in evaluation mode; `remove()` ends that.
 
     Raises:
         UserError: unknown method, one that the model cannot take, or one that attaches adapters.
@@ -65,38 +72,39 @@ def freeze(model: PreTrainedModel, method: str = "head", groups: DepthGroups | N
 
 
 def ensure_gradients(model: nn.Module, stage: AppliedStage, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Try that every group that trains gets a gradient, with one example; works on PEFT models too.
+    """Check with one example that every group that trains gets a gradient; works on PEFT models too.
 
-    Reversible layers (Reformer) pass none on when nothing below them trains; then the embeddings' output is made to
-    require one, as PEFT does for activation checkpointing.
+    Reversible layers (Reformer) pass no gradient on when nothing below them trains. Then the output of the embeddings
+    is made to require one, as PEFT does for activation checkpointing.
 
     Raises:
-        UserError: a group that should train would stay as it is, or the model's own code refuses.
+        UserError: a group that should train would not, or the model's own code fails.
     """
     if stage.trains_everything:
         return
     base: Any = getattr(model, "get_base_model", lambda: model)()
-    starved: list[str] = []
-    try:
-        for attempt in (lambda: None, base.enable_input_require_grads):
-            attempt()
-            starved = _without_gradient(model, stage, inputs)
-            if not starved:
-                return
-    except (AssertionError, AttributeError, RuntimeError) as error:  # as model code raises them
-        starved, reason = [], f" ({' '.join(str(error).split())[:160]})"
-    else:
+    reason = ""
+    for through_inputs in (False, True):
+        try:  # the model's own code alone
+            if through_inputs:
+                base.enable_input_require_grads()
+            with torch.enable_grad(), evaluating(model):
+                model(**inputs).logits.float().sum().backward()
+        except (AssertionError, AttributeError, RuntimeError) as error:
+            reason = f" ({' '.join(str(error).split())[:160]})"
+            break
+        starved = _without_gradient(model, stage)
+        if not starved:
+            return
         reason = f": nothing in {shorten(starved)} gets a gradient"
     raise UserError(
-        f"{type(base).__name__} cannot be trained in part, with some of it frozen or adapted{reason}. "
+        f"{type(base).__name__} cannot be trained in part, with some layers frozen or adapted{reason}. "
         "Use another method, for example `full`."
     )
 
 
-def _without_gradient(model: nn.Module, stage: AppliedStage, inputs: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names of the groups of which parameters train, but none is reached by a backward pass."""
-    with torch.enable_grad(), evaluating(model):
-        model(**inputs).logits.float().sum().backward()
+def _without_gradient(model: nn.Module, stage: AppliedStage) -> list[str]:
+    """The groups with trainable parameters of which none got a gradient; clears all gradients."""
     trained: dict[str, list[bool]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -112,7 +120,7 @@ def _without_gradient(model: nn.Module, stage: AppliedStage, inputs: Mapping[str
 
 
 def set_trainable(model: nn.Module, stage: AppliedStage) -> None:
-    """Let exactly the parameters that train require a gradient."""
+    """Set `requires_grad` of every parameter, as the stage says."""
     parameters = dict(model.named_parameters())
     for group, setting in stage:
         for name in group.parameters:
@@ -120,14 +128,14 @@ def set_trainable(model: nn.Module, stage: AppliedStage) -> None:
 
 
 def modules_in_eval(model: nn.Module, stage: AppliedStage) -> list[nn.Module]:
-    """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm outside whole ones.
+    """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm in partly trained ones.
 
-    Where biases, norms or adapters train, dropout is alive and running statistics stay as they are. A module around
-    several groups (an encoder around its layers) is quiet, by its own flag only, as soon as one of them is frozen:
-    what it does itself, such as dropout on embeddings, belongs to the frozen part.
+    In groups of which only biases, norms or adapters train, dropout is on and running statistics do not move. A module
+    around several groups (an encoder around its layers) is in evaluation mode, by its own flag only, as soon as one of
+    them is frozen: what it does itself, such as dropout on embeddings, belongs to the frozen part.
     """
     home = {name: setting for group, setting in stage for name in group.modules}
-    quiet = []
+    found = []
     for name, module in model.named_modules():
         if not name:
             continue
@@ -135,8 +143,8 @@ def modules_in_eval(model: nn.Module, stage: AppliedStage) -> list[nn.Module]:
         here = [inside] if inside is not None else _settings_below(name, stage)
         frozen = any(setting.frozen for setting in here)
         if frozen or (getattr(module, "running_mean", None) is not None and not all(setting.whole for setting in here)):
-            quiet.append(module)
-    return quiet
+            found.append(module)
+    return found
 
 
 def _setting_around(name: str, home: Mapping[str, Setting]) -> Setting | None:
@@ -152,14 +160,14 @@ def _settings_below(name: str, stage: AppliedStage) -> list[Setting]:
 
 
 def plain_name(name: str) -> str:
-    """The name that a tensor of a PEFT-wrapped model has in the plain model (names of adapters stay odd)."""
+    """The name of a tensor of a PEFT model in the plain model; those of adapters, which have none there, are left."""
     # `base_layer` just before the tensor is PEFT's; some models (DLA) have a module of that name themselves.
     name = re.sub(r"\.base_layer\.(\w+)$", r".\1", name.removeprefix("base_model.model."))
     return name.replace(".modules_to_save.default.", ".")
 
 
 def snapshot(model: nn.Module, names: set[str]) -> dict[str, str]:
-    """A digest of each named parameter and buffer, bit for bit, in the plain model's names."""
+    """The SHA-256 of each of the named parameters and buffers, by its name in the plain model."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {plain_name(name): _digest(tensor) for name, tensor in tensors if plain_name(name) in names}
 

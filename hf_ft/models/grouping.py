@@ -1,9 +1,9 @@
-"""The table of depth groups: stem, blocks, neck and head of any classifier, found from the model itself.
+"""The depth groups of a classifier: stem, blocks, neck and head, found from the model itself.
 
-Nothing here knows an architecture's name. The head is what changes when the model is built for another number of
-labels. The blocks are the elements of module lists that run one after another, as one traced forward pass shows.
-Every other parameter belongs to the first block whose output depends on it. Freezing, learning rates, adapter
-targets and proofs all read this one table.
+No architecture is known by name. The head is what changes when the model is built for another number of labels. The
+blocks are the elements of module lists that run one after another, as one traced forward pass shows. Every other
+parameter belongs to the first block whose output depends on it. Freezing, learning rates, adapter targets and audits
+all read this one table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hf_ft.models.tracing import Trace, example_inputs, trace_forward, upstream
 
 @dataclass(frozen=True)
 class DepthGroup:
-    """One row of the table: role `stem`, `block`, `neck`, `head` or `unused`, and what belongs to it.
+    """One depth group: its role (`stem`, `block`, `neck`, `head` or `unused`) and what belongs to it.
 
     `modules` are the topmost modules that lie wholly in the group; `parameters` and `buffers` are full names, `norms`
     those of the parameters that belong to normalisation layers; `size` counts parameter elements.
@@ -46,8 +46,8 @@ class DepthGroup:
 class DepthGroups(Sequence[DepthGroup]):
     """The depth groups of a model from input to output; every parameter and buffer is in exactly one.
 
-    `head_reads` is the shape, without batch and tokens, of what enters the head. `shared` says, a sentence each, which
-    weights serve in several places: they belong to the first group that uses them, and train or freeze with it.
+    `head_reads` is the shape of the head's input, without batch and tokens. `shared` has a sentence for each weight
+    that is used in several places: it belongs to the first group that uses it, and trains or freezes with it.
     """
 
     groups: tuple[DepthGroup, ...]
@@ -121,16 +121,19 @@ def label_sized_parameters(model: PreTrainedModel) -> set[str]:
 
 
 def _find_blocks(model: nn.Module, trace: Trace, label_sized: set[str]) -> list[str]:
-    """The names of the blocks in the order they run; empty when the model has no stack of any kind.
+    """The names of the blocks in the order in which they run; empty when the model has no stack of any kind.
 
-    First the lists of modules of two or more layers each; where there are none, a block that runs several times;
-    modules of one kind that are plain attributes; at last, lists of single layers.
+    From the strictest idea of a block to the most lenient, because a lenient one would also find stacks inside of
+    blocks: lists of modules of two or more layers each; a block that runs several times (ALBERT); modules of one class
+    that are plain attributes; lists of single layers.
     """
     search = _Search(dict(model.named_modules()), trace, label_sized)
     for attempt in (search, replace(search, repeated=True), replace(search, loose=True), replace(search, leaves=1)):
         stacks = attempt.stacks("")
         kinds = {type(search.modules[name]) for stack in stacks for name in stack} or attempt.recurring_kinds()
-        if kinds:  # stages of one block each are stacks of one, once it is known what a block is
+        # A second pass: a list of one element says nothing by itself. Now that the classes of blocks are known, stages
+        # of one block each are found as well.
+        if kinds:
             stacks = replace(attempt, kinds=frozenset(kinds)).stacks("")
         names = _without_transitions(search.without_stems(stacks), trace)
         if len(names) > 1 or (names and attempt.repeated):
@@ -139,10 +142,10 @@ def _find_blocks(model: nn.Module, trace: Trace, label_sized: set[str]) -> list[
 
 
 def _without_transitions(stacks: list[list[str]], trace: Trace) -> list[str]:
-    """The blocks of all stacks but those whose elements run singly between the blocks of longer ones.
+    """The blocks of all stacks except those whose elements run one by one between the blocks of longer stacks.
 
-    Such are the embeddings between the stages of PVT. Of lists as long as one another (the attentions and the
-    feed-forwards of XLM) the one that runs last is kept, so that a block ends where both of its parts have run.
+    The embeddings between the stages of PVT are such. Of two interleaved lists of one length (the attentions and the
+    feed-forwards of XLM) the one that runs last is taken, so that a block ends where both of its parts have run.
     """
     order = {name: trace.calls[name].order for stack in stacks for name in stack}
     stacks = sorted(stacks, key=lambda stack: (len(stack), order[stack[-1]]))
@@ -246,7 +249,7 @@ class _Search:
         return outer.result is not through and outer.source in upstream(outer.result, set(), frozenset([through]))
 
     def without_links(self, opened: Mapping[str, list[str]]) -> list[str]:
-        """The blocks of a stack without what links its stages: elements of another class with no stack inside."""
+        """The blocks of a stack without the links between its stages: elements of another class with no stack inside."""
         stages = [child for child, blocks in opened.items() if blocks != [child]]
         blocks = [name for child in opened for name in opened[child]]
         if not stages:
@@ -256,7 +259,7 @@ class _Search:
         return [name for name in blocks if name not in links or type(self.modules[name]) in kinds]
 
     def without_stems(self, stacks: list[list[str]]) -> list[list[str]]:
-        """The stacks but those of convolutions with no more than a norm each, where there are stacks of more."""
+        """The stacks without those of single convolutions with at most a norm each, where there are larger ones."""
         thick = [any(_weighted_leaves(self.modules[name]) > 2 for name in stack) for stack in stacks]
         return [stack for stack, keep in zip(stacks, thick, strict=True) if keep] if any(thick) else stacks
 
@@ -326,7 +329,7 @@ def _assign_parameters(
             if variable is not None and id(variable) in rest:
                 owners[rest.pop(id(variable))] = group
     if base := _base(model):
-        # What a classifier adds above its base model is its head: poolers and dense layers before the last one.
+        # What a classifier adds to its base model is its head: poolers, and dense layers before the last one.
         owners |= {
             name: "head" for name, group in owners.items() if group == "neck" and not name.startswith(f"{base}.")
         }
@@ -368,7 +371,7 @@ def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[st
 
 
 def _shared(model: nn.Module, trace: Trace, owners: Mapping[str, str]) -> tuple[str, ...]:
-    """What runs several times in one pass, and parameters that have several names."""
+    """A sentence for each module that runs several times in one pass, and each parameter with several names."""
     said = []
     for name, call in trace.calls.items():
         inside = {owners[full] for full in owners if full.startswith(f"{name}.")}
@@ -387,7 +390,7 @@ def _same_tensors(model: nn.Module) -> list[list[str]]:
 
 
 def undeclared_sharing(model: PreTrainedModel) -> list[str]:
-    """Names of weights that serve in several places without the model saying so, which `save_pretrained` refuses."""
+    """Names of shared weights that the model does not declare as tied, which `save_pretrained` refuses."""
     declared = set(model.all_tied_weights_keys or ())
     return [name for names in _same_tensors(model) if not declared & set(names) for name in names]
 
@@ -405,8 +408,8 @@ def _normalisation(model: nn.Module) -> set[str]:
 def _module_homes(model: nn.Module, trace: Trace, owners: dict[str, str], order: list[str]) -> dict[str, str]:
     """Topmost module name -> group, for modules that lie wholly in one group.
 
-    A module without parameters (dropout, pooling) that stands between groups goes with what ran before it; after
-    the last group below the head it goes with the head, whose dropout must stay alive while the head trains.
+    A module without parameters (dropout, pooling) between groups belongs to the group that ran before it; after the
+    last group before the head it belongs to the head, because its dropout has to be on while the head trains.
     """
     homes: dict[str, str] = {}
     bare: list[str] = []

@@ -1,4 +1,4 @@
-"""The scale of a regression head: numbers are standardised while it learns them, and its last layer takes that back."""
+"""The scale of a regression head: it trains on standardised numbers, and the scale is folded into its last layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scale:
-    """What is taken off the numbers and what they are divided by while the head learns them.
+    """The mean (`shift`) and standard deviation (`unit`) that labels are standardised by in training.
 
     `last` names the tensors of the head's last layer, into which `fold` puts both.
     """
@@ -38,7 +38,7 @@ class Scale:
         return standard
 
     def fold(self, model: nn.Module, back: bool = False) -> None:
-        """Let the head's last layer answer in the units of the data; `back` takes that out again."""
+        """Make the head's last layer answer in the units of the data; `back` undoes it."""
         with torch.no_grad():
             for name, tensor in model.named_parameters():
                 if plain_name(name) not in self.last:
@@ -50,9 +50,9 @@ class Scale:
 def find_scale(model: PreTrainedModel, numbers: Floats) -> Scale:
     """Mean and standard deviation of the numbers, as far as the head's last layer can hold them.
 
-    Whether it can is tried, not looked up: with its label-sized tensors doubled, and one added to the vector among
-    them, the model must answer twice as much and one more. A layer without a bias takes no mean, so the numbers are
-    divided by their root mean square; any other head learns them as they are.
+    Whether it can is tried on the model: with the label-sized tensors doubled and 1 added to the bias, the output must
+    be twice as large plus 1. A layer without a bias cannot hold a mean, so numbers are divided by their root mean
+    square only; where the trial fails, they are not scaled.
     """
     last = label_sized_parameters(model)
     sizes = sorted(tensor.dim() for name, tensor in model.named_parameters() if name in last)
@@ -62,14 +62,14 @@ def find_scale(model: PreTrainedModel, numbers: Floats) -> Scale:
     unit = float(np.sqrt(((numbers - shift) ** 2).mean())) or 1.0
     tried = Scale(1.0 if 1 in sizes else 0.0, 2.0, frozenset(last))
     head = {name: parameter for name, parameter in model.named_parameters() if name in last}
-    kept = {name: tensor.detach().clone() for name, tensor in head.items()}
+    saved = {name: tensor.detach().clone() for name, tensor in head.items()}
     with torch.no_grad(), evaluating(model):
         inputs = example_inputs(model)
         before = model(**inputs).logits
         tried.fold(model)
         after = model(**inputs).logits
         for name, tensor in head.items():
-            tensor.copy_(kept[name])
+            tensor.copy_(saved[name])
     holds = torch.allclose(after, before * 2 + tried.shift, atol=1e-4)
     return Scale(shift, unit, frozenset(last)) if holds else Scale(0.0, 1.0, frozenset())
 
