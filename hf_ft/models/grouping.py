@@ -249,7 +249,7 @@ class _Search:
         return outer.result is not through and outer.source in upstream(outer.result, set(), frozenset([through]))
 
     def without_links(self, opened: Mapping[str, list[str]]) -> list[str]:
-        """The blocks of a stack without the links between its stages: elements of another class with no stack inside."""
+        """The blocks of a stack without the links between stages: elements of another class with no stack inside."""
         stages = [child for child, blocks in opened.items() if blocks != [child]]
         blocks = [name for child in opened for name in opened[child]]
         if not stages:
