@@ -141,8 +141,8 @@ def main() -> None:
             [[name, f"{value:.0f}", f"{value / whole:.0%}"] for name, value in seconds.items()],
         )
     )
-    told = {"choices": rows, "seconds": seconds, "estimated_sweep": record.cost.full_sweep}
-    (folder / "benchmark.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    summary = {"choices": rows, "seconds": seconds, "estimated_sweep": record.cost.full_sweep}
+    (folder / "benchmark.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
