@@ -46,7 +46,7 @@ def comparison_table(record: ComparisonRecord, size: int | None) -> tuple[list[s
     rows = [row for row in record.rows if row.size == size]
     sign = 1 if record.higher_is_better else -1
     metric = title(record.metric).removesuffix(LOWER_IS_BETTER)
-    header = ["method", "frozen", metric, "seeds from, to", "difference to best", "seconds"]
+    header = ["method", "frozen", metric, "seed range", "difference to best", "seconds"]
     most = max(len(row.seeds) for row in rows)
     lines = []
     for row in sorted(rows, key=lambda row: -sign * row.mean):

@@ -389,8 +389,8 @@ def test_two_seeds_that_do_not_agree_are_said_to_tell_nothing(
     page, told = (Path(copy) / "compare.md").read_text(), capsys.readouterr().out
     for text in (page, told):
         assert "inconclusive (2 seeds)" in text
-        assert f"{rows['head']['behind']['low']:+.3f}" not in text
-        assert f"{rows['scratch']['behind']['low']:+.3f}" in text
+        assert f"{rows['head'].difference.low:+.3f}" not in text
+        assert f"{rows['scratch'].difference.low:+.3f}" in text
     assert "`full` is best" in record.advice[0]
     assert "Two seeds are inconclusive about `head`" in record.advice[0]
     assert "indistinguishable" not in record.advice[0]
