@@ -79,7 +79,7 @@ def report(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | No
     from hf_ft.reports.ranking import NAMES
     from hf_ft.reports.tables import markdown_table
 
-    header = ["candidate", *NAMES.values(), "mean place", "trained, test", "seeds from, to"]
+    header = ["candidate", *NAMES.values(), "mean rank", "trained, test", "seeds from, to"]
     lines = [
         [
             row["name"],
@@ -90,7 +90,7 @@ def report(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | No
         ]
         for row in rows
     ]
-    names = {**NAMES, "mean_rank": "mean place"}
+    names = {**NAMES, "mean_rank": "mean rank"}
     taus = [[names[name], "undefined" if tau is None else f"{tau:.2f}"] for name, tau in agreement.items()]
     return f"{markdown_table(header, lines)}\n\n{markdown_table(['score', 'Kendall tau with training'], taus)}"
 

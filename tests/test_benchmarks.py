@@ -81,7 +81,7 @@ def test_table_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"name": "a", "scores": {"logme": 1.0, "knn": 0.5, "probe": 0.25}, "mean_rank": 1.0}
     told = rank.report([{**row, "values": [0.5, 0.75], "mean": 0.625}], {"logme": 0.5, "mean_rank": None}).splitlines()
     assert "| a | 1.000 | 0.500 | 0.250 | 1.0 | 0.6250 | 0.500, 0.750 |" in told
-    assert told[-2:] == ["| LogME | 0.50 |", "| mean place | undefined |"]
+    assert told[-2:] == ["| LogME | 0.50 |", "| mean rank | undefined |"]
 
 
 # --- Scripts --------------------------------------------------------------------------------------------------------
