@@ -1,4 +1,4 @@
-"""The feature cache for one's own `Trainer`: the part of a model that trains, and rows with features for it."""
+"""`FeatureCache`: the feature cache for a `Trainer` of your own."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from hf_ft.tasks import summed_loss
 
 
 class FeatureCache:
-    """What a model's frozen layers give for each example, computed once; with `freeze` alone they run in each epoch.
+    """The outputs of a model's frozen layers, computed once per example; with `freeze` alone they run in every epoch.
 
-    Used as a context, within which `model` trains on `train` (and is evaluated on `validation`) with the collator
-    `collator` and `loss`; after it the whole model has the new weights. `facts` says where the model was split, and how
-    many examples ran through what is frozen.
+    Use it as a context manager. Within it, train `model` on `train` (and evaluate on `validation`) with `collator` and
+    `loss`; afterwards the whole model has the new weights. `facts` says where the model was split, and how many
+    examples ran through the frozen layers.
 
     Args:
         model: a classifier of transformers.

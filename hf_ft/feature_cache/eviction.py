@@ -1,8 +1,8 @@
-"""The folders of the feature cache: where they lie, what they take, and which go when room is needed.
+"""The folders of the feature cache: where they are, how large they are, and which are removed for new ones.
 
-`ROOT/<key>/key.json` is what decides the features, readable; its time is when they were last used. Beside it lie the
-shards that `store` writes and reads, and hidden folders with shards that are being written. Nothing is
-removed that is not named as these are, so that a wrong folder given as the cache loses nothing.
+`ROOT/<key>/key.json` is the key as readable JSON; its modification time is when the features were last used. Beside it
+are the shards that `store` writes and reads, and hidden folders with shards that are being written. Only folders with
+such names are removed, so a wrong folder given as the cache loses nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ABANDONED = 7 * 86400
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept under one key: `size` bytes in all, `unfinished` of them in shards that were never finished."""
+    """What is cached under one key: `size` bytes in all, `unfinished` of them in shards that were never finished."""
 
     folder: Path
     what: str
@@ -51,7 +51,7 @@ def default_root() -> Path:
 
 
 def cache_entries(root: Path) -> list[Entry]:
-    """All that is in a cache, the least recently used first; nothing is checked, so that it is quick."""
+    """The entries of a cache, the least recently used first; checksums are not verified, so this is fast."""
     found = []
     for folder in _named(root, DIGEST):
         with suppress(FileNotFoundError):  # another process may be removing it
@@ -72,7 +72,7 @@ def _entry(folder: Path) -> Entry:
 
 
 def _spoken(folder: Path) -> str:
-    """What a key is called: its own `describe`, else its model and where that is cut, else its digest."""
+    """The name of a key for users: its `describe`, else its model and split, else its digest."""
     key = _read(folder / KEY_FILE)
     parts = [str(key[name]) for name in ("model", "split") if name in key]
     return " ".join(str(key.get("describe") or ", ".join(parts)).split()) or folder.name

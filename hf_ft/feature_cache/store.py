@@ -1,8 +1,11 @@
-"""What frozen layers gave, kept on disk per example: written once, and read as memory maps.
+"""The store of the cache: tensors per example on disk, written once and read as memory maps.
 
-A key says what decides the features (model, cut, precision, preprocessing); under it each example is known by the
+It stays our own code: Arrow has no rows of fixed shape that are read as slices without a copy, safetensors has to be
+written at once, and rows are written in any order here (the longest texts come first).
+
+A key says what decides the features (model, split, precision, preprocessing); under it each example is known by the
 fingerprint of its content, whatever run, subset or split it comes in. A run builds one shard with the examples that no
-shard of the key holds yet, and reads across all:
+shard of the key holds yet, and reads from all of them:
 
     ROOT/<key>/<shard>/examples.npy   fingerprints, (examples, 16) bytes
     ROOT/<key>/<shard>/offsets.npy    with ragged tensors: where each example begins in them, (examples + 1,)
@@ -76,9 +79,9 @@ class Unusable(UserError):
 
 
 class FeatureStore:
-    """The features that are kept under one key; makes nothing on disk until something is built.
+    """The features cached under one key; writes nothing to the disk until something is built.
 
-    `key` holds JSON values; its `describe`, else its `model` and `cut`, is what `hf-ft cache list` calls it. `notes`
+    `key` holds JSON values; its `describe`, else its `model` and `split`, is what `hf-ft cache list` calls it. `notes`
     says in a sentence each what was found damaged. Every file of a shard is read through and compared with its
     SHA-256 once by each store object that did not write it; a damaged shard is removed, and its examples are missing
     again. What one object has opened it can read even after another process has removed it.
