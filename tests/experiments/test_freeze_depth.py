@@ -496,4 +496,4 @@ def test_auto_gives_a_plain_run(text_model: str, text_data: str, tmp_path: Path)
 def test_auto_is_refused_where_nobody_searches(text_model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`inspect` cannot show what has not been chosen."""
     assert main(["inspect", text_model, "--method", "auto"]) == 2
-    assert "Run `hf-ft depth` and give the method that it names" in capsys.readouterr().err
+    assert "Run `hf-ft depth` and use the method that it prints" in capsys.readouterr().err
