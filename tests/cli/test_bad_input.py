@@ -1131,7 +1131,9 @@ def test_a_reader_that_has_seen_enough(words: list[str]) -> None:
     assert done.returncode == 141
 
 
-@pytest.mark.parametrize("data", [object(), 3, {}, {"train": "a text"}], ids=str)
+@pytest.mark.parametrize(
+    "data", [object(), 3, {}, {"train": "a text"}], ids=["an object", "a number", "nothing", "a text"]
+)
 def test_data_in_memory_of_another_kind(data: Any, world: World) -> None:
     """What is not data is answered by its type and what can be passed, not by a dump of it, and nothing is written."""
     with pytest.raises(UserError) as caught:
