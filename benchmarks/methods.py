@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hf_ft.methods.peft_registry import mergeable
+from hf_ft.methods.peft_methods import mergeable
 from hf_ft.methods.registry import METHODS
 from hf_ft.reports.tables import markdown_table
 

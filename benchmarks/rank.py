@@ -76,7 +76,7 @@ def truth(model: str, layers: Sequence[Layer], method: str, seeds: Sequence[int]
 
 def report(rows: Sequence[Mapping[str, Any]], agreement: Mapping[str, float | None]) -> str:
     """The table of candidates, best trained first, and the agreement of each score with it."""
-    from hf_ft.reports.ranking import NAMES
+    from hf_ft.reports.ranking_summary import NAMES
     from hf_ft.reports.tables import markdown_table
 
     header = ["candidate", *NAMES.values(), "mean rank", "trained, test", "seeds from, to"]

@@ -13,7 +13,7 @@ from hf_ft.errors import UserError
 from hf_ft.records import RankingRecord, RunRecord, read_record
 from hf_ft.results import FinetuneResult
 from hf_ft.settings import IN_MEMORY, Config, Settings, build, check_output_dir, parse_recipe
-from hf_ft.settings import resume as resuming
+from hf_ft.settings import resume_check as resuming
 from hf_ft.storage import locked
 from hf_ft.tasks import Task
 from hf_ft.training import Extensions, read_extensions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from hf_ft.cli.text import hanging
+from hf_ft.cli.wrapping import hanging
 
 if TYPE_CHECKING:
     from hf_ft.settings import Parser

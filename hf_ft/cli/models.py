@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hf_ft.cli.text import hanging
+from hf_ft.cli.wrapping import hanging
 from hf_ft.modalities import get_modality
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_ft.cli.result import check_result
+from hf_ft.cli.result_argument import check_result
 
 if TYPE_CHECKING:
     from hf_ft.settings import Parser

@@ -6,8 +6,8 @@ from .duplicates import load_contents as load_contents
 from .duplicates import save_contents as save_contents
 from .load import load_evaluation_split as load_evaluation_split
 from .load import load_splits as load_splits
-from .readers.tables import TABLES as TABLES
-from .readers.tables import read_tables as read_tables
+from .readers.table_files import TABLES as TABLES
+from .readers.table_files import read_tables as read_tables
 from .sampling import sample_strata as sample_strata
 from .splits import EvaluationSplit as EvaluationSplit
 from .splits import Splits as Splits

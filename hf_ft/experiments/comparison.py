@@ -12,11 +12,11 @@ from hf_ft.errors import UserError
 from hf_ft.experiments.comparison_rows import advice, rows_of
 from hf_ft.experiments.comparison_settings import DEPTHS, ComparisonSettings, read_comparison_settings
 from hf_ft.experiments.depth_settings import freeze_depths
-from hf_ft.experiments.engine import redraw
+from hf_ft.experiments.experiment_engine import redraw
 from hf_ft.experiments.training_experiment import TrainingExperiment, uncached_methods
 from hf_ft.experiments.trials import Trial
 from hf_ft.records import ComparisonRecord, ComparisonSeconds, TrialResult
-from hf_ft.reports import comparison as report
+from hf_ft.reports import comparison_summary as report
 from hf_ft.reports import title
 from hf_ft.storage import output_folder
 

@@ -30,7 +30,7 @@ from hf_ft.experiments.depth_settings import (
     halving_schedule,
     read_depth_settings,
 )
-from hf_ft.experiments.engine import redraw
+from hf_ft.experiments.experiment_engine import redraw
 from hf_ft.experiments.training_experiment import TrainingExperiment, blocks_of, uncached_methods
 from hf_ft.experiments.trials import Trial
 from hf_ft.metrics import difference, mean_interval
@@ -47,7 +47,7 @@ from hf_ft.records import (
     TrialResult,
 )
 from hf_ft.reports import counted, wrapped
-from hf_ft.reports import freeze_depth as report
+from hf_ft.reports import freeze_depth_summary as report
 from hf_ft.settings import normalise
 from hf_ft.storage import output_folder
 

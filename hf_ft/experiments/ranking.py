@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft import __version__
 from hf_ft.errors import UserError
 from hf_ft.experiments.candidate_names import identity_of, location_of, short_names
-from hf_ft.experiments.engine import Experiment, one_line
+from hf_ft.experiments.experiment_engine import Experiment, one_line
 from hf_ft.records import (
     Agreement,
     Candidate,
@@ -28,7 +28,7 @@ from hf_ft.records import (
     RunRecord,
     read_record,
 )
-from hf_ft.reports import ranking as report
+from hf_ft.reports import ranking_summary as report
 from hf_ft.settings import (
     SECTIONS,
     Config,

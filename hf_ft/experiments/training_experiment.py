@@ -22,7 +22,7 @@ from hf_ft.environment import machine, versions
 from hf_ft.errors import UserError, shorten
 from hf_ft.evaluation import predict_split
 from hf_ft.experiments.comparison_settings import SECTIONS_OF_TRIALS, Layer, applicable_layers
-from hf_ft.experiments.engine import Experiment, one_line
+from hf_ft.experiments.experiment_engine import Experiment, one_line
 from hf_ft.experiments.trials import Trial, trial_result
 from hf_ft.methods import MethodSpec, Plan
 from hf_ft.metrics import Floats, SeedScores

@@ -20,14 +20,14 @@ from transformers import default_data_collator
 
 from hf_ft.environment import print_on_main, progress
 from hf_ft.errors import UserError
+from hf_ft.feature_cache.cache_key import feature_key, precision_of
+from hf_ft.feature_cache.cache_request import CacheRequest
 from hf_ft.feature_cache.encoding import check_labels, check_repeatable, encoding_of, transform_of
 from hf_ft.feature_cache.examples import EncodedSplit
-from hf_ft.feature_cache.identity import Unidentifiable
-from hf_ft.feature_cache.key import feature_key, precision_of
+from hf_ft.feature_cache.feature_files import Features, FeatureStore, Unusable
+from hf_ft.feature_cache.function_identity import Unidentifiable
 from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheable, forecast
-from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.feature_cache.rows import CachedRows
-from hf_ft.feature_cache.store import Features, FeatureStore, Unusable
 from hf_ft.modalities import longest_first
 from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split
 

@@ -8,10 +8,10 @@ import torch
 from datasets import Dataset
 from transformers import default_data_collator
 
+from hf_ft.feature_cache.cache_request import CacheRequest
 from hf_ft.feature_cache.examples import EncodedSplit
-from hf_ft.feature_cache.identity import identify
+from hf_ft.feature_cache.function_identity import identify
 from hf_ft.feature_cache.policy import NotCached
-from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.modalities import ImageTransform
 from hf_ft.tables import file_column
 

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hf_ft.feature_cache.key import fingerprints
+from hf_ft.feature_cache.cache_key import fingerprints
 from hf_ft.feature_cache.rows import records, row_lengths
 from hf_ft.modalities import longest_first
 

@@ -23,13 +23,13 @@ from PIL import Image
 from transformers import default_data_collator
 
 from hf_ft.environment import print_on_main, progress
+from hf_ft.feature_cache.cache_key import encoded_files, fingerprints, image_key
+from hf_ft.feature_cache.cache_request import CacheRequest
 from hf_ft.feature_cache.encoding import is_built_in
 from hf_ft.feature_cache.examples import EncodedSplit
-from hf_ft.feature_cache.key import encoded_files, fingerprints, image_key
+from hf_ft.feature_cache.feature_files import Features, FeatureStore, Unusable
 from hf_ft.feature_cache.policy import NotCached, admit, forecast
-from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.feature_cache.rows import CachedRows
-from hf_ft.feature_cache.store import Features, FeatureStore, Unusable
 from hf_ft.modalities import ImageTransform, upright_rgb
 from hf_ft.models import Layout
 from hf_ft.storage import json_digest

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ft.environment import print_on_main
+from hf_ft.feature_cache.cache_request import CacheRequest
 from hf_ft.feature_cache.eviction import format_size, make_room
 from hf_ft.feature_cache.examples import EncodedSplit
-from hf_ft.feature_cache.request import CacheRequest
-from hf_ft.feature_cache.store import size_of, using
+from hf_ft.feature_cache.feature_files import size_of, using
 from hf_ft.models import Layout
 from hf_ft.tables import file_column
 

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hf_ft.feature_cache.store import Features
+from hf_ft.feature_cache.feature_files import Features
 from hf_ft.modalities import token_counts
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_ft.errors import UserError, choose, split_argument
-from hf_ft.methods.peft_registry import HEAD_RATES, check_name, preset
+from hf_ft.methods.defaults import HEAD_RATES, preset
+from hf_ft.methods.peft_methods import check_name
 from hf_ft.methods.registry import METHODS, Method
 from hf_ft.methods.selectors import Group, check_argument
 from hf_ft.methods.stages import Plan, Stage, plan_stages

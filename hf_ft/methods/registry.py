@@ -1,7 +1,7 @@
 """The methods of fine-tuning: `METHODS`, each a short list of stages with defaults that train well.
 
-To add a method, add a row to `METHODS`. Nothing here needs torch: methods are listed, and mistakes in them answered,
-at once.
+To add a method, add a row to `METHODS` and its defaults to `defaults.py`. Nothing here needs torch, so methods are listed,
+and mistakes in them answered, at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_ft.errors import UserError
+from hf_ft.methods.defaults import DEFAULTS
 from hf_ft.methods.selectors import Group
 from hf_ft.methods.stages import Stage
 
@@ -89,14 +90,6 @@ def _gradual(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]
     return (*stages, Stage("full", "all", share=3.0, layer_decay=decay))
 
 
-# Rates are those of the body; the head's is `head_lr_multiplier` times as high (ten, as in
-# https://d2l.ai/chapter_computer-vision/fine-tuning.html). `min_steps` raises the number of epochs on small data.
-_TUNE = {"head_lr_multiplier": 10.0, "min_steps": 300}
-# A linear probe is a convex problem and its loss falls smoothly, while its accuracy on a small validation split is
-# mostly noise from epoch to epoch: so its best epoch is the one of least loss.
-_PROBE = {"metric_for_best_model": "loss", "min_steps": 300}
-# A few small parameters need a high rate; the head's is that of the adapters' head.
-_PART = {"head_lr_multiplier": 2.5, "min_steps": 300}
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -106,24 +99,16 @@ METHODS: dict[str, Method] = {
             when="to see what pretraining is worth; for large data of an unusual kind",
             paper="https://arxiv.org/abs/1811.08883",
             stages=_one("all", "full"),
-            defaults={
-                "image": {"learning_rate": 1e-3, "num_train_epochs": 10, "augment": "basic", "min_steps": 600},
-                "text": {"learning_rate": 1e-4, "num_train_epochs": 10, "min_steps": 600},
-            },
+            defaults=DEFAULTS["scratch"],
             pretrained=False,
         ),
         Method(
             name="head",
             trains="the new head only (linear probe)",
-            # Measured on MiniLM's pooled sentences, whose features vary by 0.04 only: logistic regression scores 0.754
-            # on SST-2, this rate 0.752, a third of it 0.744. A head of several layers takes DEEP_HEAD_RATE.
             when="very little data, or data much like the source model's; the fastest",
             paper="https://arxiv.org/abs/1411.1792",
             stages=_one("head"),
-            defaults={
-                "image": {"learning_rate": 1e-2, "num_train_epochs": 10, "augment": "none"} | _PROBE,
-                "text": {"learning_rate": 1e-1, "num_train_epochs": 5} | _PROBE,
-            },
+            defaults=DEFAULTS["head"],
         ),
         Method(
             name="last_n",
@@ -131,10 +116,7 @@ METHODS: dict[str, Method] = {
             when="between `head` and `full`: less memory and time than `full`, often as good",
             paper="https://arxiv.org/abs/1911.03090",
             stages=_one("last_n"),
-            defaults={
-                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
-            },
+            defaults=DEFAULTS["last_n"],
             argument="N",
         ),
         Method(
@@ -143,10 +125,7 @@ METHODS: dict[str, Method] = {
             when="like `last_n`, counted from below: keeps what is common to all data",
             paper="https://arxiv.org/abs/1411.1792",
             stages=_one("first_n"),
-            defaults={
-                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
-            },
+            defaults=DEFAULTS["first_n"],
             argument="N",
         ),
         Method(
@@ -155,10 +134,7 @@ METHODS: dict[str, Method] = {
             when="a thousand examples or more, close to what the source model knows",
             paper="https://arxiv.org/abs/1801.06146",
             stages=_one("all", "full"),
-            defaults={
-                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
-            },
+            defaults=DEFAULTS["full"],
         ),
         Method(
             name="lp_ft",
@@ -166,10 +142,7 @@ METHODS: dict[str, Method] = {
             when="the default: as good as `full`, and better on data unlike the training data",
             paper="https://arxiv.org/abs/2202.10054",
             stages=_lp_ft,
-            defaults={
-                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
-            },
+            defaults=DEFAULTS["lp_ft"],
         ),
         Method(
             name="gradual",
@@ -177,10 +150,7 @@ METHODS: dict[str, Method] = {
             when="few examples unlike the source model's; slower than `lp_ft`",
             paper="https://arxiv.org/abs/1801.06146",
             stages=_gradual,
-            defaults={
-                "image": {"learning_rate": 3e-4, "num_train_epochs": 12, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 1e-4, "num_train_epochs": 8} | _TUNE,
-            },
+            defaults=DEFAULTS["gradual"],
         ),
         Method(
             name="lora",
@@ -188,10 +158,7 @@ METHODS: dict[str, Method] = {
             when="large models, or many tasks on one: the adapter is small and merges into plain weights",
             paper="https://arxiv.org/abs/2106.09685",
             stages=_peft,
-            defaults={
-                "image": {"learning_rate": 1e-3, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-4, "num_train_epochs": 4} | _TUNE,
-            },
+            defaults=DEFAULTS["lora"],
         ),
         Method(
             name="peft",
@@ -199,10 +166,7 @@ METHODS: dict[str, Method] = {
             when="to try DoRA, LoHa, OFT, IA3, VeRA and some thirty more: see hf-ft methods --peft",
             paper="https://arxiv.org/abs/2303.15647",
             stages=_peft,
-            defaults={
-                "image": {"num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"num_train_epochs": 4} | _TUNE,
-            },
+            defaults=DEFAULTS["peft"],
             argument="NAME",
         ),
         Method(
@@ -211,10 +175,7 @@ METHODS: dict[str, Method] = {
             when="very many tasks on one model: a thousandth of it changes",
             paper="https://arxiv.org/abs/2106.10199",
             stages=_one("bitfit"),
-            defaults={
-                "image": {"learning_rate": 3e-3, "num_train_epochs": 10, "augment": "basic"} | _PART,
-                "text": {"learning_rate": 2e-3, "num_train_epochs": 4} | _PART,
-            },
+            defaults=DEFAULTS["bitfit"],
         ),
         Method(
             name="norms",
@@ -222,10 +183,7 @@ METHODS: dict[str, Method] = {
             when="like `bitfit`, for convolution networks too, which have no biases but those",
             paper="https://arxiv.org/abs/2312.11420",
             stages=_one("norms"),
-            defaults={
-                "image": {"learning_rate": 3e-3, "num_train_epochs": 10, "augment": "basic"} | _PART,
-                "text": {"learning_rate": 2e-3, "num_train_epochs": 4} | _PART,
-            },
+            defaults=DEFAULTS["norms"],
         ),
         Method(
             name="train",
@@ -233,10 +191,7 @@ METHODS: dict[str, Method] = {
             when="you know which: `train:*attention*,*norm*`; `hf-ft inspect` shows the names",
             paper="https://arxiv.org/abs/2210.11466",
             stages=_one("train", "chosen"),
-            defaults={
-                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
-            },
+            defaults=DEFAULTS["train"],
             argument="PATTERN",
         ),
         Method(
@@ -245,14 +200,7 @@ METHODS: dict[str, Method] = {
             when="you do not know how many blocks to freeze: short trainings at all depths come first",
             paper="https://arxiv.org/abs/1502.07943",
             stages=_not_yet,
-            defaults={
-                "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-                "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
-            },
+            defaults=DEFAULTS["auto"],
         ),
     )
 }
-
-
-DEEP_HEAD_RATE = 1e-3
-"""Default rate of method `head` for a head of more than one layer, which the rates of a linear probe would wreck."""

@@ -12,11 +12,11 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_ft.errors import UserError, first_line, shorten, split_argument
+from hf_ft.models.custom_head import Factory, configure_head, initialise_head
 from hf_ft.models.grouping import DepthGroups, depth_groups, undeclared_sharing
 from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_config import check_supports_task, find_config, name_outputs, resolve_model
 from hf_ft.models.new_head import check_only_head_is_new, renew_head
-from hf_ft.models.own_head import Factory, configure_head, initialise_head
 from hf_ft.models.pooling import match_pooling, sentence_pooling
 from hf_ft.models.tokenizer_setup import limit_length, match_padding
 from hf_ft.models.tracing import example_inputs, padding_matters

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hf_ft.records import RunRecord
 from hf_ft.reports.registry import figure_files, report
 from hf_ft.reports.tables import bullets, code, escaped, markdown_table
-from hf_ft.reports.training_run import (
+from hf_ft.reports.training_summary import (
     cache_lines,
     depth_group_table,
     duplicates_lines,

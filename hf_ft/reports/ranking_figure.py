@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hf_ft.records import RankingRecord
 from hf_ft.reports.point_labels import label_points
-from hf_ft.reports.ranking import score_titles
+from hf_ft.reports.ranking_summary import score_titles
 from hf_ft.reports.registry import report
 from hf_ft.reports.style import BLUE, INK, clip, new_figure, style_axis
 

@@ -1,4 +1,4 @@
-from . import resume as resume
+from . import resume_check as resume_check
 from .argument_parser import Parser as Parser
 from .merge import Settings as Settings
 from .merge import build as build

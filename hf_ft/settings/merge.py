@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError, nearest
 from hf_ft.methods import MethodSpec, check_options
-from hf_ft.settings import resume as resuming
+from hf_ft.settings import resume_check as resuming
 from hf_ft.settings.paths import check_output_dir
 from hf_ft.settings.plan_yaml import read_stages, read_yaml
 from hf_ft.settings.schema import (

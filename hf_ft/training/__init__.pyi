@@ -10,5 +10,5 @@ from .extensions import Extensions as Extensions
 from .extensions import read_extensions as read_extensions
 from .loop import train as train
 from .planning import make_plan as make_plan
-from .resuming import discard_model as discard_model
 from .run import Run as Run
+from .run_start import discard_model as discard_model

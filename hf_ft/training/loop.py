@@ -21,8 +21,8 @@ from hf_ft.storage import output_folder
 from hf_ft.tasks import Task, get_task
 from hf_ft.training.description import describe
 from hf_ft.training.extensions import Extensions, read_extensions, with_transform
-from hf_ft.training.resuming import begin, restore, stage_folder
 from hf_ft.training.run import Run
+from hf_ft.training.run_start import begin, restore, stage_folder
 from hf_ft.training.stage_runner import run_stage
 
 

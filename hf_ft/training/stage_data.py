@@ -17,9 +17,9 @@ from hf_ft.methods import AppliedStage
 from hf_ft.settings import Config
 from hf_ft.tables import file_column
 from hf_ft.training import checkpoints
-from hf_ft.training.arguments import evaluations, steps_per_epoch
-from hf_ft.training.resuming import of_main
 from hf_ft.training.run import Run
+from hf_ft.training.run_start import of_main
+from hf_ft.training.stage_arguments import evaluations, steps_per_epoch
 
 
 def read_once(

@@ -33,12 +33,12 @@ from hf_ft.models import (
     without_progress_bars,
 )
 from hf_ft.training import checkpoints
-from hf_ft.training.arguments import stage_arguments, total_steps
 from hf_ft.training.callbacks import Bar, Lines
 from hf_ft.training.data_order import SeededRows
 from hf_ft.training.memory import training_memory
-from hf_ft.training.resuming import ended_before, of_main, stage_folder
 from hf_ft.training.run import Run, StageResult, epochs_of
+from hf_ft.training.run_start import ended_before, of_main, stage_folder
+from hf_ft.training.stage_arguments import stage_arguments, total_steps
 from hf_ft.training.stage_data import read_once
 from hf_ft.training.trainer import StageTrainer
 

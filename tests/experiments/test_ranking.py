@@ -21,7 +21,7 @@ from hf_ft.cli.app import main
 from hf_ft.experiments.candidate_names import short_names
 from hf_ft.records import Candidate, RankingRecord, read_record
 from hf_ft.reports.point_labels import label_points
-from hf_ft.reports.ranking import verdict
+from hf_ft.reports.ranking_summary import verdict
 from hf_ft.reports.style import INK, new_figure
 from hf_ft.tasks.registry import task_names
 

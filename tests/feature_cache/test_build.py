@@ -473,7 +473,7 @@ def slowing(folder: Path) -> Path:
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'hf_ft.feature_cache.build':\n"
         "            sys.meta_path.remove(self)\n"
-        "            from hf_ft.feature_cache.store import Writer\n"
+        "            from hf_ft.feature_cache.feature_files import Writer\n"
         "            put = Writer.put\n"
         "            Writer.put = lambda *args: (put(*args), time.sleep(1))[0]\n"
         "sys.meta_path.insert(0, Slow())\n"

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from hf_ft.errors import UserError
+from hf_ft.methods.defaults import preset
 from hf_ft.methods.method_spec import plan_method
-from hf_ft.methods.peft_registry import REFUSED, mergeable, preset
+from hf_ft.methods.peft_methods import REFUSED, mergeable
 from hf_ft.methods.registry import METHODS, UNFREEZINGS
 from hf_ft.methods.stages import split_epochs
 from tests.support.groups import NO_BLOCKS, NO_NECK, THREE_BLOCKS, Row, mode_of, rates, spelled, table

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from hf_ft import UserError, finetune, load_model, load_splits, make_plan, save, score, train
 from hf_ft.feature_cache import images as image_cache
-from hf_ft.feature_cache.identity import Unidentifiable, identify
+from hf_ft.feature_cache.function_identity import Unidentifiable, identify
 from hf_ft.metrics.evaluate_metrics import load_metric
 from hf_ft.settings.merge import build
 from hf_ft.tasks.base import Task

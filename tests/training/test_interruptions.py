@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from hf_ft import finetune
 from hf_ft.cli.app import main
 from hf_ft.errors import UserError
-from hf_ft.settings import resume as resuming
+from hf_ft.settings import resume_check as resuming
 from hf_ft.storage import sealed_files as sealed
 from hf_ft.training import checkpoints, loop
 from hf_ft.training import data_order as order

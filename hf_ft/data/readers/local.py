@@ -10,7 +10,7 @@ import datasets
 
 from hf_ft.data.readers.class_folders import read_class_folders
 from hf_ft.data.readers.raw_split import RawSplit, raw_splits, read_or_explain
-from hf_ft.data.readers.tables import TABLES, read_table_folder, read_tables
+from hf_ft.data.readers.table_files import TABLES, read_table_folder, read_tables
 from hf_ft.data.split_roles import split_word
 from hf_ft.errors import UserError, shorten
 from hf_ft.modalities import FileInput

@@ -34,6 +34,7 @@ import numpy.typing as npt
 import torch
 
 from hf_ft.errors import UserError
+from hf_ft.feature_cache.cache_key import FINGERPRINT, key_folder_name, shard_name
 from hf_ft.feature_cache.eviction import (
     KEY_FILE,
     SHARD_FILE,
@@ -43,7 +44,6 @@ from hf_ft.feature_cache.eviction import (
     remove_leftovers,
     shards,
 )
-from hf_ft.feature_cache.key import FINGERPRINT, key_folder_name, shard_name
 from hf_ft.models import Layout
 from hf_ft.storage import Damaged, opened, sealed, sha256, sync
 

@@ -31,7 +31,7 @@ from hf_ft.feature_cache.eviction import (
     make_room,
     shards,
 )
-from hf_ft.feature_cache.store import FeatureStore, size_of
+from hf_ft.feature_cache.feature_files import FeatureStore, size_of
 from hf_ft.models.layout import Layout
 
 KEY = {"model": "org/tiny", "split": "after layer 3", "precision": "float32"}
@@ -446,7 +446,7 @@ CHILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from tests.feature_cache.test_store import KEY, FIXED, RAGGED, FeatureStore, batch, np, prints, length
+from tests.feature_cache.test_feature_files import KEY, FIXED, RAGGED, FeatureStore, batch, np, prints, length
 store = FeatureStore(Path(sys.argv[1]), KEY)
 with store.build(prints(range(6)), [FIXED, RAGGED], np.array([length(n) for n in range(6)])) as writer:
     writer.put([0, 1, 2], batch(range(3), [FIXED, RAGGED]))
@@ -575,7 +575,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from tests.feature_cache.test_store import *
+from tests.feature_cache.test_feature_files import *
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
 store = FeatureStore(Path(sys.argv[1]), KEY)
 for numbers in ([1], [2, 3, 4]):
@@ -602,7 +602,7 @@ FULL = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from tests.feature_cache.test_store import *
+from tests.feature_cache.test_feature_files import *
 root, layout = Path(sys.argv[1]), Layout("uint8", (2**19,))
 store = FeatureStore(root, KEY)
 try:

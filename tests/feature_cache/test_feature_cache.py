@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hf_ft import FeatureCache, UserError, depth_groups, freeze
-from hf_ft.feature_cache.api import usual_loss
+from hf_ft.feature_cache.feature_cache import usual_loss
 from hf_ft.modalities.image_transforms import ImageTransform
 
 Subject = tuple[Any, Any, Any, Any]

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import identities_of
-from hf_ft.settings import resume
+from hf_ft.settings import resume_check
 from hf_ft.storage import output_folder
 from hf_ft.tasks import get_task
 from hf_ft.training import checkpoints
@@ -30,10 +30,10 @@ def begin(run: Run) -> None:
     """
     out, args, facts = run.output_dir, run.args, {"data": run.splits.fingerprint, "processes": run.args.world_size}
     facts |= {"model": run.loaded.commit or run.loaded.digest, "extensions": _identities(run)}
-    run.resumed = bool(args.resume_from_checkpoint) and resume.read_start(out) is not None
+    run.resumed = bool(args.resume_from_checkpoint) and resume_check.read_start(out) is not None
     if run.resumed:
-        resume.check_settings(out, run.config)
-        resume.check_content(out, facts)
+        resume_check.check_settings(out, run.config)
+        resume_check.check_content(out, facts)
     elif args.resume_from_checkpoint:
         print_on_main(f"resume   there is no run in {out} to resume: a new one starts", args)
     if args.world_size > 1:
@@ -42,7 +42,7 @@ def begin(run: Run) -> None:
         _check_free(run)
         clear(out)
         with checkpoints.writing(out, "The run"):
-            resume.write_start(out, run.config, facts)
+            resume_check.write_start(out, run.config, facts)
 
 
 def _identities(run: Run) -> dict[str, str]:

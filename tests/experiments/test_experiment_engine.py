@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_ft import UserError
-from hf_ft.experiments.engine import Experiment
+from hf_ft.experiments.experiment_engine import Experiment
 from hf_ft.records.record_files import Record
 from hf_ft.storage import output_folder
 

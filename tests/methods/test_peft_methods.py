@@ -24,8 +24,9 @@ from transformers import (
 
 from hf_ft import UserError, depth_groups, finetune
 from hf_ft.environment.packages import peft_method_names, schedulers
+from hf_ft.methods.defaults import PRESETS
 from hf_ft.methods.method_spec import plan_method
-from hf_ft.methods.peft_registry import PRESETS, REFUSED, check_name, check_options, configuration, mergeable
+from hf_ft.methods.peft_methods import REFUSED, check_name, check_options, configuration, mergeable
 from hf_ft.methods.stages import AppliedStage, Setting
 from hf_ft.models.adapters import attach, fitting, merge
 from hf_ft.models.freezing import audit, snapshot

@@ -20,8 +20,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import TrainingArguments
 
-from hf_ft.feature_cache.identity import identify
-from hf_ft.feature_cache.request import CacheRequest
+from hf_ft.feature_cache.cache_request import CacheRequest
+from hf_ft.feature_cache.function_identity import identify
 from hf_ft.models import Layout, ModelSplit, snapshot
 from hf_ft.storage import bytes_digest, json_digest, text_digest
 from hf_ft.tables import batches, file_column, is_list

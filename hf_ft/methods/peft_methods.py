@@ -1,18 +1,18 @@
-"""The PEFT methods that merge into a plain model: names, rates and options, and why the others are refused.
+"""The PEFT methods that merge into a plain model: names and options, and why the others are refused.
 
 The list of methods comes from the installed PEFT, and whether one fits a layer is tried out (in `hf_ft.models`). The
-tables here hold what cannot be found that way: rates that train well, and reasons.
+table here holds what cannot be found that way: the reasons. Learning rates are in `defaults`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from hf_ft.environment import peft_method_names
 from hf_ft.errors import UserError, choose, unknown
+from hf_ft.methods.defaults import preset
 
 _VIRTUAL = "adds virtual tokens or cached states to the input, which no plain model has"
 REFUSED = {
@@ -32,69 +32,8 @@ REFUSED = {
 """Methods of PEFT that do not merge into plain weights -> why; tests try that each of them indeed does not."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """What a PEFT method starts from: learning rates of the adapters, options other than PEFT's own, what it adapts.
-
-    `norms`: it adapts normalisation layers rather than linear and convolution layers.
-    """
-
-    text: float = 2e-3
-    image: float = 4e-3
-    options: Mapping[str, Any] = field(default_factory=dict)
-    norms: bool = False
-
-
-PRESETS: dict[str, Preset] = {
-    "lora": Preset(5e-4, 1e-3, {"r": 8, "lora_alpha": 16}),
-    "adalora": Preset(5e-3, 1e-2),
-    "adamss": Preset(5e-3, 1e-2),
-    "beft": Preset(5e-3, 1e-2),
-    "boft": Preset(3e-3, 5e-3),
-    "c3a": Preset(5e-2, 1e-1, {"block_size": 64}),
-    "deft": Preset(1e-3, 2e-3),
-    "delora": Preset(3e-3, 5e-3),
-    "fourierft": Preset(5e-2, 1e-1),
-    "frod": Preset(5e-3, 1e-2),
-    "glora": Preset(1e-3, 2e-3),
-    "gralora": Preset(1e-3, 2e-3),
-    "hira": Preset(5e-3, 1e-2),
-    "hra": Preset(3e-3, 5e-3),
-    "ia3": Preset(1e-2, 2e-2, {"feedforward_modules": []}),
-    "ln_tuning": Preset(norms=True),
-    "lokr": Preset(5e-3, 1e-2),
-    "miss": Preset(5e-4, 1e-3),
-    "osf": Preset(1e-4, 3e-4),
-    "peanut": Preset(1e-3, 2e-3),
-    "psoft": Preset(1e-3, 2e-3),
-    "pvera": Preset(1e-2, 2e-2),
-    "randlora": Preset(1e-3, 2e-3),
-    "road": Preset(5e-3, 1e-2),
-    "shira": Preset(1e-3, 2e-3),
-    "supertuning": Preset(1e-3, 2e-3),
-    "tinylora": Preset(2e-2, 4e-2),
-    "unilora": Preset(5e-3, 1e-2),
-    "vblora": Preset(1e-2, 2e-2, {"vector_length": 64}),
-    "vera": Preset(5e-2, 5e-2),
-    "waveft": Preset(2e-2, 4e-2),
-}
-"""Method -> where it starts; a method that is not here starts from `Preset()`.
-
-Tried on 500 sentences of SST-2 (MiniLM, seed 0, 90 steps of 16): adalora, fourierft, ia3, loha, lokr, oft and vera
-reach a test accuracy of 0.69 to 0.77, where 0.5 is chance. The other rates, and all those for images but LoRA's, are
-estimates from the scale of the parameters, not measured.
-"""
-
-HEAD_RATES = {"text": 5e-3, "image": 1e-2}
-"""Learning rate of the head next to adapters, whose own rates differ by a factor of a thousand."""
-
 REWRITES = ("corda", "eva", "loftq", "lora_ga")
 """Initialisations of LoRA that need quantised weights or passes over the data before training."""
-
-
-def preset(name: str) -> Preset:
-    """The preset of a method of PEFT."""
-    return PRESETS.get(name, Preset())
 
 
 def mergeable() -> tuple[str, ...]:

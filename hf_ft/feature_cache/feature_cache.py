@@ -13,8 +13,8 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, TrainingArgum
 
 from hf_ft.errors import UserError, shorten
 from hf_ft.feature_cache.build import open_cache
+from hf_ft.feature_cache.cache_request import CacheRequest
 from hf_ft.feature_cache.policy import NotCached
-from hf_ft.feature_cache.request import CacheRequest
 from hf_ft.feature_cache.rows import PrebatchedCollator
 from hf_ft.methods import plan_method
 from hf_ft.modalities import ImageTransform
