@@ -1,6 +1,6 @@
 """The methods of fine-tuning: `METHODS`, each a short list of stages with defaults that train well.
 
-To add a method, add a row to `METHODS` and its defaults to `defaults.py`. Nothing here needs torch, so methods are listed,
+To add a method, add a row to `METHODS` and its defaults to `defaults.py`. Nothing here needs torch: methods are listed,
 and mistakes in them answered, at once.
 """
 
