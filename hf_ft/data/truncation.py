@@ -28,7 +28,7 @@ class Truncation:
     limit: int
 
     def note(self, longest: int | None) -> str:
-        """One sentence, with the remedy; `longest` is what the model takes, None where it sets no limit."""
+        """One sentence, with the fix; `longest` is what the model takes, None where it sets no limit."""
         share = 100 * self.lost / self.tokens
         if longest is not None and longest <= self.limit:
             remedy = "The model takes no more: split the texts, or choose a model for longer ones."

@@ -39,7 +39,7 @@ SAMPLE, BATCH = 4, 8
 LEAST = 2.0
 """Seconds that an image cache has to save; below that none is built."""
 SLOW = 60.0
-"""Seconds that decoding takes in a stage, all epochs together, from which on the user is told about it."""
+"""Seconds that decoding takes in a stage, all epochs together, from which on it is reported."""
 SHARPER = 2.5
 """How much larger the shorter side of a cached image is than what the model reads.
 

@@ -274,7 +274,7 @@ def check_new_file(path: Path, option: str, inputs: Iterable[str], overwrite: bo
     """Refuse to write over a file, unless that was asked for, and over an input in any case.
 
     Raises:
-        UserError: names the file and the remedy.
+        UserError: names the file and the fix.
     """
     if any(_same(path, os.path.expanduser(one)) for one in inputs):
         raise UserError(f"{option} {path} is an input itself, which is never overwritten. Choose another file.")
