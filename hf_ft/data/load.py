@@ -40,9 +40,9 @@ def read_raw_splits(config: DataSettings, task: Task, notes: list[str]) -> dict[
 def load_splits(config: DataSettings, seed: int = 0, task: Task | None = None, data: Any = None) -> Splits:
     """Load `config.dataset` for training: find splits, columns and labels, check all examples, sample.
 
-    Without a validation split, a stratified part of the training split is held out, before the split itself is reduced, so that it is
-    the same at every size of train; the test split never serves as one. See `load_evaluation_split` for scoring alone.
-    `task` replaces the one that `config` names; `data` are read in place of `config.dataset`: data in memory, as
+    Without a validation split, a stratified part of the training split is held out, before the split itself is
+    reduced, so that it is the same at every size; the test split never serves as one. See `load_evaluation_split` for
+    scoring alone. `task` replaces the one that `config` names; `data` are read in place of `config.dataset`: data in memory, as
     `read_memory` takes them.
 
     Raises:

@@ -45,7 +45,7 @@ class FeatureCache:
         groups: the depth groups, if they are known.
 
     Raises:
-        UserError: rows without labels or inputs, nothing is frozen, or the frozen layers are no fixed function of their input; says why.
+        UserError: rows without labels or inputs, no frozen layers, or ones that are no fixed function of their input.
     """
 
     def __init__(
