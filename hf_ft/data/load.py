@@ -42,8 +42,8 @@ def load_splits(config: DataSettings, seed: int = 0, task: Task | None = None, d
 
     Without a validation split, a stratified part of the training split is held out, before the split itself is
     reduced, so that it is the same at every size; the test split never serves as one. See `load_evaluation_split` for
-    scoring alone. `task` replaces the one that `config` names; `data` are read in place of `config.dataset`: data in memory, as
-    `read_memory` takes them.
+    scoring alone. `task` replaces the one that `config` names; `data` are read in place of `config.dataset`: data in
+    memory, as `read_memory` takes them.
 
     Raises:
         UserError: no such data, no training split, an empty split, columns missing or ambiguous, a single class,
