@@ -1,7 +1,7 @@
-"""A script that asks saved models as a stranger would: with the plain `pipeline` of `transformers`, on raw inputs.
+"""A script that runs saved models without hf_ft: with the plain `pipeline` of `transformers`, on raw inputs.
 
-It is run by path in a process of its own, where hf_ft must not be imported; see `load_back`. Each line of standard
-input is a request in JSON, and each line of standard output its answer.
+It is run by path in its own process, where hf_ft must not be imported; see `load_back`. Each line of standard input is
+a request in JSON, and each line of standard output the answer.
 """
 
 import json
@@ -11,14 +11,15 @@ import sys
 from typing import Any
 
 ARRAY = "array of float32"
-"""The key of an input that is an array, which JSON does not know."""
+"""The key that marks an array, for which JSON has no type."""
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What `AutoConfig` calls the outputs of the model in `folder`, and what its `pipeline` says of each input.
+    """Return the output names in the config of a saved model, and what its `pipeline` returns for each input.
 
-    `answers` are pairs of label and score for each example: of every class, by name, or of every word, in order (None
-    where no token begins in a word). `logits` are those of the same passes; those of words are left out.
+    Returns:
+        `names` by `AutoConfig`; `answers`, for each example pairs of label and score: of every class, sorted by name,
+        or of every word, in order (None if no token begins in a word); `logits` of the same passes, None for words.
     """
     import transformers
 
@@ -29,7 +30,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError("hf_ft was imported: this proves nothing")
     logits: list[Any] = []
     classify.model.register_forward_hook(lambda model, given, output: logits.append(output.logits[0].float().tolist()))
-    # `top_k=None` would mean five to the pipeline of images, and all to that of texts.
+    # `top_k=None` means five classes in the image pipeline and all classes in the text pipeline.
     options = {**request["options"], **({} if words else {"top_k": len(names)})}
     answers = [classify(restored(given), **options) for given in request["inputs"]]
     return {
@@ -43,14 +44,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def restored(given: Any) -> Any:
-    """An input as `pipeline` takes it: `{ARRAY: numbers}` is an array of float32."""
+    """Return an input as `pipeline` takes it: `{ARRAY: numbers}` becomes a float32 array."""
     import numpy as np
 
     return np.asarray(given[ARRAY], dtype=np.float32) if isinstance(given, dict) and set(given) == {ARRAY} else given
 
 
 def first_of_each_word(tokens: list[dict[str, Any]], words: list[str]) -> list[Any]:
-    """Tag and score of the first token of each word; the pipeline joins the words by blanks to tell characters."""
+    """Return tag and score of the first token of each word; the pipeline joins the words by blanks."""
     found, start = [], 0
     for word in words:
         inside = [token for token in tokens if start <= token["start"] < start + max(1, len(word))]
@@ -60,26 +61,26 @@ def first_of_each_word(tokens: list[dict[str, Any]], words: list[str]) -> list[A
 
 
 def reason(error: Exception) -> str:
-    """One line of an error; `pipeline` packs the errors of all classes that it tried into the text of one."""
+    """Return one line of an error: `pipeline` packs the errors of all classes that it tried into a single message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     packed = [line for line in lines[1:] if re.match(r"\w+(Error|Exception): ", line)]
     return packed[0] if packed else f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def main() -> None:
-    """Answer request after request; a request that fails is answered by its error."""
-    # What libraries print must not get between the answers.
+    """Answer one request after another; answer a request that fails with its error."""
+    # Output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
             found = answer(json.loads(line))
-        except Exception as error:  # whatever a folder's own content raises is what has to be told
+        except Exception as error:  # the content of a folder may raise anything, which is the answer
             found = {"error": reason(error)}
         print(json.dumps(found), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    # Python puts the script's own folder first on the path, where hf_ft's modules would shadow others.
+    # Python puts the script's own folder first on the path, where its modules would shadow others.
     sys.path.pop(0)
     main()

@@ -1,9 +1,9 @@
-"""A check of what the head of a frozen model reads, by layer probes: the state may be one that was never trained.
+"""Layer probes beside the input of the head of a frozen model, which may be a state that was never trained.
 
-A sentence encoder is trained for the mean over its tokens, while `BertForSequenceClassification` reads the pooler of
+A sentence encoder is trained with the mean over its tokens, while `BertForSequenceClassification` reads the pooler of
 the first token. With MiniLM on 300 questions of six classes a linear probe scores 0.44 there (mean of 3 samples), and
-0.85 on the mean over tokens one block below. A head on frozen layers cannot make up for that, and its score alone does
-not show it.
+0.85 on the mean over tokens one block below. A head on frozen layers cannot recover that information, and its score
+alone does not show the problem.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from hf_ft.training import Run
 
 MOST, LEAST, SECONDS = 500, 100, 20.0
-"""Training and validation examples that are probed: fewer where one takes long, as large photos do."""
+"""Maximum and minimum number of examples per split, and the target in seconds: slow inputs such as photos get fewer."""
 BOUNDARIES = 9
-"""Most boundaries that are probed; in deeper models they are spread evenly."""
+"""Maximum number of boundaries to probe, evenly spread in deeper models."""
 PENALTIES, TOLERANCE = (1.0, 0.1, 0.01), 1e-3
-"""Of the probes: strong penalties, for few examples, and a loose fit, so that they are cheap."""
+"""Penalties and tolerance of the probes: strong penalties for few examples, and a loose tolerance for speed."""
 LEAST_BLOCKS = 2
-"""Least number of blocks in a suggested `last_n`.
+"""Minimum number of blocks in a suggested `last_n`.
 
-With MiniLM on those questions `last_n:1` scores 0.74 and `last_n:2` 0.91 (seed 0): one block is not enough to move
-information from the other tokens to the one that is read.
+With MiniLM on these questions `last_n:1` scores 0.74 and `last_n:2` 0.91 (seed 0): one block is not enough to move
+information from the other tokens to the one that the head reads.
 """
 
 
 def compare_head_input(run: Run) -> dict[str, Any] | None:
-    """Scores of linear probes on validation: on what the head reads, and on the mean state at each boundary.
+    """Compare linear probes on validation: on the input of the head, and on the mean state at each boundary.
 
     Returns:
-        A record, or None where some block trains, which can bring to the head whatever it needs. Among its entries,
-        `reads_less` says whether the head reads significantly less than the best layer has, `suggested_method` is the
-        method that trains the blocks between the two, and `difference` the 95 % interval of the difference, widened
-        for the number of layers compared.
+        The entries of `HeadInputRecord`; None if a block trains, because that block can supply what the head lacks, or
+        if the probes do not apply. `reads_less` is whether the probe on the head's input is significantly worse than
+        the best layer probe, `difference` the 95 % interval of the difference, widened for the number of layers
+        compared, and `suggested_method` the method that trains the blocks in between.
     """
     target, splits = run.splits.target, run.splits
     blocks = [setting for group, setting in run.plan.combined() if group.role == "block"]
@@ -53,7 +53,7 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
         return None
     if len(splits.labels) > MAX_CLASSES:
         return None
-    # `learning` of a regression changes a kept head, to prepare it for training; here it must not.
+    # With `keep_head`, `learning` of a regression would change the head to prepare it for training.
     config = dataclasses.replace(run.config, augment="none", keep_head=False)
     reader = HiddenStateReader(
         run.model,
@@ -94,7 +94,7 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
 
 
 def _sample_size(run: Run) -> int:
-    """How many examples of a split to probe, by the time that the features of one took."""
+    """Return how many examples of a split to probe, from the time that the features of one took."""
     facts = run.stages[-1].cache
     if not facts:
         return LEAST
@@ -102,14 +102,14 @@ def _sample_size(run: Run) -> int:
 
 
 def _judged(scores: NDArray[np.float64], draws: NDArray[np.float64], places: Sequence[int]) -> dict[str, Any]:
-    """Compare the last of some scores, that of the head, with the best of the others; higher is better.
+    """Compare the score of the head's input with the best boundary; higher is better.
 
-    The suggested method trains from the deepest boundary on whose score is indistinguishable from the best.
+    The suggested method trains all blocks above the deepest boundary that is indistinguishable from the best.
 
     Args:
-        scores: of each boundary and of the head.
-        draws: bootstrap samples of each, over the same resampled examples.
-        places: how many blocks are below each boundary.
+        scores: Of each boundary, and last of the head's input, `(boundaries + 1,)`.
+        draws: The same scores on the same resampled examples, `(boundaries + 1, resamples)`.
+        places: The number of blocks below each boundary.
     """
     layers, blocks = len(places), places[-1]
     best = int(scores[:-1].argmax())

@@ -1,4 +1,4 @@
-"""New inputs for prediction: files and folders of images, tables, files of lines, or text on the command line."""
+"""Inputs of `predict`: files and folders of images, tables, text files, or text on the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ TEXTS = get_task("text_classification").inputs["text"]
 
 
 def file_rows(inputs: Sequence[str], kind: FileInput) -> dict[str, list[str]]:
-    """Inputs from files and folders, each read once so that a bad one is named before anything is predicted."""
+    """Return the inputs in files and folders, after reading each once, so that errors come before any prediction.
+
+    Raises:
+        UserError: There are no files of that kind, or some cannot be read; lists them.
+    """
     paths: list[Path] = []
     for item in inputs:
         path = Path(item).expanduser()
@@ -40,7 +44,7 @@ def file_rows(inputs: Sequence[str], kind: FileInput) -> dict[str, list[str]]:
 
 
 def _files_in(folder: Path, kind: FileInput) -> list[Path]:
-    """The files of that kind in a folder, broken links among them; notes on what is skipped go to standard error."""
+    """Return the files of that kind in a folder, including broken links; print what is skipped to standard error."""
     found = files_below(folder)
     for note in found.notes():
         print(f"{readable(str(folder))}: {note}", file=sys.stderr)
@@ -51,10 +55,18 @@ def _files_in(folder: Path, kind: FileInput) -> list[Path]:
 def text_rows(
     inputs: Sequence[str], task: Task, config: InputSettings, processor: Any, learnt: Sequence[str] | None
 ) -> dict[str, list[Any]]:
-    """Texts from files (tables by column, other files line by line) or from the command line itself.
+    """Return the texts in files (tables by column, other files line by line) or on the command line.
+
+    Args:
+        inputs: Paths, texts, or `-` for lines of standard input.
+        task: The task of the model.
+        config: The columns of the training data.
+        processor: The tokenizer.
+        learnt: The input roles that the model was trained on, if they are known.
 
     Raises:
-        UserError: pairs for a model that learnt from single texts, or the other way round.
+        UserError: An input is empty or unreadable; or it is a pair, but the model was trained on single texts, or
+            the other way round.
     """
     rows: list[dict[str, Any]] = []
     for item in inputs:
@@ -86,7 +98,7 @@ def text_rows(
 
 
 def _lines(content: bytes, name: str) -> list[dict[str, Any]]:
-    """The lines of a text in UTF-8, without empty ones."""
+    """Return the non-empty lines of a UTF-8 file."""
     if b"\0" in content or content.startswith((b"\xff\xfe", b"\xfe\xff")):
         kind = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "no text but binary data"
         raise UserError(f"{name} is {kind}. Give text in UTF-8, one input on each line.")
@@ -102,7 +114,7 @@ def _lines(content: bytes, name: str) -> list[dict[str, Any]]:
 
 
 def _check_pairs(rows: Sequence[Mapping[str, Any]], learnt: Sequence[str], config: DataSettings) -> None:
-    """Raise unless all rows are pairs where the model was trained on pairs, and none otherwise."""
+    """Raise `UserError` unless the rows are pairs, or single texts, as the model was trained on."""
     pairs = sum(bool(row.get("text_pair")) for row in rows)
     if "text_pair" in learnt and pairs < len(rows):
         first, second = config.text_column or "text", config.text_pair_column or "text_pair"
@@ -118,9 +130,9 @@ def _check_pairs(rows: Sequence[Mapping[str, Any]], learnt: Sequence[str], confi
 
 
 def _table_rows(path: Path, task: Task, config: DataSettings, learnt: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The inputs of a table, read as in training: from the columns of the training data, else from the usual ones.
+    """Return the inputs in a table, read as in training: from the columns of the training data, else the usual names.
 
-    A task that can also read plain texts (`from_text`) falls back to a column of texts.
+    A task that also reads plain texts (`from_text`) falls back to a text column.
     """
     check_path(str(path.absolute()), "file")
     found = read_tables([path.absolute()], path.parent).rows
@@ -138,7 +150,7 @@ def _table_rows(path: Path, task: Task, config: DataSettings, learnt: Sequence[s
         elif role not in task.optional_inputs:
             listed, name = ", ".join(found.features), wanted or names[0]
             raise UserError(f"{path} has no column for the {role}: it has {listed}. Name it '{name}'.")
-    if "tokens" in columns:  # a text would be read as the list of its characters
+    if "tokens" in columns:  # a string would be read as a list of characters
         cells = enumerate(found[columns["tokens"]], start=1)
         if bad := [row for row, cell in cells if not (isinstance(cell, list) and cell)]:
             raise UserError(

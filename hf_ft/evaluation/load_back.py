@@ -1,4 +1,4 @@
-"""The proof that a saved model gives, without hf_ft, what the trained one gave: names, scores and logits."""
+"""The proof that a saved model, used without hf_ft, returns the names, scores and logits of the trained model."""
 
 from __future__ import annotations
 
@@ -24,24 +24,35 @@ from hf_ft.tasks import Raw, Task
 
 EXAMPLES = 8
 TOLERANCE = 1e-4
-"""Largest difference of scores or logits that counts as the same, relative to their scale: rounding, no more."""
+"""Largest difference of scores or logits, relative to their scale, that counts as rounding."""
 
 Answers = Sequence[Sequence[Any]]
 
 
 class LoadBackFailure(RuntimeError):
-    """The saved model, used without hf_ft, does not answer as the model that was trained."""
+    """The saved model, used without hf_ft, differs from the model that was trained."""
 
 
 def verify_load_back(
     folder: Path, model: PreTrainedModel, processor: Any, task: Task, splits: Splits, config: EncodingSettings
 ) -> dict[str, Any]:
-    """Give raw examples to the plain `pipeline` of a saved model in a fresh process and compare all that it says.
+    """Run raw examples through the plain `pipeline` of a saved model in a fresh process, and compare the output.
 
-    What it must say is what the model in memory gives for the same examples one by one, named by the run's own labels.
+    The expected output is that of the model in memory for the same examples, one by one, with the run's own labels.
+
+    Args:
+        folder: The folder of the saved model.
+        model: The model in memory.
+        processor: Its tokenizer or image processor.
+        task: The task, which makes the raw examples.
+        splits: The data; examples come from test, else from validation.
+        config: How inputs are encoded.
+
+    Returns:
+        The record of the proof, with the largest differences.
 
     Raises:
-        LoadBackFailure: other names, labels, scores or logits, or the folder does not load.
+        LoadBackFailure: Names, labels, scores or logits differ, or the folder does not load.
     """
     split = splits.test if splits.test is not None else splits.validation
     rows = split.select(range(min(EXAMPLES, len(split))))
@@ -77,9 +88,10 @@ def verify_load_back(
 def _outputs(
     model: PreTrainedModel, processor: Any, task: Task, raw: Raw, config: EncodingSettings
 ) -> tuple[list[int], Any]:
-    """What the model in memory gives for each example, as `predict_outputs` has it: alone, hence without padding.
+    """Return the outputs of the model in memory, as `predict_outputs` returns them, one example at a time.
 
-    Says also which examples these are: some models cannot answer a text of few tokens alone (Funnel pools it away).
+    Single examples have no padding, which would change some logits. The positions of the examples come first, because
+    some models fail on a single text of few tokens (Funnel pools it away).
     """
     encoded, collate = task.encode(raw.rows, processor, config, False), task.collator(processor)
     found: dict[int, Any] = {}
@@ -104,7 +116,7 @@ def _outputs(
 
 @contextmanager
 def _on_cpu(model: PreTrainedModel) -> Iterator[None]:
-    """Have the model on the CPU meanwhile, where the fresh process computes: a GPU's TF32 convolutions differ more."""
+    """Move the model to the CPU within the block, where the fresh process runs: TF32 on a GPU differs more."""
     device: Any = model.device
     model.to("cpu")  # type: ignore[arg-type]  # its annotation is that of a decorator
     try:
@@ -114,7 +126,7 @@ def _on_cpu(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _compare(found: Answers, expected: Answers) -> float:
-    """The largest difference of scores, for all that the pipeline answered; words without a token have no answer."""
+    """Return the largest difference of scores, over all answers of the pipeline: words without a token have none."""
     told: list[tuple[Any, Any]] = []
     for number, (answer, wanted) in enumerate(zip(found, expected, strict=True), start=1):
         if len(answer) != len(wanted):
@@ -143,7 +155,7 @@ def _difference(found: Any, expected: Any, what: str) -> float:
 
 
 def in_fresh_process(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of `fresh_process` to one request."""
+    """Return the answer of the `fresh_process` script to one request."""
     done = subprocess.run(
         [sys.executable, fresh_script()],
         input=encoded_request(request) + "\n",
@@ -160,15 +172,15 @@ def in_fresh_process(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoded_request(request: Mapping[str, Any]) -> str:
-    """A request as JSON; inputs that are arrays, such as waveforms, as `fresh_process.restored` reads them."""
+    """Return a request as JSON, with arrays (such as waveforms) in the form that `fresh_process.restored` reads."""
     return json.dumps(request, default=lambda value: {ARRAY: np.asarray(value).tolist()})
 
 
 def fresh_script() -> str:
-    """The path of the script that answers."""
+    """Return the path of the `fresh_process` script."""
     return str(Path(__file__).parent / "fresh_process.py")
 
 
 def fresh_environment() -> dict[str, str]:
-    """The environment in which it answers: no network, no GPU."""
+    """Return the environment variables of the fresh process: no network, no GPU."""
     return {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

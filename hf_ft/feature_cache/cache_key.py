@@ -1,8 +1,8 @@
-"""Keys of the cache: what decides a stored tensor, and so the names of its files.
+"""Keys of the cache: everything that determines a cached tensor, and the file names derived from it.
 
 A tensor is found by two keys. The *key of the features* covers everything that is the same for all examples (weights,
-model config, split, precision, library versions); its digest names a folder. The *fingerprint* of an example covers
-what the model is given of it, so that a subset, another split or a larger dataset reads what is already there.
+model config, model split, precision, library versions); its digest names a folder. The *fingerprint* of an example
+covers its model inputs, so that a subset, another split or a larger dataset reuses the cached features.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from hf_ft.storage import bytes_digest, json_digest, text_digest
 from hf_ft.tables import batches, file_column, is_list
 
 FORMAT = 2
-"""Version of the file format. It is part of every key, so files of another format are never read."""
+"""Version of the file format; part of every key, so files of another format are never read."""
 FINGERPRINT = np.dtype("V16")
 FEATURE_PACKAGES = ("torch", "transformers", "timm")
-"""Another version of one of these may compute other features."""
+"""Packages whose version can change the features."""
 IMAGE_PACKAGES = ("pillow", "torchvision", "transformers")
-"""Another version of one of these may decode or resize in another way."""
+"""Packages whose version can change how images are decoded or resized."""
 IGNORED_CONFIG = (
     "id2label",
     "label2id",
@@ -44,18 +44,18 @@ IGNORED_CONFIG = (
     "architectures",
     "transformers_version",
 )
-"""Entries of a model config about labels and places: frozen layers do not depend on them."""
+"""Entries of a model config about labels and file locations, which frozen layers do not depend on."""
 
 
 # --- The key of features ----------------------------------------------------------------------------------------------
 
 
 def feature_key(request: CacheRequest, split: ModelSplit, layouts: Sequence[Layout]) -> dict[str, Any]:
-    """Everything that the features of a split model depend on besides the example itself."""
+    """Return everything that the features of a split model depend on besides the example, as JSON values."""
     config: Any = split.model.config
     names = {name for group in split.lower for name in (*group.parameters, *group.buffers)}
     relevant = {name: value for name, value in config.to_dict().items() if name not in IGNORED_CONFIG}
-    # The fingerprint of a text covers what the tokenizer made of it; that of an image is its file, before processing.
+    # The fingerprint of a text covers its tokens; that of an image is its file, which the processor has yet to read.
     processing = request.processor.to_dict() if file_column(request.datasets[0]) else {}
     return {
         "model": getattr(config, "architecture", config.model_type),
@@ -67,19 +67,19 @@ def feature_key(request: CacheRequest, split: ModelSplit, layouts: Sequence[Layo
         "processor": json_digest(processing),
         "collator": identify(request.collator),
         "precision": precision_of(request.args),
-        # Texts of one length only have fixed layouts, any others ragged ones.
+        # Layouts depend on the data: texts of equal length have fixed layouts, all others ragged ones.
         "layouts": [asdict(layout) for layout in layouts],
         "versions": {name: version(name) for name in FEATURE_PACKAGES},
     }
 
 
 def image_key(describe: str, **facts: Any) -> dict[str, Any]:
-    """The key of decoded images; `describe` names them in `hf-ft cache list`."""
+    """Return the key of decoded images; `hf-ft cache list` shows `describe`."""
     return {"describe": describe, **facts, "versions": {name: version(name) for name in IMAGE_PACKAGES}}
 
 
 def precision_of(args: TrainingArguments) -> str:
-    """The dtype that the frozen layers compute in."""
+    """Return the name of the dtype in which the frozen layers run."""
     return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 
@@ -87,9 +87,12 @@ def precision_of(args: TrainingArguments) -> str:
 
 
 def fingerprints(rows: Dataset, encoding: str = "") -> NDArray[np.uint8]:
-    """16 bytes for each encoded row `(rows, 16)`: the hash of all that the model is given, or of the file.
+    """Return a 16-byte hash of each encoded row, `(rows, 16)`: of all its model inputs, or of its file.
 
-    What is made of a row only when it is read does not show in its content: `encoding` stands for that.
+    Args:
+        rows: The encoded split.
+        encoding: The identity of code that changes rows when they are read, which their content does not show; see
+            `encoding_of`.
     """
     found = np.empty((len(rows), FINGERPRINT.itemsize), dtype=np.uint8)
     files = file_column(rows)
@@ -100,7 +103,7 @@ def fingerprints(rows: Dataset, encoding: str = "") -> NDArray[np.uint8]:
 
 
 def encoded_files(rows: Dataset, name: str) -> Iterator[bytes]:
-    """The files of a column (`hf_ft.tables.file_column`), such as images, not decoded."""
+    """Yield the undecoded files of a column (`hf_ft.tables.file_column`), such as images."""
     plain = rows.with_format(None).select_columns([name])
     for row in plain.cast_column(name, replace(plain.features[name], decode=False)):
         file = row[name]
@@ -108,7 +111,7 @@ def encoded_files(rows: Dataset, name: str) -> Iterator[bytes]:
 
 
 def _inputs(rows: Dataset) -> Iterator[bytes]:
-    """All columns of each row but its labels: name, dtype and bytes of each."""
+    """Yield name, dtype and bytes of all columns of each row, without its labels."""
     names = sorted(name for name in rows.column_names if name != "labels")
     for batch in batches(rows.select_columns(names)):
         columns = []
@@ -126,10 +129,10 @@ def _inputs(rows: Dataset) -> Iterator[bytes]:
 
 
 def key_folder_name(key_text: str) -> str:
-    """The name of the folder that holds all shards of one key."""
+    """Return the name of the folder with all shards of one key."""
     return text_digest(f"{FORMAT} {key_text}")[:32]
 
 
 def shard_name(examples: NDArray[np.void]) -> str:
-    """The name of the shard that holds exactly these examples, in this order."""
+    """Return the name of the shard of exactly these examples, in this order."""
     return bytes_digest(examples.view(np.uint8).data)[:32]

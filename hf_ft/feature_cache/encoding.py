@@ -1,4 +1,4 @@
-"""Encodings: what turns a stored row into inputs of the model, and whether cached batches can stand for its work."""
+"""Encodings: the code that turns a stored row into model inputs, and whether cached batches can replace it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from hf_ft.tables import file_column
 
 
 def transform_of(rows: Dataset) -> Any:
-    """The function that a data set applies when its rows are read, None without one."""
+    """Return the function that a data set applies when its rows are read; None if it has none."""
     kind = getattr(rows, "format", None) or {}
     return kind["format_kwargs"].get("transform") if kind.get("type") == "custom" else None
 
 
 def is_built_in(rows: Dataset, processor: Any) -> bool:
-    """Whether images are read by the built-in transform with this processor."""
+    """Return whether images are read by the built-in transform with this processor."""
     transform = transform_of(rows)
     return type(transform) is ImageTransform and transform.processor is processor
 
 
 def encoding_of(rows: Dataset, request: CacheRequest) -> str:
-    """The identity of what changes the rows of a split as they are read; empty where the row or the key says it.
+    """Return the identity of code that changes the rows of a split when they are read; "" if none is needed.
 
-    Tokens are stored in the row itself. Images are not, but those that the processor alone reads need no more than the
-    processor's settings, which the key holds: so the keys of the built-in tasks cost nothing.
+    None is needed for tokens, which are stored in the row, nor for images that only the processor changes, because its
+    settings are part of the key. So the keys of the built-in tasks cost nothing.
 
     Raises:
-        Unidentifiable: the task's `encode`, or the transform that it set, holds something whose state cannot be read.
+        Unidentifiable: The state of the task's `encode`, or of the transform that it set, cannot be read.
     """
     plain = is_built_in(rows, request.processor) and not transform_of(rows).augments
     if plain or not (transform_of(rows) or file_column(rows)):
@@ -44,10 +44,10 @@ def encoding_of(rows: Dataset, request: CacheRequest) -> str:
 
 
 def check_repeatable(request: CacheRequest, split: EncodedSplit, sample: list[dict[str, Any]]) -> None:
-    """Refuse an encoding of the caller's that returns other inputs when the same examples are read again.
+    """Check that a custom encoding returns the same inputs when the same examples are read again.
 
     Raises:
-        NotCached: it does.
+        NotCached: It does not.
     """
     if not encoding_of(split.rows, request):
         return
@@ -57,10 +57,10 @@ def check_repeatable(request: CacheRequest, split: EncodedSplit, sample: list[di
 
 
 def check_labels(request: CacheRequest, sample: list[dict[str, Any]]) -> None:
-    """Refuse a collator that changes labels: cached batches have those of the examples.
+    """Check that the collator does not change labels: cached batches have the labels of the examples.
 
     Raises:
-        NotCached: it does.
+        NotCached: It does.
     """
     stored = default_data_collator([{"labels": row["labels"]} for row in sample])["labels"]
     if not torch.equal(request.collator(sample)["labels"], stored):

@@ -1,4 +1,4 @@
-"""The examples of a split as the cache sees them: rows, fingerprints, lengths."""
+"""The examples of a split as the cache uses them: rows, fingerprints, lengths."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from hf_ft.feature_cache.rows import records, row_lengths
 from hf_ft.modalities import longest_first
 
 SAMPLE = 8
-"""Examples on which a model split is verified; half as many of images, which are all of one size."""
+"""Number of examples on which a model split is verified; half as many for images, which have equal size."""
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """An encoded split with the fingerprints of its rows `(rows, 16)` and their lengths in tokens (None for images)."""
+    """An encoded split with the fingerprints of its rows `(rows, 16)` and their lengths in tokens or pixels.
+
+    `lengths` is None if all rows have the same size, as encoded images do.
+    """
 
     rows: Dataset
     fingerprints: NDArray[np.uint8]
@@ -28,18 +31,18 @@ class EncodedSplit:
 
     @classmethod
     def of(cls, rows: Dataset, encoding: str = "") -> EncodedSplit:
-        """Fingerprint and measure the rows of a split; `encoding` is that of `encoding_of`."""
+        """Return a split with the fingerprints and lengths of its rows; for `encoding` see `encoding_of`."""
         return cls(rows, fingerprints(rows, encoding), row_lengths(rows))
 
     def fetch(self, indices: Iterable[int]) -> list[dict[str, Any]]:
-        """Some rows, as a collator takes them."""
+        """Return some rows as a collator takes them."""
         return records(self.rows[[int(index) for index in indices]])
 
     def sample(self) -> list[dict[str, Any]]:
-        """A few rows, the longest first, of lengths as different as the split has, without its longest tenth.
+        """Return a few rows for verifying a model split, longest first, spread over all lengths but the longest tenth.
 
-        A split has to hold for texts of any length, so the lengths should differ; the very longest would only make
-        the verification slow.
+        A model split must be correct for texts of any length, so lengths should differ; the longest texts would only
+        slow the verification down.
         """
         if self.lengths is None:
             return self.fetch(range(min(SAMPLE // 2, len(self.rows))))

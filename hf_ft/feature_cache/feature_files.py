@@ -1,11 +1,11 @@
-"""The store of the cache: tensors per example on disk, written once and read as memory maps.
+"""The store of the feature cache: tensors per example on disk, written once and read as memory maps.
 
-It stays our own code: Arrow has no rows of fixed shape that are read as slices without a copy, safetensors has to be
-written at once, and rows are written in any order here (the longest texts come first).
+Own code, because rows are written in any order (the longest texts first) and read as slices without a copy: safetensors
+writes a file in one piece, and Arrow has no rows of fixed shape that are read without a copy.
 
-A key says what decides the features (model, split, precision, preprocessing); under it each example is known by the
-fingerprint of its content, whatever run, subset or split it comes in. A run builds one shard with the examples that no
-shard of the key holds yet, and reads from all of them:
+A key covers everything that determines the features (model, split, precision, preprocessing). Under a key, each example
+is identified by the fingerprint of its content, so runs, subsets and splits share it. A run builds one shard with the
+examples that no shard of the key contains yet, and reads from all shards:
 
     ROOT/<key>/<shard>/examples.npy   fingerprints, (examples, 16) bytes
     ROOT/<key>/<shard>/offsets.npy    with ragged tensors: where each example begins in them, (examples + 1,)
@@ -53,11 +53,11 @@ Fingerprints: TypeAlias = npt.NDArray[np.void]
 EXAMPLES, OFFSETS = "examples.npy", "offsets.npy"
 NPY_HEADER = 128
 CHUNK = 2**16
-"""Examples that are looked up at once: bounds the memory that this takes."""
+"""Examples that are looked up at once, to bound the memory."""
 
 
 def size_of(layouts: Sequence[Layout], count: int, total_length: int) -> int:
-    """Bytes of a shard of `count` examples, of `total_length` together, but for the 1 or 2 KB of its `shard.json`."""
+    """Return the size in bytes of a shard of `count` examples, `total_length` in all, without its `shard.json`."""
     sizes = [count * FINGERPRINT.itemsize]
     if any(layout.ragged for layout in layouts):
         sizes.append((count + 1) * np.dtype(np.int64).itemsize)
@@ -68,7 +68,7 @@ def size_of(layouts: Sequence[Layout], count: int, total_length: int) -> int:
 
 
 class Unusable(UserError):
-    """The disk refuses to read or to write the cache; `why` says so without naming the folder."""
+    """The cache cannot be read or written (full disk, quota, permissions); `why` omits the folder's name."""
 
     def __init__(self, folder: Path, purpose: str, error: OSError) -> None:
         self.why = f"its folder cannot be {purpose}: {error.strerror or type(error).__name__}"
@@ -79,12 +79,19 @@ class Unusable(UserError):
 
 
 class FeatureStore:
-    """The features cached under one key; writes nothing to the disk until something is built.
+    """The features cached under one key; nothing is written to disk before the first `build`.
 
-    `key` holds JSON values; its `describe`, else its `model` and `split`, is what `hf-ft cache list` calls it. `notes`
-    says in a sentence each what was found damaged. Every file of a shard is read through and compared with its
-    SHA-256 once by each store object that did not write it; a damaged shard is removed, and its examples are missing
-    again. What one object has opened it can read even after another process has removed it.
+    Each store object verifies every file of a shard that it did not write once, by its SHA-256. A damaged shard is
+    removed, and its examples count as missing again. Shards that are open stay readable after another process has
+    removed them.
+
+    Args:
+        root: The folder of the whole cache.
+        key: JSON values. `hf-ft cache list` shows `describe`, else `model` and `split`.
+
+    Attributes:
+        folder: The folder of the key.
+        notes: One sentence for each damaged shard.
     """
 
     def __init__(self, root: Path, key: Mapping[str, Any]) -> None:
@@ -95,9 +102,10 @@ class FeatureStore:
         self._sound: dict[str, _Shard] = {}
 
     def missing(self, examples: npt.NDArray[Any]) -> Integers:
-        """Positions of the examples that no sound shard holds, the first of each distinct one, in their order.
+        """Return the positions of the examples that no intact shard contains; of equal ones, the first.
 
-        `examples` are fingerprints: `(n, 16)` bytes or `(n,)` of `V16`, here and below.
+        Args:
+            examples: Fingerprints, `(n, 16)` bytes or `(n,)` of `V16`, as in all methods.
         """
         wanted = _fingerprints(examples)
         absent = self._locate(wanted)[0] < 0
@@ -109,15 +117,19 @@ class FeatureStore:
     def build(
         self, examples: npt.NDArray[Any], layouts: Sequence[Layout], lengths: Integers | None = None
     ) -> Iterator[Writer]:
-        """Write a shard with these distinct examples: `put` every row once; it is there when the block has ended.
+        """Build a shard of distinct examples: `put` every row once within the block; the shard appears at its end.
 
-        `lengths` are those of the examples, `(n,)`, and needed with ragged layouts only. When the block raises,
-        nothing is left. When another process has built the same meanwhile, its shard stays and this one goes.
+        If the block raises, nothing remains. If another process has built the same shard meanwhile, that one is used.
+
+        Args:
+            examples: Distinct fingerprints.
+            layouts: The layout of each tensor.
+            lengths: Tokens (or pixels) of each example, `(n,)`; for ragged layouts only.
 
         Raises:
-            Unusable: the folder cannot be written to, or has too little room.
-            ValueError: examples that are none or not distinct, or lengths that do not go with the layouts.
-            RuntimeError: rows that were not put, or other layouts than the key's shards have.
+            Unusable: The folder is not writable or has too little space.
+            ValueError: No examples, repeated examples, or lengths that do not match the layouts.
+            RuntimeError: Rows are missing, or the key's shards have other layouts.
         """
         wanted, layouts = _fingerprints(examples), tuple(layouts)
         _check(wanted, layouts, lengths)
@@ -139,24 +151,24 @@ class FeatureStore:
                 writer.finish(self._digest, seconds)
                 self._place(begun, self.folder / shard_name(wanted), layouts, seconds / len(wanted))
         finally:
-            shutil.rmtree(begun, ignore_errors=True)  # it has another name when all went well
+            shutil.rmtree(begun, ignore_errors=True)  # after success it has been renamed
 
     def read(self, examples: npt.NDArray[Any]) -> Features:
-        """The features of these examples, in their order; says that the key was used.
+        """Return the features of these examples, in their order, and mark the key as used.
 
         Raises:
-            RuntimeError: some are missing.
+            RuntimeError: Some are missing.
         """
         which, rows = self._locate(_fingerprints(examples))
         absent = int((which < 0).sum())
         if absent:
             raise RuntimeError(f"{absent} of {len(which)} examples are not in {self.folder}: build what is `missing`.")
-        with suppress(OSError):  # a cache that cannot be written to can be read all the same
+        with suppress(OSError):  # a read-only cache can still be read
             self._mark_used()
         return Features(list(self._sound.values()), which, rows)
 
     def _shards(self) -> list[_Shard]:
-        """The sound shards; those that have come since the last call are checked."""
+        """Return the intact shards; verify those that appeared since the last call."""
         with using(self.folder, "read"):
             for folder in shards(self.folder):
                 if folder.name in self._sound:
@@ -164,12 +176,12 @@ class FeatureStore:
                 try:
                     self._sound[folder.name] = _verified(folder, self._digest)
                 except Damaged as error:
-                    if discard(folder):  # otherwise somebody else removed it while it was read
+                    if discard(folder):  # otherwise another process removed it meanwhile
                         self.notes.append(f"a damaged part of the cache ({folder.name}: {error}) is built again")
         return list(self._sound.values())
 
     def _locate(self, wanted: Fingerprints) -> tuple[npt.NDArray[np.int32], Integers]:
-        """The number of the shard that holds each example, or -1, and the row there."""
+        """Return for each example the number of its shard, or -1, and its row there."""
         which, rows = np.full(len(wanted), -1, np.int32), np.zeros(len(wanted), np.int64)
         for number, shard in enumerate(self._shards()):
             for start in range(0, len(wanted), CHUNK):
@@ -180,9 +192,9 @@ class FeatureStore:
         return which, rows
 
     def _place(self, begun: Path, target: Path, layouts: tuple[Layout, ...], each: float) -> None:
-        """Give a finished shard its name, unless another process has been quicker.
+        """Rename a finished shard to its final name, unless another process has finished it first.
 
-        It is opened before, so that nobody who clears the cache can take it away from this process.
+        It is opened before: should another process clear the cache now, this one can still read it.
         """
         shard = _Shard(begun, layouts, each)
         try:
@@ -196,7 +208,7 @@ class FeatureStore:
         sync(self.folder)
 
     def _mark_used(self) -> None:
-        """Let the time of `key.json` be now, and its text the key."""
+        """Write `key.json`, or update its modification time, by which the least recently used key is found."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path, text = self.folder / KEY_FILE, self._key.encode()
         if path.is_file() and path.read_bytes() == text:
@@ -206,7 +218,7 @@ class FeatureStore:
 
 
 class Writer:
-    """Writes one shard through memory maps, in any order of rows; made by `FeatureStore.build`."""
+    """Writer of one shard through memory maps, rows in any order; created by `FeatureStore.build`."""
 
     def __init__(
         self, folder: Path, examples: Fingerprints, layouts: tuple[Layout, ...], lengths: Integers | None
@@ -225,14 +237,16 @@ class Writer:
         ]
 
     def put(self, rows: npt.ArrayLike, tensors: Sequence[torch.Tensor]) -> None:
-        """Write the tensors of some rows, which are positions within the examples of the shard.
+        """Write the tensors of some rows.
 
-        A fixed tensor is `(rows, *shape)`, a ragged one the rows' states one after the other, `(sum of lengths,
-        *shape)`.
+        Args:
+            rows: Positions within the examples of the shard.
+            tensors: One per layout: `(rows, *shape)` if fixed, `(sum of lengths, *shape)` if ragged, with the rows
+                one after the other.
 
         Raises:
-            ValueError: tensors of another number, dtype or shape.
-            RuntimeError: a row that was put before.
+            ValueError: The tensors differ from the layouts in number, dtype or shape.
+            RuntimeError: A row was put before.
         """
         rows = np.asarray(rows, np.int64)
         total = 0
@@ -257,10 +271,10 @@ class Writer:
                 done += stop - start
 
     def finish(self, key: str, seconds: float) -> None:
-        """Bring all to the disk and write `shard.json`, with the seconds that it took; `build` calls it.
+        """Flush all files to disk and write `shard.json` with the seconds that building took; called by `build`.
 
         Raises:
-            RuntimeError: rows that were not put.
+            RuntimeError: Rows are missing.
         """
         left = int((self._puts == 0).sum())
         if left:
@@ -283,11 +297,14 @@ class Writer:
 
 
 class Features:
-    """Random access to the features of examples, in the order asked for; made by `FeatureStore.read`.
+    """Random access to the features of examples, in the requested order; created by `FeatureStore.read`.
 
-    `lengths` are those of the examples, `(n,)`, or None when no layout is ragged. `seconds` is what building these
-    examples took, whenever that was. The tensors stay on disk; what is sent to another process (a worker of a
-    `DataLoader`) opens them there.
+    The tensors stay on disk. Pickled to another process (a worker of a `DataLoader`), the object opens them there.
+
+    Attributes:
+        layouts: The layout of each tensor.
+        lengths: Tokens (or pixels) of each example, `(n,)`; None if no layout is ragged.
+        seconds: The time it took to build these examples, in this run or an earlier one.
     """
 
     def __init__(self, shards: Sequence[_Shard], which: npt.NDArray[np.int32], rows: Integers) -> None:
@@ -306,10 +323,13 @@ class Features:
         return len(self._rows)
 
     def take(self, rows: npt.ArrayLike) -> list[torch.Tensor]:
-        """The tensors of these examples in their order and in memory of their own, one per layout.
+        """Return copies of the tensors of some examples, in their order.
 
-        A fixed tensor is `(rows, *shape)`, a ragged one the rows' states one after the other, `(sum of lengths,
-        *shape)`.
+        Args:
+            rows: Positions within the examples.
+
+        Returns:
+            One tensor per layout: `(rows, *shape)` if fixed, `(sum of lengths, *shape)` if ragged.
         """
         rows = np.asarray(rows, np.int64)
         which, inside = self._which[rows], self._rows[rows]
@@ -337,7 +357,7 @@ class Features:
 
 
 class _Shard:
-    """The maps of one shard, which was verified before; `each` is the seconds that building an example took."""
+    """The memory maps of one verified shard; `each` is the time in seconds that building one example took."""
 
     def __init__(self, folder: Path, layouts: tuple[Layout, ...], each: float) -> None:
         self.folder, self.layouts, self.each = folder, layouts, each
@@ -347,14 +367,14 @@ class _Shard:
             self.offsets: Integers = _mapped(folder / OFFSETS)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Shard, (self.folder, self.layouts, self.each)  # maps would be sent as all that they hold
+        return _Shard, (self.folder, self.layouts, self.each)  # a pickled map would contain all its data
 
     @cached_property
     def _order(self) -> Integers:
         return np.argsort(self.examples, kind="stable")
 
     def find(self, wanted: Fingerprints) -> Integers:
-        """The row of each example, or -1."""
+        """Return the row of each example, or -1."""
         place = np.searchsorted(self.examples, wanted, sorter=self._order)
         rows = np.take(self._order, place, mode="clip")
         rows[self.examples[rows] != wanted] = -1
@@ -362,7 +382,7 @@ class _Shard:
 
 
 def _verified(folder: Path, key: str) -> _Shard:
-    """A shard, after every file of it was compared with its checksum."""
+    """Open a shard after comparing every file with its checksum."""
     try:
         about = opened((folder / SHARD_FILE).read_bytes(), SHARD_FILE)
         if about["key"] != key:
@@ -386,7 +406,7 @@ def _fingerprints(examples: npt.NDArray[Any]) -> Fingerprints:
 
 
 def _firsts(examples: Fingerprints) -> npt.NDArray[np.bool_]:
-    """Whether each example is the first of its fingerprint."""
+    """Return whether each example is the first with its fingerprint."""
     order = np.argsort(examples, kind="stable")
     first = np.ones(len(examples), np.bool_)
     for start in range(0, len(examples), CHUNK):
@@ -408,7 +428,7 @@ def _check(examples: Fingerprints, layouts: tuple[Layout, ...], lengths: Integer
 
 @contextmanager
 def using(folder: Path, purpose: str) -> Iterator[None]:
-    """Turn what the disk refuses (it is full, a quota, no permission) into one `Unusable`."""
+    """Raise any `OSError` within the block (disk full, quota, permissions) as `Unusable`."""
     try:
         yield
     except OSError as error:
@@ -416,26 +436,26 @@ def using(folder: Path, purpose: str) -> Iterator[None]:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    """Refuse before anything is allocated, which would take the last of the room from others for a while."""
+    """Raise before allocating anything: a failed attempt would fill the disk for other processes for a while."""
     if needed > shutil.disk_usage(folder).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    """A new file as a memory map, with room on the disk: without it, a disk that gets full would kill the process."""
+    """Create a memory-mapped file with its disk space allocated: else a full disk kills the process by a signal."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # the file system cannot
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # not supported there
                     raise
     return array
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
-    return np.load(path, mmap_mode="r").view(np.ndarray)  # indexing a `memmap` takes longer than an array
+    return np.load(path, mmap_mode="r").view(np.ndarray)  # indexing a `memmap` is slower than indexing an array
 
 
 def _to_numpy(tensor: torch.Tensor, layout: Layout) -> npt.NDArray[Any]:

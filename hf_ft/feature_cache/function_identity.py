@@ -1,8 +1,8 @@
-"""Identity: a digest of a function or object by what it does, so that features are never shared between two of them.
+"""Identity of code: a digest of what a function or object does, so that different code never shares cached features.
 
-`pickle` names a function by its module and name alone, which stay the same when its source changes; `datasets`' hash of
-functions does the same for those that can be imported. Here code of the user's own counts by its byte code, with all
-that it refers to; code of installed packages by its name and the version of the package.
+`pickle` identifies a function by module and name alone, which stay the same when its source changes; so does the hash
+of `datasets` for importable functions. Here the user's own code is identified by its byte code, with everything that it
+refers to; code of installed packages by its name and the version of the package.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, Path, torch.dtype, torch.device, np.generic)
-"""Values that their `repr` identifies."""
+"""Types whose `repr` identifies a value."""
 UNSEEN = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate__", "__firstlineno__"}
 UNSEEN |= {"__static_attributes__", "__abstractmethods__", "_abc_impl", "__annotations_cache__", "__qualname__"}
-"""Entries of a class that say nothing of what it does."""
+"""Entries of a class that do not affect what it does."""
 
 
 class Unidentifiable(Exception):
@@ -38,26 +38,26 @@ class Unidentifiable(Exception):
 
 
 def identify(value: Any) -> str:
-    """The digest of a function or object: equal for what does the same, also in another process.
+    """Return a digest of a function or object, which is the same in every process.
 
-    Partials, bound methods, closures and callable objects count with their state.
+    Partials, bound methods, closures and callable objects are identified with their state.
 
     Raises:
-        Unidentifiable: part of the state cannot be read, such as an open file or a generator of random numbers.
+        Unidentifiable: Part of the state cannot be read, such as an open file or a random number generator.
     """
     described = _Describer().describe(value)
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
 def name_of(value: Any) -> str:
-    """How messages and records call a function or object: its qualified name, without the module."""
+    """Return the name of a function or object for messages and records: its qualified name, without the module."""
     if isinstance(value, functools.partial):
         return name_of(value.func)
     return str(getattr(value, "__qualname__", type(value).__qualname__)).replace("<locals>.", "")
 
 
 def identities_of(values: Mapping[str, Any]) -> dict[str, str]:
-    """Functions and objects by name, each as its name and its digest; the name alone where it cannot be identified."""
+    """Return name and digest of each function or object; the name alone if it cannot be identified."""
     found = {}
     for name, value in values.items():
         try:
@@ -68,10 +68,10 @@ def identities_of(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Describer:
-    """Turns a value into JSON; each object once, so that cycles end."""
+    """Converts a value to JSON; each object is described once, so that cycles end."""
 
     def __init__(self) -> None:
-        self.seen: list[Any] = []  # holds the objects, so that no `id` is given out twice
+        self.seen: list[Any] = []  # references to the objects, so that no `id` is reused
 
     def describe(self, value: Any) -> Any:
         if isinstance(value, PLAIN) and not isinstance(value, enum.Enum):
@@ -120,7 +120,7 @@ class _Describer:
         return [*name, *map(self.describe, state), [[name, self._referred(value)] for name, value in used]]
 
     def _referred(self, value: Any) -> Any:
-        # Its own packages may hold what cannot be described, such as a logger; a name says enough.
+        # Objects of installed packages may contain what cannot be described, such as a logger; their name is enough.
         library = getattr(value, "__module__", None) if callable(value) else None
         if library and _is_library(getattr(sys.modules.get(library), "__file__", None) or ""):
             return [library, getattr(value, "__qualname__", type(value).__qualname__), _version(library)]
@@ -147,7 +147,7 @@ class _Describer:
             return [str(value.dtype), list(value.shape), hashlib.sha256(content).hexdigest()]
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
-        if isinstance(value, PreTrainedTokenizerBase):  # its vocabulary shows in the tokens, which are part of the rows
+        if isinstance(value, PreTrainedTokenizerBase):  # the rows contain its tokens, so no vocabulary
             special = json.dumps(value.special_tokens_map, sort_keys=True, default=str)
             return [type(value).__qualname__, len(value), value.padding_side, value.truncation_side, special]
         if isinstance(value, functools.partial):
@@ -156,14 +156,14 @@ class _Describer:
             raise Unidentifiable(value)
         try:
             make, args, *state = value.__reduce_ex__(4)
-        except Exception as error:  # whatever the object's own code raises
+        except Exception as error:  # the object's own code may raise anything
             raise Unidentifiable(value) from error
         items = [list(one) if isinstance(one, Iterator) else one for one in state[:3]]
         return [self.describe(make), self.describe(tuple(args)), [self.describe(item) for item in items]]
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """The global names that a function and those inside it may use."""
+    """Return the global names that a function and its inner functions may use."""
     inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
     return list(dict.fromkeys([*code.co_names, *inner]))
 
@@ -178,7 +178,7 @@ def _is_filled(cell: types.CellType) -> bool:
 
 @functools.cache
 def _is_library(file: str) -> bool:
-    """Whether a file belongs to an installed package or to this one."""
+    """Return whether a file belongs to an installed package or to this one."""
     own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     places = [*own, str(Path(__file__).parents[1])]
     return file.startswith("<frozen") or any(Path(file).is_relative_to(place) for place in places)

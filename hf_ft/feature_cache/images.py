@@ -1,10 +1,9 @@
 """The image cache: images of a stage that runs uncached are decoded once instead of in every epoch.
 
-A photo of 12 megapixels takes 200 ms to decode and to resize. Where the crop is fixed (validation always, training
-without augmentation) the cache holds what the processor makes before it rescales and normalises: the same bits, read
-in 0.3 ms. Whether a processor can be interrupted there is tried on a few images. Where crops are random, it holds the
-decoded image, shrunk to the size that random crops need; fastai's presizing does the same
-(https://docs.fast.ai/vision.augment.html).
+A photo of 12 megapixels takes 200 ms to decode and resize. With a fixed crop (validation always, training without
+augmentation) the cache stores the processor's output before it rescales and normalises: the same bits, read in 0.3 ms.
+Whether the processor can be split at that point is tested on a few images. With random crops it stores the decoded
+image, shrunk to the size that random crops need, like fastai's presizing (https://docs.fast.ai/vision.augment.html).
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from hf_ft.tables import image_column
 
 SAMPLE, BATCH = 4, 8
 LEAST = 2.0
-"""Seconds that an image cache has to save; below that none is built."""
+"""Minimum number of seconds that an image cache must save to be built."""
 SLOW = 60.0
-"""Seconds that decoding takes in a stage, all epochs together, from which on it is reported."""
+"""Decoding time of a stage in seconds, over all epochs, above which it is reported."""
 SHARPER = 2.5
-"""How much larger the shorter side of a cached image is than what the model reads.
+"""The shorter side of a cached image, as a multiple of the model's input size.
 
 The smallest random crop (`modalities.RandomRegion`) is half as wide as the image, and some processors crop a margin.
 """
@@ -51,7 +50,7 @@ Facts = dict[str, float]
 
 
 class ResizedImages(CachedRows):
-    """Images of a fixed crop, cached as the bytes that the processor makes before it rescales them."""
+    """Images with a fixed crop, cached as the bytes that the processor returns before it rescales them."""
 
     def __init__(self, features: Features, rows: Dataset, processor: Any) -> None:
         super().__init__(features, rows, default_data_collator, None)
@@ -63,7 +62,7 @@ class ResizedImages(CachedRows):
 
 
 class CachedImages(CachedRows):
-    """Decoded images for random crops, as large as these need; `note` is empty where no image was shrunk."""
+    """Decoded images for random crops, shrunk to the size that these need; `note` is empty if none was shrunk."""
 
     def __init__(self, features: Features, rows: Dataset, processor: Any, augment: str, note: str) -> None:
         super().__init__(features, rows, default_data_collator, None)
@@ -78,22 +77,23 @@ class CachedImages(CachedRows):
 
 
 def resized(processor: Any, images: Sequence[Any]) -> torch.Tensor:
-    """Upright images as bytes `(n, channels, height, width)`, as the processor has them before it rescales them."""
+    """Return upright images as the processor resizes and crops them, as bytes `(n, channels, height, width)`."""
     return torch.stack(list(processor(images, return_tensors="pt", do_rescale=False, do_normalize=False).pixel_values))
 
 
 def normalised(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """What the processor makes of bytes that have their final size already."""
+    """Return the processor's output for bytes that already have their final size."""
     found = processor(list(pixels), return_tensors="pt", do_resize=False, do_center_crop=False).pixel_values
     return torch.stack(list(found))
 
 
 def cache_images(request: CacheRequest) -> tuple[list[Any], Facts | None]:
-    """The datasets of a stage that runs uncached, with cached images where that saves time.
+    """Return the datasets of a stage that runs uncached, with cached images where that saves time.
 
     Returns:
-        The datasets, and for `run.json` examples, how many were computed now, bytes, the seconds that this took, and
-        `build_seconds`, what all of them took whenever that was; None where no image cache is used.
+        The datasets, and the facts for `run.json`: `examples`, how many were `computed` now, `bytes`, the `seconds`
+        that this took, and `build_seconds`, the time for all of them, in this run or earlier ones. The facts are None
+        if no image cache is used.
     """
     datasets: list[Any] = list(request.datasets)
     if request.settings.cache == "off" or not isinstance(datasets[0], Dataset) or not image_column(datasets[0]):
@@ -109,7 +109,7 @@ def cache_images(request: CacheRequest) -> tuple[list[Any], Facts | None]:
 
 
 def _cached(request: CacheRequest, datasets: list[Any]) -> tuple[list[Any], Facts | None]:
-    """Replace datasets in the list by cached ones where that can be done and pays."""
+    """Replace datasets in the list by cached ones, where that is possible and saves time."""
     facts: Facts = {}
     usable = [i for i in range(len(datasets)) if _is_replaceable(request, i)]
     if not usable:
@@ -131,7 +131,7 @@ def _cached(request: CacheRequest, datasets: list[Any]) -> tuple[list[Any], Fact
 
 
 def _is_replaceable(request: CacheRequest, number: int) -> bool:
-    """Whether cached images give the batches that a split would give; says so where other code makes them."""
+    """Return whether cached images give the same batches as the split; print the reason if not."""
     built_in = is_built_in(request.datasets[number], request.processor)
     usual = request.collator is default_data_collator and built_in
     reason = "" if usual else "the task encodes or collates them in its own way"
@@ -147,7 +147,14 @@ def _is_replaceable(request: CacheRequest, number: int) -> bool:
 
 @dataclass
 class _Measured:
-    """What a few images show: seconds to decode and to resize one, what can be cached, the side the model reads."""
+    """Measurements on a few images.
+
+    Args:
+        decoding: Seconds to decode one image.
+        resizing: Seconds to resize and crop one image.
+        layout: The layout of the processor's output before rescaling; None if the processor cannot be split there.
+        side: The longer side of the model's input, in pixels.
+    """
 
     decoding: float = 0.0
     resizing: float = 0.0
@@ -156,7 +163,7 @@ class _Measured:
 
 
 def _measure(processor: Any, rows: Dataset) -> _Measured:
-    """Time the steps on some images, and see whether the processor can be run in two halves."""
+    """Time the steps on a few images, and test whether the processor can be split before rescaling."""
     places = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int).tolist()
     plain, found, clock = rows.with_format(None), _Measured(), time.perf_counter
     started = clock()
@@ -182,7 +189,7 @@ def _measure(processor: Any, rows: Dataset) -> _Measured:
 
 
 def _tried(call: Callable[[], torch.Tensor]) -> torch.Tensor | None:
-    """What a processor makes of images; None where it refuses, which each author of a processor says in another way."""
+    """Return the output of a processor, None if it fails: processors raise different errors for what they refuse."""
     try:
         return call()
     except Exception:
@@ -195,7 +202,7 @@ def _tried(call: Callable[[], torch.Tensor]) -> torch.Tensor | None:
 def _resize_once(
     request: CacheRequest, datasets: Sequence[Dataset], reads: Sequence[float], measured: _Measured, facts: Facts
 ) -> Sequence[Any]:
-    """Datasets with resized images; the same as before where that does not pay. Adds to `facts`."""
+    """Return datasets with cached resized images, unchanged where that saves no time; add to `facts`."""
     assert measured.layout is not None
     splits = [EncodedSplit.of(rows) for rows in datasets]
     shape = measured.layout.shape
@@ -214,7 +221,7 @@ def _resize_once(
 
 
 def _decode_once(request: CacheRequest, rows: Dataset, measured: _Measured, facts: Facts) -> Any:
-    """A dataset with decoded, shrunk images; the same as before where that does not pay. Adds to `facts`."""
+    """Return a dataset with cached shrunk images, unchanged where that saves no time; add to `facts`."""
     side = round(SHARPER * measured.side)
     whole = [Image.open(BytesIO(content)).size for content in encoded_files(rows, "image")]
     sizes = [_shrunk_size(size, side) for size in whole]
@@ -238,14 +245,14 @@ def _decode_once(request: CacheRequest, rows: Dataset, measured: _Measured, fact
 
 
 def _shrunk(images: Sequence[Image.Image], side: int) -> list[torch.Tensor]:
-    """The pixels of shrunk images one after the other `(sum of pixels, 3)`, and heights and widths `(n, 2)`."""
+    """Return the pixels of shrunk images one after the other, `(sum of pixels, 3)`, and their sizes, `(n, 2)`."""
     small = [image.resize(_shrunk_size(image.size, side), Image.Resampling.LANCZOS, reducing_gap=3) for image in images]
     pixels = np.concatenate([np.asarray(image).reshape(-1, 3) for image in small])
     return [torch.from_numpy(pixels), torch.tensor([(image.height, image.width) for image in small])]
 
 
 def _shrunk_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height with the shorter of them at most `side`."""
+    """Return width and height scaled so that the shorter is at most `side`."""
     scale = min(1.0, side / min(size))
     return round(size[0] * scale), round(size[1] * scale)
 
@@ -264,7 +271,7 @@ def _filled(
     fill: Fill,
     facts: Facts,
 ) -> list[Features]:
-    """What `fill` makes of all images of each split, from the store; empty where that saves too little or won't fit."""
+    """Store the output of `fill` for all images of each split; empty if that saves too little or does not fit."""
     store = FeatureStore(request.root, key)
     with request.args.main_process_first(desc="preparing images"):
         missing = [store.missing(split.fingerprints) for split in splits]
@@ -278,7 +285,7 @@ def _filled(
         print_on_main(expected.line("are decoded", "none is decoded again"), request.args)
         started, computed = time.perf_counter(), 0
         for split in splits:
-            left = store.missing(split.fingerprints)  # asked again: the first split may have had the same images
+            left = store.missing(split.fingerprints)  # again: an earlier split may contain the same images
             computed += len(left)
             if len(left):
                 _build(request, store, layouts, split, left, fill)
@@ -301,7 +308,7 @@ def _build(
     left: NDArray[np.int64],
     fill: Fill,
 ) -> None:
-    """Store what `fill` makes of some images of a split."""
+    """Store the output of `fill` for the images `left` of a split."""
     plain, lengths = split.rows.with_format(None), None if split.lengths is None else split.lengths[left]
     with (
         progress("Images", len(left), "images", shown=not request.args.disable_tqdm) as advance,

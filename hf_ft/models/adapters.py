@@ -1,9 +1,9 @@
-"""PEFT adapters: where they go, and which head is saved with them, follows from the depth groups.
+"""PEFT adapters: the depth groups decide which layers are adapted and which head is saved with them.
 
-PEFT's own defaults go by names: its sequence classification task knows only heads called `classifier` and `score`,
-so the heads of BART, T5 and XLNet are neither trained nor saved, and its target names are out of date for ViT. Which
-layers a method supports and merges correctly is not documented, so it is tried on a copy of one layer of each kind and
-size.
+PEFT's own defaults match names: its sequence classification task knows only heads called `classifier` and `score`, so
+the heads of BART, T5 and XLNet are neither trained nor saved, and its target names are out of date for ViT. PEFT does
+not document which layers a method supports and merges correctly, so each method is tested on a copy of one layer of
+each class and size.
 """
 
 from __future__ import annotations
@@ -45,12 +45,18 @@ def attach(
     steps: int = 1000,
     seed: int = 0,
 ) -> PeftModel:
-    """Attach the adapters of a PEFT method to the adapted groups; groups that train are trained whole and saved.
+    """Attach the adapters of a PEFT method to the adapted groups; the head trains as a whole and is saved with them.
 
-    The same seed gives the same adapters, so a resumed run has the random parts that it began with.
+    Args:
+        model: The classifier.
+        stage: The stage, with the groups to adapt.
+        name: The name of a PEFT method.
+        options: Options of its config, such as `r`.
+        steps: The number of training steps, which AdaLoRA's schedule needs.
+        seed: The seed of the initial values, so that a resumed run starts from the same adapters.
 
     Raises:
-        UserError: see `find_targets`; or the model's code does not work with PEFT's wrappers (MobileNet).
+        UserError: See `find_targets`; or the model's code does not work with PEFT's wrappers (MobileNet).
     """
     targets = find_targets(model, stage, name, options)
     trained = trained_modules(stage)
@@ -59,8 +65,8 @@ def attach(
     with _quiet(seed):
         adapted = get_peft_model(model, config)
     for full, part in list(model.named_modules()):
-        # PEFT (0.21) matches name endings: a `norm` beside the head would match every norm of the model. The wrappers
-        # have to stay, because loading the adapter creates them again, but they get the frozen module, not its copy.
+        # PEFT (0.21) matches name endings: a `norm` beside the head matches every norm of the model. The wrappers must
+        # stay, because loading the adapter creates them again, but they wrap the frozen module instead of a copy.
         if isinstance(part, ModulesToSaveWrapper) and full not in trained:
             part.modules_to_save["default"] = part.original_module.requires_grad_(False)
     ensure_gradients(adapted, stage, inputs)
@@ -73,10 +79,10 @@ def find_targets(
     name: str,
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """The layers of the adapted groups that a PEFT method supports.
+    """Return the names of the layers in the adapted groups that a PEFT method supports.
 
     Raises:
-        UserError: it supports none of them (the message lists methods that do), or it cannot be merged.
+        UserError: The method supports none of them (the message lists methods that do) or cannot be merged.
     """
     check_name(name)
     if taken := [full for full, part in model.named_modules() if hasattr(part, "base_layer")]:
@@ -99,12 +105,12 @@ def find_targets(
 
 
 def _check_rank(layers: Mapping[str, nn.Module], name: str, options: Mapping[str, Any]) -> None:
-    """Raise for a rank that makes adapters far larger than the layers: slow, or too large for the memory."""
+    """Raise `UserError` for a rank that makes adapters far larger than the layers: slow, or out of memory."""
     rank, widest = (
         options.get("r"),
         max((max(w.shape) for part in layers.values() for w in part.parameters()), default=0),
     )
-    # Four times, because VeRA shares its matrices and is used with ranks above the width.
+    # Four times the width, because VeRA shares its matrices and is used with ranks above the width.
     if isinstance(rank, int) and widest and rank > 4 * widest:
         raise UserError(
             f"The rank r of peft:{name} is {rank:,}, and the widest layer that it would adapt has {widest:,} inputs or "
@@ -113,9 +119,9 @@ def _check_rank(layers: Mapping[str, nn.Module], name: str, options: Mapping[str
 
 
 def _candidates(model: nn.Module, stage: AppliedStage, name: str) -> dict[str, nn.Module]:
-    """The layers of the adapted groups that a method could adapt, by full name.
+    """Return the layers of the adapted groups that a method could adapt, by full name.
 
-    Layers that share a weight are left out: merging into one would change the others.
+    Layers that share a weight are skipped: merging into one would change the others.
     """
     adapted = {module for group in stage.adapted for module in group.modules}
     norms = {full.rpartition(".")[0] for group in stage.groups for full in group.norms}
@@ -140,10 +146,10 @@ def _within(name: str, modules: set[str]) -> bool:
 def fitting(
     candidates: Mapping[str, nn.Module], name: str, options: Mapping[str, Any] | None = None
 ) -> tuple[list[str], str]:
-    """The layers that a PEFT method adapts and merges correctly, and why the first other one is not among them.
+    """Return the layers that a PEFT method adapts and merges correctly, and why the first other layer fails.
 
-    One layer of each kind and size is tried, on a copy: PEFT's documentation does not say which layers a method
-    supports, its errors differ, and some merges are wrong (OFT's on convolutions with padding).
+    A copy of one layer of each class and size is tested: PEFT does not document which layers a method supports, its
+    errors differ by method, and some merges are wrong (OFT's on convolutions with padding).
     """
     verdicts: dict[str, str] = {}
     for part in candidates.values():
@@ -170,7 +176,7 @@ class _Alone(nn.Module):
 
 
 def _try(part: nn.Module, name: str, options: Mapping[str, Any]) -> str:
-    """Adapt a copy of a layer, change the adapter, merge it and compare; returns what went wrong, empty if nothing."""
+    """Adapt a copy of a layer, change the adapter, merge it and compare; return the reason for failure, else ""."""
     config = configuration(name, options, ["part"], [], 1000)
     layer = copy.deepcopy(part).requires_grad_(True).eval()
     values = torch.randn(2, *_input_shape(layer), device=next(layer.parameters()).device)
@@ -182,7 +188,7 @@ def _try(part: nn.Module, name: str, options: Mapping[str, Any]) -> str:
                 parameter.add_(torch.randn_like(parameter) * 0.01)
             expected = model(values)
             merged = model.merge_and_unload(safe_merge=True)(values)
-    except Exception as error:  # PEFT's methods raise all kinds of errors for layers that they do not support
+    except Exception as error:  # PEFT raises different errors for unsupported layers
         return " ".join(str(error).split())[:160] or type(error).__name__
     if not trained:
         return "nothing in it would train"
@@ -199,12 +205,12 @@ def _input_shape(layer: Any) -> tuple[int, ...]:
     if isinstance(layer, nn.Linear):
         return (4, layer.in_features)
     weight = next(layer.parameters())
-    return (4, weight.shape[0])  # Conv1D keeps (in, out), a normalisation layer its features
+    return (4, weight.shape[0])  # Conv1D stores (in, out), a normalisation layer (features,)
 
 
 @contextmanager
 def _quiet(seed: int) -> Iterator[None]:
-    """Within the block, a random state of its own, and no output of PEFT."""
+    """Within the block, seed a separate random state and silence PEFT."""
     with warnings.catch_warnings(), torch.random.fork_rng(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -216,28 +222,28 @@ def _quiet(seed: int) -> Iterator[None]:
 
 
 def trained_modules(stage: AppliedStage) -> list[str]:
-    """The layers that train whole beside adapters: those of the head.
+    """Return the names of the layers that train as a whole beside adapters: those of the head.
 
-    Layers rather than the modules around them, because most PEFT methods (0.21) unwrap only what has a `weight` when
-    they are merged.
+    Layers rather than the modules around them, because most PEFT methods (0.21) unwrap only modules with a `weight`
+    when they are merged.
     """
     names = {name for group, setting in stage if setting.whole for name in group.parameters}
     return list(dict.fromkeys(name.rpartition(".")[0] for name in sorted(names)))
 
 
 class Allocation(TrainerCallback):
-    """Calls `update_and_allocate` of AdaLoRA after each step, as PEFT requires of a training loop."""
+    """Callback that calls AdaLoRA's `update_and_allocate` after each step, as PEFT requires of a training loop."""
 
     def __init__(self, model: PeftModel) -> None:
         self.model: Any = model
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Runs between the step and the clearing of the gradients, from which the importance of ranks is computed."""
+        """Update the ranks after the step, before the gradients that their importance is computed from are cleared."""
         self.model.base_model.update_and_allocate(state.global_step)
 
 
 def allocates(model: nn.Module) -> bool:
-    """Whether a model has adapters whose ranks change during training."""
+    """Return whether a model has adapters whose ranks change during training (AdaLoRA)."""
     return isinstance(model, PeftModel) and hasattr(type(model.base_model), "update_and_allocate")
 
 
@@ -245,10 +251,10 @@ def merge(model: PeftModel) -> PreTrainedModel:
     """Merge the adapters into the weights and return the plain model.
 
     Raises:
-        ValueError: the merged weights are not finite.
+        ValueError: The merged weights are not finite.
     """
     plain: Any = model.merge_and_unload(safe_merge=True)
-    # LN tuning (peft 0.21) leaves the modules that it saves in their wrappers.
+    # LN tuning (peft 0.21) does not unwrap the modules that it saves.
     wrapped = [(name, part) for name, part in plain.named_modules() if isinstance(part, ModulesToSaveWrapper)]
     for name, part in wrapped:
         plain.set_submodule(name, part.modules_to_save[part.active_adapters[0]])
@@ -256,31 +262,34 @@ def merge(model: PeftModel) -> PreTrainedModel:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Copies of the tensors that would be saved for an adapter."""
+    """Return copies of the tensors that are saved for an adapter."""
     return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
 
 
 def convertible(model: PeftModel) -> bool:
-    """Whether `save_adapter` can convert an adapter that rewrites the base model: only LoRA's with one rank."""
+    """Return whether `save_adapter` can convert an adapter that rewrites the base model: LoRA with a single rank."""
     config: Any = model.peft_config["default"]
     return config.peft_type == PeftType.LORA and not (config.rank_pattern or config.alpha_pattern)
 
 
 def save_adapter(model: PeftModel, folder: Path, initial: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Save an adapter with its head; `name_base` adds which model it belongs to.
+    """Save an adapter with its head, without the name of its base model, which `name_base` adds.
 
-    Initialisations such as PiSSA's change the weights of the base model. With `initial`, the adapter before training,
-    the adapter is saved as a LoRA of twice the rank for the unchanged base model.
+    Args:
+        model: The adapted model.
+        folder: Where to save the adapter.
+        initial: The adapter before training. Initialisations such as PiSSA change the weights of the base model; with
+            `initial`, the adapter is saved as a LoRA of twice the rank for the unchanged base model.
     """
     model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, which names the base by its local path
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template contains the local path of the base model
     name_base(folder, None, None)
     if initial is not None:
         _subtract_initial(folder, initial)
 
 
 def _subtract_initial(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
-    """Turn B A into [B, -B0] [A; A0]. PEFT's own conversion (`subtract_mutated_init`) loses the head."""
+    """Convert BA to [B, -B0] [A; A0]. Own code, because PEFT's `subtract_mutated_init` loses the head."""
     weights, sides = load_file(folder / "adapter_model.safetensors"), {".lora_A.": (0, 1), ".lora_B.": (1, -1)}
     for name, tensor in weights.items():
         for side, (dim, sign) in sides.items():
@@ -295,9 +304,9 @@ def _subtract_initial(folder: Path, initial: Mapping[str, torch.Tensor]) -> None
 
 
 def name_base(folder: Path, hub_id: str | None, commit: str | None) -> None:
-    """Write the base model of a saved adapter as Hub id and commit, or as null when it is a local folder.
+    """Record the base model of a saved adapter by Hub id and commit, or as null if it is a local folder.
 
-    PEFT writes the path of the folder into `adapter_config.json`, and local paths must not be published.
+    PEFT writes the folder's path into `adapter_config.json`, and local paths must not be published.
     """
     path = folder / "adapter_config.json"
     written = read_json(path)

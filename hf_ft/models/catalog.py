@@ -1,4 +1,4 @@
-"""A short list of pretrained source models: `hf-ft models`. The facts stand in `models.csv`."""
+"""The short list of pretrained source models behind `hf-ft models`, stored in `models.csv`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from hf_ft.tasks import get_task, task_names
 
 FILE = Path(__file__).parent / "models.csv"
 SIZES = {"small": 50.0, "base": 150.0, "large": float("inf")}
-"""Size -> most million parameters, not counting the table of token embeddings, which takes room and no time."""
+"""Size -> largest number of parameters in millions, without token embeddings, which cost memory but no time."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A pretrained model on the Hub: `parameters` and the `embeddings` of tokens among them are in millions.
+    """A pretrained model on the Hub.
 
-    Parameters are those below the head. `reads` is the size of its pictures in pixels or its longest text in tokens.
+    Args:
+        name: The Hub id.
+        modality: The kind of input, `image` or `text`.
+        parameters: Parameters without the head, in millions.
+        embeddings: How many of these are token embeddings, in millions.
+        licence: The licence of the weights.
+        reads: The side of its images in pixels, or its longest text in tokens.
+        remark: One line for the list.
     """
 
     name: str
@@ -32,13 +39,13 @@ class Source:
 
     @property
     def size(self) -> str:
-        """Small, base or large, by what runs for each token or patch."""
+        """`small`, `base` or `large`, by the parameters that run for each token or patch."""
         return next(name for name, most in SIZES.items() if self.parameters - self.embeddings <= most)
 
 
 @functools.cache
 def catalog() -> tuple[Source, ...]:
-    """All models of the list, as `models.csv` has them."""
+    """Return all models in `models.csv`."""
     with FILE.open(encoding="utf-8", newline="") as file:
         return tuple(
             Source(
@@ -55,10 +62,10 @@ def catalog() -> tuple[Source, ...]:
 
 
 def sources_for(task: str | None = None, size: str | None = None) -> list[Source]:
-    """The models that fit a task and are of a size.
+    """Return the models for a task and of a size; None selects all.
 
     Raises:
-        UserError: no such task or size.
+        UserError: Unknown task or size.
     """
     if task is not None:
         choose(task, task_names(), "task", "Set it with --task.", option="task")

@@ -1,8 +1,9 @@
-"""A head of the caller's own, as far as a plain `from_pretrained` can build it again.
+"""Custom heads, as far as a plain `from_pretrained` can rebuild them.
 
-`from_pretrained` builds a head from the config alone. So a hidden layer is possible where the config can ask for one,
-and a module of the caller's where it is the architecture's own head with other initial weights. Both are proved on the
-model at hand. Anything else is refused: it would load as another head, with random weights and a mere warning.
+`from_pretrained` builds a head from the config alone. A hidden layer is therefore possible only if the config has an
+entry for it, and a custom module only if it is the architecture's own head with other initial weights. Both are
+verified on the model at hand. Anything else is refused: it would load as another head, with random weights and no more
+than a warning.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ PLAIN = "A plain from_pretrained builds the head from config.json"
 
 
 def configure_head(head: str | Factory | None, config: PreTrainedConfig, name: str) -> None:
-    """Make a config ask for a hidden layer if `head` is `mlp:WIDTH`: timm's models with `head_hidden_size` can.
+    """Configure a hidden layer if `head` is `mlp:WIDTH`, which timm models with `head_hidden_size` support.
+
+    Args:
+        head: `mlp:WIDTH`, a function of (in_features, num_labels), or None.
+        config: The model config, changed in place.
+        name: The name of the model, for errors.
 
     Raises:
-        UserError: the config of this architecture cannot, or `head` is neither a width nor a function.
+        UserError: The config does not support a hidden layer, or `head` is neither a width nor a function.
     """
     check_head(head)
     if not isinstance(head, str):
@@ -52,17 +58,17 @@ def _takes_width(config: Any, width: int) -> bool:
     try:
         with torch.device("meta"):
             built: Any = timm.create_model(config.architecture, num_classes=2, head_hidden_size=width)
-    except (TypeError, ValueError, RuntimeError):  # timm's models say by TypeError what they do not take
+    except (TypeError, ValueError, RuntimeError):  # TypeError: the timm model has no such argument
         return False
     head = built.get_classifier()
     return isinstance(head, nn.Linear) and head.in_features == width
 
 
 def initialise_head(head: str | Factory | None, model: PreTrainedModel, groups: Sequence[DepthGroup]) -> None:
-    """Give the model's head the weights of the module that `head` returns, if that loads back plainly.
+    """Copy the weights of the module that `head` returns into the model's head, if a plain load rebuilds it.
 
     Raises:
-        UserError: the module has other parameters than the architecture's head, or computes something else.
+        UserError: The module differs from the architecture's head in parameters or output.
     """
     if head is None or isinstance(head, str):
         return
@@ -73,7 +79,7 @@ def initialise_head(head: str | Factory | None, model: PreTrainedModel, groups: 
     inputs, outputs = matrices[0].shape[1], matrices[-1].shape[0]
     try:
         own = head(inputs, outputs)
-    except Exception as error:  # the caller's code raises whatever it likes
+    except Exception as error:  # the caller's code may raise anything
         raise UserError(first_line(f"head= fails for ({inputs}, {outputs})", error), option="head") from error
     if not isinstance(own, nn.Module):
         hint = "Return a torch.nn.Module."
@@ -95,7 +101,7 @@ def initialise_head(head: str | Factory | None, model: PreTrainedModel, groups: 
 
 
 def _head_path(groups: Sequence[DepthGroup]) -> str:
-    """The path of the smallest module that holds all of the head."""
+    """Return the name of the smallest module that contains the whole head."""
     names = [name.split(".")[:-1] for group in groups if group.role == "head" for name in group.parameters]
     shared = []
     for parts in zip(*names, strict=False):

@@ -1,8 +1,8 @@
-"""Freezing: no parameter, no running statistic and no dropout noise changes; and the audit that proves it.
+"""Freezing of parameters, running statistics and dropout, and the audit that proves it.
 
-`requires_grad = False` alone is not enough: `Trainer` calls `model.train()` before every step, so the BatchNorm layers
-of a frozen part would still update their statistics, and its dropout would still add noise. Here frozen modules are
-put into evaluation mode at the start of every forward pass, whoever called `train()` before.
+`requires_grad = False` alone is not enough: `Trainer` calls `model.train()` before every step, so BatchNorm layers of
+frozen groups would still update their statistics, and their dropout would still add noise. Frozen modules are therefore
+put into evaluation mode at the start of every forward pass, no matter who called `train()` before.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class FreezeViolation(RuntimeError):
 
 
 class FrozenMode:
-    """Holds modules in evaluation mode in every forward pass of `model` until `remove` is called.
+    """A hook that holds modules in evaluation mode in every forward pass of `model`, until `remove` is called.
 
-    It is a forward pre-hook of the whole model, so it works in any training loop and with any wrapper around the model.
+    It is a forward pre-hook of the whole model, so it works in any training loop and under any wrapper.
     """
 
     def __init__(self, model: nn.Module, modules: Iterable[nn.Module]) -> None:
@@ -49,18 +49,19 @@ class FrozenMode:
 def freeze(model: PreTrainedModel, method: str = "head", groups: DepthGroups | None = None) -> FrozenMode:
     """Freeze the depth groups that do not train in the first stage of a method, for any `Trainer` or training loop.
 
-    Sets `requires_grad` of every parameter. `param_groups` makes the optimizer groups that go with it, `FeatureCache`
-    runs the frozen layers only once.
+    Sets `requires_grad` of every parameter. `param_groups` returns the matching optimizer groups; `FeatureCache` runs
+    the frozen layers only once.
 
     Args:
+        model: The classifier.
         method: `head`, `last_n:2`, `bitfit` or any other method that attaches no adapters.
-        groups: the depth groups, if they are known.
+        groups: The depth groups, if they are known.
 
     Returns:
-        The hook that holds frozen modules in evaluation mode; `remove()` ends that.
+        The hook that holds frozen modules in evaluation mode, until its `remove()` is called.
 
     Raises:
-        UserError: unknown method, one that the model cannot take, or one that attaches adapters.
+        UserError: Unknown method, one that the model does not support, or one that attaches adapters.
     """
     groups = groups if groups is not None else depth_groups(model)
     stage = plan_method(method, groups, 1, 1.0).stages[0]
@@ -72,13 +73,13 @@ def freeze(model: PreTrainedModel, method: str = "head", groups: DepthGroups | N
 
 
 def ensure_gradients(model: nn.Module, stage: AppliedStage, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Check with one example that every group that trains gets a gradient; works on PEFT models too.
+    """Check with one batch that every trainable group receives a gradient; supports PEFT models.
 
-    Reversible layers (Reformer) pass no gradient on when nothing below them trains. Then the output of the embeddings
-    is made to require one, as PEFT does for activation checkpointing.
+    Reversible layers (Reformer) pass no gradient on when nothing below them trains. The output of the embeddings is
+    then made to require a gradient, as PEFT does for activation checkpointing.
 
     Raises:
-        UserError: a group that should train would not, or the model's own code fails.
+        UserError: A trainable group receives no gradient, or the model's own code fails.
     """
     if stage.trains_everything:
         return
@@ -104,7 +105,7 @@ def ensure_gradients(model: nn.Module, stage: AppliedStage, inputs: Mapping[str,
 
 
 def _without_gradient(model: nn.Module, stage: AppliedStage) -> list[str]:
-    """The groups with trainable parameters of which none got a gradient; clears all gradients."""
+    """Return the groups whose trainable parameters all lack a gradient; clear all gradients."""
     trained: dict[str, list[bool]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -120,7 +121,7 @@ def _without_gradient(model: nn.Module, stage: AppliedStage) -> list[str]:
 
 
 def set_trainable(model: nn.Module, stage: AppliedStage) -> None:
-    """Set `requires_grad` of every parameter, as the stage says."""
+    """Set `requires_grad` of every parameter according to the stage."""
     parameters = dict(model.named_parameters())
     for group, setting in stage:
         for name in group.parameters:
@@ -128,11 +129,11 @@ def set_trainable(model: nn.Module, stage: AppliedStage) -> None:
 
 
 def modules_in_eval(model: nn.Module, stage: AppliedStage) -> list[nn.Module]:
-    """The modules that must stay in evaluation mode: those of frozen groups, and BatchNorm in partly trained ones.
+    """Return the modules that must stay in evaluation mode: all of frozen groups, BatchNorm of partly trained ones.
 
-    In groups of which only biases, norms or adapters train, dropout is on and running statistics do not move. A module
-    around several groups (an encoder around its layers) is in evaluation mode, by its own flag only, as soon as one of
-    them is frozen: what it does itself, such as dropout on embeddings, belongs to the frozen part.
+    A group in which only biases, norms or adapters train keeps its dropout active, but not its running statistics. A
+    module around several groups (an encoder around its layers) has its own flag set to evaluation mode as soon as one
+    of them is frozen: its own operations, such as dropout on embeddings, feed frozen layers.
     """
     home = {name: setting for group, setting in stage for name in group.modules}
     found = []
@@ -160,14 +161,14 @@ def _settings_below(name: str, stage: AppliedStage) -> list[Setting]:
 
 
 def plain_name(name: str) -> str:
-    """The name of a tensor of a PEFT model in the plain model; those of adapters, which have none there, are left."""
-    # `base_layer` just before the tensor is PEFT's; some models (DLA) have a module of that name themselves.
+    """Return the plain model's name of a tensor of a PEFT model; names of adapter tensors do not change."""
+    # Only a `base_layer` directly before the tensor is PEFT's: some models (DLA) have a module of that name.
     name = re.sub(r"\.base_layer\.(\w+)$", r".\1", name.removeprefix("base_model.model."))
     return name.replace(".modules_to_save.default.", ".")
 
 
 def snapshot(model: nn.Module, names: set[str]) -> dict[str, str]:
-    """The SHA-256 of each of the named parameters and buffers, by its name in the plain model."""
+    """Return the SHA-256 of each of the named parameters and buffers, by its name in the plain model."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {plain_name(name): _digest(tensor) for name, tensor in tensors if plain_name(name) in names}
 
@@ -181,7 +182,7 @@ def audit(before: Mapping[str, str], after: Mapping[str, str]) -> int:
     """Compare two snapshots and return how many tensors were compared.
 
     Raises:
-        FreezeViolation: names the frozen tensors that changed or vanished.
+        FreezeViolation: Frozen tensors changed or vanished; the message names them.
     """
     changed = [name for name, digest in before.items() if after.get(name) != digest]
     if changed:

@@ -3,7 +3,7 @@
 No architecture is known by name. The head is what changes when the model is built for another number of labels. The
 blocks are the elements of module lists that run one after another, as one traced forward pass shows. Every other
 parameter belongs to the first block whose output depends on it. Freezing, learning rates, adapter targets and audits
-all read this one table.
+all use these groups.
 """
 
 from __future__ import annotations
@@ -27,10 +27,16 @@ from hf_ft.models.tracing import Trace, example_inputs, trace_forward, upstream
 
 @dataclass(frozen=True)
 class DepthGroup:
-    """One depth group: its role (`stem`, `block`, `neck`, `head` or `unused`) and what belongs to it.
+    """One depth group and the modules, parameters and buffers that belong to it.
 
-    `modules` are the topmost modules that lie wholly in the group; `parameters` and `buffers` are full names, `norms`
-    those of the parameters that belong to normalisation layers; `size` counts parameter elements.
+    Args:
+        name: `stem`, `block 0`, `block 1`, ..., `neck`, `head` or `unused`.
+        role: The first word of the name.
+        modules: Full names of the topmost modules that lie entirely in the group.
+        parameters: Full names of its parameters.
+        buffers: Full names of its buffers.
+        size: Number of parameter elements.
+        norms: The parameters of normalisation layers.
     """
 
     name: str
@@ -46,8 +52,11 @@ class DepthGroup:
 class DepthGroups(Sequence[DepthGroup]):
     """The depth groups of a model from input to output; every parameter and buffer is in exactly one.
 
-    `head_reads` is the shape of the head's input, without batch and tokens. `shared` has a sentence for each weight
-    that is used in several places: it belongs to the first group that uses it, and trains or freezes with it.
+    Args:
+        groups: The groups in the order in which they run.
+        head_reads: The shape of the head's input, without the batch and token dimensions.
+        shared: One sentence for each weight that is used in several places. Such a weight belongs to the first group
+            that uses it, and is trained or frozen with it.
     """
 
     groups: tuple[DepthGroup, ...]
@@ -65,11 +74,11 @@ class DepthGroups(Sequence[DepthGroup]):
         return len(self.groups)
 
     def of_role(self, role: str) -> tuple[DepthGroup, ...]:
-        """The groups with that role, in order."""
+        """Return the groups with that role, in order."""
         return tuple(group for group in self.groups if group.role == role)
 
     def owner(self, tensor: str) -> DepthGroup:
-        """The group that a parameter or buffer belongs to, by its full name."""
+        """Return the group of a parameter or buffer, by its full name."""
         return next(group for group in self.groups if tensor in group.parameters or tensor in group.buffers)
 
 
@@ -79,12 +88,13 @@ def depth_groups(
     """Find the depth groups of an image or text classifier by tracing one forward pass.
 
     Args:
-        new: parameters that were initialised at random when the model was loaded (`load_model` reports them);
-            they join the head, since whatever is new must train.
-        inputs: one batch for the forward pass; made from the configuration when missing.
+        model: A classifier of `transformers`, which may be a `TimmWrapper`.
+        new: Parameters that were newly initialised when the model was loaded (`load_model` reports them). They join
+            the head, because random weights must be trained.
+        inputs: One batch for the forward pass; by default an example made from the config.
 
     Raises:
-        UserError: the model is no `transformers` classifier, so that no head can be told from the rest.
+        UserError: The model is not a `transformers` classifier, so its head cannot be identified.
     """
     if not isinstance(model, PreTrainedModel):
         raise UserError(
@@ -109,9 +119,9 @@ def depth_groups(
 
 
 def label_sized_parameters(model: PreTrainedModel) -> set[str]:
-    """The parameters whose shape depends on the number of labels, found by building the model with one more.
+    """Return the parameters whose shape depends on the number of labels, by building the model with one more label.
 
-    The second model is built on the `meta` device: it has shapes but takes no memory.
+    The second model is built on the `meta` device, where tensors have a shape but no memory.
     """
     config = copy.deepcopy(model.config)
     config.num_labels = (model.config.num_labels or 0) + 1
@@ -121,18 +131,18 @@ def label_sized_parameters(model: PreTrainedModel) -> set[str]:
 
 
 def _find_blocks(model: nn.Module, trace: Trace, label_sized: set[str]) -> list[str]:
-    """The names of the blocks in the order in which they run; empty when the model has no stack of any kind.
+    """Return the names of the blocks in the order in which they run; empty when the model has no stack of blocks.
 
-    From the strictest idea of a block to the most lenient, because a lenient one would also find stacks inside of
-    blocks: lists of modules of two or more layers each; a block that runs several times (ALBERT); modules of one class
-    that are plain attributes; lists of single layers.
+    Definitions of a block are tried from strict to lenient, because a lenient one also finds stacks inside blocks:
+    lists of modules of two or more layers each; a block that runs several times (ALBERT); attributes of one class;
+    lists of single layers.
     """
     search = _Search(dict(model.named_modules()), trace, label_sized)
     for attempt in (search, replace(search, repeated=True), replace(search, loose=True), replace(search, leaves=1)):
         stacks = attempt.stacks("")
         kinds = {type(search.modules[name]) for stack in stacks for name in stack} or attempt.recurring_kinds()
-        # A second pass: a list of one element says nothing by itself. Now that the classes of blocks are known, stages
-        # of one block each are found as well.
+        # Second pass: a list of one element cannot be recognised as a stack by itself. Now that the classes of blocks
+        # are known, stages of a single block are found too.
         if kinds:
             stacks = replace(attempt, kinds=frozenset(kinds)).stacks("")
         names = _without_transitions(search.without_stems(stacks), trace)
@@ -142,10 +152,10 @@ def _find_blocks(model: nn.Module, trace: Trace, label_sized: set[str]) -> list[
 
 
 def _without_transitions(stacks: list[list[str]], trace: Trace) -> list[str]:
-    """The blocks of all stacks except those whose elements run one by one between the blocks of longer stacks.
+    """Return the blocks of all stacks, without stacks whose elements run singly between blocks of longer stacks.
 
-    The embeddings between the stages of PVT are such. Of two interleaved lists of one length (the attentions and the
-    feed-forwards of XLM) the one that runs last is taken, so that a block ends where both of its parts have run.
+    Those are transitions, such as the embeddings between the stages of PVT. Of two interleaved lists of equal length
+    (attentions and feed-forwards in XLM) the one that runs last is used, so that a block ends after both parts.
     """
     order = {name: trace.calls[name].order for stack in stacks for name in stack}
     stacks = sorted(stacks, key=lambda stack: (len(stack), order[stack[-1]]))
@@ -160,10 +170,16 @@ def _without_transitions(stacks: list[list[str]], trace: Trace) -> list[str]:
 
 @dataclass(frozen=True)
 class _Search:
-    """A search for stacks of blocks; what counts as one is set by the fields, from strict to lenient.
+    """A search for stacks of blocks, with how strictly a stack is defined.
 
-    `leaves` is the least number of layers in a block; `kinds` are classes of which one element alone makes a stack;
-    `repeated` takes a module that runs several times; `loose` takes attributes of one class for a list.
+    Args:
+        modules: All modules of the model by full name.
+        trace: A traced forward pass.
+        label_sized: Parameters whose shape depends on the number of labels: no stack contains the head.
+        leaves: Minimum number of layers in a block.
+        kinds: Classes of known blocks; a list with a single element of one of them is a stack.
+        repeated: Accept a single module that runs several times.
+        loose: Treat attributes of one class as a list.
     """
 
     modules: Mapping[str, nn.Module]
@@ -175,7 +191,7 @@ class _Search:
     loose: bool = False
 
     def stacks(self, name: str) -> list[list[str]]:
-        """The stacks at or below a module, each as the names of its blocks."""
+        """Return the stacks at or below a module, each as the names of its blocks."""
         children = self.children(name)
         if self.is_stack(name) and not _holds(name, self.label_sized):
             opened = {child: self.open(child) for child in children if self.heavy(child)}
@@ -183,25 +199,25 @@ class _Search:
         return [stack for child in children for stack in self.stacks(child)]
 
     def children(self, name: str) -> list[str]:
-        """The children by their first names: a module may be registered in several places."""
+        """Return the children of a module, each once: under its first name if it is registered several times."""
         found = [self.first_names[id(child)] for child in self.modules[name].children()]
         return [child for child in found if child.rpartition(".")[0] == name]
 
     @cached_property
     def first_names(self) -> dict[int, str]:
-        """The name of each module, by its identity."""
+        """The name of each module by its `id`."""
         return {id(module): name for name, module in self.modules.items()}
 
     def ran(self, name: str) -> bool:
-        """Whether a module has weights and was called."""
+        """Return whether a module has weights and was called."""
         return name in self.trace.calls and _weighted_leaves(self.modules[name]) > 0
 
     def heavy(self, name: str) -> bool:
-        """Whether a module that ran is large enough for a block."""
+        """Return whether a module ran and has enough layers to be a block."""
         return self.ran(name) and _weighted_leaves(self.modules[name]) >= self.leaves
 
     def is_stack(self, name: str) -> bool:
-        """Whether a module's children run one after another and most of them are more than a single layer."""
+        """Return whether a module's children run one after another and most of them have several layers."""
         ran = [child for child in self.children(name) if self.ran(child)]
         alike = len({type(self.modules[child]) for child in ran}) == 1
         if not ran or not (self.listed(name) or (self.loose and alike)):
@@ -214,7 +230,7 @@ class _Search:
         return all(self.trace.follows(after, before) for before, after in pairwise(ran))
 
     def is_stage_of_one(self, name: str, child: str) -> bool:
-        """Whether the only element of a list is a block: by its class, its place among stages, or by running often."""
+        """Return whether a list's only element is a block: by class, place among stages, or because it runs often."""
         if self.repeated and self.listed(name):
             return self.heavy(child) and self.trace.calls[child].times > 1
         if not self.kinds or not self.heavy(child):
@@ -228,14 +244,14 @@ class _Search:
         return type(self.modules[child]) in self.kinds and (among_stages or inside_stage)
 
     def listed(self, name: str) -> bool:
-        """Whether a module is a list of others."""
+        """Return whether a module is a list of modules."""
         return isinstance(self.modules[name], nn.ModuleList | nn.Sequential)
 
     def open(self, child: str) -> list[str]:
-        """The blocks inside an element of a stack (a stage of blocks), or the element itself when it is one block.
+        """Return the blocks inside an element of a stack, or the element itself if it is a single block.
 
-        It is one block when its input reaches its output around an inner module (a residual or dense connection),
-        or when these are all of different kinds (attention, then feed-forward).
+        An element is a stage of blocks unless its input bypasses an inner module (a residual or dense connection) or
+        its inner modules all have different classes (attention, then feed-forward).
         """
         inner = [name for stack in self.stacks(child) for name in stack]
         kinds = {type(self.modules[name]) for name in inner}
@@ -244,12 +260,12 @@ class _Search:
         return [child] if any(self.bypassed(child, name) for name in inner) else inner
 
     def bypassed(self, around: str, inner: str) -> bool:
-        """Whether what enters `around` reaches what leaves it without passing through `inner`."""
+        """Return whether the input of `around` reaches its output without passing through `inner`."""
         outer, through = self.trace.calls[around], self.trace.calls[inner].result
         return outer.result is not through and outer.source in upstream(outer.result, set(), frozenset([through]))
 
     def without_links(self, opened: Mapping[str, list[str]]) -> list[str]:
-        """The blocks of a stack without the links between stages: elements of another class with no stack inside."""
+        """Return the blocks of a stack without links between stages: elements of another class with no stack inside."""
         stages = [child for child, blocks in opened.items() if blocks != [child]]
         blocks = [name for child in opened for name in opened[child]]
         if not stages:
@@ -259,12 +275,12 @@ class _Search:
         return [name for name in blocks if name not in links or type(self.modules[name]) in kinds]
 
     def without_stems(self, stacks: list[list[str]]) -> list[list[str]]:
-        """The stacks without those of single convolutions with at most a norm each, where there are larger ones."""
+        """Return the stacks without stems (single convolutions with at most a norm), if there are larger stacks."""
         thick = [any(_weighted_leaves(self.modules[name]) > 2 for name in stack) for stack in stacks]
         return [stack for stack, keep in zip(stacks, thick, strict=True) if keep] if any(thick) else stacks
 
     def recurring_kinds(self) -> set[type]:
-        """The classes that are the only element of more than one list."""
+        """Return the classes that are the only large element of more than one list."""
         lists = [name for name in self.modules if self.listed(name)]
         alone = [heavy[0] for name in lists if len(heavy := [c for c in self.children(name) if self.heavy(c)]) == 1]
         counts = Counter(type(self.modules[child]) for child in alone)
@@ -272,7 +288,7 @@ class _Search:
 
 
 def _ancestors(name: str) -> list[str]:
-    """The modules around a module, from the nearest up, the module itself first; without the model."""
+    """Return a module and the modules around it, innermost first, without the model itself."""
     parts = name.split(".")
     return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
@@ -286,12 +302,12 @@ def _holds(module: str, parameters: Iterable[str]) -> bool:
 
 
 def _base(model: PreTrainedModel) -> str | None:
-    """The name of the base model inside a classifier; None when there is none of its own."""
+    """Return the name of the base model inside a classifier; None if the classifier has none."""
     return model.base_model_prefix if isinstance(getattr(model, model.base_model_prefix, None), nn.Module) else None
 
 
 def _head_modules(model: PreTrainedModel, label_sized: set[str], blocks: list[str]) -> set[str]:
-    """The largest modules around the label-sized parameters that hold no block and are not the base model."""
+    """Return the largest modules around the label-sized parameters that hold no block and are not the base model."""
     base = _base(model)
     heads = set()
     for parameter in label_sized:
@@ -307,7 +323,7 @@ def _head_modules(model: PreTrainedModel, label_sized: set[str], blocks: list[st
 def _assign_parameters(
     model: PreTrainedModel, trace: Trace, blocks: list[str], heads: set[str], new: set[str]
 ) -> dict[str, str]:
-    """Parameter name -> group name (`stem`, `block 0`, ..., `neck`, `head`, `unused`)."""
+    """Return parameter name -> group name (`stem`, `block 0`, ..., `neck`, `head`, `unused`)."""
     owners: dict[str, str] = {}
     rest: dict[int, str] = {}
     for name, parameter in model.named_parameters():
@@ -329,7 +345,7 @@ def _assign_parameters(
             if variable is not None and id(variable) in rest:
                 owners[rest.pop(id(variable))] = group
     if base := _base(model):
-        # What a classifier adds to its base model is its head: poolers, and dense layers before the last one.
+        # Everything that a classifier adds to its base model is the head: poolers, dense layers before the last one.
         owners |= {
             name: "head" for name, group in owners.items() if group == "neck" and not name.startswith(f"{base}.")
         }
@@ -337,7 +353,7 @@ def _assign_parameters(
 
 
 def _assign_by_order(trace: Trace, blocks: list[str], parameters: Iterable[str]) -> dict[str, str]:
-    """The stem or the neck for parameters of a model that hides its graph: by when their module was called."""
+    """Assign parameters to stem or neck by the order of calls, for a model whose autograd graph is hidden."""
     first = trace.calls[blocks[0]].order
     called = {name: trace.calls.get(name.rpartition(".")[0]) for name in parameters}
     return {
@@ -371,7 +387,7 @@ def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[st
 
 
 def _shared(model: nn.Module, trace: Trace, owners: Mapping[str, str]) -> tuple[str, ...]:
-    """A sentence for each module that runs several times in one pass, and each parameter with several names."""
+    """Return a sentence for each module that runs several times in one pass, and each parameter with several names."""
     said = []
     for name, call in trace.calls.items():
         inside = {owners[full] for full in owners if full.startswith(f"{name}.")}
@@ -382,7 +398,7 @@ def _shared(model: nn.Module, trace: Trace, owners: Mapping[str, str]) -> tuple[
 
 
 def _same_tensors(model: nn.Module) -> list[list[str]]:
-    """The names of each parameter that has several."""
+    """Return the names of each parameter that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -390,13 +406,13 @@ def _same_tensors(model: nn.Module) -> list[list[str]]:
 
 
 def undeclared_sharing(model: PreTrainedModel) -> list[str]:
-    """Names of shared weights that the model does not declare as tied, which `save_pretrained` refuses."""
+    """Return names of shared weights that the model does not declare as tied, which `save_pretrained` refuses."""
     declared = set(model.all_tied_weights_keys or ())
     return [name for names in _same_tensors(model) if not declared & set(names) for name in names]
 
 
 def _normalisation(model: nn.Module) -> set[str]:
-    """Parameters of normalisation layers, found by their type: names differ (`normalization.weight` in ResNet)."""
+    """Return the parameters of normalisation layers, by class: names differ (`normalization.weight` in ResNet)."""
     return {
         f"{name}.{key}"
         for name, module in model.named_modules()
@@ -406,10 +422,10 @@ def _normalisation(model: nn.Module) -> set[str]:
 
 
 def _module_homes(model: nn.Module, trace: Trace, owners: dict[str, str], order: list[str]) -> dict[str, str]:
-    """Topmost module name -> group, for modules that lie wholly in one group.
+    """Return topmost module name -> group, for modules that lie entirely in one group.
 
-    A module without parameters (dropout, pooling) between groups belongs to the group that ran before it; after the
-    last group before the head it belongs to the head, because its dropout has to be on while the head trains.
+    A module without parameters (dropout, pooling) between groups belongs to the group that ran before it. Directly
+    before the head it belongs to the head, because its dropout must be active while the head trains.
     """
     homes: dict[str, str] = {}
     bare: list[str] = []
@@ -417,7 +433,7 @@ def _module_homes(model: nn.Module, trace: Trace, owners: dict[str, str], order:
     first = {id(module): name for name, module in model.named_modules()}
 
     def place(name: str, module: nn.Module) -> None:
-        if first[id(module)] != name:  # registered in several places; the first one counts
+        if first[id(module)] != name:  # registered several times: the first name counts
             return
         groups = {
             owners[full]
@@ -445,7 +461,7 @@ def _module_homes(model: nn.Module, trace: Trace, owners: dict[str, str], order:
 
 
 def _home_of(tensor: str, homes: dict[str, str], owners: dict[str, str]) -> str:
-    """The group of a buffer: that of the module around it, or of the parameters beside it."""
+    """Return the group of a buffer: that of the module around it, else of the parameters in the same module."""
     module = tensor.rpartition(".")[0]
     name = module
     while name:
@@ -457,6 +473,6 @@ def _home_of(tensor: str, homes: dict[str, str], owners: dict[str, str]) -> str:
 
 
 def linear_head(groups: Iterable[DepthGroup]) -> bool:
-    """Whether the head is a single layer: one weight, perhaps with a bias."""
+    """Return whether the head is a single linear layer: one weight, with or without a bias."""
     head = next(group for group in groups if group.role == "head")
     return sum(not name.endswith("bias") for name in head.parameters) == 1

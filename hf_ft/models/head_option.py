@@ -1,4 +1,4 @@
-"""The check of a head of the caller's own, without torch: before anything is loaded."""
+"""The check of a custom head, without importing torch: before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hf_ft.errors import UserError
 
 
 def check_head(head: Any) -> None:
-    """Refuse what is neither `mlp:WIDTH` nor a function of two numbers.
+    """Check that a custom head is `mlp:WIDTH` or a function of two numbers.
 
     Raises:
-        UserError: it is neither.
+        UserError: It is neither.
     """
     if head is None or (isinstance(head, str) and re.fullmatch(r"mlp:[1-9]\d*", head)):
         return
-    torch = sys.modules.get("torch")  # who has a module has imported it
+    torch = sys.modules.get("torch")  # a caller that passes a module has imported torch
     module = torch is not None and isinstance(head, torch.nn.Module)
     try:
         fits = callable(head) and not module and bool(inspect.signature(head).bind(1, 2))

@@ -1,4 +1,4 @@
-"""Optimizer groups: one learning rate per depth group, and weight decay only where it belongs."""
+"""Optimizer groups: one learning rate per depth group, and no weight decay on biases and norms."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ def param_groups(
     weight_decay: float = 0.01,
     groups: DepthGroups | None = None,
 ) -> list[dict[str, Any]]:
-    """Optimizer groups for any torch optimizer: the head at a higher rate, lower blocks at a lower one.
+    """Return parameter groups for any torch optimizer: a higher rate for the head, lower rates for lower blocks.
 
-    Layer-wise decay as in ULMFiT (https://arxiv.org/abs/1801.06146). `freeze` with the same method sets what
-    requires a gradient; parameters that do not are left out.
+    Call `freeze` with the same method first: it sets `requires_grad`, and parameters without it are skipped.
+
+    Args:
+        model: The classifier.
+        method: `full`, `last_n:2` or any other method that attaches no adapters.
+        learning_rate: The rate below the head, before `layer_decay`.
+        head_lr_multiplier: The rate of the head, as a multiple of `learning_rate`.
+        layer_decay: The factor from one block to the block below, as in ULMFiT (https://arxiv.org/abs/1801.06146).
+        weight_decay: The decay of all parameters except biases and normalisation layers.
+        groups: The depth groups, if they are known.
 
     Raises:
-        UserError: unknown method, or one that the model cannot take.
+        UserError: Unknown method, or one that the model does not support.
     """
     groups = groups if groups is not None else depth_groups(model)
     stage = plan_method(method, groups, 1, learning_rate, head_lr_multiplier, layer_decay).stages[0]
@@ -36,7 +44,7 @@ def param_groups(
 
 
 def rated_groups(model: nn.Module, stage: AppliedStage, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters by (rate, decay), for the settings of one stage; works on PEFT models too."""
+    """Return the trainable parameters of a stage, grouped by learning rate and weight decay; supports PEFT models."""
     owner = {name: setting for group, setting in stage for name in group.parameters}
     bare = {name for group in stage.groups for name in group.norms}
     shared = max((setting.rate for _, setting in stage if setting.mode == "adapt"), default=0.0)
@@ -51,9 +59,9 @@ def rated_groups(model: nn.Module, stage: AppliedStage, weight_decay: float) -> 
 
 
 def _setting_of(name: str, owner: Mapping[str, Setting]) -> Setting | None:
-    """The setting of a parameter's group; an adapter's parameter goes with the layer that it adapts.
+    """Return the setting of a parameter's group; for a parameter of an adapter, that of the layer it adapts.
 
-    None for what an adapter shares between layers, such as VB-LoRA's bank of vectors.
+    None for parameters that an adapter shares between layers, such as the vector bank of VB-LoRA.
     """
     if name in owner:
         return owner[name]

@@ -1,4 +1,4 @@
-"""The pooling that a sentence encoder was trained for, as `modules.json` in its folder says it."""
+"""The pooling that a sentence encoder was trained with, read from the `modules.json` in its folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from hf_ft.storage import read_json
 
 MEAN = "mean"
 NEWER, OLDER = "pooling_mode", "pooling_mode_"
-"""How `1_Pooling/config.json` says it: one word, or a flag for each kind."""
+"""Keys of `1_Pooling/config.json`: one string in newer files, a prefix of one flag per kind in older ones."""
 
 
 def sentence_pooling(folder: str, revision: str | None = None) -> str | None:
-    """The pooling that a folder or Hub repository names (`mean`, `cls`, `max`, ...); None where it is no such encoder.
+    """Return the pooling that a folder or Hub repository declares (`mean`, `cls`, `max`, ...).
 
-    Several kinds that are put side by side are joined by `+`. Format: https://sbert.net/docs/package_reference.
+    Kinds that are concatenated are joined by `+`. The result is None if it is not a sentence encoder. Format:
+    https://sbert.net/docs/package_reference.
     """
     modules = _json(folder, "modules.json", revision)
     paths = [
@@ -33,7 +34,7 @@ def sentence_pooling(folder: str, revision: str | None = None) -> str | None:
 
 
 def match_pooling(settings: Any, pooling: str | None) -> list[str]:
-    """Let a classifier pool as its encoder was trained to, where its config has a setting for that; notes on it."""
+    """Set the classifier's pooling to the one its encoder was trained with, if its config supports it; return notes."""
     if pooling != MEAN:
         return []
     said = "its folder names a sentence encoder trained for mean pooling"
@@ -46,7 +47,7 @@ def match_pooling(settings: Any, pooling: str | None) -> list[str]:
 
 
 def _json(folder: str, name: str, revision: str | None) -> Any:
-    """The content of a JSON file; None where there is none, or nothing that can be read."""
+    """Return the content of a JSON file; None if it is missing or cannot be read."""
     from transformers.utils.hub import cached_file
 
     flags = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}

@@ -1,4 +1,4 @@
-"""What a model's config alone says against a run, asked before any data are read."""
+"""Checks of a run against the model's config alone, before any data are read."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ def check_model(
     methods: Iterable[MethodSpec] = (),
     check: Callable[[DepthGroups], object] | None = None,
 ) -> None:
-    """Refuse a model of another kind, and a method or stages that it is too shallow for or whose names it lacks.
+    """Check that the model fits the task, and that its depth groups support the method.
 
     Args:
-        methods: methods to check in place of the config's own.
-        check: what else is to be asked of the depth groups.
+        config: The settings of the run.
+        args: The arguments of `Trainer`.
+        methods: Methods to check in place of `config.method`.
+        check: A further check of the depth groups, which raises when it fails.
 
     Raises:
-        UserError: as `load_model` and `make_plan` would after the data have been read.
+        UserError: The error that `load_model` or `make_plan` would raise only after reading the data.
     """
     found = find_config(config.model, config.model_revision, config.trust_remote_code)
     check_supports_task(found, get_task(config.task), config.model)
@@ -52,7 +54,7 @@ def check_model(
 
 
 def bare_groups(config: Config, found: Any) -> DepthGroups:
-    """The depth groups of a model built from its config, whose weights are not even initialised."""
+    """Return the depth groups of a model built from its config, without initialising its weights."""
     auto = getattr(transformers, get_task(config.task).auto_class)
     if not found.id2label:  # a feature extractor of timm, which gets its classes from the data
         found = copy.deepcopy(found)

@@ -18,10 +18,10 @@ from hf_ft.tasks import modalities
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """One small batch that the model accepts, by the first modality that makes one.
+    """Return one small batch that the model accepts, made by the first modality that supports the model.
 
     Raises:
-        UserError: the model reads inputs of no modality.
+        UserError: No modality supports the model's inputs.
     """
     return _example(model)[1]
 
@@ -35,9 +35,9 @@ def _example(model: PreTrainedModel) -> tuple[Modality, dict[str, torch.Tensor]]
 
 
 def padding_matters(model: PreTrainedModel) -> bool:
-    """Whether an input gets other logits when it is padded to the length of a longer one; found by trying.
+    """Return whether padding an input to the length of a longer one changes its logits, by running both.
 
-    So it is for models that take no attention mask (FNet) or cut texts into pieces (YOSO, Nystromformer, Funnel).
+    It does for models that take no attention mask (FNet) or divide texts into segments (YOSO, Nystromformer, Funnel).
     """
     modality, inputs = _example(model)
     trial = modality.padding_trial(model)
@@ -52,14 +52,19 @@ def padding_matters(model: PreTrainedModel) -> bool:
 
 
 PADDING_TOLERANCE = 1e-3
-"""The largest difference of logits, relative to their scale, that is rounding."""
+"""Largest difference of logits, relative to their scale, that counts as rounding."""
 
 
 @dataclass
 class Call:
-    """The first call of a module: when it began, the graph nodes of its main input and output, its input's shape.
+    """The first call of a module in a traced forward pass.
 
-    `times` counts how often the module ran in the one pass.
+    Args:
+        order: The position of the call among the first calls of all modules.
+        source: The autograd node of the main input; None without a gradient.
+        result: The autograd node of the main output; None without a gradient.
+        shape: The shape of the main input without its batch dimension.
+        times: How often the module ran in the pass.
     """
 
     order: int
@@ -77,9 +82,9 @@ class Trace:
     logits: Any
 
     def follows(self, after: str, before: str) -> bool:
-        """Whether what enters one module depends on what left another.
+        """Return whether the input of module `after` depends on the output of module `before`.
 
-        Where a function of the model's own hides the graph (reversible layers), the order of the calls decides.
+        Where a custom autograd function hides the graph (reversible layers), the order of the calls decides.
         """
         first, second = self.calls[before], self.calls[after]
         if first.result is None and second.source is None:
@@ -88,10 +93,10 @@ class Trace:
 
 
 def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Trace:
-    """Run one forward pass and note, for each module, its first call and its place in the autograd graph.
+    """Run one forward pass and record the first call of each module and its place in the autograd graph.
 
     Raises:
-        UserError: the model's answer has no logits.
+        UserError: The model's output has no logits.
     """
     calls: dict[str, Call] = {}
 
@@ -123,7 +128,7 @@ def trace_forward(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Tr
 
 @contextmanager
 def all_require_grad(model: nn.Module, only: Sequence[nn.Parameter] | None = None) -> Iterator[None]:
-    """Let every floating parameter, or `only` these, require a gradient, in evaluation mode; put all back after."""
+    """Require a gradient for every floating-point parameter, or for `only`, in evaluation mode; restore all flags."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     chosen = {id(parameter) for parameter in (model.parameters() if only is None else only)}
     for parameter, _ in flags:
@@ -138,9 +143,9 @@ def all_require_grad(model: nn.Module, only: Sequence[nn.Parameter] | None = Non
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Meanwhile float32 is float32 on a GPU, too: its convolutions use TF32 by default, which has ten bits.
+    """Disable TF32 within the block: by default GPU convolutions round float32 inputs to ten bits of mantissa.
 
-    So what is compared differs by rounding alone, and not by which kernel a batch of that size gets.
+    Outputs that are compared then differ by float32 rounding alone, not by the kernel chosen for a batch size.
     """
     cudnn: Any = torch.backends.cudnn
     new = hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision")  # torch >= 2.9, where both must not mix
@@ -158,19 +163,19 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and every module's own mode back afterwards."""
+    """Put the model into evaluation mode within the block, and restore each module's own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train()  # lets go of what some models (LeViT) keep of a pass in evaluation mode
+        model.train()  # clears tensors that some models (LeViT) cache during a pass in evaluation mode
         for module, mode in modes:
             module.training = mode
 
 
 def _main_tensor(values: Iterable[Any]) -> torch.Tensor | None:
-    """The first tensor that carries a gradient in a call's arguments or result; else the first floating one."""
+    """Return the first tensor with a gradient in a call's arguments or result, else the first floating-point one."""
     tensors = [tensor for value in values for tensor in _tensors(value) if tensor.is_floating_point()]
     return next((tensor for tensor in tensors if tensor.grad_fn is not None), tensors[0] if tensors else None)
 
@@ -191,7 +196,7 @@ def _node(tensor: torch.Tensor | None) -> Any:
 
 
 def upstream(node: Any, seen: set[Any], stop: frozenset[Any] = frozenset()) -> set[Any]:
-    """All graph nodes that `node` depends on and that are not yet in `seen`; does not go past `stop`."""
+    """Return the autograd nodes that `node` depends on, without those in `seen` and those only reached past `stop`."""
     found: set[Any] = set()
     waiting = [node] if node is not None and node not in seen else []
     while waiting:

@@ -10,14 +10,30 @@ from hf_ft.records.record_files import DataRecord, Machine, ModelRecord, Record,
 
 @dataclass
 class TrialResult:
-    """The result of a trial: one training with its scores. A failed one has `error` and nothing else.
+    """The result of a trial: one training run with its scores. A failed trial has only `error`.
 
-    `seconds` are those of training, with the features that it computed; `step_seconds` is the part spent on steps and
-    their evaluations, `feature_seconds` on features and decoded images. `features` counts, for each model split,
-    computed and used examples. `build_seconds` is what all features that were used took to compute, whoever computed
-    them; `wall_seconds` runs from loading the model to the scores on test. `frozen` counts blocks that no stage
-    trained, None with adapters; `uncached` lists why frozen layers ran in every epoch. `share` is the part of the
-    method's own length that was trained.
+    Args:
+        trial: The id of the trial.
+        method: The method as the user wrote it.
+        seed: The seed of training and sampling.
+        size: Training examples per class; None for the whole split.
+        examples: Number of training examples.
+        seconds: Time of training, including the features that it computed.
+        step_seconds: The part of `seconds` spent on steps and their evaluations.
+        feature_seconds: The part of `seconds` spent on features and decoded images.
+        build_seconds: Time to compute all features that were used, in this trial or an earlier one.
+        standalone_seconds: Time of training as if nothing had been cached before; computed from the others.
+        features: Model split -> number of examples computed and used.
+        wall_seconds: Time from loading the model to the scores on test.
+        blocks: Number of blocks of the model.
+        frozen: Number of blocks that no stage trained; None with adapters.
+        trainable: Largest number of trainable parameters in a stage.
+        epochs: Epochs of all stages.
+        peak_memory: Peak memory in bytes.
+        uncached: Why frozen layers ran in every epoch, if they did.
+        metrics: Split -> metric -> score.
+        share: The part of the method's own length that was trained.
+        error: Why the trial failed.
     """
 
     trial: str
@@ -43,7 +59,7 @@ class TrialResult:
     error: str = ""
 
     def __post_init__(self) -> None:
-        """Fill in `standalone_seconds`: the training as if nothing had been cached before."""
+        """Compute `standalone_seconds`."""
         self.standalone_seconds = round(self.seconds - self.feature_seconds + self.build_seconds, 3)
 
     def score(self, split: str, metric: str) -> float:
@@ -64,9 +80,10 @@ class Interval:
 class ComparisonRow:
     """One method at one training set size, over its seeds.
 
-    `difference` is to the best method, over the seeds that both have: None for the best itself, and without a common
-    seed. `indistinguishable` marks the best and methods whose difference includes zero; `inconclusive` those where two
-    seeds disagree, so that nothing can be said. `incomplete`: a trial failed.
+    `values`, `seconds_per_trial` and `seeds` are in the same order; `std` is None for a single seed. `difference` is
+    to the best method, over common seeds: None for the best itself and without a common seed. `indistinguishable` marks
+    the best and methods whose difference includes zero, `inconclusive` methods with two seeds that disagree,
+    `incomplete` methods with a failed trial.
     """
 
     method: str
@@ -92,7 +109,7 @@ class ComparisonRow:
 
 @dataclass
 class ComparisonSeconds:
-    """Seconds over all trials: of training, of training each alone, and of everything."""
+    """Seconds over all trials: of training, of training each trial alone with an empty cache, and in total."""
 
     training: float
     standalone: float
@@ -101,7 +118,7 @@ class ComparisonSeconds:
 
 @dataclass
 class ExperimentRecord(Record):
-    """What the records of experiments on one model and data set share; trials with equal ones can be compared."""
+    """The common fields of experiments on one model and data set; trials with equal `identity` are comparable."""
 
     task: str
     model: ModelRecord

@@ -10,7 +10,7 @@ from hf_ft.records.comparison import ExperimentRecord, TrialResult
 
 @dataclass
 class DepthCandidate:
-    """A freeze depth, in blocks, and the method that freezes so many."""
+    """A freeze depth in blocks, and the method that freezes that many."""
 
     frozen: int
     method: str
@@ -18,9 +18,9 @@ class DepthCandidate:
 
 @dataclass
 class LayerProbes:
-    """Linear probes on the mean state at each boundary, scored on validation; `missing` says why there are none.
+    """Scores on validation of linear probes on the mean state at each boundary.
 
-    `seconds_per_example` is one forward pass of the whole model.
+    `seconds_per_example` is the time of one forward pass of the whole model; `missing` says why there are no probes.
     """
 
     scores: list[float] = field(default_factory=list)
@@ -46,7 +46,7 @@ class RungRow:
 
 @dataclass
 class Rung:
-    """Freeze depths trained for the same share of their length."""
+    """The freeze depths that were trained for the same share of their own length."""
 
     share: float
     length: str
@@ -83,7 +83,7 @@ class DepthChoice(RungRow):
 
 @dataclass
 class DepthCost:
-    """Seconds: of training, of the layer probes, of everything, and (estimated) of training all depths in full."""
+    """Seconds of training, of the layer probes, in total, and estimated for training all depths in full."""
 
     training: float
     layer_probes: float

@@ -1,7 +1,7 @@
-"""Dataclasses to JSON values and back, guided by their annotations.
+"""Conversion of dataclasses to JSON values and back, guided by their annotations.
 
-This is own code because records use six kinds of annotation (dataclass, list, dict, optional, union of scalars, Any)
-and need strictness in one direction: a missing, an unknown or a wrongly typed field is an error that names its place.
+Own code, because records use only six kinds of annotation (dataclass, list, dict, optional, union of scalars, Any), and
+reading must be strict: a missing, unknown or wrongly typed field is an error that names its place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Malformed(ValueError):
 
 
 def to_json(record: Any) -> Any:
-    """Return a record as plain JSON values: objects, lists, text, numbers; tuples become lists."""
+    """Return a record as plain JSON values; tuples become lists."""
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {item.name: to_json(getattr(record, item.name)) for item in dataclasses.fields(record)}
     if isinstance(record, Mapping):
@@ -29,7 +29,7 @@ def to_json(record: Any) -> Any:
 
 
 def from_json(kind: type[T], value: Any, place: str = "") -> T:
-    """Return a dataclass from what `to_json` made of one.
+    """Return a dataclass from the output of `to_json`.
 
     Args:
         kind: The dataclass.

@@ -10,10 +10,10 @@ from hf_ft.records.record_files import Machine, Record
 
 @dataclass
 class CandidateScores:
-    """What was measured on a candidate, or the `error` that prevented it.
+    """The measurements of a candidate, or the `error` that prevented them.
 
-    `scores` are LogME, k-NN and linear probe on `examples` feature vectors of size `features`; `baseline` is the score
-    of a constant answer, in `metric`. `bytes` is the size of the weights in memory.
+    `scores` are those of LogME, k-NN and the linear probe on `examples` feature vectors of size `features`; `baseline`
+    is the score of a constant prediction in `metric`. `bytes` is the size of the weights in memory.
     """
 
     error: str = ""
@@ -30,7 +30,7 @@ class CandidateScores:
 
 @dataclass
 class Confirmation:
-    """The validation score of a candidate that was fine-tuned, or the `error` that prevented it."""
+    """The validation score of a fine-tuned candidate, or the `error` that prevented it."""
 
     error: str = ""
     metric: str = ""
@@ -45,8 +45,8 @@ class Confirmation:
 class Candidate(CandidateScores):
     """A source model in a ranking.
 
-    `identity` changes with the model's files, `location` with the path or Hub id (a hash of it). `ranks` are its
-    places by each score, ties averaged.
+    `identity` changes with the model's files; `location` is a hash of its path or Hub id. `ranks` are its ranks by
+    each score, with ties averaged.
     """
 
     name: str = ""
@@ -67,7 +67,7 @@ class Agreement:
 
 @dataclass
 class RankingData:
-    """The training examples that were scored."""
+    """The training examples that the candidates were scored on."""
 
     name: str
     fingerprint: str
@@ -78,7 +78,7 @@ class RankingData:
 
 @dataclass
 class RankingRecord(Record):
-    """The content of `rank.json`; `settings` are those that scores depend on, `training` those of `--confirm`."""
+    """The content of `rank.json`; scores depend on `settings`, fine-tuning by `--confirm` on `training`."""
 
     FILE: ClassVar[str] = "rank.json"
     TITLE: ClassVar[str] = "ranking"
@@ -99,7 +99,7 @@ class RankingRecord(Record):
     confirming: int = 0
 
     def identity(self) -> dict[str, tuple[Any, str]]:
-        """Return the data that were scored, and the settings that scores depend on."""
+        """Return the data and the settings that scores depend on."""
         data = self.data
         return {
             "dataset": (data.fingerprint, f"'{data.name}' (content {data.fingerprint[:8]})"),

@@ -1,4 +1,4 @@
-"""Records on disk: the only place that reads and writes them, with their schema version and one error per defect."""
+"""Reading and writing of records, with a schema version and one error message per defect."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from hf_ft.storage import json_text, output_folder, read_json
 
 @dataclass
 class Record:
-    """What every record file starts with: its schema version, and which hf_ft wrote it when.
+    """The common fields of all records: schema version, version of hf_ft, and date.
 
-    Subclasses set `FILE` (name in the output folder), `TITLE` (how messages call the result), `KIND` (kind of output
-    folder, see `hf_ft.storage.kind_of`) and `SCHEMA`. Raise `SCHEMA` when a field changes its name, type or meaning.
+    Subclasses set `FILE` (its name in the output folder), `TITLE` (the name of the result in messages), `KIND` (the
+    kind of output folder, see `hf_ft.storage.kind_of`) and `SCHEMA`. Increase `SCHEMA` when a field changes its name,
+    type or meaning.
     """
 
     FILE: ClassVar[str]
@@ -32,7 +33,7 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether the record is complete: experiments write theirs while they run."""
+        """Whether the record is complete; experiments write theirs while they run."""
         return True
 
     def identity(self) -> dict[str, tuple[Any, str]]:
@@ -49,7 +50,7 @@ R = TypeVar("R", bound=Record)
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write a record into its output folder atomically, as a file that the folder's manifest lists."""
+    """Write a record into its output folder atomically, and list it in the folder's manifest."""
     output_folder.write(folder, record.FILE, json_text(to_json(record)))
 
 
@@ -61,7 +62,7 @@ def read_record(folder: Path, kind: type[R]) -> R:
         kind: Which record to read, for example `RunRecord`.
 
     Raises:
-        UserError: There is none, it is damaged, it is another kind of file, or its schema version is not `kind.SCHEMA`.
+        UserError: The file is missing, damaged or another kind of file, or its schema version is not `kind.SCHEMA`.
     """
     path = folder / kind.FILE
     try:
@@ -103,10 +104,10 @@ def read_finished(folder: Path, kind: type[R]) -> R:
 
 @contextmanager
 def drawing(folder: Path, kind: type[Record]) -> Iterator[None]:
-    """Report a record whose values cannot be rendered (edited by hand, say) as damaged.
+    """Report a record as damaged if the block cannot render its values, for example after it was edited by hand.
 
     Raises:
-        UserError: Rendering raised an error that a wrong value causes.
+        UserError: The block raised an error that an invalid value causes.
     """
     try:
         yield
@@ -152,9 +153,9 @@ Scores = dict[str, ScoreRecord]
 
 @dataclass
 class ModelRecord:
-    """The source model: where it came from, the hash of its weights, its size.
+    """The source model: its origin, the hash of its weights, its size.
 
-    `name` is a Hub id or the last part of a local path; `digest` identifies the weights.
+    `name` is the Hub id or the last part of a local path; `digest` is the hash of the weights.
     """
 
     name: str
@@ -180,7 +181,7 @@ class TruncationRecord:
 
 @dataclass
 class DuplicatesRecord:
-    """Examples of `split` that also occur in `of`, and how many of those only with another label."""
+    """Number of examples of `split` that also occur in `of`, and how many of them only with another label."""
 
     split: str
     of: str

@@ -1,4 +1,4 @@
-"""The record of a training run, `run.json`: all figures of its card, pages and pictures."""
+"""The record of a training run, `run.json`: every number in its card, pages and figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DepthGroupRecord:
 
 @dataclass
 class GroupSettingRecord:
-    """What a stage does to one depth group: `frozen`, `train` or `adapt ...`, and the learning rate."""
+    """The setting of one depth group in a stage: `frozen`, `train` or `adapt ...`, and the learning rate."""
 
     mode: str
     rate: float
@@ -51,9 +51,9 @@ class PlanRecord:
 
 @dataclass(kw_only=True)
 class RunDescription:
-    """What is known of a run before it trains.
+    """The part of the record that is known before training.
 
-    `extensions` names code from outside hf_ft that takes part: callbacks, a loss, a task.
+    `extensions` names code of the caller that takes part: callbacks, a loss, a task.
     """
 
     task: str
@@ -69,12 +69,12 @@ class RunDescription:
 
 @dataclass
 class StageRecord:
-    """A stage as it went.
+    """A finished stage.
 
-    `seconds` include computing features and evaluating. `peak_memory` is in bytes. `history` is what `Trainer` logged;
-    steps and epochs in it count over all stages. `frozen_checked` counts tensors that were verified to be unchanged.
-    `cache` describes the cached features, or `uncached` says why frozen layers ran in every epoch; `images` describes
-    the image cache; `solver` how a closed-form head was fitted.
+    `seconds` includes computing features and evaluating. `peak_memory` is in bytes. `history` is what `Trainer` logged,
+    with steps and epochs counted over all stages. `frozen_checked` is the number of tensors that were verified to be
+    unchanged. `cache` describes the cached features, or `uncached` says why frozen layers ran in every epoch; `images`
+    describes the image cache, and `solver` how a closed-form head was fitted.
     """
 
     name: str
@@ -96,7 +96,7 @@ class StageRecord:
 
 @dataclass
 class Baseline:
-    """The baseline without a model that scores are shown beside."""
+    """The baseline without a model that reports show beside the scores."""
 
     name: str
     note: str
@@ -104,10 +104,10 @@ class Baseline:
 
 @dataclass
 class HeadInputRecord:
-    """Layer probes beside a linear probe on what the head reads, for a model whose blocks are all frozen.
+    """Layer probes beside a linear probe on the head's input, for a model whose blocks are all frozen.
 
-    `boundary_scores` belong to `boundaries`, numbers of blocks below; `difference` is the 95 % interval between the
-    best boundary and the head's input. `reads_less` says whether it excludes zero.
+    `boundaries` are numbers of blocks below, `boundary_scores` the scores there. `difference` is the 95 % interval of
+    the best boundary minus the head's input; `reads_less` is whether it lies above zero.
     """
 
     reads_less: bool
@@ -132,14 +132,14 @@ class NewTensors:
 
 @dataclass
 class FrozenProof:
-    """How many frozen tensors were bit-identical after each stage."""
+    """The number of frozen tensors that were verified to be bit-identical after each stage."""
 
     tensors: list[int]
 
 
 @dataclass
 class Proofs:
-    """What was verified. `only_head_new` is None when training started from random weights."""
+    """The verified properties of a run. `only_head_new` is None if training started from random weights."""
 
     only_head_new: NewTensors | None
     frozen: FrozenProof
@@ -148,7 +148,7 @@ class Proofs:
 
 @dataclass
 class FreezeDepthChoice:
-    """How method `auto` found its freeze depth; see `DepthChoice` of `depth.json` for the fields."""
+    """The freeze depth that method `auto` chose; for the fields see `DepthChoice` of `depth.json`."""
 
     by: str
     blocks: int
@@ -162,7 +162,7 @@ class FreezeDepthChoice:
 
 @dataclass(kw_only=True)
 class _RunResult(RunDescription):
-    """What a run adds to its description: settings, stages, scores and proofs."""
+    """The part of the record that training adds: settings, stages, scores and proofs."""
 
     settings: dict[str, Any]
     stages: list[StageRecord]
@@ -185,11 +185,11 @@ class _RunResult(RunDescription):
 
 @dataclass(kw_only=True)
 class RunRecord(_RunResult, Record):
-    """The content of `run.json`. It holds no local path and no token.
+    """The content of `run.json`, without local paths and tokens.
 
-    `metrics[split][name]` has intervals over examples; `metrics_without_duplicates` are the same on examples that do
-    not occur in the training split. `selection_metric` chose the checkpoint, `metric` is the one that reports show.
-    `custom_metrics` are those of the caller. `confusion[split]` lists true class, predicted class and count.
+    `metrics[split][name]` has an interval over examples; `metrics_without_duplicates` are the same metrics on examples
+    that do not occur in the training split. `selection_metric` chose the checkpoint; `metric` is the one that reports
+    show. `custom_metrics` are the caller's. `confusion[split]` lists true class, predicted class and count.
     """
 
     FILE: ClassVar[str] = "run.json"

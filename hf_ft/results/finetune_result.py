@@ -1,4 +1,4 @@
-"""The result of a fine-tuning: the model, its processor, its scores, and where everything is."""
+"""The result of fine-tuning: the model, its processor, its scores and its files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hf_ft.reports import text_table, title
 
 @dataclass
 class FinetuneResult:
-    """What `finetune` and `save` return.
+    """The result of a training run, returned by `finetune` and `save`.
 
     Args:
         record: The content of `run.json`: settings, data, stages, scores with intervals, proofs, versions.
-        output_dir: The folder of the result, which plain `from_pretrained` loads.
+        output_dir: The result folder, which a plain `from_pretrained` loads.
 
     Example:
         >>> result = finetune(...)  # doctest: +SKIP
@@ -32,7 +32,7 @@ class FinetuneResult:
 
     @property
     def model(self) -> Any:
-        """The fine-tuned model in evaluation mode; loaded from `output_dir` when it is not in memory any more."""
+        """The fine-tuned model in evaluation mode; loaded from `output_dir` if it is not in memory."""
         if self._model is None:
             import transformers
 
@@ -51,7 +51,7 @@ class FinetuneResult:
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The value of each metric, by split; the caller's own metrics are among them."""
+        """Split -> metric -> value, including custom metrics."""
         found = {
             split: {name: score["value"] for name, score in scores.items()}
             for split, scores in self.record["metrics"].items()
@@ -61,22 +61,22 @@ class FinetuneResult:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the outputs of the model are called."""
+        """The names of the model's outputs: its labels, in order."""
         return tuple(self.record["data"]["labels"])
 
     @property
     def card(self) -> Path:
-        """The model card."""
+        """The path of the model card."""
         return self.output_dir / "README.md"
 
     @property
     def figures(self) -> list[Path]:
-        """The pictures of the run, such as learning curves."""
+        """The paths of the figures, such as learning curves."""
         return sorted((self.output_dir / "figures").glob("*.png"))
 
     @property
     def adapter(self) -> Path | None:
-        """The folder of the PEFT adapter, where one stands for the whole result."""
+        """The folder of the PEFT adapter; None if no adapter alone gives the result."""
         folder = self.output_dir / "adapter"
         return folder if folder.is_dir() else None
 
@@ -85,7 +85,7 @@ class FinetuneResult:
         return f"{self._heading()}\n{text_table(header, rows)}\nThe model is in {self.output_dir}"
 
     def _repr_html_(self) -> str:
-        """The same table for notebooks."""
+        """Return the table of scores as HTML, for notebooks."""
         header, rows = self._table()
         cells = ["".join(f"<th>{html.escape(cell)}</th>" for cell in header)]
         cells += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]

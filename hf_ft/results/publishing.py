@@ -1,7 +1,7 @@
-"""Publishing a result folder: which files may leave the machine, and what is checked before.
+"""Publishing a result folder: which files may leave the machine, and the checks before.
 
-Only files that the run itself wrote are published, and only as it wrote them; other files in the folder stay. Only the
-cards may have been edited: they are meant to be.
+Only files that the run wrote are published, unchanged; other files in the folder stay. Only cards may be edited, since
+they are meant to be.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from hf_ft.results.secrets import find_leaks
 from hf_ft.storage import files_of, is_unchanged, kind_of, read_json
 
 CARDS = ("README.md", "adapter/README.md")
-"""Files that may be edited, and are published as they are now."""
+"""Files that may be edited and are published as they are now."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 REQUIRED = ("run.json", "config.json")
 
 
 def publishable(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files of a result folder that may be published, and those that stay here, both relative to it.
+    """Return the files of a result folder that may be published, and those that stay local, relative to the folder.
 
-    Pictures and cards that were removed since are left out.
+    Figures and cards that were removed since the run are skipped.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: The folder contains no finished run.
     """
     if not (folder / "run.json").exists():
         raise UserError(f"{folder} holds no finished run (no run.json in it). Give the --output_dir of a training run.")
@@ -47,7 +47,7 @@ def _may_be_gone(name: Path) -> bool:
 
 
 def problems(folder: Path, files: list[Path]) -> list[str]:
-    """What is not in order with files that are to be published; nothing where all are as the run wrote them."""
+    """Return the problems of files to be published; empty if all are as the run wrote them."""
     names, known = {name.as_posix() for name in files}, files_of(folder)
     found = [f"{name} is missing" for name in REQUIRED if name not in names]
     for name in sorted(names):
@@ -70,7 +70,7 @@ def _of_record(folder: Path) -> Iterator[str]:
 
 
 def _of_weights(folder: Path, names: set[str]) -> Iterator[str]:
-    """Weights that are missing, cannot be read, or are not those that the index names."""
+    """Yield the problems of the weights: missing, unreadable, or different from the index."""
     from safetensors import SafetensorError, safe_open
 
     tensors: dict[str, set[str]] = {}
@@ -92,10 +92,10 @@ def _of_weights(folder: Path, names: set[str]) -> Iterator[str]:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise where a name is none that a repository on the Hub can have.
+    """Check that a name is valid for a repository on the Hub.
 
     Raises:
-        UserError: says what is wrong with it.
+        UserError: It is not; says why.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in `__all__`
@@ -107,11 +107,20 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = False) -> list[str]:
-    """Publish the files of a finished run on the Hub, and nothing else; returns the lines to print.
+    """Publish the files of a finished run on the Hub, and nothing else.
+
+    Args:
+        folder: The result folder.
+        repo_id: `NAME` or `USER/NAME`; created if it does not exist.
+        private: Whether a new repository is private.
+        dry_run: Run all checks without publishing.
+
+    Returns:
+        The lines to print.
 
     Raises:
-        UserError: no finished run, files that are not as it wrote them or hold what must not leave the machine, a name
-            that no repository can have, or the Hub refuses.
+        UserError: The run is not finished, files were changed or contain secrets or local paths, the name is invalid,
+            or the Hub refuses the upload.
     """
     check_repo_id(repo_id)
     files, local = publishable(folder)
@@ -137,10 +146,10 @@ def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = Fals
 
 
 def _check_leaks(folder: Path, files: list[Path]) -> None:
-    """Raise for what must not leave the machine, and say what to do: of all files, only cards may be edited.
+    """Check that files contain no secrets or local paths; only cards may be edited to remove them.
 
     Raises:
-        UserError: names each find by its file and kind.
+        UserError: Some do; names file and kind of each match and the fix.
     """
     cards = [name for name in files if name.as_posix() in CARDS]
     if fixed := find_leaks(folder, [name for name in files if name not in cards]):
@@ -161,7 +170,7 @@ def _upload(folder: Path, repo_id: str, private: bool, files: list[Path]) -> str
     api = HfApi()
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        # Each by its name: patterns would take what looks alike, too.
+        # Each file by its exact name: patterns of `upload_folder` would match similar names too.
         added = [CommitOperationAdd(path_in_repo=name.as_posix(), path_or_fileobj=folder / name) for name in files]
         commit = api.create_commit(repo_id, added, commit_message="Model trained with hf_ft")
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:

@@ -40,13 +40,13 @@ def save(run: Run, results: Results) -> FinetuneResult:
     """Write the result folder, prove that it loads back, and remove the checkpoints.
 
     Raises:
-        LoadBackFailure: The saved model does not answer as the trained one.
+        LoadBackFailure: The saved model differs from the trained one.
     """
-    if not run.args.should_save:  # one process of several writes
+    if not run.args.should_save:  # in a distributed run one process writes
         return FinetuneResult(make_record(run, results).as_dict(), run.output_dir, run.model, run.processor)
     out = run.output_dir
     with output_folder.let_go_if_raised(out):
-        with output_folder.staging(out) as new:  # so that the folder holds a complete result or none
+        with output_folder.staging(out) as new:  # the folder has a complete result or none
             record = _write(run, results, new)
         checkpoints.remove(out)
         print("\n" + after_training(record, out))
@@ -57,11 +57,11 @@ def save(run: Run, results: Results) -> FinetuneResult:
 
 
 def _write(run: Run, results: Results, out: Path) -> RunRecord:
-    """Write the files of a result into an empty folder, and prove that they load; returns the record."""
+    """Write the files of a result into an empty folder, prove that they load, and return the record."""
     task, loaded = run.task, run.loaded
     with without_progress_bars():
         run.model.save_pretrained(out)
-    run.processor.name_or_path = loaded.hub_id or loaded.source  # would be written as the path it came from
+    run.processor.name_or_path = loaded.hub_id or loaded.source  # else its local path is saved
     run.processor.save_pretrained(out)
     if run.adapter is not None:
         shutil.copytree(run.adapter, out / "adapter", ignore=shutil.ignore_patterns(SEAL))
@@ -76,7 +76,7 @@ def _write(run: Run, results: Results, out: Path) -> RunRecord:
 
 
 def make_record(run: Run, results: Results) -> RunRecord:
-    """Return the record of a run, free of paths and tokens: what was done, stages, scores and proofs."""
+    """Return the record of a run, without local paths and tokens: settings, stages, scores and proofs."""
     loaded, target = run.loaded, run.splits.target
     description = describe(run.config, run.splits, run.model, loaded, run.plan, run.task)
     description.extensions = run.described_extensions()
@@ -110,11 +110,11 @@ def make_record(run: Run, results: Results) -> RunRecord:
 
 
 def _usage(run: Run, results: Results) -> str:
-    """The lines of Python that use the saved model, on an example of its kind of input."""
+    """Return the line of Python that runs the saved model on an example of its kind of input."""
     example = run.task.modality.example
     if "text_pair" in run.splits.train.column_names:
         example = '{"text": "some text", "text_pair": "another text"}'
-    if run.splits.truncation:  # `pipeline` does not truncate by itself, and most models fail on longer texts
+    if run.splits.truncation:  # `pipeline` does not truncate by default, and most models fail on longer texts
         example += f", truncation=True, max_length={run.splits.truncation[0].limit}"
     return run.splits.target.usage(example, run.splits.labels, results.threshold)
 
@@ -127,7 +127,7 @@ def _scores(metrics: Mapping[str, Mapping[str, Score]]) -> dict[str, Scores]:
 
 
 def _write_local(run: Run, folder: Path) -> None:
-    """Write what is needed to repeat the run on this machine, paths included, where it is never published."""
+    """Write what repeating the run on this machine takes, including paths, into the folder that is never published."""
     folder.mkdir(exist_ok=True)
     # So that `hf-ft evaluate` recognises examples of the training split.
     if run.splits.duplicates.train is not None:

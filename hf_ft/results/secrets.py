@@ -1,8 +1,8 @@
-"""Finding what must not leave the machine: tokens, keys, passwords, addresses and local paths in a result.
+"""Search for tokens, keys, passwords, e-mail addresses and local paths in a result before it is published.
 
-Patterns of tokens need no word boundary, since a token is one also behind other letters; they ask for the shape that
-the vendor gives it instead. A tokenizer's vocabulary is made of pieces of other people's texts, so only tokens and
-keys are looked for in it, not paths or addresses.
+Patterns of tokens have no word boundaries, because a token may directly follow other letters; they match the vendor's
+exact format instead. A tokenizer's vocabulary consists of fragments of other people's texts, so it is searched for
+tokens and keys only, not for paths or addresses.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ ROOTS = (
 )
 PLACES = {
     "local path": (
-        rf"(?<![\w/.])/(?:{ROOTS})/[^\s\"'<>)\]]+"  # not in an address of the web, nor behind a relative path
+        rf"(?<![\w/.])/(?:{ROOTS})/[^\s\"'<>)\]]+"  # not within a URL or a relative path
         r"|(?<![\w?])[A-Za-z]:(?:\\{1,2}|/(?!/))[\w.$~-]+"
         r"|(?<![\\\w])\\{2,4}[A-Za-z][\w.-]+\\{1,2}[\w$.-]+"
         r"|file:/{1,3}[^\s\"'<>)\]]+"
     ),
     "e-mail address": r"(?<![\w.+-])(?!git@)[\w.+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![\w-])",
 }
-"""Kind of place -> its pattern; not sought in a vocabulary."""
+"""Kind of place -> its pattern; vocabularies are not searched for these."""
 
 
 def find_leaks(folder: Path, files: list[Path]) -> list[str]:
-    """What must not be published in files of a folder: file, line, kind and the first characters of each find."""
+    """Return file, line, kind and first characters of each secret or local path in files of a folder."""
     here = [str(path) for path in (Path.home(), Path.cwd(), folder.resolve()) if len(str(path)) > 5]
-    bounded = [rf"(?<![\w/.-]){re.escape(path)}(?![\w-])" for path in here]  # a Hub id or an address may end like one
+    bounded = [rf"(?<![\w/.-]){re.escape(path)}(?![\w-])" for path in here]  # a Hub id or URL may end alike
     local = {"local path": "|".join([PLACES["local path"], *bounded])}
     everything = {kind: re.compile(pattern) for kind, pattern in (SECRETS | PLACES | local).items()}
     secrets = {kind: everything[kind] for kind in SECRETS}
@@ -77,7 +77,7 @@ def find_leaks(folder: Path, files: list[Path]) -> list[str]:
 
 
 def without_secrets(words: Sequence[str]) -> list[str]:
-    """A command line without tokens and passwords: values of options that are called so, and what looks like one."""
+    """Return a command line without secrets: values of options named like one, and words that look like a token."""
     shape, secret = (
         re.compile("|".join(SECRETS.values())),
         re.compile(r"^--?\w*(token|password|passwd|secret|key)$", re.I),
@@ -96,7 +96,7 @@ def without_secrets(words: Sequence[str]) -> list[str]:
 
 
 def _texts(path: Path, everything: Any, secrets: Any) -> Iterator[tuple[str, Any, str]]:
-    """The texts in a file, each with the patterns that are sought in it, and the file as it is for line numbers."""
+    """Yield the texts in a file, each with the patterns to search for, and the raw file for line numbers."""
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
@@ -130,7 +130,7 @@ def _is_vocabulary(name: str) -> bool:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, keys included, as they are without the escapes of JSON."""
+    """Yield all strings in a JSON value, keys included, without JSON escapes."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -143,7 +143,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _line_of(text: str, raw: str) -> str:
-    """The line of a file that contains a text, plain or as JSON spells it."""
+    """Return the line of a file that contains a text, verbatim or with JSON escapes."""
     spelled = (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])
     place = next((place for form in spelled if (place := raw.find(form)) >= 0), None)
     return " (metadata)" if not raw else "" if place is None else f" line {raw.count(chr(10), 0, place) + 1}"

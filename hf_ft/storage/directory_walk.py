@@ -1,4 +1,4 @@
-"""Walking a folder: its files, each real folder once, however many symbolic links lead to it."""
+"""Listing the files below a folder, with each real folder read once, however many symbolic links lead to it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from hf_ft.errors import UserError, shorten
 
 @dataclass
 class Found:
-    """The files below a folder as relative paths with `/`, sorted; and the links that lead to nothing new.
+    """The files below a folder and the links that were skipped, as relative paths with `/`.
 
-    `repeated` are links to folders that are read elsewhere, or that hold the folder itself; `broken` are links whose
-    target does not exist.
+    Args:
+        files: The files, sorted.
+        repeated: Links to folders that are read elsewhere, or that contain the folder itself.
+        broken: Links whose target does not exist.
     """
 
     files: list[str] = field(default_factory=list)
@@ -24,7 +26,7 @@ class Found:
     broken: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """A sentence for each kind of link that was skipped."""
+        """Return a sentence for each kind of link that was skipped."""
         notes = []
         if self.repeated:
             listed = shorten(map(readable, self.repeated), 5)
@@ -38,15 +40,15 @@ def files_below(root: Path) -> Found:
     """Return all files below `root`, without hidden ones and `__MACOSX`.
 
     Links to folders are followed after all real folders of `root`, and only to folders that have not been read yet. A
-    link to a folder that contains `root` is not followed: it would include everything beside it.
+    link to a folder that contains `root` is not followed, because it would include everything beside `root`.
 
     Raises:
-        UserError: a folder cannot be read.
+        UserError: A folder cannot be read.
     """
     found, seen = Found(), set[str]()
     above = {str(parent) for parent in root.resolve().parents}
     waiting = [str(root)]
-    for start in waiting:  # grows: links are read after the real folders
+    for start in waiting:  # the list grows: links are read after the real folders
         if os.path.realpath(start) in seen | above:
             found.repeated.append(_relative(start, root))
             continue
@@ -79,10 +81,10 @@ def readable(name: str) -> str:
 
 
 def check_names(paths: Iterable[str]) -> None:
-    """Refuse names that are not UTF-8: neither a table nor a model's config can hold them.
+    """Check that names are valid UTF-8: neither a table nor a model config can store others.
 
     Raises:
-        UserError: lists them.
+        UserError: Some are not; lists them.
     """
     bad = [path for path in paths if any("\udc80" <= letter <= "\udcff" for letter in path)]
     if bad:

@@ -1,4 +1,4 @@
-"""SHA-256 of files, settings and texts; every digest that lands in a record, a key or a file name is made here."""
+"""SHA-256 of files, settings and texts, for all digests in records, keys and file names."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def bytes_digest(content: bytes | memoryview) -> str:
-    """The SHA-256 of bytes, in hexadecimal."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def text_digest(text: str) -> str:
-    """The SHA-256 of a text, in hexadecimal."""
+    """Return the SHA-256 of a text in UTF-8, in hexadecimal."""
     return bytes_digest(text.encode())
 
 
 def json_digest(values: Any) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its keys; what JSON cannot hold goes by its `str`."""
+    """Return the SHA-256 of a JSON value, independent of the order of keys; other types are hashed as their `str`."""
     return text_digest(json.dumps(values, sort_keys=True, default=str))
 
 
 def files_digest(paths: Iterable[Path], names: bool = False) -> str:
-    """One SHA-256 of several files in the order given, over their digests and, with `names`, their names."""
+    """Return one SHA-256 over the digests of several files, in that order, and with `names` over their names too."""
     digest = hashlib.sha256()
     for path in paths:
         if names:

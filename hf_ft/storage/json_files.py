@@ -1,7 +1,7 @@
-"""Text and JSON files: one reader, one writer, and every write atomic.
+"""Reading and atomic writing of text and JSON files.
 
-A file appears under its name only when it is complete: it is written under a temporary name beside it, flushed to the
-disk and renamed. A process that is killed at any moment leaves the old file or the new one, never a half.
+A file is written under a temporary name beside its own, flushed to disk and renamed when it is complete. A process that
+is killed at any moment leaves the old file or the new one, never a partial one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def json_text(content: Any) -> str:
-    """Return a value as JSON: readable in an editor, one key per line, text unescaped, a newline at the end.
+    """Return a value as JSON text: one key per line, non-ASCII characters unescaped, a newline at the end.
 
     Bytes of file names that are not UTF-8 (lone surrogates) become JSON escapes, so that the file itself is UTF-8.
     """
@@ -38,17 +38,15 @@ def json_text(content: Any) -> str:
 
 
 def as_json(content: Any) -> Any:
-    """Return a value as JSON gives it back: tuples become lists, and what JSON cannot hold becomes text."""
+    """Return a value as a round trip through JSON does: tuples become lists, unsupported types become text."""
     return json.loads(json.dumps(content, default=str))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all; missing folders are created.
-
-    Text is written in UTF-8.
+    """Write a file completely or not at all, text in UTF-8; create missing folders.
 
     Raises:
-        OSError: The disk refuses. A temporary file is removed.
+        OSError: The file cannot be written. The temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -66,7 +64,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, where the system supports it: a rename is durable only after that."""
+    """Flush the entries of a folder to disk, where the system supports it: a rename is durable only after that."""
     with suppress(OSError, AttributeError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,8 +1,8 @@
-"""Output folders: which of them hf_ft made, which files in them it wrote, and which process is writing there now.
+"""Output folders: their manifest of files that hf_ft wrote, and the lock of the process that writes there.
 
-`FOLDER/.local/manifest.json` marks a folder as one of hf_ft's. It names the kind of result and, for each file that was
-written, its size and SHA-256. Only these files are ever removed, replaced or published, so files that a user adds stay.
-A listed file that the user has edited counts as the user's: it is moved aside, never overwritten.
+`FOLDER/.local/manifest.json` marks a folder as created by hf_ft. It records the kind of result and, for each file that
+was written, its size and SHA-256. Only these files are ever removed, replaced or published, so files that a user adds
+stay. A listed file that the user has edited counts as the user's: it is moved aside, never overwritten.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ MANIFEST = f"{LOCAL}/manifest.json"
 SCHEMA = 1
 
 Entry = dict[str, Any]
-"""`size` and `sha256` of a file; `before` is the SHA-256 of what it replaced, in case the process ended in between."""
+"""`size` and `sha256` of a file; `before` is the SHA-256 of the file it replaces, if the process ends in between."""
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
 def entry_of(path: Path) -> Entry:
-    """Size and SHA-256 of a file."""
+    """Return size and SHA-256 of a file."""
     return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def is_unchanged(path: Path, entry: Entry) -> bool:
-    """Whether a regular file, not a link to one, is what the manifest says of it."""
+    """Return whether a path is a regular file, not a link, with the content that the manifest records."""
     if path.is_symlink() or not path.is_file():
         return False
     found = entry_of(path)["sha256"]
@@ -49,13 +49,13 @@ def is_unchanged(path: Path, entry: Entry) -> bool:
 
 
 def kind_of(folder: Path) -> str | None:
-    """The kind of result that a folder was made for (`run`, `comparison`, `depth`, `ranking`); None if not by us."""
+    """Return the kind of result in a folder, a key of `KINDS`; None if hf_ft did not create the folder."""
     found = _manifest(folder)
     return found["kind"] if found else None
 
 
 def files_of(folder: Path) -> dict[str, Entry]:
-    """The files that we wrote into a folder, by their names relative to it."""
+    """Return the files that hf_ft wrote into a folder, by their names relative to it."""
     found = _manifest(folder)
     return dict(found["files"]) if found else {}
 
@@ -76,13 +76,13 @@ def _write_manifest(folder: Path, kind: str, files: dict[str, Entry]) -> None:
 
 
 def mark(folder: Path, kind: str) -> None:
-    """Make a folder ours, for one kind of result; the files that its manifest names already stay in it."""
+    """Create the manifest of a folder for one kind of result; a manifest of the same kind keeps its files."""
     if kind_of(folder) != kind:
         _write_manifest(folder, kind, {})
 
 
 def record(folder: Path, entries: dict[str, Entry]) -> None:
-    """Add files to the manifest, before they are written or after; a folder without one stays as it is."""
+    """Add files to the manifest, before or after they are written; do nothing in a folder without one."""
     found = _manifest(folder)
     if found is None:
         return
@@ -103,7 +103,7 @@ def record_files(folder: Path, paths: Iterable[Path]) -> None:
 
 
 def write(folder: Path, name: str, content: str | bytes) -> None:
-    """Write a file of ours into an output folder; what a user put under that name is moved aside."""
+    """Write a file into an output folder and its manifest; move a user's file of that name aside."""
     content = content.encode("utf-8") if isinstance(content, str) else content
     entry = {"size": len(content), "sha256": bytes_digest(content)}
     make_way(folder, name, entry)
@@ -113,12 +113,12 @@ def write(folder: Path, name: str, content: str | bytes) -> None:
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder whose files move into the output folder at the end, if nothing was raised.
+    """Yield an empty folder whose files move into the output folder at the end, unless the block raises.
 
-    So the manifest lists whatever a library writes, under whatever name, and a result is complete or absent.
+    The manifest then lists every file that a library writes, whatever its name, and a result is complete or absent.
     """
     new = folder / LOCAL / "new"
-    shutil.rmtree(new, ignore_errors=True)  # left by a killed process; this one holds the folder
+    shutil.rmtree(new, ignore_errors=True)  # left by a killed process: this one has the lock
     new.mkdir(parents=True)
     try:
         yield new
@@ -144,7 +144,7 @@ def _settle(folder: Path, new: Path) -> None:
 
 
 def make_way(folder: Path, name: str, coming: Entry | None = None) -> None:
-    """Move aside a file at the place where one is about to be written, unless it is listed and unchanged, or equal."""
+    """Move aside a file at a path about to be written, unless it is listed and unchanged, or equals the new one."""
     path = folder / name
     for parent in reversed(path.relative_to(folder).parents[:-1]):  # a file, or a link out of the folder
         if os.path.lexists(folder / parent) and ((folder / parent).is_symlink() or not (folder / parent).is_dir()):
@@ -155,7 +155,7 @@ def make_way(folder: Path, name: str, coming: Entry | None = None) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """The path, with a number at its end where it is taken."""
+    """Return the path, with a number appended if it exists."""
     tries = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
     return next(other for other in tries if not os.path.lexists(other))
 
@@ -170,9 +170,9 @@ def _move_aside(path: Path) -> None:
 
 
 def remove(folder: Path, below: str = "") -> None:
-    """Remove the files that the manifest lists, or those of one folder `below`, and nothing else.
+    """Remove the files that the manifest lists, or only those in the subfolder `below`, and nothing else.
 
-    An edited file is moved aside. Folders that become empty are removed.
+    Edited files are moved aside. Folders that become empty are removed.
     """
     files = files_of(folder)
     mine = [name for name in files if not below or name.startswith(f"{below}/")]
@@ -189,7 +189,7 @@ def remove(folder: Path, below: str = "") -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove an output folder after its files, unless a user added some."""
+    """Remove an output folder whose files were removed, unless a user added some."""
     if state_of(folder) == "nothing":
         for name in (MANIFEST, LOCK, HOLDER):
             (folder / name).unlink(missing_ok=True)
@@ -197,7 +197,7 @@ def discard(folder: Path) -> None:
 
 
 def prune(root: Path, folders: Iterable[Path]) -> None:
-    """Remove folders that are empty, and those around them up to `root`, which stays."""
+    """Remove empty folders and their empty parents, up to but not including `root`."""
     for folder in sorted(set(folders), key=lambda path: -len(path.parts)):
         while folder != root and root in folder.parents:
             try:
@@ -216,10 +216,10 @@ LOCK, HOLDER = f"{LOCAL}/lock", f"{LOCAL}/holder.json"
 
 
 def state_of(folder: Path) -> str:
-    """What an output folder holds: `nothing`, `files` (not ours), else the kind of result that was begun there."""
+    """Return what an output folder contains: `nothing`, `files` (not written by hf_ft), or the kind of result."""
     if not folder.is_dir():
         return "nothing"
-    bare = {folder / name for name in (LOCAL, MANIFEST, LOCK, HOLDER)}  # written first by a process that starts
+    bare = {folder / name for name in (LOCAL, MANIFEST, LOCK, HOLDER)}  # written when a process starts
     there = (path for path in folder.rglob("*") if path not in bare)
     if all(path.parent == folder / LOCAL and path.suffix == ".part" for path in there):
         return "nothing"
@@ -227,10 +227,10 @@ def state_of(folder: Path) -> str:
 
 
 def check_ours(folder: Path, kind: str) -> str:
-    """What a folder holds, `nothing` or the wanted kind of result.
+    """Return the state of a folder, `nothing` or the wanted kind of result.
 
     Raises:
-        UserError: it holds something else, and no option of ours could make room there.
+        UserError: It contains something else, which no option of hf_ft removes.
     """
     state = state_of(folder)
     if state == "files":
@@ -246,10 +246,10 @@ def check_ours(folder: Path, kind: str) -> str:
 
 
 def check_apart(folder: Path, source: Path, what: str) -> None:
-    """Raise where results would be written over what they are made from, by whichever path it is called.
+    """Check that an output folder does not overlap the model or data it is made from, also through links.
 
     Raises:
-        UserError: the folder is the source, or lies inside it, or holds it.
+        UserError: The folder is the source or lies inside it, or contains the source model.
     """
     if not source.exists():
         return
@@ -263,18 +263,18 @@ def check_apart(folder: Path, source: Path, what: str) -> None:
 
 
 def _same(one: Path, other: Path | str) -> bool:
-    """Whether two paths are one file or folder, also through links, bind mounts and other spellings."""
+    """Return whether two paths are the same file or folder, also through links, bind mounts and other spellings."""
     try:
         return os.path.samefile(one, other)
-    except (OSError, ValueError):  # no such file, or a name that no file can have
+    except (OSError, ValueError):  # no such file, or an invalid name
         return False
 
 
 def check_new_file(path: Path, option: str, inputs: Iterable[str], overwrite: bool) -> None:
-    """Refuse to write over a file, unless that was asked for, and over an input in any case.
+    """Check that a path can be written: it does not exist, unless `overwrite` is set, and is never an input.
 
     Raises:
-        UserError: names the file and the fix.
+        UserError: It exists, is a folder, or is an input.
     """
     if any(_same(path, os.path.expanduser(one)) for one in inputs):
         raise UserError(f"{option} {path} is an input itself, which is never overwritten. Choose another file.")
@@ -287,17 +287,17 @@ def check_new_file(path: Path, option: str, inputs: Iterable[str], overwrite: bo
 # --- Lock -------------------------------------------------------------------------------------------------------------
 
 _HELD: dict[Path, ExitStack] = {}
-"""Folders that this process holds; the locks that `hold` took are closed by `let_go`."""
+"""Folders that this process has locked; `let_go` releases the locks that `hold` acquired."""
 
 
 @contextmanager
 def locked(folder: Path, kind: str) -> Iterator[None]:
-    """Hold an output folder for one process, and mark it as ours; only the first of several in a distributed run.
+    """Lock an output folder within the block and create its manifest, in the first process of a distributed run only.
 
-    It is a lock of the operating system (`filelock`), so a killed process leaves none.
+    The lock is the operating system's (`filelock`), so a killed process leaves none.
 
     Raises:
-        UserError: another process writes there, or the folder holds something else.
+        UserError: Another process writes there, or the folder contains something else.
     """
     if not is_first_process():
         yield
@@ -330,7 +330,7 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
         del _HELD[held]
         with suppress(OSError):
             (folder / HOLDER).unlink()
-            if state_of(folder) == "nothing":  # a mistake in the data, say: leave no trace
+            if state_of(folder) == "nothing":  # for example after an error in the data: leave no trace
                 (folder / MANIFEST).unlink()
                 (folder / LOCK).unlink()
                 for path in made or [folder / LOCAL]:
@@ -339,29 +339,29 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
 
 
 def locked_if_ours(folder: Path, kind: str) -> AbstractContextManager[None]:
-    """`locked` for an output folder; any other folder, such as one with a copied record, is left without a manifest."""
+    """Lock an output folder of that kind; do nothing for any other folder, such as one with a copied record."""
     return locked(folder, kind) if kind_of(folder) == kind else nullcontext()
 
 
 def hold(folder: Path, kind: str) -> None:
-    """Hold an output folder as `locked` does, until `let_go` or the end of the process, if it is not held already."""
+    """Lock an output folder like `locked`, until `let_go` or the end of the process; do nothing if it is locked."""
     if is_held(folder):
         return
     stack = ExitStack()
     stack.enter_context(locked(folder, kind))
     if is_first_process():
         _HELD[folder.resolve()] = stack
-        atexit.register(let_go, folder)  # while this module is still whole
+        atexit.register(let_go, folder)  # before the interpreter tears this module down
 
 
 def let_go(folder: Path) -> None:
-    """End what `hold` began; a folder that was held before stays held."""
+    """Release the lock that `hold` acquired; a folder that was already locked before stays locked."""
     _HELD.get(folder.resolve(), ExitStack()).close()
 
 
 @contextmanager
 def let_go_if_raised(folder: Path) -> Iterator[None]:
-    """Let go of a folder where something is raised: the same process may go on with it, as in a notebook."""
+    """Release the lock of a folder if the block raises: in a notebook, the same process may use it again."""
     try:
         yield
     except BaseException:
@@ -375,11 +375,11 @@ RANKS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
 )
-"""Environment variables of rank and world size, as `torchrun` and MPI set them."""
+"""Environment variables of rank and world size, as set by `torchrun` and MPI."""
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the first of several.
+    """Return whether this is the only process of a run, or the first of several.
 
     A rank counts only together with its world size: `RANK` alone may mean anything, for example the rank of LoRA.
     """
@@ -391,12 +391,12 @@ def is_first_process() -> bool:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether this process holds a folder."""
+    """Return whether this process has locked a folder."""
     return folder.resolve() in _HELD
 
 
 def _holder(folder: Path) -> str:
-    """Who holds a folder, as far as that is known: a process that has just taken the lock writes it in a moment."""
+    """Return which process has locked a folder, else ""; wait briefly, because it is recorded after locking."""
     for _ in range(10):
         try:
             found = read_json(folder / HOLDER)

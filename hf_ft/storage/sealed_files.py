@@ -1,7 +1,7 @@
-"""Files that say themselves whether they are whole: on the disk before they get their name, with checksums inside.
+"""Files and folders with checksums, whose damage is detected when they are read.
 
-What is written under another name, brought to the disk (fsync) and renamed last is there as a whole or not at all,
-whenever the process or the machine stops. What happens to it later, a checksum shows.
+Files that are written under a temporary name, flushed to disk (fsync) and renamed last are complete or absent, whenever
+the process or the machine stops. Checksums detect later changes.
 """
 
 from __future__ import annotations
@@ -16,27 +16,31 @@ from hf_ft.storage.hashing import sha256, text_digest
 from hf_ft.storage.json_files import flush_folder
 
 SEAL = "sealed.json"
-"""The file of a sealed folder that lists all others."""
+"""The file of a sealed folder that lists the checksums of all others."""
 
 
 class Damaged(Exception):
-    """A file is not what was written; says which and how."""
+    """A file is missing or differs from what was written."""
 
 
 def sealed(about: Mapping[str, Any]) -> bytes:
-    """Return the text of a JSON file that begins with the checksum of the rest.
+    """Return the content of a JSON file that begins with the checksum of the rest.
 
-    Laid out here, not by `json_text`: the checksum covers this exact text.
+    Does not use `json_text`, because the checksum depends on the exact text.
     """
     digest = text_digest(json.dumps(about))
     return json.dumps({"sha256": digest, **about}, indent=1).encode()
 
 
 def opened(content: bytes, name: str) -> dict[str, Any]:
-    """Return what `sealed` was called with.
+    """Return the value that `sealed` was called with.
+
+    Args:
+        content: The content of the file.
+        name: The name of the file, for the error.
 
     Raises:
-        Damaged: any other text than it makes; `name` is that of the file.
+        Damaged: The content is not what `sealed` returned.
     """
     try:
         about = json.loads(content)
@@ -49,7 +53,7 @@ def opened(content: bytes, name: str) -> dict[str, Any]:
 
 
 def sync(path: Path) -> None:
-    """Bring a file to the disk, or the names in a folder where the system can do that."""
+    """Flush a file to disk, or the entries of a folder where the system supports it."""
     if path.is_dir():
         flush_folder(path)
         return
@@ -61,7 +65,7 @@ def sync(path: Path) -> None:
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> None:
-    """Bring all files of a folder to the disk, and write beside them what they are: their checksums, and `about`."""
+    """Flush all files of a folder to disk, and write their checksums with `about` into `sealed.json`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL)
     for path in files:
         sync(path)
@@ -75,7 +79,7 @@ def unsealed(folder: Path) -> dict[str, Any]:
     """Return the `about` of a sealed folder, after comparing every file with its checksum.
 
     Raises:
-        Damaged: files are missing or are not what was written.
+        Damaged: Files are missing or differ from what was written.
     """
     try:
         about = opened((folder / SEAL).read_bytes(), SEAL)
