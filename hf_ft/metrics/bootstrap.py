@@ -1,7 +1,8 @@
-"""Bootstrap intervals for any metric that is a function of how often each example was drawn.
+"""Bootstrap intervals for any metric that is a function of example weights.
 
-Own code rather than `scipy.stats.bootstrap`: all metrics, and all models that are compared, share the same resamples,
-and a resample is a column of weights, so that a thousand of them are a few matrix products.
+Own code rather than `scipy.stats.bootstrap`, because all metrics, and all models that are compared, share the same
+resamples. A resample is a column of weights (how often each example was sampled), so that a thousand resamples take a
+few matrix products.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Statistic: TypeAlias = Callable[[Floats], Floats]
 """A metric of resampled examples: weights `(examples, resamples)` to values `(resamples,)`."""
 
 CHUNK_CELLS = 2**20
-"""Cells of one chunk of resampling weights (8 MiB): bounds the memory, and small enough for the cache."""
+"""Cells of one chunk of resampling weights (8 MiB), which bounds the memory and fits into the CPU cache."""
 
 FEW = 10
-"""Fewer right or wrong answers are too few to resample: of three wrong ones, every twentieth resample has none."""
+"""Minimum number of right and of wrong predictions for percentiles: of three, every twentieth resample has none."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class Score:
 
 
 def resampling_weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield weights `(n, resamples)` in chunks of columns, the same whatever the size of a chunk.
+    """Yield weights `(n, resamples)` in chunks of columns; the size of a chunk does not change them.
 
-    A resample is a column of weights: how often each example was drawn. Metrics are functions of weighted sums over
-    examples, so that matrix products replace a loop over resamples.
+    A column says how often each example was sampled. Metrics are functions of weighted sums over examples, so that
+    matrix products replace a loop over resamples.
     """
     generator = np.random.default_rng(seed)
     chunk = max(1, CHUNK_CELLS // n)
@@ -53,10 +54,13 @@ def resampling_weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
 
 
 def resample(statistics: Mapping[str, Statistic], n: int, resamples: int = 1000, seed: int = 0) -> dict[str, Floats]:
-    """Compute every statistic on each of `resamples` draws of `n` examples with replacement: `(resamples,)` by name.
+    """Compute every statistic on resamples of `n` examples with replacement.
+
+    Returns:
+        Name -> values `(resamples,)`.
 
     Raises:
-        UserError: fewer than one resample.
+        UserError: `resamples` is below 1.
     """
     if resamples < 1:
         raise UserError(f"There must be at least 1 resample, not {resamples}.")
@@ -75,20 +79,28 @@ def intervals(
     sizes: Mapping[str, float] = MappingProxyType({}),
     shares: Collection[str] = (),
 ) -> dict[str, Score]:
-    """Each value with its interval: the percentiles of its resampled values, or at the edge the exact one.
+    """Return each value with its interval: percentiles of its resampled values, or an exact interval near 0 and 1.
 
     Percentiles (Efron 1979, https://doi.org/10.1214/aos/1176344552) cover the choice of the examples scored, not of
-    training seeds. Resampling biases some metrics; where the percentiles leave the value outside, the interval is
-    widened. Where every answer is right, or wrong, resamples are all alike and would say "1.0000 to 1.0000":
+    training seeds. Resampling biases some metrics; if the percentiles exclude the value, the interval is widened to
+    include it. If every prediction is right, or wrong, all resamples are equal, and percentiles would be "1.0000 to
+    1.0000". Therefore:
 
-    - Of `shares` of the n examples (accuracy) the interval of Clopper and Pearson (1934,
-      https://doi.org/10.1093/biomet/26.4.404) is used where fewer than ten are right or fewer than ten wrong.
-    - Other metrics between 0 and 1 get, at exactly 0 or 1, the interval of a share of `sizes[name]` examples: of as
-      many as their value is an average of. See `even_size` for averages over classes.
-    - Losses, errors and correlations are not in `sizes`: nothing bounds what was not seen, so theirs are percentiles.
+    - Proportions of the n examples (accuracy) use the interval of Clopper and Pearson (1934,
+      https://doi.org/10.1093/biomet/26.4.404) if fewer than ten predictions are right or fewer than ten are wrong.
+    - Other metrics between 0 and 1 use, at exactly 0 or 1, the interval of a proportion of `sizes[name]` examples.
+    - Losses, errors and correlations use percentiles, since they have no bound.
+
+    Args:
+        values: Metric -> value on all examples.
+        drawn: Metric -> values on resamples, `(resamples,)`.
+        n: The number of examples.
+        confidence: The confidence level.
+        sizes: Metric between 0 and 1 -> the number of examples that its value averages; see `even_size`.
+        shares: The metrics that are proportions of the n examples.
 
     Raises:
-        UserError: a confidence outside 0 to 1.
+        UserError: `confidence` is not between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise UserError(f"The confidence must lie between 0 and 1, not {confidence}.")
@@ -114,10 +126,13 @@ def _exact(right: int, n: int, confidence: float) -> tuple[float, float]:
 
 
 def even_size(counts: npt.ArrayLike) -> float:
-    """How many examples in equal classes would make a mean over classes as sure as examples in `counts` do.
+    """Return the number of examples in equal classes with which a mean over classes has the same variance.
 
-    A mean over K classes varies as the sum of 1 / count over K squared: with one example in a class it hangs on that
-    one, however many the others have. Classes without examples do not count.
+    The variance of a mean over K classes is proportional to the sum of 1 / count, divided by K squared: a class with a
+    single example dominates it, however large the others are. Classes without examples are ignored.
+
+    Args:
+        counts: The number of examples of each class.
     """
     there = np.asarray(counts, dtype=np.float64)
     there = there[there > 0]
@@ -125,5 +140,5 @@ def even_size(counts: npt.ArrayLike) -> float:
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:
-    """`part / whole`, and 0 where `whole` is 0."""
+    """Return `part / whole`, and 0 where `whole` is 0."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

@@ -1,14 +1,14 @@
-"""Classification metrics that need no network, with the direction and a confidence interval of each.
+"""Classification metrics, each with its direction and a bootstrap interval.
 
-`METRICS` is the one table of what exists. A row says what a metric reads, which way is better, its value (by
-scikit-learn) and how to resample it (by counting, so that a thousand resamples cost less than a second).
+`METRICS` lists them all. An entry defines what a metric reads, its direction, its value (by scikit-learn) and how it is
+resampled (by counting, so that a thousand resamples take less than a second).
 
 - `score` returns values with intervals, for reports; `bootstrap` returns the resampled values behind them.
-- `compute_metrics` returns values only, for `Trainer`; `evaluate_metrics` makes `evaluate.Metric`s of the table.
-- `fit_threshold` and `majority_baseline` are what a multi-label score and any accuracy must be read with.
+- `compute_metrics` returns values only, for `Trainer`; `evaluate_metrics` exports entries as `evaluate.Metric`s.
+- `fit_threshold` is needed for multi-label scores, `majority_baseline` to interpret any accuracy.
 
-Wherever a macro average is taken, it runs over the classes that occur in the references or in the
-predictions, so that a validation split may lack a class.
+Macro averages are over the classes that occur in the references or in the predictions, so that a validation split may
+lack a class.
 """
 
 from __future__ import annotations
@@ -39,11 +39,18 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """Everything about one metric of one problem type.
+    """One metric of one problem type.
 
-    `value` takes references, then what the metric `reads`: predicted labels, or logits `(examples, classes)`.
-    `resample` prepares what does not change between resamples and returns the function of the weights. `size` is of how
-    many examples the value is an average, for metrics between 0 and 1; `share` says that it is a share of all of them.
+    Args:
+        name: The name of the metric.
+        problem_type: `SINGLE_LABEL` or `MULTI_LABEL`.
+        higher_is_better: The direction.
+        description: One sentence for users.
+        reads: Whether `value` takes predicted labels, or logits `(examples, classes)`.
+        value: A function of references and predictions.
+        resample: Computes everything that does not depend on the weights, and returns the function of the weights.
+        size: For metrics between 0 and 1, the number of examples that the value averages.
+        share: Whether the value is a proportion of all examples.
     """
 
     name: str
@@ -58,24 +65,24 @@ class MetricSpec:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# One split: checked logits and references, and what follows from them.
+# One split: validated logits and references, and the predicted labels.
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Logits `(examples, classes)` beside references and predictions, both class ids or both rows of 0/1."""
+    """Logits `(examples, classes)`, references and predictions; the latter two are class ids, or rows of 0 and 1."""
 
     logits: Floats
     references: Array
     predicted: Array
 
     def read(self, spec: MetricSpec) -> Array:
-        """The second argument of `spec.value`."""
+        """Return the second argument of `spec.value`."""
         return self.predicted if spec.reads == "labels" else self.logits
 
     @functools.cached_property
     def members(self) -> tuple[csr_array, csr_array, csr_array]:
-        """Who belongs to each class: right, predicted and actual examples, each `(classes, examples)`."""
+        """Membership of examples in classes: right, predicted and actual, each `(classes, examples)`."""
         from scipy.sparse import csr_array
 
         if self.references.ndim == 2:
@@ -90,7 +97,7 @@ class _Split:
 
 
 def _split(logits: npt.ArrayLike, references: npt.ArrayLike, problem_type: str, threshold: float) -> _Split:
-    """Check both arrays and decide the predicted labels: argmax, or probability at or above `threshold`."""
+    """Validate both arrays and compute the predicted labels: argmax, or probability at or above `threshold`."""
     choose(problem_type, METRICS, "problem type")
     if not 0 <= threshold <= 1:
         raise UserError(f"The threshold is a probability and must lie between 0 and 1, not {threshold}.")
@@ -115,7 +122,7 @@ def _checked_logits(logits: npt.ArrayLike) -> Floats:
 
 
 def _checked_references(references: npt.ArrayLike, shape: tuple[int, ...], problem_type: str) -> Array:
-    """References as integers, `(examples,)` class ids or `shape` = `(examples, classes)` of 0 and 1."""
+    """Return references as integers: class ids `(examples,)`, or 0 and 1 of `shape` = `(examples, classes)`."""
     checked = np.asarray(references)
     wanted = shape[:1] if problem_type == SINGLE_LABEL else shape
     if checked.shape != wanted:
@@ -136,7 +143,7 @@ def _strangers(values: Array, allowed: npt.ArrayLike) -> str:
 
 
 def class_probabilities(logits: Floats) -> Floats:
-    """Probabilities over the classes `(examples, classes)`, which sum to 1."""
+    """Return the softmax probabilities of the classes, `(examples, classes)`."""
     from scipy.special import softmax
 
     probabilities: Floats = softmax(logits, axis=1)
@@ -144,7 +151,7 @@ def class_probabilities(logits: Floats) -> Floats:
 
 
 def label_probabilities(logits: Floats) -> Floats:
-    """Probability of each class on its own, `(examples, classes)`."""
+    """Return the independent (sigmoid) probability of each class, `(examples, classes)`."""
     from scipy.special import expit
 
     probabilities: Floats = expit(logits)
@@ -156,17 +163,17 @@ def label_probabilities(logits: Floats) -> Floats:
 
 
 def _by_sklearn(function: str, **options: Any) -> Callable[[Array, Array], float]:
-    """The scikit-learn metric called `function`, as a `MetricSpec.value` that reads labels."""
+    """Return the scikit-learn metric called `function` as a `MetricSpec.value` that reads labels."""
 
     def value(references: Array, predicted: Array) -> float:
         from sklearn import metrics
 
         if references.ndim == 2 and references.shape[1] == 1:
-            # scikit-learn takes one column for a binary problem and scores the negatives as a second class.
-            # A class that nobody has or predicts keeps the columns a multi-label problem, and counts nowhere.
+            # scikit-learn treats one column as a binary problem and scores the negatives as a second class. An empty
+            # second column keeps it a multi-label problem and does not affect the value.
             references, predicted = (np.pad(rows, ((0, 0), (0, 1))) for rows in (references, predicted))
         with warnings.catch_warnings():
-            # scikit-learn 1.7 suspects a regression when there are few examples per class; 1.8 does not.
+            # scikit-learn 1.7 warns of a possible regression problem with few examples per class; 1.8 does not.
             warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
             return float(getattr(metrics, function)(references, predicted, **options))
 
@@ -174,12 +181,12 @@ def _by_sklearn(function: str, **options: Any) -> Callable[[Array, Array], float
 
 
 def _or_zero(value: Callable[[Array, Array], float]) -> Callable[[Array, Array], float]:
-    """`value` with NaN, which scikit-learn returns for the mean of nothing, replaced by 0."""
+    """Return `value` with NaN, which scikit-learn returns for an empty mean, replaced by 0."""
     return lambda references, predicted: float(np.nan_to_num(value(references, predicted)))
 
 
 def _log_loss_single(references: Array, logits: Array) -> float:
-    # scikit-learn's makes a table of examples and classes, which takes seconds for thousands of each.
+    # scikit-learn's `log_loss` builds a table of examples and classes, which takes seconds for thousands of each.
     return float(_negative_log(class_probabilities(logits)[np.arange(len(logits)), references]).mean())
 
 
@@ -195,10 +202,10 @@ def _ece(references: Array, logits: Array) -> float:
 
 
 def _calibration_gaps(references: Array, logits: Array) -> tuple[Array, Floats]:
-    """The confidence bin of each example, and right (1 or 0) less confidence.
+    """Return the confidence bin of each example, and its gap: correctness (1 or 0) minus confidence.
 
-    |accuracy - confidence| of a bin times its share of the examples is |sum of its gaps| / examples: that is
-    why ECE needs no averages per bin. Bins are open below and closed above, as in the paper.
+    |accuracy - confidence| of a bin times its share of the examples equals |sum of its gaps| / examples, so ECE needs
+    no averages per bin. Bins are open below and closed above, as in the paper.
     """
     confidence = class_probabilities(logits).max(axis=1)
     bins = np.ceil(confidence * ECE_BINS).astype(np.int64) - 1
@@ -218,7 +225,7 @@ def _mean_average_precision(references: Array, logits: Array) -> float:
 
 
 def _grouping(groups: Array, count: int, values: Floats | None = None) -> csr_array:
-    """The matrix `(count, examples)` that sums over groups; group ids of `count` or more are ignored."""
+    """Return the matrix `(count, examples)` that sums over groups; group ids of `count` or more are ignored."""
     from scipy.sparse import csr_array
 
     inside = np.flatnonzero(groups < count)
@@ -227,7 +234,7 @@ def _grouping(groups: Array, count: int, values: Floats | None = None) -> csr_ar
 
 
 def _averaging(per_example: Callable[[_Split], Array]) -> Callable[[_Split], Statistic]:
-    """Resample a metric that is a plain mean over examples."""
+    """Return the `resample` of a metric that is a mean over examples."""
 
     def resample(split: _Split) -> Statistic:
         values = per_example(split).astype(np.float64)
@@ -238,7 +245,7 @@ def _averaging(per_example: Callable[[_Split], Array]) -> Callable[[_Split], Sta
 
 @dataclass(frozen=True)
 class Counts:
-    """Right, predicted and actual examples of each class in each resample: three `(classes, resamples)`."""
+    """Numbers of right, predicted and actual examples of each class in each resample, each `(classes, resamples)`."""
 
     right: Floats
     predicted: Floats
@@ -256,26 +263,26 @@ class Counts:
 
     @property
     def precision(self) -> Floats:
-        """The share of the predicted examples that are right."""
+        """The proportion of predicted examples that are right."""
         return ratio(self.right, self.predicted)
 
     @property
     def recall(self) -> Floats:
-        """The share of the actual examples that were predicted."""
+        """The proportion of actual examples that are predicted."""
         return ratio(self.right, self.actual)
 
     def macro(self, by_class: Floats) -> Floats:
-        """The mean over the classes that occur; the others are 0 in `by_class`."""
+        """Return the mean over the classes that occur; the others must be 0 in `by_class`."""
         occurring = (self.predicted + self.actual > 0).sum(axis=0)
         return ratio(by_class.sum(axis=0), occurring.astype(np.float64))
 
     def weighted(self, by_class: Floats) -> Floats:
-        """The mean over classes, each weighted by its actual examples."""
+        """Return the mean over classes, weighted by their number of actual examples."""
         return ratio((by_class * self.actual).sum(axis=0), self.actual.sum(axis=0))
 
 
 def _counting(formula: Callable[[Counts], Floats]) -> Callable[[_Split], Statistic]:
-    """Resample a metric that is a formula of counts by class."""
+    """Return the `resample` of a metric that is a formula of counts by class."""
 
     def resample(split: _Split) -> Statistic:
         return lambda weights: formula(Counts(*(members @ weights for members in split.members)))
@@ -290,10 +297,10 @@ def _resample_ece(split: _Split) -> Statistic:
 
 
 def _resample_average_precision(split: _Split) -> Statistic:
-    """Mean average precision as weighted sums over score levels.
+    """Return mean average precision as weighted sums over score levels.
 
-    A level is a distinct score of a positive: precision counts only there. Each example belongs to the first
-    level, from the top, at which it is retrieved, so that equal scores enter together, as in scikit-learn.
+    A level is a distinct score of a positive example, since precision counts only there. Each example belongs to the
+    first level, from the top, at which it is retrieved, so that equal scores enter together, as in scikit-learn.
     """
     classes = []
     for k in np.flatnonzero(split.references.any(axis=0)):
@@ -326,13 +333,13 @@ def _losses_multi(split: _Split) -> Floats:
 
 
 def _negative_log(probabilities: Floats) -> Floats:
-    # Clipped as scikit-learn does, so that one certain mistake costs 36.04 and not infinity.
+    # Clipped as in scikit-learn, so that one wrong prediction with probability 1 costs 36.04 and not infinity.
     epsilon = np.finfo(np.float64).eps
     return -np.log(probabilities.clip(epsilon, 1 - epsilon))
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Of how many examples a value is an average: what its interval is made of where every answer is right.
+# The number of examples that a value averages, for its interval if every prediction is right.
 
 
 def _all_examples(split: _Split) -> float:
@@ -340,18 +347,18 @@ def _all_examples(split: _Split) -> float:
 
 
 def _by_class(split: _Split) -> float:
-    """A mean over the classes that occur in references or predictions."""
+    """Return the size for a mean over the classes that occur in references or predictions."""
     right, predicted, actual = (members.sum(axis=1) for members in split.members)
     return even_size(predicted + actual - right)
 
 
 def _by_positives(split: _Split) -> float:
-    """A mean over the classes that occur in the references."""
+    """Return the size for a mean over the classes that occur in the references."""
     return even_size(split.references.sum(axis=0))
 
 
 def _having(*which: Literal["predicted", "references"]) -> Callable[[_Split], float]:
-    """The examples that have any label among these: the labels of one example are not independent."""
+    """Return the number of examples with any label in `which`: the labels of one example are not independent."""
     return lambda split: float(np.any([getattr(split, name).any(axis=1) for name in which], axis=0).sum())
 
 
@@ -446,8 +453,8 @@ _MULTI_LABEL_METRICS = _table(
         higher_is_better=True,
         description="F1 of each class, averaged over the classes that occur.",
         reads="labels",
-        # With 0 instead of NaN, scikit-learn would count classes that do not occur as failures here,
-        # though it leaves them out of single-label averages.
+        # With `zero_division=0`, scikit-learn would count classes that do not occur as 0 here, although it omits them
+        # from single-label averages.
         value=_or_zero(_by_sklearn("f1_score", average="macro", zero_division=np.nan)),
         resample=_counting(lambda counts: counts.macro(counts.f1)),
         size=_by_class,
@@ -502,14 +509,14 @@ _MULTI_LABEL_METRICS = _table(
 METRICS: Mapping[str, Mapping[str, MetricSpec]] = MappingProxyType(
     {SINGLE_LABEL: _SINGLE_LABEL_METRICS, MULTI_LABEL: _MULTI_LABEL_METRICS}
 )
-"""What exists: problem type -> name -> `MetricSpec`."""
+"""All metrics: problem type -> name -> `MetricSpec`."""
 
 
 def default_metric(problem_type: str) -> str:
-    """The metric that selects the best checkpoint by default.
+    """Return the metric that selects the best checkpoint by default.
 
     Raises:
-        UserError: for an unknown problem type.
+        UserError: Unknown problem type.
     """
     choose(problem_type, METRICS, "problem type")
     return "accuracy" if problem_type == SINGLE_LABEL else "f1_micro"
@@ -530,19 +537,21 @@ def score(
 ) -> dict[str, Score]:
     """Compute every metric of the problem type with its bootstrap interval.
 
+    For the intervals see `intervals`; of these metrics, resampling biases `ece` most. `compute_metrics` is faster and
+    returns no intervals; `bootstrap` is for comparing two models.
+
     Args:
         logits: `(examples, classes)`.
-        references: class ids `(examples,)`, or 0 and 1 `(examples, classes)` for multi-label.
-        threshold: the probability from which a multi-label class counts as predicted; see `fit_threshold`.
-
-    The intervals are those of `bootstrap.intervals`, exact where every answer is right; of these metrics, ece is biased
-    most by resampling.
-
-    `compute_metrics` is the cheap sibling without intervals, `bootstrap` what to compare two models with.
+        references: Class ids `(examples,)`, or 0 and 1 `(examples, classes)` for multi-label.
+        problem_type: `single_label_classification` or `multi_label_classification`.
+        threshold: The probability from which a multi-label class counts as predicted; see `fit_threshold`.
+        resamples: The number of resamples.
+        seed: The seed of the resamples.
+        confidence: The confidence level of the intervals.
 
     Raises:
-        UserError: for NaN or infinite logits, an unknown problem type or numbers out of range.
-        ValueError: for shapes or references that do not fit.
+        UserError: Logits are NaN or infinite, the problem type is unknown, or a number is out of range.
+        ValueError: Shapes do not match, or references are invalid.
     """
     split = _split(logits, references, problem_type, threshold)
     specs, drawn = METRICS[problem_type], _bootstrap(split, problem_type, resamples, seed)
@@ -561,15 +570,17 @@ def bootstrap(
     seed: int = 0,
     names: Sequence[str] | None = None,
 ) -> dict[str, Floats]:
-    """Compute every metric, or those named, on each of `resamples` draws of the examples, with replacement.
+    """Compute every metric, or those in `names`, on resamples of the examples with replacement.
 
-    Returns values of the shape `(resamples,)` by name; `score` makes intervals of them.
-    The draws depend on the number of examples and the seed alone: two models scored on the same split may be
-    subtracted draw by draw, which is much sharper than comparing two of those intervals.
+    The resamples depend only on the number of examples and the seed. Values of two models on the same split can
+    therefore be subtracted resample by resample, which is much more sensitive than comparing two intervals of `score`.
+
+    Returns:
+        Metric -> values `(resamples,)`.
 
     Raises:
-        UserError: for NaN or infinite logits, an unknown problem type or numbers out of range.
-        ValueError: for shapes or references that do not fit.
+        UserError: Logits are NaN or infinite, the problem type is unknown, or a number is out of range.
+        ValueError: Shapes do not match, or references are invalid.
     """
     return _bootstrap(_split(logits, references, problem_type, threshold), problem_type, resamples, seed, names)
 
@@ -583,15 +594,14 @@ def _bootstrap(
 
 
 def compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Make the function that `Trainer(compute_metrics=...)` calls after each evaluation: values only.
+    """Return a function for `Trainer(compute_metrics=...)`, which computes values without intervals.
 
-    If a model returns more than logits, the first of its outputs is taken for them. Multi-label metrics are
-    those at the threshold fitted to the very predictions they judge, so that checkpoints are not compared at
-    a threshold that suits none: right for choosing one, but flattering as a result. Report `score`, at a
-    threshold fitted on other examples.
+    If a model returns more than logits, its first output is used. Multi-label metrics use the threshold that is fitted
+    to the same predictions, so that no checkpoint suffers from an unsuitable threshold. That is right for choosing a
+    checkpoint, but optimistic as a result: report `score` with a threshold fitted on other examples.
 
     Raises:
-        UserError: for an unknown problem type; the function itself, for NaN or infinite logits.
+        UserError: Unknown problem type. The returned function raises it for NaN or infinite logits.
     """
     specs = METRICS[choose(problem_type, METRICS, "problem type")]
 
@@ -606,21 +616,25 @@ def compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[str, f
 
 
 def fit_threshold(logits: npt.ArrayLike, references: npt.ArrayLike) -> float:
-    """Find the one probability threshold with the best micro F1 over `(examples, classes)`.
+    """Return the probability threshold with the best micro F1.
 
-    Exact: every threshold between two different probabilities is tried. Of equally good ones the one nearest to 0.5
-    wins; within it, 0.5 itself if it lies inside, else the middle.
+    The search is exact: it covers every gap between two different probabilities. Of equally good gaps the one nearest
+    to 0.5 is used; the threshold is 0.5 if the gap contains it, else the middle of the gap.
+
+    Args:
+        logits: `(examples, classes)`.
+        references: 0 and 1, `(examples, classes)`.
 
     Raises:
-        UserError: for NaN or infinite logits.
-        ValueError: for shapes or references that do not fit.
+        UserError: Logits are NaN or infinite.
+        ValueError: Shapes do not match, or references are invalid.
     """
     checked = _checked_logits(logits)
     positives = _checked_references(references, checked.shape, MULTI_LABEL).ravel()
     probabilities = label_probabilities(checked).ravel()
     order = np.argsort(-probabilities)
     probabilities, positives = probabilities[order], positives[order]
-    # Equal probabilities are predicted together: a threshold lies above all, or below the last of its equals.
+    # Equal probabilities fall on the same side: a threshold lies above all, or below the last of some equal ones.
     last = np.flatnonzero(np.append(np.diff(probabilities) != 0, True))
     right = np.append(0, np.cumsum(positives)[last])
     predicted = np.append(0, last + 1)
@@ -630,10 +644,10 @@ def fit_threshold(logits: npt.ArrayLike, references: npt.ArrayLike) -> float:
 
 
 def _thresholds_between(levels: Floats) -> Floats:
-    """A threshold for each gap of strictly falling probabilities: above all, between two, below all."""
+    """Return a threshold for each gap between strictly falling probabilities, including above and below all."""
     upper, lower = np.append(np.inf, levels), np.append(levels, 0.0)
-    # The middle, not a probability that occurred: the same logits computed in another batch differ in the
-    # last digits and must not change sides. Neighbouring floats have no middle; the upper one separates them as well.
+    # The middle of a gap, not one of the probabilities: the same logits computed in another batch differ in the last
+    # digits and must not change sides. Neighbouring floats have no middle; the upper one separates them as well.
     middle = (upper + lower) / 2
     middle = np.where(middle > lower, middle, upper)
     return np.where((lower < 0.5) & (upper >= 0.5), 0.5, middle)
@@ -642,14 +656,14 @@ def _thresholds_between(levels: Floats) -> Floats:
 def majority_baseline(
     train_references: npt.ArrayLike, references: npt.ArrayLike, problem_type: str
 ) -> dict[str, float]:
-    """Score the constant prediction that needs no model, by each metric that needs no probabilities.
+    """Score a constant prediction, which needs no model, by each metric that needs no probabilities.
 
-    It is the most frequent training class (the first of equals), or for multi-label all classes of more than
-    half the training examples, and if there is none the most frequent one. References are as in `score`.
+    The prediction is the most frequent training class (the first of equal ones); for multi-label, all classes of more
+    than half of the training examples, or else the most frequent one. References are as in `score`.
 
     Raises:
-        UserError: for an unknown problem type.
-        ValueError: for no examples, or references that do not fit.
+        UserError: Unknown problem type.
+        ValueError: There are no examples, or references are invalid.
     """
     choose(problem_type, METRICS, "problem type")
     train, test = np.asarray(train_references), np.asarray(references)
@@ -664,7 +678,7 @@ def majority_baseline(
 
 
 def _majority(train: Array) -> Array:
-    """The constant prediction: one class id, or one row of 0 and 1."""
+    """Return the constant prediction: one class id, or one row of 0 and 1."""
     if train.ndim == 1:
         return np.asarray(np.bincount(train).argmax())
     share = train.mean(axis=0)

@@ -1,10 +1,10 @@
-"""Metrics of the `evaluate` library: loaded by id or from a folder, and the toolkit's own ones made into such.
+"""Metrics of the `evaluate` library: loading them with a direction, and exporting built-in metrics to it.
 
-`load_metric` is for metrics that the toolkit does not have. It needs to know the direction of a metric, which
-`evaluate` does not record: a wrong one would select the worst checkpoint. Importing `evaluate` takes seconds, so it is
-imported when a metric is asked for, and scoring with the toolkit's own metrics does without it.
+`load_metric` is for metrics that are not built in. It needs the direction of a metric, which `evaluate` does not
+record: a wrong one would select the worst checkpoint. Importing `evaluate` takes seconds, so it is imported on first
+use; built-in metrics do not need it.
 
-See https://huggingface.co/docs/evaluate for what exists and how a metric is written.
+See https://huggingface.co/docs/evaluate for existing metrics and how to write one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ GREATER_IS_BETTER: Mapping[str, bool] = {
     **dict.fromkeys(("pearsonr", "spearmanr", "r_squared", "glue", "super_glue", "exact_match", "poseval"), True),
     **dict.fromkeys(("mse", "mae", "mape", "smape", "mase", "brier_score", "wer", "cer", "perplexity"), False),
 }
-"""Id of a metric of `evaluate` -> whether a greater value is better."""
+"""Id of an `evaluate` metric -> whether a greater value is better."""
 
 Decode = Callable[[Any, Any], tuple[Any, Any]]
-"""Outputs of a model and references -> what `compute(predictions=, references=)` takes."""
+"""Model outputs and references -> arguments of `compute(predictions=, references=)`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class EvaluateMetric:
         name: The key of its value among the results, for `metric_for_best_model`.
         greater_is_better: Whether a greater value is better.
         module: The `evaluate.EvaluationModule`.
-        options: What `module.compute` takes besides predictions and references, such as `average="macro"`.
+        options: Further arguments of `module.compute`, such as `average="macro"`.
     """
 
     name: str
@@ -48,10 +48,10 @@ class EvaluateMetric:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        """Every number that the metric reports, `name` among them.
+        """Return every number that the metric reports, including `name`.
 
         Raises:
-            UserError: the metric does not take such predictions, or reports nothing called `name`.
+            UserError: The metric does not support such predictions, or does not report `name`.
         """
         try:
             found = self.module.compute(predictions=predictions, references=references, **self.options)
@@ -76,7 +76,7 @@ class EvaluateMetric:
         return numbers
 
     def for_trainer(self, decode: Decode) -> Callable[[Any], dict[str, float]]:
-        """The function for `Trainer(compute_metrics=...)`; `decode` makes predictions of outputs (`Target.decode`)."""
+        """Return a function for `Trainer(compute_metrics=...)`; `decode` converts outputs to predictions."""
 
         def compute(prediction: Any) -> dict[str, float]:
             return self.compute(*decode(prediction.predictions, prediction.label_ids))
@@ -96,13 +96,13 @@ def load_metric(
 
     Args:
         metric: An id (`accuracy`, `owner/name`), or a folder or file with the script of a metric.
-        greater_is_better: The direction; may be left out for the ids of `GREATER_IS_BETTER`.
-        key: Which of several reported numbers is meant; the metric's own name by default.
+        greater_is_better: The direction; optional for the ids in `GREATER_IS_BETTER`.
+        key: Which of several reported numbers to use; by default the one with the metric's name.
         config_name: The configuration of metrics that have several, such as `mrpc` of `glue`.
-        options: What the metric's `compute` takes besides predictions and references.
+        options: Further arguments of the metric's `compute`.
 
     Raises:
-        UserError: the metric does not exist, needs a missing package, or has no known direction.
+        UserError: The metric does not exist, needs a missing package, or has no known direction.
 
     Example:
         >>> f1 = load_metric("f1", average="macro")  # doctest: +SKIP
@@ -123,10 +123,10 @@ def load_metric(
 
 
 def with_direction(module: Any, greater_is_better: bool | None = None) -> EvaluateMetric:
-    """A metric that the caller loaded with `evaluate.load`, with its direction.
+    """Wrap a metric that was loaded with `evaluate.load`, adding its direction.
 
     Raises:
-        UserError: the direction is neither passed nor known.
+        UserError: The direction is neither passed nor known.
     """
     name = module.name
     known = getattr(module, "higher_is_better", GREATER_IS_BETTER.get(name))
@@ -145,7 +145,7 @@ def _direction(metric: str, passed: bool | None, known: bool | None) -> bool:
 
 
 def _not_loaded(metric: str, local: bool, error: Exception) -> UserError:
-    """Why a metric cannot be loaded: a missing package, a missing script, or no network."""
+    """Return the error for a metric that cannot be loaded: a missing package, a missing script, or no network."""
     if isinstance(error, ImportError):
         return UserError(first_line(f"The metric '{metric}' needs a package", error), option="metric", value=metric)
     if local and not isinstance(error, FileNotFoundError):
@@ -163,7 +163,7 @@ def _not_loaded(metric: str, local: bool, error: Exception) -> UserError:
 
 
 def cached_metrics() -> list[str]:
-    """The ids of the metrics in the local cache of `evaluate`, which load without a network."""
+    """Return the ids of the metrics in the local cache of `evaluate`, which load without a network."""
     from evaluate.config import HF_MODULES_CACHE
 
     folder = Path(HF_MODULES_CACHE, "evaluate_modules", "metrics")
@@ -172,14 +172,14 @@ def cached_metrics() -> list[str]:
 
 
 def as_evaluate_metric(name: str, problem_type: str) -> Any:
-    """One of the toolkit's own classification metrics as an `evaluate.Metric`, for `evaluate.combine` and its kind.
+    """Return a built-in classification metric as an `evaluate.Metric`, for example for `evaluate.combine`.
 
-    It takes `compute(predictions=, references=, threshold=0.5)` with logits and references as in
-    `classification.score` and returns `{name: value}`; single-label metrics that need no probabilities take class ids
-    `(examples,)` as predictions too. Nothing is downloaded.
+    Its `compute(predictions=, references=, threshold=0.5)` takes logits and references as `classification.score` does
+    and returns `{name: value}`. Single-label metrics that need no probabilities also take class ids `(examples,)` as
+    predictions. Nothing is downloaded.
 
     Raises:
-        UserError: for an unknown metric or problem type, naming the nearest.
+        UserError: Unknown metric or problem type.
     """
     specs = METRICS[choose(problem_type, METRICS, "problem type")]
     return _metric_class()(specs[choose(name, specs, f"metric for {problem_type}:")])
@@ -187,7 +187,7 @@ def as_evaluate_metric(name: str, problem_type: str) -> Any:
 
 @functools.cache
 def _metric_class() -> type[Any]:
-    """The class of our metrics, made on first use because importing `evaluate` takes seconds."""
+    """Return the class of built-in metrics, defined on first use because importing `evaluate` takes seconds."""
     import evaluate
     from datasets import Features, Sequence, Value
 
@@ -198,7 +198,7 @@ def _metric_class() -> type[Any]:
 
         def __init__(self, spec: MetricSpec) -> None:
             self.spec = spec
-            # In memory: processes that evaluate at the same time share no file and no lock.
+            # In memory, so that processes that evaluate at the same time share no file and no lock.
             super().__init__(keep_in_memory=True)
             self.info.module_name = spec.name
 

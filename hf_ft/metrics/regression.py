@@ -1,4 +1,4 @@
-"""Metrics of numbers: errors, explained variance and correlations, with resampled values for their intervals."""
+"""Regression metrics: errors, explained variance and correlations, with their bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hf_ft.metrics.bootstrap import Floats, Score, Statistic, intervals, resampl
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     {"mse": False, "mae": False, "r2": True, "pearson": True, "spearman": True}
 )
-"""Each metric, and whether a larger value is the better one."""
+"""Metric -> whether a greater value is better."""
 
 
 def score(outputs: Any, references: Any) -> dict[str, Score]:
-    """Every metric with its 95 % bootstrap interval.
+    """Return every metric with its 95 % bootstrap interval.
 
     Args:
         outputs: Predicted numbers `(examples,)` or `(examples, 1)`.
-        references: The numbers themselves.
+        references: The true numbers, of the same shape.
 
     Raises:
-        UserError: predictions that are not finite.
+        UserError: Predictions are not finite.
     """
     predicted, actual = checked_numbers(outputs), checked_numbers(references)
     drawn = resample(statistics(predicted, actual), len(actual))
@@ -33,16 +33,16 @@ def score(outputs: Any, references: Any) -> dict[str, Score]:
 
 
 def bootstrap(outputs: Any, references: Any, metric: str) -> Floats:
-    """One metric on 1,000 resamples of the examples `(resamples,)`."""
+    """Return one metric on 1,000 resamples of the examples, `(resamples,)`."""
     found = statistics(checked_numbers(outputs), checked_numbers(references))
     return resample({metric: found[metric]}, len(references))[metric]
 
 
 def checked_numbers(array: Any) -> Floats:
-    """Numbers `(examples,)`, also from logits `(examples, 1)`.
+    """Return numbers or logits `(examples, 1)` as float64 of shape `(examples,)`.
 
     Raises:
-        UserError: they are not finite.
+        UserError: They are not finite.
     """
     flat = np.asarray(array, dtype=np.float64).reshape(-1)
     if not np.isfinite(flat).all():
@@ -54,9 +54,9 @@ def checked_numbers(array: Any) -> Floats:
 
 
 def metric_values(predicted: Floats, actual: Floats) -> dict[str, float]:
-    """Mean squared and absolute error, R2, Pearson's and Spearman's correlation, by scikit-learn and SciPy.
+    """Return mean squared and absolute error, R2, Pearson's and Spearman's correlation, by scikit-learn and SciPy.
 
-    R2 and the correlations are 0 where they are not defined: all numbers equal, or fewer than two of them.
+    R2 and the correlations are 0 where they are undefined: if all numbers are equal, or there are fewer than two.
     """
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
@@ -91,10 +91,11 @@ def statistics(predicted: Floats, actual: Floats) -> dict[str, Statistic]:
 
 
 def midranks(numbers: Floats) -> Callable[[Floats], Floats]:
-    """A function from weights `(examples, resamples)` to the rank of each example within each resample.
+    """Return a function from weights `(examples, resamples)` to the rank of each example within each resample.
 
-    Equal numbers, and an example drawn several times is equal to itself, share the mean of their ranks, as in
-    `scipy.stats.rankdata`: the weight of all smaller numbers, and half of that of the equal ones and one more.
+    Equal numbers share the mean of their ranks, as in `scipy.stats.rankdata`, and so do the copies of an example that
+    was sampled several times: the rank is the weight of all smaller numbers, plus half of (the weight of the equal
+    ones + 1).
     """
     levels, level = np.unique(numbers, return_inverse=True)
     order = np.argsort(level, kind="stable")
@@ -116,7 +117,7 @@ def _r2(errors: Floats, actual: Floats, weights: Floats) -> Floats:
 
 
 def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation of columns `(examples, 1 or resamples)` with the weights `(examples, resamples)`."""
+    """Return Pearson's correlation of columns `(examples, 1 or resamples)` with weights `(examples, resamples)`."""
     n = weights.sum(axis=0)
     x = x - (x * weights).sum(axis=0) / n
     y = y - (y * weights).sum(axis=0) / n

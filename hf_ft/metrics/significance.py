@@ -1,15 +1,15 @@
 """Paired comparison of methods that were scored on the same test examples, over several seeds.
 
-A score is uncertain for two reasons: the choice of the test examples and the seed of the training. Examples are
-resampled (Efron 1979, https://doi.org/10.1214/aos/1176344552). Seeds are too few to resample: one in nine resamples of
-three seeds is one seed three times, and the interval would end at the most extreme of them. So seeds contribute their
-standard error with Student's t, and the two half-widths are combined in quadrature (limits recovered for each part
-alone: Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
+A score is uncertain for two reasons: the choice of the test examples and the seed of training. Examples are resampled
+(Efron 1979, https://doi.org/10.1214/aos/1176344552). Seeds are too few to resample: one in nine resamples of three
+seeds is one seed three times, and the interval would end at the most extreme seed. So seeds contribute their standard
+error times Student's t, and the two half-widths are combined in quadrature (limits recovered for each part alone: Zou
+and Donner 2008, https://doi.org/10.1002/sim.3095).
 
-With two seeds, t has one degree of freedom and is 12.7: the interval is correct, and wider than the range of the metric
-unless the two seeds agree almost to the digit. It then says that two seeds do not decide (`Difference.undecided`).
+With two seeds, t has one degree of freedom and is 12.7: the interval is correct, but wider than the range of the metric
+unless the two seeds agree almost exactly. Such a difference is `Difference.undecided`.
 
-Own code, since the resamples are shared by both methods: `scipy.stats.bootstrap` resamples each call anew.
+Own code, because both methods share the same resamples, and `scipy.stats.bootstrap` samples anew in each call.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one method scores above another: mean over seeds, and its 95 % interval.
+    """How much one method scores above another: the mean over seeds with its 95 % interval.
 
-    It is `undecided` where the interval includes zero because there are only two seeds, and they disagree.
+    `undecided` is whether the interval includes zero only because there are two seeds, which disagree.
     """
 
     value: float
@@ -38,7 +38,7 @@ class Difference:
 
     @property
     def noise(self) -> bool:
-        """Whether the interval includes zero: the two are indistinguishable."""
+        """Whether the interval includes zero: the two methods are indistinguishable."""
         return self.low <= 0 <= self.high
 
 
@@ -48,9 +48,9 @@ class SeedScores:
 
     Args:
         values: The score of each seed.
-        draws: For each seed, the score on resamples of the test examples `(resamples,)`.
-        ends: The seeds' own intervals over examples, which are used where all resamples are equal because every answer
-            was right, or wrong.
+        draws: For each seed, the score on resamples of the test examples, `(resamples,)`.
+        ends: For each seed, the interval over examples; used if all resamples are equal because every prediction was
+            right, or wrong.
     """
 
     values: Sequence[float]
@@ -58,7 +58,7 @@ class SeedScores:
     ends: Sequence[tuple[float, float]] = ()
 
     def reach(self) -> tuple[float, float]:
-        """The mean half-widths of the seeds' own intervals, below and above their scores."""
+        """Return the mean half-widths of the seeds' own intervals, below and above their scores."""
         if not self.ends:
             return 0.0, 0.0
         below, above = zip(
@@ -68,16 +68,15 @@ class SeedScores:
 
 
 def mean_interval(found: SeedScores) -> Difference:
-    """The mean score over seeds with its interval over test examples and, where there are several, seeds."""
+    """Return the mean score over seeds, with its interval over test examples and, if there are several, over seeds."""
     return _interval(found.values, np.stack(found.draws), found.reach())
 
 
 def difference(one: SeedScores, other: SeedScores) -> Difference:
-    """By how much the first method scores above the second, paired by test example and by seed.
+    """Return how much the first method scores above the second, paired by test example and by seed.
 
-    Both have the same seeds in the same order; resample number k of every seed and method has to be of the same
-    examples, as `Target.bootstrap` makes them. One seed says nothing of how far seeds differ: the interval is that of
-    the examples alone.
+    Both must have the same seeds in the same order, and resample k of every seed and method must contain the same
+    examples, as `Target.bootstrap` ensures. With one seed, the interval is over examples alone.
     """
     (below, above), (other_below, other_above) = one.reach(), other.reach()
     reach = max(below, other_above), max(above, other_below)
@@ -85,7 +84,7 @@ def difference(one: SeedScores, other: SeedScores) -> Difference:
 
 
 def _interval(values: Sequence[float], draws: Floats, alike: tuple[float, float]) -> Difference:
-    """The interval around the mean; `alike` is how far it reaches where no resample differs from another."""
+    """Return the mean with its interval; `alike` are the half-widths to use if all resamples are equal."""
     tail = (1 - CONFIDENCE) / 2
     means = draws.mean(axis=0)
     value, ends = float(np.mean(values)), np.quantile(means, (tail, 1 - tail))
@@ -96,7 +95,7 @@ def _interval(values: Sequence[float], draws: Floats, alike: tuple[float, float]
 
 
 def _reach_of_seeds(values: Sequence[float]) -> float:
-    """How far seeds alone let the interval of their mean go to either side; one seed does not say."""
+    """Return the half-width of the interval of the mean over seeds; 0 for a single seed."""
     from scipy.stats import t
 
     count = len(values)

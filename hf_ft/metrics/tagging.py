@@ -1,7 +1,7 @@
-"""Metrics of tags, one per word: entities as `conlleval` reads them, scored whole, and the share of right words.
+"""Metrics of tags, one per word: whole entities as `conlleval` defines them, and word accuracy.
 
-`seqeval` agrees (a test compares them); own code, since it scores one sample at a time: here a thousand resamples of
-the sentences are matrix products of counts.
+A test compares the values with `seqeval`. Own code, because `seqeval` scores one sample at a time, while here a
+thousand resamples of the sentences are matrix products of counts.
 """
 
 from __future__ import annotations
@@ -19,28 +19,35 @@ from hf_ft.metrics.classification import Counts
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     dict.fromkeys(("f1", "precision", "recall", "f1_macro", "accuracy"), True)
 )
-"""Each metric, and that a larger value is the better one."""
+"""Metric -> whether a greater value is better."""
 
 Sentences = Sequence[Sequence[int]]
-"""Tag numbers of words by sentence."""
+"""The tag ids of the words of each sentence."""
 
 
 def score(predicted: Sentences, actual: Sentences, tags: Sequence[str]) -> dict[str, Score]:
-    """Every metric over all words, with its 95 % bootstrap interval over sentences."""
+    """Return every metric over all words, with its 95 % bootstrap interval over sentences."""
     counted, n = count_entities(predicted, actual, tags), len(actual)
     formulas = counted.statistics()
     return intervals(_at_once(formulas, n), resample(formulas, n), n, sizes=counted.sizes())
 
 
 def bootstrap(predicted: Sentences, actual: Sentences, tags: Sequence[str], metric: str) -> Floats:
-    """One metric over all words on 1,000 resamples of the sentences `(resamples,)`."""
+    """Return one metric over all words on 1,000 resamples of the sentences, `(resamples,)`."""
     formulas = count_entities(predicted, actual, tags).statistics()
     return resample({metric: formulas[metric]}, len(actual))[metric]
 
 
 @dataclass(frozen=True)
 class EntityCounts:
-    """What scores are made of, by sentence: right, predicted and actual entities of each type, words, right words."""
+    """Counts by sentence that all metrics are computed from.
+
+    Args:
+        types: The types of entities.
+        entities: Right, predicted and actual entities, `(3, types, sentences)`.
+        words: Words of each sentence, `(sentences,)`.
+        right: Words with the right tag, `(sentences,)`.
+    """
 
     types: tuple[str, ...]
     entities: Floats
@@ -48,7 +55,7 @@ class EntityCounts:
     right: Floats
 
     def statistics(self) -> dict[str, Statistic]:
-        """Every metric as a function of how often each sentence was drawn."""
+        """Return every metric as a function of sentence weights `(sentences, resamples)`."""
 
         def counting(formula: Callable[[Counts], Floats]) -> Statistic:
             return lambda weights: formula(Counts(*(table @ weights for table in self.entities)))
@@ -65,7 +72,7 @@ class EntityCounts:
         } | {f"f1_of_{kind}": one(i) for i, kind in enumerate(self.types)}
 
     def sizes(self) -> dict[str, float]:
-        """The sentences that each metric is an average of: the entities of one sentence are not independent."""
+        """Return the number of sentences that each metric averages: entities in a sentence are not independent."""
         _, predicted, actual = self.entities > 0
         having = (predicted | actual).sum(axis=1)
         return {
@@ -80,10 +87,11 @@ class EntityCounts:
 def count_entities(
     predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
 ) -> EntityCounts:
-    """Count what all metrics are made of, from tag numbers of words by sentence.
+    """Count right, predicted and actual entities and words in each sentence.
 
-    An entity is right when type, first and last word are. `f1`, `precision` and `recall` pool all types, `f1_macro`
-    averages those that occur, `f1_of_TYPE` is of one type, and `accuracy` is the share of words with the right tag.
+    An entity is right if its type, first and last word are. `f1`, `precision` and `recall` pool all types, `f1_macro`
+    averages the types that occur, `f1_of_TYPE` is for one type, and `accuracy` is the share of words with the right
+    tag.
     """
     scheme = scheme_of(tags)
     place = {kind: i for i, kind in enumerate(scheme.types)}
@@ -101,7 +109,7 @@ def count_entities(
 def metric_values(
     predicted: Sequence[Sequence[int]], actual: Sequence[Sequence[int]], tags: Sequence[str]
 ) -> dict[str, float]:
-    """Every metric with each sentence counted once."""
+    """Return every metric, without intervals."""
     return _at_once(count_entities(predicted, actual, tags).statistics(), len(actual))
 
 
@@ -114,7 +122,7 @@ def _at_once(formulas: Mapping[str, Statistic], n: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How tags mark entities: for each tag its position in an entity (B, I, E, S or O) and the entity's type."""
+    """A tagging scheme: for each tag its position in an entity (B, I, E, S or O) and the entity's type."""
 
     name: str
     parts: tuple[tuple[str, str], ...]
@@ -130,13 +138,13 @@ PREFIXES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
 
 
 def scheme_of(tags: Sequence[str]) -> Scheme:
-    """Find the scheme from the tags themselves.
+    """Return the scheme of a list of tags.
 
-    Tags with prefixes are BIO (IOB1 and IOB2 are read alike), IOBES or BILOU. Tags without are types: where there is
-    an `O`, words of one type in a row are one entity; where there is none (parts of speech), each word is its own.
+    Tags with prefixes are BIO (IOB1 and IOB2 are read alike), IOBES or BILOU. Tags without prefixes are types: with an
+    `O` among them, consecutive words of one type form an entity; without (parts of speech), each word is an entity.
 
     Raises:
-        UserError: some tags have a prefix and others do not, or those of IOBES and BILOU are mixed.
+        UserError: Only some tags have a prefix, or prefixes of IOBES and BILOU are mixed.
     """
     marks = {tag: tag[0] for tag in tags if tag[:1] in PREFIXES and (len(tag) == 1 or tag[1] == "-")}
     plain = [tag for tag in tags if tag not in marks and tag != "O"]
@@ -161,10 +169,10 @@ def scheme_of(tags: Sequence[str]) -> Scheme:
 
 
 def entities(tags: Sequence[tuple[str, str]]) -> list[tuple[str, int, int]]:
-    """The entities that a sequence of (position, type) marks: type, first word, and the word after the last.
+    """Return the entities in a sequence of (position, type): type, first word, and the word after the last.
 
-    As `conlleval` of CoNLL-2000 and `seqeval` by default read them, whatever is malformed: an entity ends before B, S,
-    O or another type and after E and S, and one begins wherever none is open
+    Malformed sequences are read as by `conlleval` of CoNLL-2000 and by `seqeval` in its default mode: an entity ends
+    before B, S, O or another type and after E and S, and begins wherever none is open
     (https://www.cnts.ua.ac.be/conll2000/chunking/conlleval.txt).
     """
     found: list[tuple[str, int, int]] = []
