@@ -1,8 +1,8 @@
-"""Tasks: all that differs between image classification, text classification and so on, one file each.
+"""The `Task` class: everything that differs between image classification, text classification and so on.
 
-A task is the value `TASK` of a module in this folder and is found by the file's name, so a new task is one new
-file. What it predicts is a `Target`: those of classification are shared, another task has its own in its file. These
-modules import nothing heavier than numpy at the top: `hf-ft --help` lists them at once.
+A task is the value `TASK` of a module in this folder, named like the task. What it predicts is a `Target`: the
+classification tasks share theirs, other tasks define their own. These modules import nothing heavier than numpy at the
+top, so that `hf-ft --help` lists the tasks at once.
 """
 
 from __future__ import annotations
@@ -28,14 +28,20 @@ CLASS_OPTIONS = (
     "examples_per_class",
     "val_examples_per_class",
 )
-"""Options about classes, which a target may refuse."""
+"""Options that concern classes, which a target may refuse."""
 
 Encode = Callable[["Dataset", Any, "EncodingSettings", bool], "Dataset"]
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Examples as `rows` for a task's `encode` and, the same ones, as `inputs` of a plain `pipeline` with `options`."""
+    """The same examples twice: as `rows` for a task's `encode`, and as `inputs` of a plain `pipeline`.
+
+    Args:
+        rows: The examples before encoding.
+        inputs: What the pipeline takes, such as paths or texts.
+        options: Keyword arguments of the pipeline call.
+    """
 
     rows: Dataset
     inputs: list[Any]
@@ -62,24 +68,24 @@ class Task:
         name: The name of its module, for `--task`.
         summary: One line for `--help`.
         modality: The kind of input.
-        auto_class: The class of `transformers` that loads its models.
-        pipeline: The `pipeline` that uses the saved model.
-        inputs: Input role -> the usual names of its column; the first one is the name that the column gets.
-        encode: `encode(dataset, processor, config, training)` turns the input columns into what the model's `forward`
-            takes; `labels` stay.
-        collator: `collator(processor)` makes batches of encoded rows.
-        raw: `raw(rows, processor, config, folder)` returns rows as a user of the saved model has them; files are
-            written to `folder`.
-        optional_inputs: Roles that may be missing.
+        auto_class: The auto class of `transformers` that loads its models.
+        pipeline: The `pipeline` that runs the saved model.
+        inputs: Input role -> the usual names of its column. The column is renamed to the first of them.
+        encode: `encode(dataset, processor, config, training)` converts the input columns to arguments of the model's
+            `forward`; `labels` stay.
+        collator: `collator(processor)` returns the function that makes a batch of encoded rows.
+        raw: `raw(rows, processor, config, folder)` returns rows in the form that a user of the saved model has them;
+            files are written to `folder`.
+        optional_inputs: Input roles that may be missing.
         training: Defaults for `TrainingArguments`.
         label_names: The usual names of the label column.
-        targets: The kinds of labels that the task can learn.
-        find_target: `find_target(rows, column, config)` returns the kind of labels of a column.
-        reduce: `reduce(logits, labels)` shrinks the logits of a batch before they are collected; None collects them.
-        gather: `gather(encoded, outputs)` makes outputs per example where the model has outputs per encoded row.
+        targets: Returns the kinds of labels that the task supports.
+        find_target: `find_target(rows, column, config)` returns the kind of labels in a column.
+        reduce: `reduce(logits, labels)` shrinks the logits of a batch before they are collected; None collects all.
+        gather: `gather(encoded, outputs)` combines outputs per encoded row into outputs per example.
         prepare: Changes the processor before it is used and saved.
-        from_text: `from_text(rows, processor)` makes the input columns of raw texts, where inputs are not texts.
-        limit: `limit(processor, config)` is the number of tokens to which `encode` truncates a text.
+        from_text: `from_text(rows, processor)` converts raw texts to the input columns, for inputs that are not texts.
+        limit: `limit(processor, config)` returns the number of tokens to which `encode` truncates a text.
     """
 
     name: str
@@ -103,19 +109,19 @@ class Task:
     limit: Callable[[Any, EncodingSettings], int] | None = None
 
     def target(self, name: str, remedy: str = "") -> Target:
-        """The target of that name.
+        """Return the target of that name.
 
         Raises:
-            UserError: the task has none of that name; ends with `remedy`.
+            UserError: The task has none of that name; the message ends with `remedy`.
         """
         known = {target.name: target for target in self.targets()}
         return known[choose(name, known, f"kind of labels for {self.name}:", remedy, option="problem_type")]
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Check that a target of the task has the kind of labels and the metric, and takes the options about classes.
+        """Check the kind of labels, the metric and the options about classes against the targets of the task.
 
         Raises:
-            UserError: names the kind of labels or the metric and the nearest, or the option and the reason.
+            UserError: No target has that kind of labels or metric, or all targets refuse an option.
         """
         if settings.get("problem_type"):
             self.target(settings["problem_type"], "Leave out --problem_type.")

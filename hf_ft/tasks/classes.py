@@ -1,6 +1,6 @@
-"""Classes: the targets of classification, with one label or several per example.
+"""The targets of classification, with one label or several per example.
 
-They stay light (a task's metrics are looked up before anything heavy is imported): `labels` reads the column.
+This module imports nothing heavy, because a task's metrics are looked up early; `labels` reads the column.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 
 def _directions(problem_type: str) -> Mapping[str, bool]:
-    """Each metric and whether more is better."""
+    """Return metric -> whether a greater value is better."""
     return {name: spec.higher_is_better for name, spec in metrics.METRICS[problem_type].items()}
 
 
@@ -43,14 +43,14 @@ _DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Classes(Target):
-    """What one label and several labels have in common; `multi_hot` cells are lists of 0 and 1."""
+    """The common base of single-label and multi-label targets; with `multi_hot`, cells are lists of 0 and 1."""
 
     multi_hot: bool = False
     baseline_name = "majority"
     baseline_note = "`majority` always answers with the most frequent class of the training data"
 
     def cells(self, feature: Any, config: DataSettings) -> Callable[[Any], list[str] | None]:
-        """A function from a cell to the names of its labels, without repeats; None when the label is missing."""
+        """Return a function from a cell to the distinct names of its labels, or None if the label is missing."""
         if self.multi_hot:
             return lambda cell: [str(place) for place, value in enumerate(cell) if value]
         from hf_ft.tasks.labels import name_of
@@ -65,10 +65,10 @@ class Classes(Target):
         return names
 
     def fields(self, rows: Dataset, column: str, config: DataSettings) -> tuple[Any, ...]:
-        """The fields of the labels of a split.
+        """Return the fields of `NamedLabels` for a split.
 
         Raises:
-            UserError: they are decimal numbers, and the user did not say that these are classes.
+            UserError: The labels are decimal numbers, and `problem_type` does not declare them as classes.
         """
         from hf_ft.tasks.labels import declared_names, read_names
 
@@ -86,59 +86,65 @@ class Classes(Target):
     def learning(
         self, find_scale: FindScale, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
-        """The metrics of these labels, and their loss.
+        """Return the metrics and the loss of these labels.
 
-        The loss is ours even where classes are not weighted: many models' own (BERT's) ignores `num_items_in_batch`,
-        which `Trainer` takes for granted, so that accumulated gradients would be too large.
+        The loss replaces the model's own even without class weights: that of many models (BERT) ignores
+        `num_items_in_batch`, which `Trainer` relies on, so accumulated gradients would be too large.
         """
         counts = self.counts(train, labels) if config.class_weights == "balanced" else None
         return Learning(metrics.compute_metrics(self.name), self.loss(counts, len(train), args.label_smoothing_factor))
 
     def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
-        """The loss for `Trainer(compute_loss_func=...)`; with `counts` of the classes, all of them weigh alike."""
+        """Return the loss for `Trainer(compute_loss_func=...)`.
+
+        Args:
+            counts: Examples of each class, to give all classes equal weight; None for unweighted classes.
+            examples: The number of training examples.
+            smoothing: The label smoothing factor.
+        """
         raise NotImplementedError
 
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
-        """All metrics of `metrics.METRICS`."""
+        """Return all metrics of `metrics.METRICS`."""
         return metrics.score(outputs, references, self.name, 0.5 if threshold is None else threshold)
 
     def bootstrap(
         self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
     ) -> Floats:
-        """One metric of `metrics.METRICS` on resamples of the examples."""
+        """Return one metric of `metrics.METRICS` on resamples of the examples."""
         at = 0.5 if threshold is None else threshold
         return metrics.bootstrap(outputs, references, self.name, at, names=[metric])[metric]
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
-        """The majority class."""
+        """Return the scores of always predicting the majority class."""
         return metrics.majority_baseline(train["labels"][:], split["labels"][:], self.name)
 
     def describe(self, labels: Sequence[str]) -> str:
-        """The number of classes."""
+        """Return the number of classes."""
         return f"{len(labels)} classes"
 
     def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
-        """The probability of every class."""
+        """Return the probability of every class."""
         return [sorted(zip(labels, row.tolist(), strict=True)) for row in self.probabilities(outputs)]
 
     def columns(self, labels: Sequence[str]) -> list[str]:
-        """The input, its label, and the probability of each class."""
+        """Return the columns: the input, its label, and the probability of each class."""
         return ["input", "label", *map(probability_column, labels)]
 
     def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> str:
-        """The label of one example, as it is written in a cell."""
+        """Return the predicted label of one example, as written into a cell."""
         return str(labels[int(probabilities.argmax())])
 
     def probabilities(self, logits: Floats) -> Floats:
-        """The probability of each class `(examples, classes)`."""
+        """Return the probability of each class, `(examples, classes)`."""
         return metrics.class_probabilities(logits)
 
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
-        """One row per input: what it was, its label (several joined by `|`), and the probability of each class."""
+        """Yield one row per input: the input, its label (several joined by `|`), and the probability of each class."""
         columns = [probability_column(label) for label in labels]
         for name, row in zip(rows["input"], self.probabilities(outputs), strict=True):
             shares = {column: round(float(p), 6) for column, p in zip(columns, row, strict=True)}
@@ -146,7 +152,7 @@ class Classes(Target):
 
 
 def probability_column(label: str) -> str:
-    """The column of predictions for a class: its name, unless another column has that name."""
+    """Return the name of the column for a class: the class name, unless another column has that name."""
     return f"probability of {label}" if label in ("input", "label") else label
 
 
@@ -159,7 +165,7 @@ class OneOfSeveral(Classes):
     default_metric = default_metric(SINGLE_LABEL)
 
     def read(self, rows: Dataset, column: str, config: DataSettings) -> SingleLabels:
-        """Read names, whole numbers or `ClassLabel`s."""
+        """Read names, integers or `ClassLabel`s."""
         from hf_ft.tasks.labels import SingleLabels
 
         return SingleLabels(*self.fields(rows, column, config))
@@ -172,7 +178,7 @@ class OneOfSeveral(Classes):
         return [int(count) for count in np.bincount(np.concatenate(numbers), minlength=len(labels))]
 
     def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
-        """Cross entropy; weights are inversely proportional to class frequency, one on average over the examples."""
+        """Return cross entropy; class weights are inversely proportional to frequency, with mean 1 over examples."""
         from torch.nn.functional import cross_entropy
 
         weights = None if counts is None else balanced_weights(counts)
@@ -180,7 +186,7 @@ class OneOfSeveral(Classes):
         def total(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             weight = None if weights is None else weights.to(logits)
             found = cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=smoothing)
-            # A collator such as mixup makes shares of labels (examples, classes), and `Trainer` counts each share.
+            # A collator such as mixup makes soft labels (examples, classes), and `Trainer` counts every entry.
             return found * labels.shape[-1] if labels.is_floating_point() else found
 
         return summed_loss(total)
@@ -188,12 +194,12 @@ class OneOfSeveral(Classes):
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> tuple[Any, Any]:
-        """The class with the largest logit."""
+        """Return the class with the largest logit."""
         logits, classes = super().decode(outputs, references, labels)
         return logits.argmax(axis=1), classes
 
     def confusion(self, outputs: Any, references: Any) -> list[list[int]]:
-        """True class, predicted class and count of each pair that occurs: at most one for each example."""
+        """Return true class, predicted class and count of each pair that occurs."""
         pairs = np.stack([np.asarray(references), outputs.argmax(1)], axis=1)
         cells, counts = np.unique(pairs, axis=0, return_counts=True)
         found: list[list[int]] = np.column_stack([cells, counts]).tolist()
@@ -217,7 +223,7 @@ class AnyOfSeveral(Classes):
     )
 
     def read(self, rows: Dataset, column: str, config: DataSettings) -> SeveralLabels:
-        """Read lists, or text that `label_separator` splits."""
+        """Read lists, or texts that `label_separator` splits."""
         from hf_ft.tasks.labels import SeveralLabels
 
         return SeveralLabels(*self.fields(rows, column, config))
@@ -234,7 +240,7 @@ class AnyOfSeveral(Classes):
         return [int(count) for count in total]
 
     def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
-        """Binary cross entropy; with `counts` each positive weighs negatives / positives."""
+        """Return binary cross entropy; with `counts`, positives of a class have the weight negatives / positives."""
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -249,26 +255,26 @@ class AnyOfSeveral(Classes):
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> tuple[Any, Any]:
-        """A row of 0 and 1 for each example, by default at the threshold fitted to these predictions."""
+        """Return a row of 0 and 1 for each example, by default with the threshold fitted to these predictions."""
         logits, actual = super().decode(outputs, references, labels)
         at = self.fit(logits, actual) if threshold is None else threshold
         return (metrics.label_probabilities(logits) >= at).astype(np.int64), actual.astype(np.int64)
 
     def fit(self, outputs: Any, references: Any) -> float:
-        """The probability from which on a label counts as predicted."""
+        """Return the probability from which a label counts as predicted."""
         return metrics.fit_threshold(outputs, references)
 
     def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:
-        """All scores (`top_k=None` would be the first five of images), and the threshold to hold them against."""
+        """Return a call with all scores (`top_k=None` means five for images), with the threshold in a comment."""
         return f"classify({example}, top_k={len(labels)})  # a label counts from a score of {threshold:.3f} on"
 
     def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> str:
-        """All labels whose probability reaches the threshold."""
+        """Return all labels whose probability reaches the threshold."""
         assert threshold is not None
         return "|".join(label for label, share in zip(labels, probabilities, strict=True) if share >= threshold)
 
     def probabilities(self, logits: Floats) -> Floats:
-        """The probability of each label on its own."""
+        """Return the independent probability of each label, `(examples, labels)`."""
         return metrics.label_probabilities(logits)
 
 
@@ -276,10 +282,10 @@ SINGLE, MULTI = OneOfSeveral(), AnyOfSeveral()
 
 
 def find_target(rows: Dataset, column: str, config: DataSettings) -> Target:
-    """Whether a row has one label or several, and whether they come as a list of 0 and 1, one place per label.
+    """Return the target of a label column: one label or several per row, by name or as a list of 0 and 1.
 
     Raises:
-        UserError: the column holds no labels, or settings contradict it.
+        UserError: The column contains no labels, or settings contradict it.
     """
     from hf_ft.tables import holds_labels, holds_text, is_list, type_name
     from hf_ft.tasks.labels import is_multi_hot
@@ -306,7 +312,7 @@ def find_target(rows: Dataset, column: str, config: DataSettings) -> Target:
 
 
 def balanced_weights(counts: Sequence[int]) -> torch.Tensor:
-    """Weights of classes, inversely proportional to their counts, one on average over what was counted."""
+    """Return class weights inversely proportional to the counts, with mean 1 over the counted examples."""
     import torch
 
     each = torch.tensor(counts).clamp(min=1)
@@ -314,7 +320,7 @@ def balanced_weights(counts: Sequence[int]) -> torch.Tensor:
 
 
 def summed_loss(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A loss for `Trainer`, which wants the sum divided by the labels of *all* accumulated batches."""
+    """Return a loss for `Trainer`: the sum of losses divided by the number of labels in *all* accumulated batches."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         items = num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum()

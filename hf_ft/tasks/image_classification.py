@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training: bool) -> Dataset:
-    """Decode, augment (in training) and process images when they are read, so memory does not grow with them."""
+    """Decode, augment (in training) and process images when they are read, so memory does not grow with the data."""
     from hf_ft.modalities import ImageTransform
 
     augment = (config.augment or "none") if training else "none"
@@ -23,14 +23,14 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
 
 
 def collator(processor: Any) -> Any:
-    """Stack the images of a batch; they all have the processor's size."""
+    """Return the default collator, which stacks images: all have the processor's size."""
     from transformers import default_data_collator
 
     return default_data_collator
 
 
 def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
-    """Image files."""
+    """Save the images as files, which the pipeline reads."""
     from hf_ft.modalities import upright_rgb
 
     paths = [str(folder / f"{i}.png") for i in range(len(rows))]

@@ -1,4 +1,4 @@
-"""Labels that are names: reading them from a column, and the column `labels` that is made of them."""
+"""Labels that are names: reading them from a column, and writing the column `labels`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hf_ft.tasks.target import BoolArray, NamedLabels
 
 @dataclass(frozen=True)
 class SingleLabels(NamedLabels):
-    """One label a row; the column `labels` is int64."""
+    """One label per row; the column `labels` is int64."""
 
     def problems(self, inputs: Dataset) -> Iterator[tuple[str, BoolArray]]:
-        """Lists that hold none or several."""
+        """Yield the rows whose list has no label or several."""
         yield "not exactly one label", (self.counts == 0) | (self.counts > 1)
 
     def column(self) -> Dataset:
-        """The number of each row's label."""
+        """Return the class id of each row."""
         numbers = np.full(len(self.counts), -1, dtype=np.int64)
         numbers[self.rows] = self.codes
         return store([pa.table({"labels": pa.array(numbers, mask=numbers < 0)})], Features({"labels": Value("int64")}))
@@ -34,15 +34,15 @@ class SingleLabels(NamedLabels):
 
 @dataclass(frozen=True)
 class SeveralLabels(NamedLabels):
-    """Any number of labels a row; the column `labels` is a list of 0.0 and 1.0, one place per label."""
+    """Any number of labels per row; the column `labels` is a list of 0.0 and 1.0, one entry per label."""
 
     def remarks(self, role: str) -> list[str]:
-        """How many rows have none, which is allowed."""
+        """Return a note on rows without any label, which is allowed."""
         none = int((self.counts == 0).sum())
         return [f"{role}: {counted(none, 'example')} with none of the labels."] if none else []
 
     def column(self) -> Dataset:
-        """A list of float32 per row, written in batches."""
+        """Return a list of float32 per row, written in batches."""
         width = len(self.names)
 
         def tables() -> Iterator[pa.Table]:
@@ -60,7 +60,13 @@ class SeveralLabels(NamedLabels):
 def read_names(
     rows: Dataset, column: str, names_of: Callable[[Any], list[str] | None]
 ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The fields of `NamedLabels` but the last: `names_of` turns a cell into its names, None when it has no label."""
+    """Return the fields of `NamedLabels` except the last.
+
+    Args:
+        rows: The split.
+        column: The label column.
+        names_of: Returns the label names in a cell, None if the label is missing.
+    """
     numbers: dict[str, int] = {}
     owners, codes, counts = array("q"), array("q"), array("q")
     for batch in batches(rows.select_columns([column])):
@@ -73,13 +79,13 @@ def read_names(
 
 
 def declared_names(feature: Any) -> tuple[str, ...]:
-    """The order of labels that the data declare, empty if they declare none."""
+    """Return the label names that the data declare, in order; empty if they declare none."""
     inner = element(feature)
     return tuple(inner.names or ()) if isinstance(inner, ClassLabel) else ()
 
 
 def name_of(feature: Any) -> Callable[[Any], str | None]:
-    """A function from one value of a label column to the label's name, None when it is missing."""
+    """Return a function from a value of a label column to the label's name, None if it is missing."""
     inner = element(feature)
 
     def name(value: Any) -> str | None:
@@ -95,7 +101,7 @@ def name_of(feature: Any) -> Callable[[Any], str | None]:
 
 
 def is_multi_hot(rows: Dataset, column: str) -> bool:
-    """Whether the lists are places to fill, not label numbers: all of one length above 2, and nothing but 0 and 1."""
+    """Return whether lists are multi-hot vectors, not class ids: all of one length above 2, and only 0 and 1."""
     inner = element(rows.features[column])
     if isinstance(inner, ClassLabel) or holds_text(inner):
         return False

@@ -1,8 +1,8 @@
-"""Targets: what a task predicts. All that depends on the kind of label is asked of one value, a `Target`.
+"""The `Target` class: everything that depends on the kind of label that a task predicts.
 
-A target says how the label column is read and checked, what the model's outputs are called, which metrics score them,
-and how predictions are written. `classes` holds those of classification; other tasks bring theirs in their own file.
-numpy is all that is imported at the top, so that a task's file stays light.
+A target defines how the label column is read and checked, how the model's outputs are named, which metrics score them,
+and how predictions are written. `classes` has the targets of classification; other tasks define theirs in their own
+module. Only numpy is imported at the top, so that importing a task is fast.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Names = TypeVar("Names", bound="NamedLabels")
 
 
 class Values(ABC):
-    """The labels of a split, one entry per row of the data, as their target read them."""
+    """The labels of a split as read by their target, one entry per row."""
 
     sampling: ClassVar[str] = "stratified"
-    """How examples are sampled by these labels, for notes."""
+    """How examples are sampled with these labels, for notes."""
     lacking: ClassVar[str] = "no label"
-    """What a row without a label has, for errors."""
+    """The words for a missing label in errors."""
 
     @property
     @abstractmethod
@@ -46,44 +46,48 @@ class Values(ABC):
         """The rows without a label."""
 
     def problems(self, inputs: Dataset) -> Iterator[tuple[str, BoolArray]]:
-        """What else makes rows unusable ("not exactly one label"), and which rows."""
+        """Yield further reasons why rows are unusable ("not exactly one label"), each with a mask of these rows."""
         yield from ()
 
     def remarks(self, role: str) -> list[str]:
-        """Notes on what is unusual about these labels but valid."""
+        """Return notes on labels that are unusual but valid."""
         return []
 
     @abstractmethod
     def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
-        """The names of the outputs of a model trained on the rows `used`: for classes, the class names.
+        """Return the names of the outputs of a model trained on the rows `used`; for classes, the class names.
 
         Raises:
-            UserError: all labels are the same.
+            UserError: All labels are equal.
         """
 
     @abstractmethod
     def numbered(self, outputs: tuple[str, ...], used: IntArray, role: str, unknown: str, known: str) -> Values:
-        """These labels as numbers of `outputs`; `role`, `unknown` and `known` are words for the error.
+        """Return these labels with codes that index `outputs`; `role`, `unknown` and `known` are words for the error.
 
         Raises:
-            UserError: rows in use have labels outside `outputs`; lists them.
+            UserError: Rows in `used` have labels outside `outputs`; lists them.
         """
 
     @abstractmethod
     def strata(self) -> tuple[IntArray, int]:
-        """The stratum of each row and the number of strata; sampling preserves their proportions."""
+        """Return the stratum of each row and the number of strata; sampling preserves their proportions."""
 
     @abstractmethod
     def column(self) -> Dataset:
-        """The column `labels`, on disk; null in rows without a label."""
+        """Return the column `labels`, stored on disk; null in rows without a label."""
 
 
 @dataclass(frozen=True)
 class NamedLabels(Values):
-    """Labels as pairs: row `rows[i]` carries the label `names[codes[i]]`; `rows` ascends.
+    """Labels as pairs: row `rows[i]` has the label `names[codes[i]]`.
 
-    `counts` is the number of labels of each row, -1 where they are missing. `declared` is the order of
-    the labels that the data declare, empty if they declare none.
+    Args:
+        names: The distinct label names.
+        rows: The row of each pair, ascending.
+        codes: The label of each pair, as an index into `names`.
+        counts: The number of labels of each row; -1 if they are missing.
+        declared: The label names that the data declare, in order; empty if they declare none.
     """
 
     names: tuple[str, ...]
@@ -94,7 +98,7 @@ class NamedLabels(Values):
 
     noun: ClassVar[str] = "label"
     unit: ClassVar[str] = "examples"
-    """What carries a label, for errors."""
+    """The word for the things that have a label, for errors."""
 
     @property
     def missing(self) -> BoolArray:
@@ -102,13 +106,13 @@ class NamedLabels(Values):
         return self.counts < 0
 
     def label_counts(self, used: IntArray) -> dict[str, int]:
-        """How often each label occurs in the rows `used`."""
+        """Return how often each label occurs in the rows `used`."""
         codes = self.codes[np.isin(self.rows, used)]
         counts = np.bincount(codes, minlength=len(self.names)).tolist()
         return dict(zip(self.names, counts, strict=True))
 
     def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
-        """The labels that occur, in the order that the data declare, else in natural order."""
+        """Return the labels that occur, in the order that the data declare, else in natural order."""
         counts, noun = self.label_counts(used), self.noun
         present = [name for name, count in counts.items() if count]
         if len(present) < 2:
@@ -123,11 +127,11 @@ class NamedLabels(Values):
         return tuple(name for name in self.declared or self.order(present) if counts.get(name))
 
     def order(self, names: Sequence[str]) -> list[str]:
-        """The order of labels where the data declare none."""
+        """Return the names in the order to use if the data declare none."""
         return natural_order(names)
 
     def numbered(self: Names, outputs: tuple[str, ...], used: IntArray, role: str, unknown: str, known: str) -> Names:
-        """Number the labels by their place in `outputs`."""
+        """Return the labels with codes that index `outputs`."""
         place = {name: number for number, name in enumerate(outputs)}
         strange = {name: count for name, count in self.label_counts(used).items() if count and name not in place}
         if strange:
@@ -136,12 +140,12 @@ class NamedLabels(Values):
                 f"{role} has {self.noun}s that {unknown}, with their number of {self.unit}: {listed}. {known}: "
                 f"{shorten(outputs, 20)}. Take these examples out, or train on such {self.noun}s as well."
             )
-        # Labels of rows that are not in use may be unknown; their pairs go.
+        # Rows outside `used` may have unknown labels; their pairs are dropped.
         codes = np.array([place.get(name, -1) for name in self.names], dtype=np.int64)[self.codes]
         return dataclasses.replace(self, names=outputs, rows=self.rows[codes >= 0], codes=codes[codes >= 0])
 
     def strata(self) -> tuple[IntArray, int]:
-        """For each row the rarest of its labels; a stratum of its own, the last, for rows without."""
+        """Return the rarest label of each row as its stratum; rows without labels form the last stratum."""
         width = len(self.names)
         order = np.argsort(np.bincount(self.codes, minlength=width), kind="stable")
         rank = np.argsort(order)
@@ -152,11 +156,15 @@ class NamedLabels(Values):
 
 @dataclass(frozen=True)
 class Learning:
-    """What a target changes in training.
+    """The changes that a target makes to training.
 
-    `loss` replaces the model's own; `metrics` is what `Trainer` calls after an evaluation; `prepare` changes a split
-    before it is encoded; `start` changes the model before it is trained, `finish` before it is saved. `restore`
-    turns outputs and labels of training back into those of the data, where `prepare` changes them.
+    Args:
+        metrics: The function that `Trainer` calls after an evaluation.
+        loss: Replaces the model's own loss.
+        prepare: Changes a split before it is encoded.
+        start: Changes the model before it is trained.
+        finish: Changes the model before it is saved.
+        restore: Converts outputs and labels of training back to those of the data, if `prepare` changes them.
     """
 
     metrics: Callable[[EvalPrediction], dict[str, float]]
@@ -172,34 +180,34 @@ class Scale(Protocol):
 
     @property
     def shift(self) -> float:
-        """What is taken off."""
+        """The number that is subtracted."""
 
     @property
     def unit(self) -> float:
-        """What the rest is divided by."""
+        """The number that the difference is divided by."""
 
     def prepare(self, split: Dataset) -> Dataset:
-        """A split with standardised labels."""
+        """Return a split with standardised labels."""
 
     def fold(self, model: nn.Module, back: bool = False) -> None:
-        """Let the head answer in the units of the data; `back` takes that out again."""
+        """Fold shift and unit into the head, so that it predicts in the units of the data; `back` reverts that."""
 
 
 FindScale = Callable[["Floats"], Scale]
-"""Finds the scale of numbers that the head of the model in training can hold."""
+"""Returns the scale of numbers, as far as the head of the model in training can represent it."""
 
 
 class Target(ABC):
-    """What the toolkit asks about a kind of label.
+    """A kind of label: how it is read, learnt, scored and written.
 
     Args:
-        name: The name recorded in `run.json` and taken by `--problem_type`.
-        problem_type: That of the model's config; None where `transformers` has none for it.
-        metrics: Each metric, and whether a larger value is better.
+        name: The name in `run.json` and for `--problem_type`.
+        problem_type: The `problem_type` of the model config; None if `transformers` has none for these labels.
+        metrics: Metric -> whether a greater value is better.
         default_metric: The metric that selects the best checkpoint by default.
-        baseline_name: The heading of the column of scores that need no model.
-        baseline_note: What these scores are, for reports.
-        refused: Options that make no sense for these labels, and why.
+        baseline_name: The column heading of the baseline scores.
+        baseline_note: One sentence on the baseline, for reports.
+        refused: Options that do not apply to these labels -> the error message.
     """
 
     name: str
@@ -211,14 +219,14 @@ class Target(ABC):
     refused: Mapping[str, str] = {}
 
     def higher_is_better(self, metric: str) -> bool:
-        """Whether a larger value is the better one; knows "loss" as well.
+        """Return whether a greater value of a metric, or of "loss", is better.
 
-        By default, `Trainer` takes a greater value of every metric whose name does not end in "loss" as better, and
-        would keep the checkpoint with the worst calibration or error: see `metric_for_best_model` in
+        By default `Trainer` assumes so for every metric whose name does not end in "loss", and would keep the
+        checkpoint with the worst calibration or error: see `metric_for_best_model` in
         https://github.com/huggingface/transformers/blob/main/src/transformers/training_args.py.
 
         Raises:
-            UserError: for an unknown metric, naming the nearest.
+            UserError: Unknown metric; suggests the nearest name.
         """
         directions = {**self.metrics, "loss": False}
         return directions[choose(metric, directions, f"metric of {self.name}:")]
@@ -230,11 +238,11 @@ class Target(ABC):
         """Read the label column of a split.
 
         Raises:
-            UserError: it holds something else.
+            UserError: The column contains another kind of value.
         """
 
     def counts(self, split: Dataset, labels: Sequence[str]) -> list[int] | None:
-        """How often each of `labels` occurs in a finished split; None for labels that are not classes."""
+        """Return how often each of `labels` occurs in a finished split; None for labels that are not classes."""
         return None
 
     # Training.
@@ -243,76 +251,84 @@ class Target(ABC):
     def learning(
         self, find_scale: FindScale, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
-        """What to change in training; `find_scale` answers for the model that is to be trained."""
+        """Return the changes to training.
 
-    # Scores. `outputs` are those of `evaluation.predict_outputs`, `references` the column `labels` of the split.
+        Args:
+            find_scale: Returns the scale of numbers that the model's head can represent.
+            train: The training split.
+            labels: The names of the model's outputs.
+            config: The settings of the run.
+            args: The arguments of `Trainer`.
+        """
+
+    # Scores. `outputs` are returned by `evaluation.predict_outputs`; `references` is the column `labels` of the split.
 
     def fit(self, outputs: Any, references: Any) -> float | None:
-        """The threshold for `score` and `predictions`, fitted on validation; None for labels without one."""
+        """Return the threshold for `score` and `predictions`, fitted on validation; None for labels without one."""
         return None
 
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> tuple[Any, Any]:
-        """Outputs and references as metrics of `evaluate` take them: class ids, rows of 0 and 1, numbers, or tags."""
+        """Return predictions and references for metrics of `evaluate`: class ids, rows of 0 and 1, numbers, or tags."""
         return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs), np.asarray(references)
 
     @abstractmethod
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
-        """Each metric with its 95 % bootstrap interval over examples."""
+        """Return each metric with its 95 % bootstrap interval over examples."""
 
     @abstractmethod
     def bootstrap(
         self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
     ) -> Floats:
-        """One metric on 1,000 resamples of the examples `(resamples,)`, from which `score` has its interval.
+        """Return one metric on 1,000 resamples of the examples, `(resamples,)`: the basis of the interval in `score`.
 
-        The resamples depend on the number of examples alone, so those of two models can be subtracted one by one.
+        The resamples depend only on the number of examples, so values of two models can be subtracted one by one.
         """
 
     @abstractmethod
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
-        """The scores on `split` of predictions that need no model, by the metrics that are defined for these."""
+        """Return the scores on `split` of predictions that need no model, by the metrics that are defined for them."""
 
     def confusion(self, outputs: Any, references: Any) -> list[list[int]] | None:
-        """How many examples of each class were predicted as each class; None for labels that are not classes.
+        """Return the confusion matrix as a list of true class, predicted class and count.
 
-        A list of true class, predicted class and count, for the pairs that occur: with thousands of classes, the whole
-        table would be larger than the data.
+        Only pairs that occur are listed, because with thousands of classes the full matrix would be larger than the
+        data. None for labels that are not classes.
         """
         return None
 
-    # Words and predictions.
+    # Reports and predictions.
 
     @abstractmethod
     def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
-        """What a plain `pipeline` says of each example: label and score of every class, by name, or of every word."""
+        """Return the expected output of a plain `pipeline`: label and score of every class, by name, or every word."""
 
     @abstractmethod
     def describe(self, labels: Sequence[str]) -> str:
-        """What is predicted, for tables and card: "3 classes"."""
+        """Return what is predicted, for tables and the card: "3 classes"."""
 
     def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:
-        """The line of Python that uses the saved model by a `pipeline` called `classify`."""
+        """Return the line of Python that calls the saved model, with a `pipeline` named `classify`."""
         return f"classify({example})"
 
     @abstractmethod
     def columns(self, labels: Sequence[str]) -> list[str]:
-        """The columns of the predictions."""
+        """Return the names of the columns of the predictions."""
 
     @abstractmethod
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
-        """The predictions for rows whose column `input` names each input."""
+        """Yield the predictions for rows whose column `input` names each input."""
 
     def check_options(self, config: DataSettings, args: TrainingArguments | None = None) -> None:
-        """Refuse options that make no sense for these labels.
+        """Check that no option is set that does not apply to these labels.
 
         Raises:
-            UserError: names the option and the reason.
+            UserError: One is set; names it and the reason.
         """
         for option, why in self.refused.items():
             if getattr(config, option, None) not in (None, "none") or getattr(args, option, None):
@@ -323,7 +339,7 @@ INTEGER = re.compile(r"[-+]?\d+")
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """Sort names as people do, ignoring case: "2" before "10", "page 9" before "page 10"."""
+    """Sort names in natural order, ignoring case: "2" before "10", "page 9" before "page 10"."""
     names = list(names)
     if all(INTEGER.fullmatch(name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))

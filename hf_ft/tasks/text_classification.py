@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from hf_ft.settings import EncodingSettings
 
 LONGEST = 512
-"""Tokens to which a text is truncated by default: the limit of BERT and its relatives."""
+"""Number of tokens to which texts are truncated by default: the limit of BERT and its relatives."""
 
 
 def longest(processor: Any, config: EncodingSettings) -> int:
-    """How many tokens of a text are read."""
+    """Return the number of tokens to which a text is truncated."""
     return int(min(config.max_length or LONGEST, processor.model_max_length))
 
 
 def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training: bool) -> Dataset:
-    """Tokenise once, truncated to `max_length`; padding is left to the collator, batch by batch."""
+    """Tokenise once, truncated to `max_length`; the collator pads each batch."""
     limit = longest(processor, config)
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -35,14 +35,14 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
 
 
 def collator(processor: Any) -> Any:
-    """Pad a batch to its longest text."""
+    """Return a collator that pads a batch to its longest text."""
     from transformers import DataCollatorWithPadding
 
     return DataCollatorWithPadding(processor)
 
 
 def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
-    """Texts, or pairs of them as `pipeline` takes them, truncated as in training."""
+    """Return texts, or pairs of texts in the form that `pipeline` takes, truncated as in training."""
     names = [name for name in ("text", "text_pair") if name in rows.column_names]
     inputs = [row["text"] if names == ["text"] else row for row in rows.select_columns(names)]
     return Raw(rows, inputs, {"truncation": True, "max_length": longest(processor, config)})
@@ -59,7 +59,7 @@ TASK = Task(
         "text_pair": ("text_pair", "sentence2", "hypothesis", "question2"),
     },
     optional_inputs=("text_pair",),
-    training={"train_sampling_strategy": "group_by_length"},  # batches of like length waste little on padding
+    training={"train_sampling_strategy": "group_by_length"},  # texts of similar length need little padding
     encode=encode,
     collator=collator,
     limit=longest,

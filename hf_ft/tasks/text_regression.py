@@ -1,7 +1,7 @@
 """Text regression: one number per text or pair of texts, such as a rating, a price or a similarity.
 
-The head learns numbers of mean 0 and standard deviation 1, and mean and deviation of the training examples are folded
-into its last layer at the end: the saved model is a plain one and answers in the user's own units.
+The head is trained on numbers with mean 0 and standard deviation 1. At the end, mean and deviation of the training
+examples are folded into its last layer, so that the saved model is a plain one and predicts in the user's units.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Numbers(Values):
-    """One number per row, NaN where it is missing or none; `broken` are the rows that hold something else."""
+    """One number per row, NaN if it is missing; `broken` marks rows with anything but a finite number."""
 
     sampling: ClassVar[str] = "at random"
     lacking: ClassVar[str] = "no number"
@@ -49,11 +49,11 @@ class Numbers(Values):
         return np.isnan(self.values) & ~self.broken
 
     def problems(self, inputs: Dataset) -> Iterator[tuple[str, BoolArray]]:
-        """Text that is not a number, and infinity."""
+        """Yield the rows with text that is not a number, or infinity."""
         yield "a label that is not a finite number", self.broken
 
     def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
-        """The one output is called as the column is."""
+        """Return the name of the column as that of the single output."""
         found = np.unique(self.values[used])
         if len(found) < 2:
             raise UserError(f"All examples of train have the number {found[0]:g}: regression needs different ones.")
@@ -62,15 +62,15 @@ class Numbers(Values):
         return (self.column_name,)
 
     def numbered(self, outputs: tuple[str, ...], used: IntArray, role: str, unknown: str, known: str) -> Numbers:
-        """Numbers stay as they are."""
+        """Return the numbers unchanged."""
         return self
 
     def strata(self) -> tuple[IntArray, int]:
-        """One stratum: examples are sampled at random."""
+        """Return a single stratum: examples are sampled at random."""
         return np.zeros(len(self.values), dtype=np.int64), 1
 
     def column(self) -> Dataset:
-        """The numbers as float64; the collator makes float32 of them, after they were standardised."""
+        """Return the numbers as float64; the collator converts them to float32 after they are standardised."""
         import pyarrow as pa
         from datasets import Features, Value
 
@@ -81,7 +81,7 @@ class Numbers(Values):
 
 
 def number(value: Any) -> float:
-    """A cell as a number: NaN where it is empty, infinity where it holds anything else than a finite number."""
+    """Return a cell as a number: NaN if it is empty, infinity if it is anything but a finite number."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan
     with suppress(ValueError):
@@ -108,7 +108,7 @@ class Number(Target):
     }
 
     def read(self, rows: Dataset, column: str, config: DataSettings) -> Numbers:
-        """Read numbers, or text that is one."""
+        """Read numbers, or texts that are numbers."""
         from hf_ft.tables import batches, holds_labels, is_list, type_name
 
         feature = rows.features[column]
@@ -129,10 +129,10 @@ class Number(Target):
     def learning(
         self, find_scale: FindScale, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
-        """Standardised numbers in training, folded into the head at its end; metrics in the user's units.
+        """Standardise the numbers in training, and fold the scale into the head at its end.
 
-        The loss is the squared error. It is ours because many models' own ignores `num_items_in_batch`, which
-        `Trainer` takes for granted when it accumulates gradients.
+        Metrics are in the user's units. The loss is the squared error. It replaces the model's own, because
+        that of many models ignores `num_items_in_batch`, which `Trainer` relies on when it accumulates gradients.
         """
         from torch.nn.functional import mse_loss
 
@@ -155,45 +155,45 @@ class Number(Target):
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> tuple[Any, Any]:
-        """The numbers, flat."""
+        """Return numbers of shape `(examples,)`."""
         found, actual = super().decode(outputs, references, labels)
         return regression.checked_numbers(found), regression.checked_numbers(actual)
 
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
-        """All metrics with their intervals."""
+        """Return all metrics with their intervals."""
         return regression.score(outputs, references)
 
     def bootstrap(
         self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
     ) -> Floats:
-        """One metric on resamples of the examples."""
+        """Return one metric on resamples of the examples."""
         return regression.bootstrap(outputs, references, metric)
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
-        """The mean of the training examples; a constant has no correlation with anything."""
+        """Return the scores of the mean of the training split, without correlations: a constant has none."""
         actual = regression.checked_numbers(split["labels"][:])
         constant = np.full(len(actual), regression.checked_numbers(train["labels"][:]).mean())
         found = regression.metric_values(constant, actual)
         return {name: found[name] for name in ("mse", "mae", "r2")}
 
     def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
-        """The number, called as the column is."""
+        """Return the number, named like the column."""
         return [[(labels[0], found)] for found in regression.checked_numbers(outputs).tolist()]
 
     def describe(self, labels: Sequence[str]) -> str:
-        """What kind of number."""
+        """Return the words for a single number."""
         return "a number"
 
     def columns(self, labels: Sequence[str]) -> list[str]:
-        """The input and the number."""
+        """Return the columns: the input and the predicted number."""
         return ["input", "prediction"]
 
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
-        """One row per input."""
+        """Yield one row per input."""
         for name, found in zip(rows["input"], regression.checked_numbers(outputs).tolist(), strict=True):
             yield {"input": name, "prediction": float(f"{found:.7g}")}  # all the digits that float32 has
 

@@ -1,7 +1,7 @@
-"""Token classification: one tag per word, for names (NER), parts of speech and their kind.
+"""Token classification: one tag per word, for named entities (NER), parts of speech and similar tasks.
 
-Only the first sub-token of a word carries its tag. A sentence with more tokens than the model takes is split into
-windows at word borders, in training and in prediction, so that every word gets exactly one tag.
+Only the first sub-token of a word has its tag. A sentence with more tokens than the model takes is split into windows
+at word borders, in training and in prediction, so that every word gets exactly one tag.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from hf_ft.settings import Config, DataSettings, EncodingSettings
 
 LONGEST = 512
-"""Tokens of a window when `max_length` is not set: what encoders of BERT's kind take."""
+"""Number of tokens in a window if `max_length` is not set: the limit of BERT and its relatives."""
 IGNORED = -100
-"""The label that the loss ignores: of further sub-tokens, special tokens and padding."""
+"""The label that the loss ignores: that of further sub-tokens, special tokens and padding."""
 
 # --- Outputs ---------------------------------------------------------------------------------------------------------
 
 
 def _of_windows(outputs: Any, references: Any) -> tuple[list[Any], list[Any]]:
-    """Predicted and actual tag numbers of each padded window `(windows, tokens)`, where a word begins."""
+    """Return predicted and actual tag ids of each padded window `(windows, tokens)`, at first tokens of words."""
     predicted, actual = np.asarray(outputs), np.asarray(references)
     begins = actual != IGNORED
     windows = list(zip(predicted, actual, begins, strict=True))
@@ -46,7 +46,7 @@ def _of_windows(outputs: Any, references: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _tags(outputs: Any) -> list[list[int]]:
-    """The tag of each word from what `gather` gave."""
+    """Return the tag ids of each sentence from the output of `gather`."""
     return [sentence[:, 0].astype(int).tolist() for sentence in outputs]
 
 
@@ -62,7 +62,7 @@ class TagLabels(NamedLabels):
     lacking: ClassVar[str] = "a missing tag"
 
     def problems(self, inputs: Dataset) -> Iterator[tuple[str, BoolArray]]:
-        """More or fewer tags than words."""
+        """Yield the rows with more or fewer tags than words."""
         import pyarrow.compute as pc
 
         from hf_ft.tables import batches
@@ -72,11 +72,11 @@ class TagLabels(NamedLabels):
         yield "another number of tags than of words", words != self.counts
 
     def order(self, names: Sequence[str]) -> list[str]:
-        """`O` first, the others in natural order."""
+        """Return `O` first, then the others in natural order."""
         return sorted(super().order(names), key=lambda name: name != "O")
 
     def outputs(self, used: IntArray, notes: list[str]) -> tuple[str, ...]:
-        """The tags; says how they are read."""
+        """Return the tags, and add notes on how they are read."""
         tags = super().outputs(used, notes)
         scheme = tagging.scheme_of(tags)
         how = scheme.name if scheme.name != "BIO" else self._kind_of_bio(used)
@@ -87,9 +87,9 @@ class TagLabels(NamedLabels):
         return tags
 
     def _kind_of_bio(self, used: IntArray) -> str:
-        """Whether entities begin with B- (IOB2), or with I- unless they follow one of their own type (IOB1).
+        """Return whether entities begin with B- (IOB2), or with I- unless they follow one of their own type (IOB1).
 
-        Both are read alike, by `tagging.entities`; the note is for users who expect one and have the other.
+        `tagging.entities` reads both alike; the note is for users who expect one and have the other.
         """
         inside = np.isin(self.rows, used)
         rows, codes = self.rows[inside], self.codes[inside]
@@ -107,7 +107,7 @@ class TagLabels(NamedLabels):
         return f"BIO, of no one kind: {by_b:,} entities begin with B- as in IOB2, and {by_i:,} with I- as in IOB1"
 
     def column(self) -> Dataset:
-        """The numbers of each row's tags."""
+        """Return the tag ids of each row."""
         import pyarrow as pa
         from datasets import Features, List, Value
 
@@ -122,10 +122,10 @@ class TagLabels(NamedLabels):
 
 
 def prepare(processor: Any) -> Any:
-    """A tokenizer that takes words: byte-level ones must see the space before each word, as in running text.
+    """Return a tokenizer for lists of words: byte-level ones must see a space before each word, as in running text.
 
     Raises:
-        UserError: a slow tokenizer, which does not map tokens to words.
+        UserError: The tokenizer is slow, so it does not map tokens to words.
     """
     if not processor.is_fast:
         raise UserError(
@@ -147,7 +147,15 @@ def prepare(processor: Any) -> Any:
 
 
 def pack(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
-    """First word and the word after the last of each window, for words of `lengths` tokens and windows of `room`."""
+    """Split a sentence into windows.
+
+    Args:
+        lengths: The number of tokens of each word.
+        room: The number of tokens that fit into a window.
+
+    Returns:
+        For each window its first word and the word after its last.
+    """
     borders, filled = [0], 0
     for i, length in enumerate(lengths):
         if filled and filled + length > room:
@@ -158,7 +166,7 @@ def pack(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
 
 
 def tokens_of(sentences: Sequence[Sequence[str]], processor: Any) -> list[list[int]]:
-    """How many tokens each word of each sentence has."""
+    """Return the number of tokens of each word in each sentence."""
     found = processor(sentences, is_split_into_words=True, add_special_tokens=False, verbose=False)
     words = [[word for word in found.word_ids(i) if word is not None] for i in range(len(sentences))]
     counts = (np.bincount(ids, minlength=len(s)) for ids, s in zip(words, sentences, strict=True))
@@ -166,10 +174,10 @@ def tokens_of(sentences: Sequence[Sequence[str]], processor: Any) -> list[list[i
 
 
 def window_of(processor: Any, config: EncodingSettings) -> tuple[int, int]:
-    """The longest window, and how many tokens of words fit beside the special tokens.
+    """Return the maximum length of a window in tokens, and how many of them are not special tokens.
 
     Raises:
-        UserError: none.
+        UserError: `max_length` has room for special tokens only.
     """
     limit = int(min(config.max_length or LONGEST, processor.model_max_length))
     room = limit - processor.num_special_tokens_to_add(pair=False)
@@ -179,12 +187,12 @@ def window_of(processor: Any, config: EncodingSettings) -> tuple[int, int]:
 
 
 def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training: bool) -> Dataset:
-    """Tokenise windows of whole words; `labels` on first sub-tokens, `example` says whose window it is.
+    """Tokenise windows of whole words, with `labels` on first sub-tokens, and the index of the sentence in `example`.
 
-    Without tags every word's label is 0, since labels also say where the words are: see `reduce`.
+    Without tags the label of every word is 0, because labels also mark where words begin; see `reduce`.
     """
     limit, room = window_of(processor, config)
-    # A word that the tokenizer drops (an empty one, control characters) becomes unknown, so that it has a tag.
+    # A word that the tokenizer drops (an empty one, control characters) becomes an unknown token, so that it has a tag.
     unknown = processor.unk_token or "?"
 
     def windows(batch: dict[str, list[Any]], examples: list[int]) -> dict[str, Any]:
@@ -205,9 +213,9 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
 
 
 def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
-    """Lists of words: as many of a sentence as fit into one window, since a `pipeline` truncates the rest.
+    """Return lists of words: as many of a sentence as fit into one window, because a `pipeline` truncates the rest.
 
-    Words that the tokenizer drops are skipped; `encode` makes them unknown tokens, which a `pipeline` does not do.
+    Words that the tokenizer drops are skipped: `encode` converts them to unknown tokens, but a `pipeline` does not.
     """
     from datasets import Dataset
 
@@ -222,7 +230,7 @@ def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -
 
 
 def _on_first(words: Sequence[int | None], labels: Sequence[int]) -> list[int]:
-    """The label of each word on its first sub-token."""
+    """Return one label per token: that of the word on its first sub-token, -100 elsewhere."""
     before: list[int | None] = [None, *words[:-1]]
     placed = [
         labels[word] if word is not None and word != last else IGNORED for word, last in zip(words, before, strict=True)
@@ -232,7 +240,7 @@ def _on_first(words: Sequence[int | None], labels: Sequence[int]) -> list[int]:
 
 
 class Collator:
-    """Pad a batch, labels with -100, and drop the columns that the model does not take."""
+    """Pad a batch, labels with -100, and drop the column that the model does not take."""
 
     def __init__(self, processor: Any) -> None:
         from transformers import DataCollatorForTokenClassification
@@ -244,9 +252,9 @@ class Collator:
 
 
 def reduce(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """The likeliest tag and its probability `(windows, tokens, 2)`, and -100 for both where no word begins.
+    """Return the most likely tag and its probability, `(windows, tokens, 2)`; -100 for both where no word begins.
 
-    Logits of all windows at once would not fit into memory.
+    The logits of all windows would not fit into memory.
     """
     import torch
 
@@ -256,7 +264,7 @@ def reduce(logits: Any, labels: torch.Tensor) -> torch.Tensor:
 
 
 def gather(encoded: Dataset, outputs: Floats) -> list[Floats]:
-    """Tag numbers and probabilities `(words, 2)` of each sentence, its windows put together again."""
+    """Return tag ids and probabilities `(words, 2)` of each sentence, with its windows joined."""
     sentences: dict[int, list[Floats]] = defaultdict(list)
     for example, window in zip(encoded["example"], outputs, strict=True):
         sentences[example].append(window[window[:, 0] >= 0])
@@ -264,10 +272,10 @@ def gather(encoded: Dataset, outputs: Floats) -> list[Floats]:
 
 
 def from_text(rows: list[dict[str, Any]], processor: Any) -> dict[str, list[Any]]:
-    """Words of raw texts with the characters where they start and end; lists of words are joined by blanks.
+    """Return the words of raw texts with their start and end characters; lists of words are joined by blanks.
 
-    The words of a text are those of the model's own tokenizer before it splits them into pieces: most split off
-    punctuation, as tagged data do; SentencePiece tokenizers split at blanks alone.
+    The words of a text are those of the model's tokenizer before it divides them into sub-tokens. Most tokenizers split
+    off punctuation, as tagged data do; SentencePiece tokenizers split at blanks only.
     """
     columns: dict[str, list[Any]] = {"input": [], "tokens": [], "starts": [], "ends": []}
     for row in rows:
@@ -286,7 +294,7 @@ def from_text(rows: list[dict[str, Any]], processor: Any) -> dict[str, list[Any]
 
 
 def word_borders(text: str, processor: Any) -> list[tuple[int, int]]:
-    """Where the words of a text start and end, by the model's tokenizer; the whole text if it finds none."""
+    """Return start and end of each word in a text, by the model's tokenizer; the whole text if it finds none."""
     encoded = processor(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     pieces: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for word, offsets in zip(encoded.word_ids(), encoded["offset_mapping"], strict=True):
@@ -304,7 +312,7 @@ class Tag(Target):
     """One tag per word."""
 
     name = "token_classification"
-    problem_type = None  # the configuration has no word for it
+    problem_type = None  # model configs have no value for it
     metrics = tagging.HIGHER_IS_BETTER
     default_metric = "f1"
     baseline_name = "lookup"
@@ -322,7 +330,7 @@ class Tag(Target):
     }
 
     def read(self, rows: Dataset, column: str, config: DataSettings) -> TagLabels:
-        """Read lists of names, whole numbers or `ClassLabel`s."""
+        """Read lists of names, integers or `ClassLabel`s."""
         from hf_ft.tables import holds_labels, is_list, type_name
         from hf_ft.tasks.labels import declared_names, name_of, read_names
 
@@ -341,7 +349,7 @@ class Tag(Target):
         return TagLabels(*read_names(rows, column, names), declared_names(feature))
 
     def counts(self, split: Dataset, labels: Sequence[str]) -> list[int]:
-        """How many words carry each tag."""
+        """Return the number of words with each tag."""
         import pyarrow.compute as pc
 
         from hf_ft.tables import batches
@@ -353,7 +361,7 @@ class Tag(Target):
     def learning(
         self, find_scale: FindScale, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
-        """Scores of windows in evaluations; the loss, in which every word counts alike however batches fall."""
+        """Return metrics over windows, and a loss with equal weight for every word, whatever the batches."""
         from torch.nn.functional import cross_entropy
 
         from hf_ft.tasks.classes import balanced_weights, summed_loss
@@ -375,7 +383,7 @@ class Tag(Target):
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> tuple[Any, Any]:
-        """The tags of each sentence by name, as `seqeval` takes them; in an evaluation of `Trainer`, of each window."""
+        """Return the tag names of each sentence, or in evaluations by `Trainer` of each window, for `seqeval`."""
         padded = isinstance(references, np.ndarray) and references.ndim == 2
         both = _of_windows(outputs, references) if padded else (_tags(outputs), references)
         predicted, actual = ([[labels[int(code)] for code in codes] for codes in rows] for rows in both)
@@ -384,17 +392,17 @@ class Tag(Target):
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
-        """All metrics over all words, with intervals over sentences."""
+        """Return all metrics over all words, with intervals over sentences."""
         return tagging.score(_tags(outputs), references, labels)
 
     def bootstrap(
         self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
     ) -> Floats:
-        """One metric over all words, on resamples of the sentences."""
+        """Return one metric over all words, on resamples of the sentences."""
         return tagging.bootstrap(_tags(outputs), references, labels, metric)
 
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
-        """Each word's most frequent tag."""
+        """Return the scores of predicting each word's most frequent tag."""
         seen: dict[str, Counter[int]] = defaultdict(Counter)
         for words, tags in zip(train["tokens"], train["labels"], strict=True):
             for word, tag in zip(words, tags, strict=True):
@@ -405,25 +413,25 @@ class Tag(Target):
         return tagging.metric_values(predicted, split["labels"][:], labels)
 
     def answers(self, outputs: Any, labels: Sequence[str]) -> list[list[tuple[str, float]]]:
-        """The tag of every word with its probability."""
+        """Return the tag of every word with its probability."""
         return [[(labels[int(tag)], float(share)) for tag, share in sentence] for sentence in outputs]
 
     def describe(self, labels: Sequence[str]) -> str:
-        """The number of tags."""
+        """Return the number of tags."""
         return f"{len(labels)} tags"
 
     def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:
-        """Words joined to entities."""
+        """Return a call that joins words to entities."""
         return f'classify({example}, aggregation_strategy="simple")'
 
     def columns(self, labels: Sequence[str]) -> list[str]:
-        """The input, and one entity of it."""
+        """Return the columns: the input, and one entity in it."""
         return ["input", "label", "text", "start", "end", "score"]
 
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
-        """One row per entity: its type, text, first character and the one after the last, and mean probability."""
+        """Yield one row per entity: type, text, first character and the one after the last, and mean probability."""
         scheme = tagging.scheme_of(labels)
         for row, found in zip(rows, outputs, strict=True):
             for kind, first, last in tagging.entities([scheme.parts[int(code)] for code in found[:, 0]]):
@@ -442,7 +450,7 @@ TASK = Task(
     auto_class="AutoModelForTokenClassification",
     pipeline="token-classification",
     inputs={"tokens": ("tokens", "words")},
-    training={"train_sampling_strategy": "group_by_length"},  # batches of like length waste little on padding
+    training={"train_sampling_strategy": "group_by_length"},  # texts of similar length need little padding
     encode=encode,
     collator=Collator,
     raw=raw,
