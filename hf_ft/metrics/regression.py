@@ -73,12 +73,12 @@ def metric_values(predicted: Floats, actual: Floats) -> dict[str, float]:
 
 
 def statistics(predicted: Floats, actual: Floats) -> dict[str, Statistic]:
-    """The same metrics as functions of how often each example was drawn.
+    """Return the same metrics as functions of example weights `(examples, resamples)`.
 
-    Own code, since SciPy and scikit-learn score one sample at a time: here a thousand resamples are matrix products.
+    Own code, because SciPy and scikit-learn score one sample at a time; here a thousand resamples are matrix products.
     """
     errors = predicted - actual
-    # Sums of squares lose their digits where the numbers are far from 0, so these are centred first.
+    # Sums of squares lose precision if the numbers are far from 0, so they are centred first.
     x, y = predicted - actual.mean(), actual - actual.mean()
     rank_x, rank_y = midranks(predicted), midranks(actual)
     return {

@@ -171,7 +171,7 @@ class _Alone(nn.Module):
         self.part = layer
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output."""
+        """Return the layer's output."""
         return self.part(values)
 
 

@@ -143,8 +143,8 @@ class ForwardSplit(ModelSplit):
         self.text = batch_tokens(whole) is not None
         self.inputs = tuple(name for name in whole if self.text)
         self.images = {name: value[:1] for name, value in whole.items() if not self.text}
-        # The embeddings of a text run live: they are cheap, and some models read them again further up. The stem of an
-        # image model is neither.
+        # The embeddings of a text run uncached: they are cheap, and some models read them again further up. Neither is
+        # true of the stem of an image model.
         lower = [group for group in self.lower if not (self.text and group.role == "stem")]
         names = modules_with_weights(model, [name for group in lower for name in group.modules])
         upper = modules_with_weights(model, [name for group in self.upper for name in group.modules])

@@ -171,7 +171,7 @@ class OneOfSeveral(Classes):
         return SingleLabels(*self.fields(rows, column, config))
 
     def counts(self, split: Dataset, labels: Sequence[str]) -> list[int]:
-        """How many examples carry each label; reads the column `labels` only."""
+        """Return the number of examples with each label; reads only the column `labels`."""
         from hf_ft.tables import batches
 
         numbers = [batch["labels"].to_numpy() for batch in batches(split.select_columns(["labels"]))]
@@ -229,7 +229,7 @@ class AnyOfSeveral(Classes):
         return SeveralLabels(*self.fields(rows, column, config))
 
     def counts(self, split: Dataset, labels: Sequence[str]) -> list[int]:
-        """How many examples carry each label; reads the column `labels` only."""
+        """Return the number of examples with each label; reads only the column `labels`."""
         import pyarrow.compute as pc
 
         from hf_ft.tables import batches
