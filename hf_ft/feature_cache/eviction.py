@@ -161,10 +161,10 @@ def _being_written(begun: Path) -> bool:
     if match["host"] != platform.node():
         return time.time() - begun.stat().st_mtime < ABANDONED
     try:
-        os.kill(int(match["pid"]), 0)  # sends nothing: asks whether there is such a process
+        os.kill(int(match["pid"]), 0)  # sends no signal: only checks whether the process exists
     except ProcessLookupError:
         return False
-    except PermissionError:  # there is, and it is somebody else's
+    except PermissionError:  # it exists, but belongs to another user
         return True
     return True
 

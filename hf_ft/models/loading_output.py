@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def silent_loading() -> Iterator[None]:
-    """Silence the library's load report and bars: the report is checked and told in one line instead."""
+    """Silence the library's load report and bars: the report is checked and printed in one line instead."""
     logging = importlib.import_module("transformers.utils.logging")
     level = logging.get_verbosity()
     logging.set_verbosity_error()
