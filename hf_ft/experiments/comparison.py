@@ -57,7 +57,8 @@ def run_comparison(settings: ComparisonSettings) -> ComparisonRecord:
 
 
 def _compare(settings: ComparisonSettings) -> ComparisonRecord:
-    experiment = TrainingExperiment(settings.layers, settings.folder, ComparisonRecord, methods=settings.methods)
+    named = [name for name in settings.methods if name != DEPTHS]
+    experiment = TrainingExperiment(settings.layers, settings.folder, ComparisonRecord, methods=named)
     notes: list[str] = []
     methods = expand_depths(settings.methods, experiment.blocks)
     methods = methods or supported_methods(experiment, settings.seeds[0], notes)

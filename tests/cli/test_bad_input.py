@@ -925,7 +925,7 @@ OTHERS: dict[str, Mistake] = {
     ),
     "rank: a model without a name": (
         lambda w: ["rank", "", w.models["text"], *w.train(model=None)[1:]],
-        r"The name of a model is empty\. Give Hub ids, folders or builtin\.",
+        r"The name of a model is empty\. Pass Hub ids, folders or builtin\.",
     ),
     "inspect: picture where nobody can write": (
         lambda w: ["inspect", w.models["text"], "--picture", "/proc/x.png"],

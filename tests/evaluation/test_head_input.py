@@ -93,8 +93,8 @@ def test_a_deaf_head_is_told_with_its_remedy(
     card = (tmp_path / "head/README.md").read_text()
     for told in (" ".join(text.split()), card):
         assert "reads less than the frozen layers offer" in told
-        assert f"--method {found['remedy']}" in told
-        assert f"{max(found['layers']):.3f}" in told
+        assert f"--method {found['suggested_method']}" in told
+        assert f"{max(found['boundary_scores']):.3f}" in told
     # Random weights learn from higher rates than pretrained ones.
     steps = ("--learning_rate=3e-3", "--num_train_epochs=10")
     mended = run(deaf_model, opinions, tmp_path / "mended", found["suggested_method"], *steps)
@@ -171,8 +171,10 @@ def test_depth_says_what_contradicts_its_choice(
     """A handful of steps cannot open a deaf head: the probes show what the layers hold, and this is said."""
     settings = {"task": "text_classification", "model": deaf_model, "dataset": opinions, "depths": "0,2,3"}
     record = depth(**settings, num_train_epochs=1, output_dir=str(tmp_path / "out"))
-    choice = record["choice"]
-    assert choice["contradicting_probe"]["score"] == max(record["layer_probes"]["scores"]) > 0.95 > choice["high"]
+    choice = record.choice
+    assert choice is not None
+    assert choice.contradicting_probe is not None
+    assert choice.contradicting_probe.score == max(record.layer_probes.scores) > 0.95 > choice.high
     page = (tmp_path / "out/depth.md").read_text()
     for told in (" ".join(capsys.readouterr().out.split()), page):
         assert "The layer probes contradict this" in told

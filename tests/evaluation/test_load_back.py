@@ -77,7 +77,7 @@ def test_a_configuration_that_loses_the_names_is_refused() -> None:
         def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
             return super().from_dict(config_dict | {"id2label": {0: "cat", 1: "dog"}}, **kwargs)
 
-    with pytest.raises(UserError, match=r"calls them cat, dog, and the data bad, good"):
+    with pytest.raises(UserError, match=r"has cat, dog in place of bad, good"):
         name_outputs(Forgetful(), ["bad", "good"], ["cat", "dog"])
     settings = BertConfig()
     name_outputs(settings, ["bad", "good"], ["LABEL_0", "LABEL_1"])

@@ -286,9 +286,9 @@ def test_features_of_an_earlier_run_do_not_look_free(
     settings |= {"cache_dir": str(out.parent / "cache"), "output_dir": str(tmp_path / "out")}
     warm = compare(**settings, **SMALL, methods="head,last_n:1", seeds=[0], examples_per_class="6")
     for run in warm.runs:
-        (cold,) = (one for one in record.runs if all(one[key] == run[key] for key in ("method", "seed", "size")))
+        (cold,) = (one for one in record.runs if (one.method, one.seed, one.size) == (run.method, run.seed, run.size))
         assert all(computed == 0 for computed, _ in run.features.values())
-        assert run.build_seconds == pytest.approx(cold["build_seconds"], abs=0.002)
+        assert run.build_seconds == pytest.approx(cold.build_seconds, abs=0.002)
         assert run.build_seconds > 0
         assert run.standalone_seconds == pytest.approx(run.seconds - run.feature_seconds + run.build_seconds, abs=0.002)
 
@@ -468,7 +468,7 @@ def test_options_of_adapters_go_to_methods_with_adapters(tmp_path: Path, text_mo
     usual = {"task": "text_classification", "model": text_model, "dataset": text_data, **SMALL, "seeds": 1}
     record = compare(**usual, methods="head,lora", lora_r=2, output_dir=str(tmp_path / "two"))
     other = compare(**usual, methods="lora,peft:ia3,head", lora_r=4, output_dir=str(tmp_path / "four"))
-    small, large = (next(r for r in one.rows if r.method == "lora")["trainable"] for one in (record, other))
+    small, large = (next(r for r in one.rows if r.method == "lora").trainable for one in (record, other))
     assert small < large
     assert record.settings.lora_r == 2
     with pytest.raises(UserError, match=r"--lora_r does not go with method 'head', which has no adapters"):

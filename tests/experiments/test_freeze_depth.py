@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -466,7 +467,11 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
     records = [read_record(folder, FreezeDepthRecord) for folder in (whole, out)]
     values = [[(row.frozen, row.values) for rung in one.rungs for row in rung.rows] for one in records]
     assert values[0] == values[1]
-    assert records[0].choice == records[1].choice
+    first, second = (one.choice for one in records)
+    assert first is not None
+    assert second is not None
+    # some trials ran again, which takes other seconds
+    assert dataclasses.replace(first, seconds=0.0) == dataclasses.replace(second, seconds=0.0)
 
 
 # --- Method `auto` ----------------------------------------------------------------------------------------------------

@@ -349,7 +349,7 @@ def test_every_task_is_ranked(task: str, request: pytest.FixtureRequest, tmp_pat
     examples = record.candidates[0].examples
     assert examples > 4 * record.data.examples if metric == "f1_macro" else examples == record.data.examples
     if metric in ("map", "f1_macro"):  # a word says by itself what it is
-        assert max(row.scores.probe for row in record.candidates) > record.baseline + 0.1
+        assert max(row.scores["probe"] for row in record.candidates) > record.baseline + 0.1
 
 
 def test_only_so_many_examples_are_scored(nouns: str, text_model: str, random_model: str, tmp_path: Path) -> None:

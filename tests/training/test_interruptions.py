@@ -262,7 +262,7 @@ def test_last_weights_after_a_kill_at_the_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hf_ft.evaluation.scores.score", interrupted)
+        patch.setattr("hf_ft.evaluation.score", interrupted)
         assert main(work.words(tmp_path / "out", **settings)) == 130
     (last,) = tmp_path.glob("out/checkpoints/*full/stage.json")
     assert json.loads(last.read_text())["checkpoint"].endswith("/whole")
@@ -361,7 +361,7 @@ def test_nothing_to_resume(work: Work, tmp_path: Path, capsys: pytest.CaptureFix
     """In an empty folder a run starts, and says so; a finished one has nothing left to do, and is left alone."""
     out = tmp_path / "out"
     assert main([*work.words(out), "--resume"]) == 0
-    assert capsys.readouterr().out.count("no run has begun") == 1
+    assert capsys.readouterr().out.count("there is no run in") == 1
     assert differing(out, work.root / "whole") == 0
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     (out / checkpoints.REMOVED / "1-full").mkdir(parents=True)  # Ctrl-C at the very end
