@@ -470,7 +470,7 @@ def test_options_of_adapters_go_to_methods_with_adapters(tmp_path: Path, text_mo
     other = compare(**usual, methods="lora,peft:ia3,head", lora_r=4, output_dir=str(tmp_path / "four"))
     small, large = (next(r for r in one.rows if r.method == "lora").trainable for one in (record, other))
     assert small < large
-    assert record.settings.lora_r == 2
+    assert record.settings["lora_r"] == 2
     with pytest.raises(UserError, match=r"--lora_r does not go with method 'head', which has no adapters"):
         compare(**usual, methods="head,full", lora_r=2, output_dir=str(tmp_path / "none"))
     joined = compare(**usual, methods="full", lora_r=2, output_dir=str(tmp_path / "two"))
