@@ -21,7 +21,7 @@ quickstart: install  ## fine-tune the model that ships here: no Hub access, a fe
 	$(BIN)/python recipes/quickstart.py --output_dir runs/quickstart --overwrite_output_dir
 
 test: install  ## run the tests (CPU, no network; about 25 minutes on 2 cores)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
 
 matrix: install  ## test every architecture; writes the table of docs/architectures.md to runs/matrix
 	rm -rf runs/matrix
