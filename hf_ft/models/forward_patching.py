@@ -21,16 +21,16 @@ def patched_forward(model: nn.Module, forwards: Mapping[str, Callable[..., Any]]
     which runs no hooks. A module that has a `forward` of its own as an attribute (FasterNet's choose theirs when they
     are made) gets it back.
     """
-    own = {}
+    patched = []
     for name, forward in forwards.items():
         module = model.get_submodule(name)
-        own[name] = vars(module).get("forward")
+        patched.append((module, vars(module).get("forward")))
         module.forward = forward
     try:
         yield
     finally:
-        for name, before in own.items():
-            module = model.get_submodule(name)
+        # by the modules themselves: a pass may put another one under a name, as BigBird's does for short texts
+        for module, before in patched:
             del module.forward
             if before is not None:
                 module.forward = before
