@@ -22,6 +22,7 @@ from PIL import Image
 from transformers import default_data_collator
 
 from hf_ft.environment import print_on_main, progress
+from hf_ft.errors import first_line
 from hf_ft.feature_cache.cache_key import encoded_files, fingerprints, image_key
 from hf_ft.feature_cache.cache_request import CacheRequest
 from hf_ft.feature_cache.encoding import is_built_in
@@ -76,15 +77,19 @@ class CachedImages(CachedRows):
         return {"pixel_values": torch.stack(self.transform({"image": images})["pixel_values"]), **batch}
 
 
+RESIZE_ALONE = {"do_rescale": False, "do_normalize": False}
+RESCALE_ALONE = {"do_resize": False, "do_center_crop": False}
+"""The options of a processor for the two steps that it is split into."""
+
+
 def resized(processor: Any, images: Sequence[Any]) -> torch.Tensor:
     """Return upright images as the processor resizes and crops them, as bytes `(n, channels, height, width)`."""
-    return torch.stack(list(processor(images, return_tensors="pt", do_rescale=False, do_normalize=False).pixel_values))
+    return torch.stack(list(processor(images, return_tensors="pt", **RESIZE_ALONE).pixel_values))
 
 
 def normalised(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Return the processor's output for bytes that already have their final size."""
-    found = processor(list(pixels), return_tensors="pt", do_resize=False, do_center_crop=False).pixel_values
-    return torch.stack(list(found))
+    return torch.stack(list(processor(list(pixels), return_tensors="pt", **RESCALE_ALONE).pixel_values))
 
 
 def cache_images(request: CacheRequest) -> tuple[list[Any], Facts | None]:
@@ -116,6 +121,9 @@ def _cached(request: CacheRequest, datasets: list[Any]) -> tuple[list[Any], Fact
         return datasets, None
     measured = _measure(request.processor, datasets[0])
     fixed = [i for i in usable if i or not request.augments]
+    if measured.refused:
+        line = f"images   are resized in every epoch, since the processor cannot resize alone: {measured.refused}"
+        print_on_main(line, request.args)
     if fixed and measured.layout:
         reads = [request.reads[i] for i in fixed]
         found = _resize_once(request, [datasets[i] for i in fixed], reads, measured, facts)
@@ -154,12 +162,14 @@ class _Measured:
         resizing: Seconds to resize and crop one image.
         layout: The layout of the processor's output before rescaling; None if the processor cannot be split there.
         side: The longer side of the model's input, in pixels.
+        refused: Why the processor does not run in these steps; empty if it does.
     """
 
     decoding: float = 0.0
     resizing: float = 0.0
     layout: Layout | None = None
     side: int = 0
+    refused: str = ""
 
 
 def _measure(processor: Any, rows: Dataset) -> _Measured:
@@ -170,16 +180,16 @@ def _measure(processor: Any, rows: Dataset) -> _Measured:
     images = [upright_rgb(plain[place]["image"]) for place in places]
     found.decoding = (clock() - started) / len(places)
     started = clock()
-    whole = _tried(lambda: torch.stack(list(processor(images, return_tensors="pt").pixel_values)))
+    whole = _processed(processor, images, {}, found)
     if whole is None:
         return found
     found.resizing = (clock() - started) / len(places)
     found.side = max(whole.shape[-2:])
-    pixels = _tried(lambda: resized(processor, images))
+    pixels = _processed(processor, images, RESIZE_ALONE, found)
     if pixels is None:
         return found
     started = clock()
-    again = _tried(lambda: normalised(processor, pixels))
+    again = _processed(processor, list(pixels), RESCALE_ALONE, found)
     if again is None:
         return found
     found.resizing -= (clock() - started) / len(places)
@@ -188,12 +198,19 @@ def _measure(processor: Any, rows: Dataset) -> _Measured:
     return found
 
 
-def _tried(call: Callable[[], torch.Tensor]) -> torch.Tensor | None:
-    """Return the output of a processor, None if it fails: processors raise different errors for what they refuse."""
+def _processed(
+    processor: Any, images: Sequence[Any], options: Mapping[str, bool], found: _Measured
+) -> torch.Tensor | None:
+    """Return the output of a processor; None if it refuses the images or options, with the reason in `found`."""
     try:
-        return call()
-    except Exception:
+        pixels = list(processor(images, return_tensors="pt", **options).pixel_values)
+    except Exception as error:  # processors raise different errors for what they refuse
+        found.refused = first_line(type(processor).__name__, error)
         return None
+    if len({image.shape for image in pixels}) > 1:
+        found.refused = f"{type(processor).__name__}: images of different sizes."
+        return None
+    return torch.stack(pixels)
 
 
 # --- Caching ----------------------------------------------------------------------------------------------------------
