@@ -58,7 +58,7 @@ def read_comparison_settings(layers: Sequence[Layer]) -> ComparisonSettings:
     Raises:
         UserError: a mistake in any setting, or nothing to compare.
     """
-    own, rest = _take_own(layers)
+    own, rest = take_own(layers, OWN, "in a comparison", "Use --methods, with commas.")
     methods, seeds = parse_methods(own.get("methods")), parse_seeds(own.get("seeds", SEEDS))
     sizes = parse_sizes(own.get("examples_per_class"))
     rest, folder, overwrite = parse_output_folder(rest, "comparison")
@@ -89,23 +89,27 @@ def _adapter_options(layers: Sequence[Layer]) -> set[str]:
     return {name for _, layer in layers for name, value in layer.items() if name in OF_ADAPTERS and value is not None}
 
 
-def _take_own(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[Layer]]:
-    """The settings that only a comparison has, and the layers without them.
+def take_own(
+    layers: Sequence[Layer], names: Sequence[str], where: str, hint: str
+) -> tuple[dict[str, Any], list[Layer]]:
+    """Return the settings that only an experiment has, and the layers without them.
+
+    Args:
+        layers: Layers of settings.
+        names: The names of these settings.
+        where: The experiment in the error, such as "in a comparison".
+        hint: What to use in place of a method or plan.
 
     Raises:
-        UserError: A method or plan, which the comparison sets itself.
+        UserError: A method or plan, which the experiment sets itself.
     """
     own: dict[str, Any] = {}
     rest: list[Layer] = []
     for source, layer in layers:
-        own |= {name: layer[name] for name in OWN if layer.get(name) is not None}
-        others = {name: value for name, value in layer.items() if name not in OWN}
+        own |= {name: layer[name] for name in names if layer.get(name) is not None}
+        others = {name: value for name, value in layer.items() if name not in names}
         if wrong := [name for name in ("method", "plan") if others.get(name) is not None]:
-            raise UserError(
-                f"`{wrong[0]}` in {source} is not supported in a comparison.",
-                option=wrong[0],
-                hint="Use --methods, with commas.",
-            )
+            raise UserError(f"`{wrong[0]}` in {source} is not supported {where}.", option=wrong[0], hint=hint)
         rest.append((source, others))
     return own, rest
 

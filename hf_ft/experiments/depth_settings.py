@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_ft.errors import UserError
 from hf_ft.experiments.comparison_settings import (
@@ -16,6 +15,7 @@ from hf_ft.experiments.comparison_settings import (
     parse_integers,
     parse_output_folder,
     parse_seeds,
+    take_own,
 )
 from hf_ft.settings import build
 
@@ -54,18 +54,9 @@ def read_depth_settings(layers: Sequence[Layer]) -> DepthSettings:
     Raises:
         UserError: A wrong setting, or a method, which the search sets itself.
     """
-    own: dict[str, Any] = {}
-    rest: list[Layer] = []
-    for source, layer in layers:
-        own |= {name: layer[name] for name in OWN if layer.get(name) is not None}
-        others = {name: value for name, value in layer.items() if name not in OWN}
-        if wrong := [name for name in ("method", "plan") if others.get(name) is not None]:
-            raise UserError(
-                f"`{wrong[0]}` in {source} is not supported by hf-ft depth, which compares head, last_n:N and full.",
-                option=wrong[0],
-                hint="Leave it out, or use --depths: numbers of frozen blocks with commas.",
-            )
-        rest.append((source, others))
+    where = "by hf-ft depth, which compares head, last_n:N and full"
+    hint = "Leave it out, or use --depths: numbers of frozen blocks with commas."
+    own, rest = take_own(layers, OWN, where, hint)
     depths = parse_integers(own["depths"], "depths", 0) if "depths" in own else None
     if depths is not None and len(depths) < 2:
         raise UserError(

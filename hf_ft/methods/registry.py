@@ -122,7 +122,7 @@ METHODS: dict[str, Method] = {
         Method(
             name="first_n",
             trains="all but the stem and the first N blocks",
-            when="like `last_n`, counted from below: keeps what is common to all data",
+            when="like `last_n`, counted from below: preserves the general features of the lower layers",
             paper="https://arxiv.org/abs/1411.1792",
             stages=_one("first_n"),
             defaults=DEFAULTS["first_n"],

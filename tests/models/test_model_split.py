@@ -120,7 +120,7 @@ def test_wrong_cut_is_found() -> None:
 
 
 def test_jumping_over_a_part_that_trains_is_found() -> None:
-    """A split that gives the right logits but keeps what comes from above it would train nothing there."""
+    """A split that gives the right logits but caches outputs from above it would train nothing there."""
     model = bert()
     groups = [group for group in depth_groups(model) if group.role != "unused"]
     rows, collate = texts(), collator(0)
