@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import timm
 import torch
 import transformers
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
@@ -198,3 +200,23 @@ def test_processors_are_divided_to_the_bit() -> None:
     assert [name for name, both in found.items() if both[0] != both[1]] == []
     undivided = {name.removesuffix("Pil").removesuffix("ImageProcessor") for name, both in found.items() if not both[0]}
     assert undivided == UNDIVIDED, sorted(undivided)
+
+
+class Stubborn:
+    """A processor that resizes, and refuses to do so alone."""
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        if "do_rescale" in options:
+            raise ValueError("do_rescale is not supported")
+        return transformers.BatchFeature({"pixel_values": torch.zeros(len(images), 3, 8, 8)})
+
+
+def test_a_processor_that_refuses_a_step_says_why() -> None:
+    """The reason is kept for the user; a mistake outside the processor's own call is not taken for its refusal."""
+    rows = Dataset.from_dict({"image": [Image.new("RGB", (9, 9))] * 2}).cast_column("image", datasets.Image())
+    found = image_cache._measure(Stubborn(), rows)
+    assert found.layout is None
+    assert "Stubborn" in found.refused
+    assert "do_rescale" in found.refused
+    with pytest.raises(KeyError, match="image"):
+        image_cache._measure(Stubborn(), rows.rename_column("image", "picture"))
