@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError
-from hf_ft.storage import SEAL, Damaged, seal, sha256, unsealed
+from hf_ft.storage import Damaged, seal, sha256, unsealed
 
 if TYPE_CHECKING:
     import torch
@@ -196,23 +196,21 @@ def _save_timm(packaged: PackagedModel, weights: Path, folder: Path) -> None:
 def load_efficientnet(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Load weights in the layout of `EfficientNet-PyTorch` into an EfficientNet of timm.
 
-    That layout numbers blocks from first to last (`_blocks.7`) where timm numbers them by stage (`blocks.3.1`). The norms
-    of a block are numbered from 0, which is that of the expansion; blocks of the first stage have none.
+    That layout numbers blocks from first to last (`_blocks.7`), timm numbers them by stage (`blocks.3.1`). Norms of a
+    block are numbered from 0, which is that of the expansion; blocks of the first stage have none.
 
     Raises:
         RuntimeError: A name or shape that the model does not have, or a tensor that the file lacks.
     """
     stages: Any = model.blocks
-    blocks = [
-        (f"blocks.{i}.{j}", hasattr(block, "conv_pwl")) for i, stage in enumerate(stages) for j, block in enumerate(stage)
-    ]
+    places = [(f"blocks.{i}.{j}", block) for i, stage in enumerate(stages) for j, block in enumerate(stage)]
     renamed = {}
     for name, tensor in weights.items():
         module, _, kind = name.rpartition(".")
         if module.startswith("_blocks."):
             _, index, inner = module.split(".")
-            prefix, expands = blocks[int(index)]
-            module = f"{prefix}.{(EXPANDING if expands else PLAIN)[inner]}"
+            place, block = places[int(index)]
+            module = f"{place}.{(EXPANDING if hasattr(block, 'conv_pwl') else PLAIN)[inner]}"
         else:
             module = OUTER[module]
         renamed[f"{module}.{kind}"] = tensor
@@ -229,7 +227,7 @@ EXPANDING = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-"""Names of modules in `EfficientNet-PyTorch` -> in timm: outside of blocks, and in blocks without and with expansion."""
+"""Modules in `EfficientNet-PyTorch` -> in timm: outside of blocks, and in blocks without and with an expansion."""
 
 
 def _card(packaged: PackagedModel) -> str:
@@ -240,6 +238,6 @@ pipeline_tag: image-classification
 ---
 
 The {packaged.origin} (SHA-256 of the file `{Path(packaged.weights).name}`: `{packaged.digest}`), trained on
-{packaged.trained_on}, converted by hf_ft to the layout of timm's `{packaged.architecture}`: the same tensors under other
-names. Names of classes and the preparation of images are those of timm.
+{packaged.trained_on}, converted by hf_ft to the layout of timm's `{packaged.architecture}`: the same
+tensors under other names. Names of classes and the preparation of images are those of timm.
 """
