@@ -83,9 +83,7 @@ class ModelSettings(TaskSettings):
 
     title = "model"
 
-    model: str = _option(
-        "Hub id, folder, `builtin:NAME` (needs no Hub), or `timm:ARCHITECTURE` (random weights)", ""
-    )
+    model: str = _option("Hub id, folder, `builtin:NAME` (needs no Hub), or `timm:ARCHITECTURE` (random weights)", "")
     model_revision: str | None = _option("branch, tag or commit of the model on the Hub")
     keep_head: bool = _option("keep the checkpoint's head when its labels are those of the data", False)
     trust_remote_code: bool = _option("run code that comes with the model on the Hub", False)
