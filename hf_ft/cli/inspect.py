@@ -36,12 +36,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> None:
     """Check the options, then print and draw the table of depth groups."""
+    from hf_ft.environment import builtin_name
     from hf_ft.methods import MethodSpec
     from hf_ft.settings import check_path, read_yaml
 
     MethodSpec.parse(options.method)
     plan = read_yaml(options.plan, "plan", "`stages:` and a list") if options.plan else None
-    if not options.model.startswith(("builtin", "timm:")):
+    if builtin_name(options.model) is None and not options.model.startswith("timm:"):
         check_path(options.model, "model")
     picture = Path(options.picture).expanduser() if options.picture else None
     if picture is not None:

