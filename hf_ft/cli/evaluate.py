@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ft.cli.result_argument import check_result
+from hf_ft.cli.tta_option import add_tta
 
 if TYPE_CHECKING:
     from hf_ft.settings import Parser
@@ -19,6 +20,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
     parser.add_argument("--dataset", required=True, help="Hub id, folder or file")
     parser.add_argument("--split", help="split to score (default: test, else validation, else train)")
+    add_tta(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -30,4 +32,4 @@ def run(options: Namespace) -> None:
     check_result(options.folder)
     from hf_ft.evaluation import evaluate_folder
 
-    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json))
+    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json, options.tta))

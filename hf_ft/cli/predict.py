@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ft.cli.result_argument import check_result
+from hf_ft.cli.tta_option import add_tta
 from hf_ft.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add_arguments(parser: Parser) -> None:
         help="files, folders, CSV or JSON lines; for text models also text itself, and - for lines of standard input",
     )
     parser.add_argument("--batch_size", type=int, metavar="N", default=32, help="examples per batch")
+    add_tta(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output", metavar="FILE", help="write .csv or .jsonl to FILE (default: print CSV)")
     output.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
@@ -45,4 +47,4 @@ def run(options: Namespace) -> None:
         check_new_file(Path(options.output).expanduser(), "--output", options.inputs, options.overwrite)
     from hf_ft.evaluation import predict_inputs
 
-    predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size)
+    predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size, options.tta)

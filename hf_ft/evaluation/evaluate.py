@@ -20,7 +20,7 @@ from hf_ft.data import (
     max_input_tokens,
 )
 from hf_ft.errors import UserError
-from hf_ft.evaluation.outputs import predict_outputs
+from hf_ft.evaluation.outputs import VIEWS_NOTE, check_views, predict_views
 from hf_ft.evaluation.result_folder import input_settings, load_folder
 from hf_ft.evaluation.scores import Results, add_scores, score_without
 from hf_ft.records import RunRecord, ScoreRecord, Scores, to_json
@@ -28,19 +28,25 @@ from hf_ft.reports import duplicates_note, text_table, title
 from hf_ft.storage import LOCAL
 
 
-def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool) -> str:
+def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool, views: int = 1) -> str:
     """Score a trained model on a dataset, whose labels are matched by name; returns a table, or JSON.
+
+    Args:
+        views: of each image, over which predictions are averaged (test-time augmentation); 1 takes the image alone.
 
     Raises:
         UserError: data that do not fit the model, such as labels that it does not know.
     """
     record, task, model, processor = load_folder(folder)
+    check_views(views, task)
     config = input_settings(record, dataset=dataset, test_split=split)
     rows = load_evaluation_split(dataset, config, record.data.labels)
     _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
     cut = count_truncated(rows.split, rows.rows, task, processor, config)
     notes = [*rows.notes, *([cut.note(max_input_tokens(processor))] if cut else [])]
-    outputs = predict_outputs(model, processor, task, rows.rows, config)
+    outputs = predict_views(views, model, processor, task, rows.target, rows.rows, config=config)
+    if views > 1:
+        notes.append(VIEWS_NOTE.format(views))
     results = Results({}, {}, threshold=record.threshold)
     add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
     scores = results.metrics["test"]
@@ -50,7 +56,7 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
         notes.append(duplicates_note(scored, copies.examples, len(rows.rows), record.metric, fresh))
     if as_json:
         metrics = {name: asdict(score) for name, score in scores.items()}
-        what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "notes": notes}
+        what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "tta": views, "notes": notes}
         told = {"truncation": asdict(cut) if cut else None, "duplicates": asdict(copies) if copies else None}
         return json.dumps({**what, **told, "metrics": metrics, "metrics_without_duplicates": to_json(fresh)}, indent=1)
     table = [

@@ -15,13 +15,16 @@ from datasets import Dataset
 from hf_ft.data import count_truncated, max_input_tokens
 from hf_ft.errors import UserError
 from hf_ft.evaluation.inputs import file_rows, text_rows
-from hf_ft.evaluation.outputs import predict_outputs
+from hf_ft.evaluation.outputs import VIEWS_NOTE, check_views, predict_views
 from hf_ft.evaluation.result_folder import input_settings, load_folder
 from hf_ft.settings import check_path, not_made
 
 
-def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batch_size: int) -> None:
+def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batch_size: int, views: int = 1) -> None:
     """Predict for files, folders or texts; CSV to the screen, or CSV or JSON lines to a file.
+
+    Args:
+        views: of each image, over which predictions are averaged (test-time augmentation); 1 takes the image alone.
 
     Raises:
         UserError: an input that does not exist or that the model cannot read.
@@ -34,6 +37,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         if why := "" if path.is_file() else not_made(path):
             raise UserError(f"--output {output} cannot be written: {why}. Choose another file.")
     record, task, model, processor = load_folder(folder)
+    check_views(views, task)
     config = input_settings(record)
     learnt = record.data.inputs
     files = task.modality.files
@@ -46,8 +50,10 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), per_device_eval_batch_size=batch_size, report_to="none", dataloader_pin_memory=False
     )
-    outputs = predict_outputs(model, processor, task, dataset, config, arguments)
     target, labels = task.target(record.data.problem_type), record.data.labels
+    outputs = predict_views(views, model, processor, task, target, dataset, config=config, args=arguments)
+    if views > 1:
+        print(VIEWS_NOTE.format(views), file=sys.stderr)
     predictions, columns = target.predictions(dataset, outputs, labels, record.threshold), target.columns(labels)
     if output is None:
         _write_csv(columns, predictions, sys.stdout)

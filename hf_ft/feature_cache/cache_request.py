@@ -25,6 +25,8 @@ class CacheRequest:
         datasets: the encoded training split and, where the stage evaluates, the validation split.
         collator: the task's, from a list of rows to a batch.
         augment: the augmentation of the training images; None and `none` leave them alone.
+        erasing: the probability of random erasing of the training images.
+        mixes: the options that mix training images, such as `mixup`; the images alone can be cached.
         passes: how often the stage reads the training split, in epochs; may be a fraction.
         evaluations: how often it reads the validation split.
         find_linear_head: given where the head is to be solved. It looks for a linear head in the split model; if there
@@ -47,6 +49,8 @@ class CacheRequest:
     find_linear_head: Callable[[ModelSplit], object] | None = None
     encode: Callable[..., Any] | None = None
     uncacheable: str = ""
+    erasing: float = 0.0
+    mixes: Sequence[str] = ()
 
     @property
     def reads(self) -> list[float]:
@@ -56,7 +60,7 @@ class CacheRequest:
     @property
     def augments(self) -> bool:
         """Whether the training images differ from epoch to epoch."""
-        return self.augment not in (None, "none")
+        return self.augment not in (None, "none") or self.erasing > 0
 
     @property
     def root(self) -> Path:

@@ -25,7 +25,7 @@ from hf_ft.environment import print_on_main, progress
 from hf_ft.errors import first_line
 from hf_ft.feature_cache.cache_key import encoded_files, fingerprints, image_key
 from hf_ft.feature_cache.cache_request import CacheRequest
-from hf_ft.feature_cache.encoding import is_built_in
+from hf_ft.feature_cache.encoding import is_built_in, transform_of
 from hf_ft.feature_cache.examples import EncodedSplit
 from hf_ft.feature_cache.feature_files import Features, FeatureStore, Unusable
 from hf_ft.feature_cache.policy import NotCached, admit, forecast
@@ -65,9 +65,9 @@ class ResizedImages(CachedRows):
 class CachedImages(CachedRows):
     """Decoded images for random crops, shrunk to the size that these need; `note` is empty if none was shrunk."""
 
-    def __init__(self, features: Features, rows: Dataset, processor: Any, augment: str, note: str) -> None:
+    def __init__(self, features: Features, rows: Dataset, transform: ImageTransform, note: str) -> None:
         super().__init__(features, rows, default_data_collator, None)
-        self.transform, self.note = ImageTransform(processor, augment), note
+        self.transform, self.note = transform, note
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         batch = super().__getitems__(indices)
@@ -256,9 +256,7 @@ def _decode_once(request: CacheRequest, rows: Dataset, measured: _Measured, fact
         f"random crops come from cached images of at most {side} pixels on the shorter side; --cache off reads the "
         "full files"
     )
-    return CachedImages(
-        found[0], _labels(rows), request.processor, str(request.augment), note if sizes != whole else ""
-    )
+    return CachedImages(found[0], _labels(rows), transform_of(rows), note if sizes != whole else "")
 
 
 def _shrunk(images: Sequence[Image.Image], side: int) -> list[torch.Tensor]:

@@ -41,10 +41,12 @@ def check_cacheable(request: CacheRequest, depth: int) -> None:
         raise NotCached(request.uncacheable)
     if request.stage.peft:
         raise NotCached("its adapters change the outputs of the frozen layers")
+    if request.mixes:
+        raise NotCached(f"its images are mixed in another way in each epoch ({' and '.join(request.mixes)})")
     if request.augments and file_column(request.datasets[0]):
-        raise NotCached(
-            f"augmentation '{request.augment}' changes the images from epoch to epoch (--augment none allows the cache)"
-        )
+        named = f"augmentation '{request.augment}'", "augment none"
+        what, off = named if request.augment not in (None, "none") else ("random erasing", "random_erasing 0")
+        raise NotCached(f"{what} changes the images from epoch to epoch (--{off} allows the cache)")
     if args.n_gpu > 1:
         raise NotCached("one process drives several GPUs (start one process for each with `accelerate launch`)")
     if args.neftune_noise_alpha:

@@ -46,12 +46,32 @@ def _trivial() -> list[Any]:
     return [*_basic(), v2.TrivialAugmentWide()]
 
 
+def _randaugment() -> list[Any]:
+    """`basic` and RandAugment (https://arxiv.org/abs/1909.13719): two operations of medium strength for each image."""
+    from torchvision.transforms import InterpolationMode, v2
+
+    return [*_basic(), v2.RandAugment(num_ops=2, magnitude=9, interpolation=InterpolationMode.BILINEAR)]
+
+
+def _augmix() -> list[Any]:
+    """`basic` and AugMix (https://arxiv.org/abs/1912.02781): the image mixed with augmented versions of itself."""
+    from torchvision.transforms import InterpolationMode, v2
+
+    return [*_basic(), v2.AugMix(interpolation=InterpolationMode.BILINEAR)]
+
+
 AUGMENTATIONS: dict[str, Callable[[], list[Any]]] = {
     "none": _none,
     "basic": _basic,
     "trivial": _trivial,
+    "randaugment": _randaugment,
+    "augmix": _augmix,
+    "strong": _randaugment,
 }
 """Name -> a function that returns the steps, each from a PIL image to a PIL image, random by torch's generator."""
+
+ERASING = {"strong": 0.25}
+"""Augmentation -> its probability of random erasing, which `ImageTransform` applies after the processor."""
 
 
 def augmentation(name: str) -> Step:

@@ -9,7 +9,7 @@ options and defaults before torch is loaded.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -91,6 +91,8 @@ class Modality:
         example_inputs: One small batch that a model accepts, None for a model of another modality.
         model_inputs: Names of all tensors that the task's batches hold; None where models differ in what they take.
         files: How inputs are read that are files; None where they are texts in tables or lines.
+        views: `views(n)` returns n functions of one raw input, the first of which changes nothing, for test-time
+            augmentation; None where an input has no views. `most_views` is the greatest n.
         padding_trial: One input and the same with padding, `(alone, padded)`, to see whether a model's answer depends
             on padding; None where nothing is padded.
         sentence_encoders: Whether the source may be a sentence encoder, which names the pooling it was trained for.
@@ -108,6 +110,8 @@ class Modality:
     example_inputs: Callable[[PreTrainedModel], dict[str, torch.Tensor] | None]
     model_inputs: frozenset[str] | None = None
     files: FileInput | None = None
+    views: Callable[[int], Sequence[Callable[[Any], Any]]] | None = None
+    most_views: int = 1
     padding_trial: Callable[[PreTrainedModel], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None] = (
         lambda model: None
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError, first_line
 from hf_ft.modalities.base import ColumnType, FileDigests, FileInput, Modality
+from hf_ft.modalities.image_views import MOST_VIEWS, image_views
 
 if TYPE_CHECKING:
     import torch
@@ -126,12 +127,14 @@ MODALITY = Modality(
     plural="images",
     unit="px",
     example='"photo.jpg"',
-    options=("augment",),
+    options=("augment", "random_erasing", "mixup", "cutmix", "drop_path"),
     columns={"image": ColumnType(_holds_images, "images or paths of images")},
     method_defaults="image",
     load_processor=load_processor,
     load_saved_processor=load_saved_processor,
     example_inputs=example_inputs,
     model_inputs=frozenset({"pixel_values"}),
+    views=image_views,
+    most_views=MOST_VIEWS,
     files=FileInput("image", "image", EXTENSIONS, image_feature, _check_image, "CLASS/*.jpg"),
 )

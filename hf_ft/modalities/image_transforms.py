@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -31,13 +32,40 @@ class ImageTransform:
     """Turn a batch with an `image` column into `pixel_values` (batch, channels, height, width) and `labels`.
 
     Without augmentation this is exactly what `pipeline` does at inference: the model's processor, nothing else.
+
+    Args:
+        processor: The model's image processor.
+        augment: A name in `AUGMENTATIONS`, applied before the processor.
+        erasing: The probability that a random rectangle of the model's input is set to 0, the mean colour after
+            normalisation (https://arxiv.org/abs/1708.04896).
     """
 
-    def __init__(self, processor: Any, augment: str) -> None:
-        self.processor, self.augments = processor, augment != "none"
-        self.augment = augmentation(augment)
+    def __init__(self, processor: Any, augment: str, erasing: float = 0.0) -> None:
+        self.processor, self.augments = processor, augment != "none" or erasing > 0
+        self.augment, self.erase = augmentation(augment), _erasing(erasing)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, Any]:
         images = [self.augment(upright_rgb(image)) for image in batch["image"]]
-        encoded = {"pixel_values": list(self.processor(images, return_tensors="pt")["pixel_values"])}
+        pixels = list(self.processor(images, return_tensors="pt")["pixel_values"])
+        if self.erase is not None:
+            pixels = [self.erase(one) for one in pixels]
+        encoded = {"pixel_values": pixels}
         return encoded | ({"labels": batch["labels"]} if "labels" in batch else {})
+
+
+def _erasing(probability: float) -> Any:
+    if not probability:
+        return None
+    from torchvision.transforms import v2
+
+    return v2.RandomErasing(probability)
+
+
+class ChangedImages:
+    """Change images before the transform `inner` of a dataset encodes them, as the views of one image do."""
+
+    def __init__(self, change: Callable[[Image.Image], Image.Image], inner: Callable[[dict[str, Any]], Any]) -> None:
+        self.change, self.inner = change, inner
+
+    def __call__(self, batch: dict[str, list[Any]]) -> Any:
+        return self.inner({**batch, "image": [self.change(upright_rgb(image)) for image in batch["image"]]})

@@ -2,6 +2,8 @@ from . import adapters as adapters
 from .catalog import SIZES as SIZES
 from .catalog import Source as Source
 from .catalog import sources_for as sources_for
+from .drop_path import drops_anywhere as drops_anywhere
+from .drop_path import set_drop_path as set_drop_path
 from .forward_patching import patched_forward as patched_forward
 from .freezing import FrozenMode as FrozenMode
 from .freezing import audit as audit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.initialization import no_init_weights
 
 from hf_ft.errors import UserError
 from hf_ft.methods import MethodSpec, plan_method
+from hf_ft.models.drop_path import check_drop_path
 from hf_ft.models.grouping import DepthGroups, depth_groups
 from hf_ft.models.load import from_config
 from hf_ft.models.loading_output import silent_loading
@@ -40,9 +42,14 @@ def check_model(
     """
     found = find_config(config.model, config.model_revision, config.trust_remote_code)
     check_supports_task(found, get_task(config.task), config.model)
-    known = getattr(transformers, get_task(config.task).auto_class)._model_mapping.get(type(found), None)
+    auto = getattr(transformers, get_task(config.task).auto_class)
+    known = auto._model_mapping.get(type(found), None)
     if args.gradient_checkpointing and not getattr(known, "supports_gradient_checkpointing", True):
         raise UserError(f"--gradient_checkpointing: {known.__name__} does not support it. Leave it out.")
+    if config.drop_path:
+        check_drop_path(
+            _labelled(found), functools.partial(auto.from_config, trust_remote_code=config.trust_remote_code)
+        )
     asking = [spec for spec in methods or [config.method] if spec.depends_on_model]
     if not (asking or check):
         return
@@ -56,8 +63,14 @@ def check_model(
 def bare_groups(config: Config, found: Any) -> DepthGroups:
     """Return the depth groups of a model built from its config, without initialising its weights."""
     auto = getattr(transformers, get_task(config.task).auto_class)
-    if not found.id2label:  # a feature extractor of timm, which gets its classes from the data
-        found = copy.deepcopy(found)
-        name_outputs(found, ("0", "1"), ())
+    found = _labelled(found)
     with silent_loading(), torch.random.fork_rng(), no_init_weights():
         return depth_groups(from_config(auto, config, found))
+
+
+def _labelled(found: Any) -> Any:
+    """Return a config with labels: a feature extractor of timm gets its classes from the data."""
+    if not found.id2label:
+        found = copy.deepcopy(found)
+        name_outputs(found, ("0", "1"), ())
+    return found

@@ -10,3 +10,4 @@ from .tables import wrapped as wrapped
 from .training_summary import after_training as after_training
 from .training_summary import before_training as before_training
 from .training_summary import duplicates_note as duplicates_note
+from .training_summary import regularisation as regularisation

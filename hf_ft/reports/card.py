@@ -20,6 +20,7 @@ from hf_ft.reports.training_summary import (
     extension_lines,
     head_input_lines,
     proof_lines,
+    regularisation,
     result_table,
 )
 
@@ -122,9 +123,10 @@ def _training_note(record: RunRecord) -> str:
     names = ("per_device_train_batch_size", "lr_scheduler_type", "seed", "weight_decay")
     named = ", ".join(f"{name} {settings[name]}" for name in names)
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    random = regularisation(settings)
     sentences = [
         *map(escaped, cache_lines(record)),
-        f"Numbers after `train` and `adapt` are learning rates. Settings: {named}.",
+        f"Numbers after `train` and `adapt` are learning rates. Settings: {named}{random and f', {random}'}.",
         f"Training took {seconds:.0f} s and at most {memory / 2**30:.1f} GiB on {machine.device} ({machine.cores} "
         f"cores). Versions: {versions}.",
         *map(escaped, extension_lines(record)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,13 @@ def depth_group_table(record: RunDescription, solved: Sequence[bool]) -> Table:
 
 def _length(stage: PlannedStageRecord) -> str:
     return f"{stage.max_steps} steps" if stage.max_steps > 0 else f"{stage.epochs:g} epochs"
+
+
+def regularisation(settings: Mapping[str, Any]) -> str:
+    """Return the settings that make training images random or skip layers; empty if there are none."""
+    names = ("augment", "random_erasing", "mixup", "cutmix", "drop_path")
+    used = {name: settings.get(name) for name in names}
+    return ", ".join(f"{name} {value}" for name, value in used.items() if value not in (None, "none", 0))
 
 
 def extension_lines(record: RunDescription) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from hf_ft.environment import builtin_name
 from hf_ft.errors import UserError, choose, split_argument
 from hf_ft.methods import METHODS, MethodSpec
-from hf_ft.modalities import AUGMENTATIONS
+from hf_ft.modalities import AUGMENTATIONS, ERASING, MIXES
 from hf_ft.settings.paths import check_path, is_local
 from hf_ft.settings.values import check_value
 from hf_ft.tasks import get_task, modalities, task_names
@@ -169,6 +169,32 @@ class EncodingSettings(TaskSettings):
     augment: str | None = _option(
         "augmentation of the training images (default: by method)", choices=tuple(AUGMENTATIONS)
     )
+    random_erasing: float | None = _option(
+        "erase a random rectangle of a training image with this probability (default: 0.25 with `--augment strong`, "
+        "else 0)"
+    )
+    mixup: float | None = _option(
+        "blend training images and their labels in pairs; X is the parameter of the Beta distribution, such as 0.2"
+    )
+    cutmix: float | None = _option(
+        "paste a rectangle of one training image into another and mix their labels; X as for --mixup, such as 1.0"
+    )
+
+    @property
+    def erasing(self) -> float:
+        """The probability of random erasing of a training image."""
+        return ERASING.get(self.augment or "none", 0.0) if self.random_erasing is None else self.random_erasing
+
+    @property
+    def mixing(self) -> dict[str, float]:
+        """The options that mix training images, each with its parameter; empty if none does."""
+        return {name: alpha for name in MIXES if (alpha := getattr(self, name))}
+
+    @property
+    def random_images(self) -> list[str]:
+        """The explicit options because of which an image differs each time that training reads it."""
+        found = {"augment": self.augment not in (None, "none"), "random_erasing": self.random_erasing, **self.mixing}
+        return [name for name, used in found.items() if used and name in self.explicit]
 
     def check_together(self) -> None:
         """Check that the options go with the kind of input."""
@@ -254,6 +280,10 @@ class TrainingSettings(Section):
         choices=("auto", "exact", "sgd"),
     )
     early_stopping_patience: int | None = _option("stop after this many evaluations without improvement")
+    drop_path: float | None = _option(
+        "rate of stochastic depth, which skips residual branches at random: that of the last block, rising from 0 "
+        "at the first, such as 0.1 (default: as the model's config says)"
+    )
 
 
 @dataclass(frozen=True)
@@ -344,7 +374,7 @@ def _check_source(kind: str, name: str, revision: str | None) -> None:
 def _refuse_foreign(section: TaskSettings, foreign: Sequence[str]) -> None:
     """Refuse options that the user wrote and that the task's inputs have no use for."""
     task = get_task(section.task)
-    if wrong := [name for name in foreign if name in section.explicit and getattr(section, name) != "none"]:
+    if wrong := [name for name in foreign if name in section.explicit and getattr(section, name) not in ("none", 0)]:
         raise UserError(
             f"--{wrong[0]} does not go with {task.name}, whose inputs are {', '.join(task.inputs)}.", option=wrong[0]
         )

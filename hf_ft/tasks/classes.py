@@ -46,6 +46,7 @@ class Classes(Target):
     """The common base of single-label and multi-label targets; with `multi_hot`, cells are lists of 0 and 1."""
 
     multi_hot: bool = False
+    takes_shares = True
     baseline_name = "majority"
     baseline_note = "`majority` always answers with the most frequent class of the training data"
 
@@ -198,6 +199,12 @@ class OneOfSeveral(Classes):
         logits, classes = super().decode(outputs, references, labels)
         return logits.argmax(axis=1), classes
 
+    def mean(self, outputs: Sequence[Floats]) -> Floats:
+        """Return the logits whose probabilities are the mean of those of several outputs, `(examples, classes)`."""
+        from scipy.special import log_softmax, logsumexp
+
+        return np.asarray(logsumexp(log_softmax(outputs, axis=-1), axis=0) - np.log(len(outputs)))
+
     def confusion(self, outputs: Any, references: Any) -> list[list[int]]:
         """Return true class, predicted class and count of each pair that occurs."""
         pairs = np.stack([np.asarray(references), outputs.argmax(1)], axis=1)
@@ -259,6 +266,13 @@ class AnyOfSeveral(Classes):
         logits, actual = super().decode(outputs, references, labels)
         at = self.fit(logits, actual) if threshold is None else threshold
         return (metrics.label_probabilities(logits) >= at).astype(np.int64), actual.astype(np.int64)
+
+    def mean(self, outputs: Sequence[Floats]) -> Floats:
+        """Return the logits whose probabilities are the mean of those of several outputs, `(examples, labels)`."""
+        from scipy.special import log_expit, logsumexp
+
+        each = np.asarray(outputs)
+        return np.asarray(logsumexp(log_expit(each), axis=0) - logsumexp(log_expit(-each), axis=0))
 
     def fit(self, outputs: Any, references: Any) -> float:
         """Return the probability from which a label counts as predicted."""

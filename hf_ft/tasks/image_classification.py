@@ -18,8 +18,8 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
     """Decode, augment (in training) and process images when they are read, so memory does not grow with the data."""
     from hf_ft.modalities import ImageTransform
 
-    augment = (config.augment or "none") if training else "none"
-    return dataset.with_transform(ImageTransform(processor, augment))
+    augment, erasing = (config.augment or "none", config.erasing) if training else ("none", 0.0)
+    return dataset.with_transform(ImageTransform(processor, augment, erasing))
 
 
 def collator(processor: Any) -> Any:

@@ -208,6 +208,7 @@ class Target(ABC):
         baseline_name: The column heading of the baseline scores.
         baseline_note: One sentence on the baseline, for reports.
         refused: Options that do not apply to these labels -> the error message.
+        takes_shares: Whether the loss takes shares of labels, (examples, outputs), as mixing makes them.
     """
 
     name: str
@@ -217,6 +218,7 @@ class Target(ABC):
     baseline_name: str
     baseline_note: str
     refused: Mapping[str, str] = {}
+    takes_shares: bool = False
 
     def higher_is_better(self, metric: str) -> bool:
         """Return whether a greater value of a metric, or of "loss", is better.
@@ -272,6 +274,10 @@ class Target(ABC):
     ) -> tuple[Any, Any]:
         """Return predictions and references for metrics of `evaluate`: class ids, rows of 0 and 1, numbers, or tags."""
         return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs), np.asarray(references)
+
+    def mean(self, outputs: Sequence[Any]) -> Any:
+        """Return the mean of several outputs for the same examples, such as those for views of an image."""
+        return np.mean(outputs, axis=0)
 
     @abstractmethod
     def score(

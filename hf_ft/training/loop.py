@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,9 @@ from hf_ft.errors import UserError
 from hf_ft.heads import check_solver
 from hf_ft.methods import Plan
 from hf_ft.modalities import check_tokens
-from hf_ft.models import LoadReport, adapters, scale_of
+from hf_ft.models import LoadReport, adapters, drops_anywhere, modules_in_eval, scale_of, set_drop_path
 from hf_ft.records import Machine
-from hf_ft.reports import before_training
+from hf_ft.reports import before_training, regularisation
 from hf_ft.settings import Config
 from hf_ft.storage import output_folder
 from hf_ft.tasks import Task, get_task
@@ -24,6 +25,8 @@ from hf_ft.training.extensions import Extensions, read_extensions, with_transfor
 from hf_ft.training.run import Run
 from hf_ft.training.run_start import begin, restore, stage_folder
 from hf_ft.training.stage_runner import run_stage
+
+LEAVE = "Leave one of them out."
 
 
 def train(
@@ -74,6 +77,7 @@ def train(
     check_tokens(encoded[0], processor, config.model)
     if run.learning.start:
         run.learning.start(model)
+    undo = _with_drop_path(run)
     for stage in plan.stages:
         if stage.peft:  # a method that does not fit is answered before anything is trained or removed
             adapters.find_targets(model, stage, stage.peft, stage.peft_options)
@@ -81,10 +85,13 @@ def train(
         known = describe(run.config, run.splits, model, loaded, plan, run.task)
         known.extensions = run.described_extensions()
         print(before_training(known, Machine(**machine()), launcher_note()) + "\n", flush=True)
+        if run.config.random_images or run.config.drop_path is not None:
+            print(f"images   of training: {regularisation(vars(run.config))}")
         output_folder.hold(run.output_dir, "run")
     with output_folder.let_go_if_raised(run.output_dir):
         _run_stages(run, *encoded)
         _settle(run)
+    undo()
     return run
 
 
@@ -109,6 +116,11 @@ def _new_run(
     target.check_options(config, args)
     check_solver(config, plan.stages)
     config = _config_for(extensions, config, args)
+    if config.mixing and not target.takes_shares:
+        name = next(iter(config.mixing))
+        raise UserError(
+            f"--{name} mixes labels, and {target.name} cannot learn shares of them.", option=name, hint="Leave it out."
+        )
     splits = with_truncation(splits, task, processor, config)
     learning = target.learning(scale_of(model), splits.train, splits.labels, config, args)
     if extensions.loss is not None:
@@ -131,6 +143,9 @@ def _config_for(extensions: Extensions, config: Config, args: TrainingArguments)
         name = "class_weights" if config.class_weights != "none" else "label_smoothing_factor"
         hint = f"Leave out {name}, or do the same in the loss."
         raise UserError(f"{name} changes the built-in loss, which loss= replaces.", option=name, hint=hint)
+    if extensions.data_collator is not None and config.mixing:
+        name = next(iter(config.mixing))
+        raise UserError(f"{name} mixes the built-in batches, which data_collator= replaces.", option=name, hint=LEAVE)
     if extensions.unsolvable and config.head_solver == "exact":
         hint = "Leave out head_solver, and the head trains by steps."
         raise UserError(f"head_solver exact: {extensions.unsolvable}.", option="head_solver", hint=hint)
@@ -139,6 +154,26 @@ def _config_for(extensions: Extensions, config: Config, args: TrainingArguments)
     if extensions.transform is not None and "augment" not in config.explicit:
         config = replace(config, augment="none")
     return config
+
+
+def _with_drop_path(run: Run) -> Callable[[], None]:
+    """Give the model stochastic depth where the user asks for a rate; returns what undoes it.
+
+    Raises:
+        UserError: The model has none, or no layer that has it trains.
+    """
+    rate = run.config.drop_path
+    if rate is None:
+        return lambda: None
+    undo = set_drop_path(run.model, rate)
+    if rate and not any(drops_anywhere(run.model, modules_in_eval(run.model, stage)) for stage in run.plan.stages):
+        raise UserError(
+            f"--drop_path {rate:g} has no effect: method '{run.config.method}' freezes all layers that have it.",
+            option="drop_path",
+            value=rate,
+            hint="Leave it out, or train more, for example with --method lp_ft.",
+        )
+    return undo
 
 
 def _encoded(run: Run) -> tuple[Any, Any]:

@@ -55,14 +55,14 @@ def _opened(
 ) -> tuple[CacheRequest, CachedStage | str]:
     """The request of a stage, and its cached form or why it runs uncached (`uncached`, if known from before).
 
-    Augmentation is for training by steps: a head to be solved reads plain images, unless the user set `augment`.
+    Augmentation and mixing are for training by steps: a head to be solved reads plain images.
     """
     config = run.config
     if uncached is not None:
         return _job(run, stage, args, sets, config), uncached
-    augments = file_column(sets[0]) and config.augment not in (None, "none") and "augment" not in config.explicit
-    if augments and expects_solved_head(config, run.plan.stages, stage, run.groups):
-        plain = replace(config, augment="none")
+    changes = file_column(sets[0]) and (config.augment not in (None, "none") or config.erasing or config.mixing)
+    if changes and expects_solved_head(config, run.plan.stages, stage, run.groups):
+        plain = replace(config, augment="none", random_erasing=None, mixup=None, cutmix=None)
         rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)
         job = _job(run, stage, args, (rows, sets[1]), plain)
         opened = _open_cache(job)
@@ -84,6 +84,8 @@ def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any
         find_linear_head=linear_head_of if solved else None,
         encode=run.task.encode,
         uncacheable=run.extensions.uncacheable,
+        erasing=config.erasing,
+        mixes=tuple(config.mixing),
     )
 
 

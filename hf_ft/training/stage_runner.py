@@ -20,6 +20,7 @@ from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedImages, CachedStage, PrebatchedCollator
 from hf_ft.heads import expects_solved_head, linear_head_of, options_against_solver, should_solve, solve_head
 from hf_ft.methods import AppliedStage
+from hf_ft.modalities import ImageMixing
 from hf_ft.models import (
     FrozenMode,
     adapters,
@@ -84,6 +85,9 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit))
     if isinstance(sets[0], CachedImages) and sets[0].note:
         run.stages[-1].notes.append(sets[0].note)
+    if fit is not None and (random := run.config.random_images):
+        named = " and ".join(f"--{name}" for name in random)
+        run.stages[-1].notes.append(f"stage '{stage.name}' is solved on plain images: {named} is for training by steps")
     if isinstance(model, PeftModel):
         _merge(run, number, model, folder, initial)
     elif (
@@ -211,7 +215,9 @@ def _trainer(
     if adapters.allocates(model):
         callbacks.append(adapters.Allocation(model))
     collator = run.task.collator(run.processor)
-    collate = PrebatchedCollator(run.extensions.data_collator or collator)
+    collate: Any = PrebatchedCollator(run.extensions.data_collator or collator)
+    if run.config.mixing:
+        collate = ImageMixing(run.config.mixing, len(run.splits.labels), collate)
     seed = args.seed if args.data_seed is None else args.data_seed
     trainer = StageTrainer(
         model=model,
