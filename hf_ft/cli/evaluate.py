@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ft.cli.result_argument import check_result
-from hf_ft.cli.tta_option import add_tta
+from hf_ft.cli.tta_option import add_tta, views_of
 
 if TYPE_CHECKING:
     from hf_ft.settings import Parser
@@ -29,7 +29,7 @@ def run(options: Namespace) -> None:
     from hf_ft.settings import check_path
 
     check_path(options.dataset, "dataset")
-    check_result(options.folder)
+    views = views_of(options.tta, check_result(options.folder))
     from hf_ft.evaluation import evaluate_folder
 
-    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json, options.tta))
+    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json, views))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ft.cli.result_argument import check_result
-from hf_ft.cli.tta_option import add_tta
+from hf_ft.cli.tta_option import add_tta, views_of
 from hf_ft.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(options: Namespace) -> None:
     from hf_ft.settings import check_range
     from hf_ft.storage import check_new_file
 
-    check_result(options.folder)
+    views = views_of(options.tta, check_result(options.folder))
     check_range("per_device_eval_batch_size", options.batch_size, "--batch_size")
     if options.output and not options.output.endswith((".csv", ".jsonl")):
         raise UserError(f"--output {options.output} has no known format. Use a file name that ends in .csv or .jsonl.")
@@ -47,4 +47,4 @@ def run(options: Namespace) -> None:
         check_new_file(Path(options.output).expanduser(), "--output", options.inputs, options.overwrite)
     from hf_ft.evaluation import predict_inputs
 
-    predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size, options.tta)
+    predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size, views)

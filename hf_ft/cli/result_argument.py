@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    pass
+    from hf_ft.records import RunRecord
 
 
-def check_result(folder: str) -> None:
-    """Check that a folder holds a finished run.
+def check_result(folder: str) -> RunRecord:
+    """Check that a folder holds a finished run, and return its record.
 
     Raises:
         UserError: no such folder, or no valid `run.json` in it.
@@ -19,4 +19,4 @@ def check_result(folder: str) -> None:
     from hf_ft.settings import check_path
 
     check_path(str(Path(folder).expanduser().absolute()), "result folder")
-    read_record(Path(folder).expanduser(), RunRecord)
+    return read_record(Path(folder).expanduser(), RunRecord)

@@ -7,38 +7,37 @@ from typing import TYPE_CHECKING
 from hf_ft.errors import UserError
 
 if TYPE_CHECKING:
+    from hf_ft.records import RunRecord
     from hf_ft.settings import Parser
-
-LEAST = 2
-"""The image and its mirror image: what `--tta` alone means."""
 
 
 def add_tta(parser: Parser) -> None:
-    """Add the option; its value is 1 where predictions are for the image alone."""
+    """Add the option as text, which `views_of` reads."""
     from hf_ft.modalities import MOST_VIEWS
 
     parser.add_argument(
         "--tta",
         nargs="?",
-        const=LEAST,
-        default=1,
-        type=_views,
+        const="2",
         metavar="N",
         help="average predictions over N views of each image: 2 (the default after `--tta`) are the image and its "
         f"mirror image, up to {MOST_VIEWS} add crops of the centre and the corners (default: the image alone)",
     )
 
 
-def _views(text: str) -> int:
-    from hf_ft.modalities import MOST_VIEWS
+def views_of(tta: str | None, record: RunRecord) -> int:
+    """Return how many views the option asks for, 1 where it was left out.
 
-    choices = [str(number) for number in range(LEAST, MOST_VIEWS + 1, 2)]
-    if text not in choices:
-        raise UserError(
-            f"--tta takes an even number of views, not '{text}'.",
-            option="tta",
-            value=text,
-            choices=choices,
-            hint="Write --tta 2 before an input." if not text.lstrip("-").isdigit() else "",
-        )
-    return int(text)
+    Raises:
+        UserError: No number, perhaps an input that follows `--tta`, or none that the inputs of the model have.
+    """
+    from hf_ft.tasks import get_task
+
+    if tta is not None and not tta.lstrip("-").isdigit():
+        problem = f"--tta takes a number of views, not '{tta}'."
+        raise UserError(problem, option="tta", value=tta, hint="Write --tta 2 where an input follows.")
+    views = 1 if tta is None else int(tta)
+    if tta is not None and views == 1:
+        raise UserError("--tta 1 averages nothing.", option="tta", value=1, hint="Use 2 or more, or leave it out.")
+    get_task(record.task).modality.check_views(views)
+    return views

@@ -20,9 +20,9 @@ from hf_ft.data import (
     max_input_tokens,
 )
 from hf_ft.errors import UserError
-from hf_ft.evaluation.outputs import VIEWS_NOTE, check_views, predict_views
 from hf_ft.evaluation.result_folder import input_settings, load_folder
 from hf_ft.evaluation.scores import Results, add_scores, score_without
+from hf_ft.evaluation.views import VIEWS_NOTE, predict_views
 from hf_ft.records import RunRecord, ScoreRecord, Scores, to_json
 from hf_ft.reports import duplicates_note, text_table, title
 from hf_ft.storage import LOCAL
@@ -38,13 +38,12 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
         UserError: data that do not fit the model, such as labels that it does not know.
     """
     record, task, model, processor = load_folder(folder)
-    check_views(views, task)
     config = input_settings(record, dataset=dataset, test_split=split)
     rows = load_evaluation_split(dataset, config, record.data.labels)
     _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
     cut = count_truncated(rows.split, rows.rows, task, processor, config)
     notes = [*rows.notes, *([cut.note(max_input_tokens(processor))] if cut else [])]
-    outputs = predict_views(views, model, processor, task, rows.target, rows.rows, config=config)
+    outputs = predict_views(views, model, processor, task, rows.target, rows.rows, config)
     if views > 1:
         notes.append(VIEWS_NOTE.format(views))
     results = Results({}, {}, threshold=record.threshold)

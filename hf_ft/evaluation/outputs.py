@@ -20,16 +20,13 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_ft.environment import progress_shown
-from hf_ft.errors import UserError
 from hf_ft.feature_cache import CacheRequest, NotCached, PrebatchedCollator, open_cache, transform_of
 from hf_ft.modalities import ChangedImages, longest_first, token_counts
 from hf_ft.settings import EncodingSettings
-from hf_ft.tasks import Target, Task
+from hf_ft.tasks import Task
 
 if TYPE_CHECKING:
     from hf_ft.training import Run
-
-VIEWS_NOTE = "Predictions are means over {} views of each image (--tta)."
 
 
 def predict_outputs(
@@ -45,9 +42,9 @@ def predict_outputs(
     """The model's outputs for a dataset with the task's input columns, in its order.
 
     Args:
-        view: changes each image before it is encoded.
         args: where and in which batches to predict; batches of 32 by default.
         compute_metrics: called with all predictions, as `Trainer` does it.
+        view: changes each image before it is encoded.
 
     Returns:
         Logits `(examples, classes)` in float32, or what the task's `reduce` and `gather` make of them.
@@ -58,42 +55,6 @@ def predict_outputs(
     collator, lengths = task.collator(processor), token_counts(encoded)
     outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, compute_metrics)
     return outputs if task.gather is None else task.gather(encoded, outputs)
-
-
-def predict_views(
-    views: int, model: PreTrainedModel, processor: Any, task: Task, target: Target, dataset: Dataset, **others: Any
-) -> Any:
-    """The mean prediction for several views of each input, as outputs whose probabilities are the mean of theirs.
-
-    Args:
-        views: how many; with 1 as `predict_outputs`, which takes the other arguments.
-
-    Raises:
-        UserError: the task's inputs have no views.
-    """
-    if views == 1:
-        return predict_outputs(model, processor, task, dataset, **others)
-    check_views(views, task)
-    assert task.modality.views is not None
-    return target.mean(
-        [predict_outputs(model, processor, task, dataset, **others, view=one) for one in task.modality.views(views)]
-    )
-
-
-def check_views(views: int, task: Task) -> None:
-    """Check that inputs of a task have so many views.
-
-    Raises:
-        UserError: they do not.
-    """
-    if views == 1 or task.modality.views is not None:
-        return
-    raise UserError(
-        f"--tta averages over views of an image, and {task.name} reads {', '.join(task.inputs)}.",
-        option="tta",
-        value=views,
-        hint="Leave it out.",
-    )
 
 
 def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:

@@ -15,8 +15,8 @@ from datasets import Dataset
 from hf_ft.data import count_truncated, max_input_tokens
 from hf_ft.errors import UserError
 from hf_ft.evaluation.inputs import file_rows, text_rows
-from hf_ft.evaluation.outputs import VIEWS_NOTE, check_views, predict_views
 from hf_ft.evaluation.result_folder import input_settings, load_folder
+from hf_ft.evaluation.views import VIEWS_NOTE, predict_views
 from hf_ft.settings import check_path, not_made
 
 
@@ -37,7 +37,6 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         if why := "" if path.is_file() else not_made(path):
             raise UserError(f"--output {output} cannot be written: {why}. Choose another file.")
     record, task, model, processor = load_folder(folder)
-    check_views(views, task)
     config = input_settings(record)
     learnt = record.data.inputs
     files = task.modality.files
@@ -51,7 +50,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         output_dir=str(folder), per_device_eval_batch_size=batch_size, report_to="none", dataloader_pin_memory=False
     )
     target, labels = task.target(record.data.problem_type), record.data.labels
-    outputs = predict_views(views, model, processor, task, target, dataset, config=config, args=arguments)
+    outputs = predict_views(views, model, processor, task, target, dataset, config, arguments)
     if views > 1:
         print(VIEWS_NOTE.format(views), file=sys.stderr)
     predictions, columns = target.predictions(dataset, outputs, labels, record.threshold), target.columns(labels)

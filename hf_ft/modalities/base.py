@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from hf_ft.errors import UserError
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -116,6 +118,22 @@ class Modality:
         lambda model: None
     )
     sentence_encoders: bool = False
+
+    def check_views(self, number: int) -> None:
+        """Check that an input has so many views; 1 is the input itself.
+
+        Raises:
+            UserError: It has none, or another number of them.
+        """
+        if number == 1:
+            return
+        if self.views is None:
+            problem = f"--tta averages over views of an image, and this model reads {self.plural}."
+            raise UserError(problem, option="tta", value=number, hint="Leave it out.")
+        choices = [str(even) for even in range(2, self.most_views + 1, 2)]
+        if str(number) not in choices:
+            problem = f"--tta takes an even number of views, not {number}."
+            raise UserError(problem, option="tta", value=number, choices=choices)
 
 
 def get_modality(name: str) -> Modality:

@@ -102,5 +102,6 @@ def _at(model: nn.Module, place: str) -> Any:
 def _set(model: nn.Module, place: str, module: Any) -> None:
     above, _, name = place.rpartition(".")
     parent = model.get_submodule(above)
-    delattr(parent, name)  # else `None`, which timm's ResNet has without a rate, would be listed as a module
+    if module is None:  # as timm's ResNet has it without a rate: no entry in the list of modules
+        delattr(parent, name)
     setattr(parent, name, module)

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from PIL import Image
+from PIL import Image, ImageOps
+from transformers import pipeline
 
 from hf_ft import finetune
 from hf_ft.cli.app import main
+from hf_ft.tasks.classes import MULTI as MULTI_TARGET
 
 MULTI = "multi_label_classification"
 
@@ -100,8 +102,6 @@ def test_image_files_and_folders(image: Trained, capsys: pytest.CaptureFixture[s
 
 
 def test_images_as_pipeline_does(image: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    from transformers import pipeline
-
     rows = predict(capsys, image.folder, image.data / "test")
     assert len(rows) == 18
     classify = pipeline("image-classification", model=image.folder)
@@ -112,8 +112,6 @@ def test_images_as_pipeline_does(image: Trained, capsys: pytest.CaptureFixture[s
 
 
 def test_texts_as_pipeline_does(text: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    from transformers import pipeline
-
     rows = predict(capsys, text.folder, text.data / "test.csv")
     classify = pipeline("text-classification", model=text.folder)
     for row, best in zip(rows, classify([row["input"] for row in rows]), strict=True):
@@ -334,3 +332,54 @@ def test_label_separator_of_the_training_data_is_used_again(
     found = scores(capsys, trained.folder, data)["metrics"]
     for name, score in trained.record["metrics"]["test"].items():
         assert found[name]["value"] == pytest.approx(score["value"], abs=1e-4)
+
+
+# --- Test-time augmentation -------------------------------------------------------------------------------------------
+
+
+def test_predictions_over_views_are_means_of_probabilities(
+    image: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Two views are what a plain `pipeline` answers to the image and its mirror image; scores follow from them."""
+    photos = sorted((image.data / "test").glob("*/*.png"))
+    rows = predict(capsys, image.folder, *photos, "--tta")
+    classify = pipeline("image-classification", image.folder, top_k=None)
+    both = [[Image.open(path) for path in photos], [ImageOps.mirror(Image.open(path)) for path in photos]]
+    answers = [[{one["label"]: one["score"] for one in each} for each in classify(images)] for images in both]
+    changed = 0
+    for row, plain, mirrored in zip(rows, *answers, strict=True):
+        for label, score in plain.items():
+            assert float(row[label]) == pytest.approx((score + mirrored[label]) / 2, abs=1e-5)
+            changed += abs(score - mirrored[label]) > 1e-6
+    assert changed
+    assert rows != predict(capsys, image.folder, *photos)
+    found = {}
+    for words in ([], ["--tta"], ["--tta", "12"]):
+        assert main(["evaluate", image.folder, "--dataset", str(image.data), "--json", *words]) == 0
+        found[" ".join(words)] = json.loads(capsys.readouterr().out)
+    assert [one["tta"] for one in found.values()] == [1, 2, 12]
+    assert len({one["metrics"]["log_loss"]["value"] for one in found.values()}) == 3
+    assert [sum("--tta" in note for note in one["notes"]) for one in found.values()] == [0, 1, 1]
+    truth = [path.parent.name for path in photos]
+    losses = [-np.log((a[name] + b[name]) / 2) for name, a, b in zip(truth, *answers, strict=True)]
+    assert found["--tta"]["metrics"]["log_loss"]["value"] == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_means_of_several_labels() -> None:
+    """Logits whose independent probabilities are the means, also where these round to 0 or 1."""
+    logits = np.random.default_rng(0).normal(0, 3, (4, 5, 3))
+    mean = 1 / (1 + np.exp(-np.asarray(MULTI_TARGET.mean(list(logits)))))
+    assert np.allclose(mean, (1 / (1 + np.exp(-logits))).mean(0))
+    assert np.isfinite(MULTI_TARGET.mean([np.full((1, 2), 200.0), np.full((1, 2), 200.0)])).all()
+
+
+def test_views_are_for_images(
+    image: Trained, text: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Texts have none, and their number is even and at most twelve; an input is not taken for a number."""
+    photo = next((image.data / "test").glob("*/*.png"))
+    assert "text" in error_of(capsys, "evaluate", text.folder, "--dataset", text.data, "--tta")
+    assert "text" in error_of(capsys, "predict", text.folder, "a text", "--tta", "4")
+    for number in ("3", "0", "14"):
+        assert "2, 4, 6" in error_of(capsys, "predict", image.folder, photo, "--tta", number)
+    assert "--tta 2" in error_of(capsys, "predict", image.folder, "--tta", photo, photo)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_ft import finetune
+from hf_ft import UserError, finetune
 from hf_ft.records import RunRecord, from_json
 from hf_ft.reports.learning_curves import curves
 
@@ -100,14 +100,22 @@ def test_settings_that_ask_for_steps_are_named(
 
 
 def test_images_of_a_solved_head_are_not_augmented(image_model: str, image_data: str, tmp_path: Path) -> None:
-    """Augmentation is for steps: by default the head of `lp_ft` is solved on plain images; asked for, it stays."""
+    """Augmentation is for steps: the head of `lp_ft` is solved on plain images, and of `head` it is not solved."""
     settings = {"task": "image_classification", "num_train_epochs": 3}
     record = train(image_model, image_data, tmp_path / "out", **settings)
     assert solved(record) == [True, False]
     assert record["settings"]["augment"] == "basic"
-    asked = train(image_model, image_data, tmp_path / "asked", augment="basic", **settings)
-    assert solved(asked) == [False, False]
-    assert "augmentation 'basic'" in asked["stages"][0]["uncached"]
+    assert record["stages"][0]["notes"] == []
+    changes = {"augment": "strong", "mixup": 0.2, "cutmix": 1.0}
+    asked = train(image_model, image_data, tmp_path / "asked", **changes, **settings)
+    assert solved(asked) == [True, False]
+    assert all(f"--{name}" in asked["stages"][0]["notes"][0] for name in changes)
+    for name, value in changes.items():
+        alone = settings | {"method": "head", "num_train_epochs": None, name: value}
+        with pytest.raises(UserError) as caught:
+            train(image_model, image_data, tmp_path / name, head_solver="exact", **alone)
+        assert (caught.value.option, caught.value.value) == (name, value)
+    assert solved(train(image_model, image_data, tmp_path / "alone", **alone)) == [False]
 
 
 def test_the_better_of_solved_head_and_fine_tuning_is_kept(

@@ -90,3 +90,27 @@ def test_augmentation_is_random_and_seeded(name: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(first, other, strict=True))
     assert all(a.shape[0] * a.shape[1] >= 0.33 * 60 * 80 for a in first)
+
+
+def test_random_erasing(image_model: str) -> None:
+    """A rectangle of the model's input is 0 as often as asked for, seeded; without it nothing is erased."""
+    processor = AutoImageProcessor.from_pretrained(image_model)
+    picture = Image.fromarray(np.random.default_rng(0).integers(1, 120, (20, 30, 3), dtype=np.uint8))
+    plain = ImageTransform(processor, "none")({"image": [picture]})["pixel_values"][0]
+
+    def erased(probability: float, seed: int = 0) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        found: list[torch.Tensor] = ImageTransform(processor, "none", probability)({"image": [picture] * 40})[
+            "pixel_values"
+        ]
+        return found
+
+    assert all(torch.equal(one, plain) for one in erased(0.0))
+    always = erased(1.0)
+    for one in always:
+        changed = one != plain
+        assert 0 < changed.float().mean() < 0.4
+        assert (one[changed] == 0).all()
+    assert 0 < sum(torch.equal(one, plain) for one in erased(0.5)) < 40
+    assert all(torch.equal(one, other) for one, other in zip(always, erased(1.0), strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(always, erased(1.0, seed=1), strict=True))
