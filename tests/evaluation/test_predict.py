@@ -344,7 +344,8 @@ def test_predictions_over_views_are_means_of_probabilities(
     photos = sorted((image.data / "test").glob("*/*.png"))
     rows = predict(capsys, image.folder, *photos, "--tta")
     classify = pipeline("image-classification", image.folder, top_k=None)
-    both = [[Image.open(path) for path in photos], [ImageOps.mirror(Image.open(path)) for path in photos]]
+    opened: list[Image.Image] = [Image.open(path) for path in photos]
+    both = [opened, [ImageOps.mirror(one) for one in opened]]
     answers = [[{one["label"]: one["score"] for one in each} for each in classify(images)] for images in both]
     changed = 0
     for row, plain, mirrored in zip(rows, *answers, strict=True):
