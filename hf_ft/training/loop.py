@@ -82,17 +82,22 @@ def train(
         if stage.peft:  # a method that does not fit is answered before anything is trained or removed
             adapters.find_targets(model, stage, stage.peft, stage.peft_options)
     if args.should_save:
-        known = describe(run.config, run.splits, model, loaded, plan, run.task)
-        known.extensions = run.described_extensions()
-        print(before_training(known, Machine(**machine()), launcher_note()) + "\n", flush=True)
-        if run.config.random_images or run.config.drop_path is not None:
-            print(f"images   of training: {regularisation(vars(run.config))}")
+        _announce(run)
         output_folder.hold(run.output_dir, "run")
     with output_folder.let_go_if_raised(run.output_dir):
         _run_stages(run, *encoded)
         _settle(run)
     undo()
     return run
+
+
+def _announce(run: Run) -> None:
+    """Print what is about to happen."""
+    known = describe(run.config, run.splits, run.model, run.loaded, run.plan, run.task)
+    known.extensions = run.described_extensions()
+    print(before_training(known, Machine(**machine()), launcher_note()) + "\n", flush=True)
+    if run.config.random_images or run.config.drop_path is not None:
+        print(f"images   in training: {regularisation(vars(run.config))}", flush=True)
 
 
 def _new_run(
