@@ -13,12 +13,18 @@ from hf_ft.data.splits import Splits
 from hf_ft.modalities import full_lengths, token_counts
 from hf_ft.settings import EncodingSettings
 from hf_ft.tables import BATCH, batches
-from hf_ft.tasks import Task
+from hf_ft.tasks import Pieces, Task, pieces
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """So many of `of` examples of a split are longer than `limit` tokens, which loses `lost` of `tokens` tokens."""
+    """So many of `of` examples of a split are longer than `limit` tokens, which loses `lost` of `tokens` tokens.
+
+    Args:
+        long_text: How they are read, the setting of that name.
+        head: With `head_tail`, the tokens that are read from the beginning of a long text; the others are its last.
+        windows: With `windows`, how many of them the long texts make, and how many tokens neighbours share (`overlap`).
+    """
 
     split: str
     examples: int
@@ -26,19 +32,29 @@ class Truncation:
     lost: int
     tokens: int
     limit: int
+    long_text: str = "truncate"
+    head: int = 0
+    windows: int = 0
+    overlap: int = 0
 
     def note(self, longest: int | None) -> str:
         """One sentence, with the fix; `longest` is what the model takes, None where it sets no limit."""
         share = 100 * self.lost / self.tokens
+        verb = "is" if self.examples == 1 else "are"
+        subject = f"{self.split}: {self.examples:,} of {self.of:,} texts {verb} longer than {self.limit:,} tokens"
+        if self.long_text == "windows":
+            each = self.windows / self.examples
+            return (
+                f"{subject} and {verb} read in {self.windows:,} overlapping windows ({each:.1f} each): nothing is cut."
+            )
+        if self.long_text == "head_tail":
+            kept = f"the first {self.head:,} and the last {self.limit - self.head:,}"
+            return f"{subject}, of which {kept} are read, which loses {share:.2g} % of all tokens."
         if longest is not None and longest <= self.limit:
-            remedy = "The model takes no more: split the texts, or choose a model for longer ones."
+            remedy = "The model takes no more: read them by --long_text head_tail or windows, or choose another model."
         else:
             remedy = "Raise --max_length" + (f" (the model takes {longest:,})." if longest else ".")
-        one = self.examples == 1
-        return (
-            f"{self.split}: {self.examples:,} of {self.of:,} texts {'is' if one else 'are'} longer than {self.limit:,} "
-            f"tokens and {'is' if one else 'are'} truncated, which loses {share:.2g} % of all tokens. {remedy}"
-        )
+        return f"{subject} and {verb} truncated, which loses {share:.2g} % of all tokens. {remedy}"
 
 
 UNLIMITED = 10**9
@@ -73,6 +89,8 @@ def count_truncated(
         return None
     limit = task.limit(processor, config)
     encoded = task.encode(rows, processor, config, False)
+    if task.pools(encoded):
+        return _count_windows(split, rows, encoded, pieces(processor, limit, config.long_text))
     lengths = token_counts(encoded)
     assert lengths is not None  # a task with a limit makes tokens
     texts = rows.select_columns([role for role in task.inputs if role in rows.column_names])
@@ -82,4 +100,20 @@ def count_truncated(
         whole = full_lengths(processor, columns)
         examples += sum(length > limit for length in whole)
         lost += sum(max(0, length - limit) for length in whole)
-    return Truncation(split, examples, len(rows), lost, int(lengths.sum()) + lost, limit) if examples else None
+    if not examples:
+        return None
+    found = Truncation(split, examples, len(rows), lost, int(lengths.sum()) + lost, limit, config.long_text)
+    head = pieces(processor, limit, config.long_text).head if config.long_text == "head_tail" else 0
+    return dataclasses.replace(found, head=head)
+
+
+def _count_windows(split: str, rows: Dataset, encoded: Dataset, division: Pieces) -> Truncation | None:
+    """Count the examples of several windows; their tokens are those of the windows, less what neighbours share."""
+    lengths = token_counts(encoded)
+    assert lengths is not None
+    each = np.bincount(encoded["example"][:], minlength=len(rows))
+    long, windows = int((each > 1).sum()), int(each[each > 1].sum())
+    special = division.limit - division.room
+    tokens = int(lengths.sum()) - (windows - long) * (division.overlap + special)
+    numbers = {"windows": windows, "overlap": division.overlap}
+    return Truncation(split, long, len(rows), 0, tokens, division.limit, division.way, **numbers) if long else None

@@ -49,12 +49,12 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     target, splits = run.splits.target, run.splits
     blocks = [setting for group, setting in run.plan.combined() if group.role == "block"]
     trained = not all(setting.frozen for setting in blocks)
-    if trained or not blocks or run.task.gather is not None or run.learning.loss is None or run.args.world_size > 1:
+    if trained or not blocks or run.task.reduce is not None or run.learning.loss is None or run.args.world_size > 1:
         return None
     if len(splits.labels) > MAX_CLASSES:
         return None
     # With `keep_head`, `learning` of a regression would change the head to prepare it for training.
-    config = dataclasses.replace(run.config, augment="none", keep_head=False)
+    config = dataclasses.replace(run.config, augment="none", keep_head=False, long_text="truncate")
     reader = HiddenStateReader(
         run.model,
         run.groups,

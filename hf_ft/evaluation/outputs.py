@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch.utils.data import Subset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_ft.environment import progress_shown
 from hf_ft.feature_cache import CacheRequest, NotCached, PrebatchedCollator, open_cache, transform_of
@@ -43,7 +43,7 @@ def predict_outputs(
 
     Args:
         args: where and in which batches to predict; batches of 32 by default.
-        compute_metrics: called with all predictions, as `Trainer` does it.
+        compute_metrics: called with all predictions, as `Trainer` does it; with those of whole texts, not of windows.
         view: changes each image before it is encoded.
 
     Returns:
@@ -53,8 +53,12 @@ def predict_outputs(
     if view is not None:
         encoded = encoded.with_transform(ChangedImages(view, transform_of(encoded)))
     collator, lengths = task.collator(processor), token_counts(encoded)
-    outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, compute_metrics)
-    return outputs if task.gather is None else task.gather(encoded, outputs)
+    joined = compute_metrics if not task.pools(encoded) else None
+    outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, joined)
+    outputs = outputs if task.gather is None else task.gather(encoded, outputs)
+    if compute_metrics and not joined:
+        compute_metrics(EvalPrediction(outputs, np.asarray(dataset["labels"][:])))
+    return outputs
 
 
 def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:

@@ -65,5 +65,6 @@ class InputSettings(DataSettings, EncodingSettings):
 def input_settings(record: RunRecord, **changes: Any) -> InputSettings:
     """The settings of a training run for new data, from its record."""
     columns = [f"{role}_column" for role in get_task(record.task).inputs]
-    kept = {name: record.settings[name] for name in (*columns, *DATA_SETTINGS, "max_length") if name in record.settings}
+    names = (*columns, *DATA_SETTINGS, "max_length", "long_text")
+    kept = {name: record.settings[name] for name in names if name in record.settings}
     return InputSettings(task=record.task, problem_type=record.data.problem_type, **kept, **changes)

@@ -49,7 +49,7 @@ def score_boundary_probes(experiment: TrainingExperiment[FreezeDepthRecord], see
 
 def _reader(experiment: TrainingExperiment[FreezeDepthRecord]) -> HiddenStateReader:
     settings = experiment.settings(Trial("head", 0))
-    config = dataclasses.replace(settings.config, augment="none")
+    config = dataclasses.replace(settings.config, augment="none", long_text="truncate")
     return HiddenStateReader(
         experiment.model,
         experiment.groups,
@@ -65,7 +65,7 @@ def _loss(experiment: TrainingExperiment[FreezeDepthRecord], train: Dataset) -> 
     Raises:
         CannotSplit: An example has several labels, or the loss is the model's own.
     """
-    if experiment.task.gather is not None:
+    if experiment.task.reduce is not None:
         raise CannotSplit("an example has a label for each of its parts")
     if len(experiment.splits.labels) > MAX_CLASSES:
         raise CannotSplit(f"layer probes of more than {MAX_CLASSES} classes take long and show little")

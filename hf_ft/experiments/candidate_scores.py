@@ -48,7 +48,13 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     started = time.perf_counter()
     task = get_task(config.task)
     config = dataclasses.replace(
-        config, method=MethodSpec("head"), plan=None, augment="none", cache="auto", keep_head=False
+        config,
+        method=MethodSpec("head"),
+        plan=None,
+        augment="none",
+        cache="auto",
+        keep_head=False,
+        long_text="truncate",
     )
     check_supports_task(find_config(config.model, config.model_revision, config.trust_remote_code), task, config.model)
     model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)

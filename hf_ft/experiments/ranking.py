@@ -59,7 +59,7 @@ OF_SCORES = {
     "task",
     *ModelSettings.options(),
     *DataSettings.options(),
-    *("max_length", "seed", "bf16", "fp16", "cache_dtype"),
+    *("max_length", "image_size", "seed", "bf16", "fp16", "cache_dtype"),
 }
 """Settings that scores depend on; the others apply to `--confirm` alone."""
 SECTIONS_OF_SCORES = tuple(section for section in SECTIONS if section not in (ModelSettings, OutputSettings))

@@ -111,8 +111,8 @@ def encoded_files(rows: Dataset, name: str) -> Iterator[bytes]:
 
 
 def _inputs(rows: Dataset) -> Iterator[bytes]:
-    """Yield name, dtype and bytes of all columns of each row, without its labels."""
-    names = sorted(name for name in rows.column_names if name != "labels")
+    """Yield name, dtype and bytes of all columns of each row, without its labels and the place of its text."""
+    names = sorted(name for name in rows.column_names if name not in ("labels", "example"))
     for batch in batches(rows.select_columns(names)):
         columns = []
         for name in names:

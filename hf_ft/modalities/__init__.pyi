@@ -4,6 +4,7 @@ from .base import ColumnType as ColumnType
 from .base import FileInput as FileInput
 from .base import Modality as Modality
 from .base import get_modality as get_modality
+from .image import image_shape as image_shape
 from .image import timm_image_settings as timm_image_settings
 from .image_mixing import MIXES as MIXES
 from .image_mixing import ImageMixing as ImageMixing
@@ -11,6 +12,7 @@ from .image_transforms import ChangedImages as ChangedImages
 from .image_transforms import ImageTransform as ImageTransform
 from .image_transforms import upright_rgb as upright_rgb
 from .image_views import MOST_VIEWS as MOST_VIEWS
+from .processor_size import resize_processor as resize_processor
 from .text import batch_tokens as batch_tokens
 from .text import full_lengths as full_lengths
 from .text import longest_first as longest_first

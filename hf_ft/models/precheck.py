@@ -16,6 +16,7 @@ from hf_ft.errors import UserError
 from hf_ft.methods import MethodSpec, plan_method
 from hf_ft.models.drop_path import check_drop_path
 from hf_ft.models.grouping import DepthGroups, depth_groups
+from hf_ft.models.image_size import check_image_size
 from hf_ft.models.load import from_config
 from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_config import check_supports_task, find_config, name_outputs
@@ -50,6 +51,8 @@ def check_model(
         check_drop_path(
             _labelled(found), functools.partial(auto.from_config, trust_remote_code=config.trust_remote_code)
         )
+    if config.image_size:
+        check_image_size(lambda one: from_config(auto, config, one), _labelled(found), config.image_size, config.model)
     asking = [spec for spec in methods or [config.method] if spec.depends_on_model]
     if not (asking or check):
         return

@@ -39,6 +39,7 @@ from .run import FreezeDepthChoice as FreezeDepthChoice
 from .run import FrozenProof as FrozenProof
 from .run import GroupSettingRecord as GroupSettingRecord
 from .run import HeadInputRecord as HeadInputRecord
+from .run import ImageSizeProof as ImageSizeProof
 from .run import NewTensors as NewTensors
 from .run import PlannedStageRecord as PlannedStageRecord
 from .run import PlanRecord as PlanRecord

@@ -172,7 +172,11 @@ class ModelRecord:
 
 @dataclass
 class TruncationRecord:
-    """Texts of a split that exceed `limit` tokens: `examples` of `of`, losing `lost` of `tokens` tokens."""
+    """Texts of a split that exceed `limit` tokens: `examples` of `of`, losing `lost` of `tokens` tokens.
+
+    `long_text` is how they are read: by `head_tail` their first `head` tokens and their last ones, by `windows` all of
+    them, in so many `windows` of which neighbours share `overlap` tokens.
+    """
 
     split: str
     examples: int
@@ -180,6 +184,10 @@ class TruncationRecord:
     lost: int
     tokens: int
     limit: int
+    long_text: str = "truncate"
+    head: int = 0
+    windows: int = 0
+    overlap: int = 0
 
 
 @dataclass

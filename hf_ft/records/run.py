@@ -131,6 +131,16 @@ class NewTensors:
 
 
 @dataclass
+class ImageSizeProof:
+    """Another image size than the checkpoint's: the tensors that were resampled for it, and how many are unchanged."""
+
+    size: int
+    checkpoint: int
+    resampled: list[str]
+    unchanged: int
+
+
+@dataclass
 class FrozenProof:
     """The number of frozen tensors that were verified to be bit-identical after each stage."""
 
@@ -144,6 +154,7 @@ class Proofs:
     only_head_new: NewTensors | None
     frozen: FrozenProof
     load_back: dict[str, Any] | None = None
+    image_size: ImageSizeProof | None = None
 
 
 @dataclass

@@ -46,6 +46,7 @@ def card(record: RunRecord) -> str:
         method=f"method {code(record.method)} ({record.paper})" if record.paper else "a plan of its own (see below)",
         pipeline=record.pipeline,
         usage=record.usage,
+        long_texts=_long_texts(record),
         results=markdown_table(*result_table(record)),
         results_note=_results_note(record),
         figures=[{"title": Path(name).stem.replace("_", " "), "file": name} for name in figure_files(record)],
@@ -57,6 +58,49 @@ def card(record: RunRecord) -> str:
         hf_ft=record.hf_ft,
     )
     return str(filled).rstrip("\n") + "\n"
+
+
+def _long_texts(record: RunRecord) -> str:
+    """How to answer for long texts as in the evaluation, without hf_ft; empty where `pipeline` does it."""
+    found = next((one for one in record.data.truncation if one.long_text != "truncate"), None)
+    if found is None:
+        return ""
+    if found.long_text == "windows":
+        said = "in overlapping windows, whose outputs are averaged"
+        options = f"truncation=True, max_length={found.limit}, stride={found.overlap}"
+        inputs = [
+            f"inputs = tokenizer(text, {options},",
+            '                   return_overflowing_tokens=True, padding=True, return_tensors="pt")',
+            'inputs.pop("overflow_to_sample_mapping")',
+        ]
+    else:
+        tail = found.limit - found.head
+        said = f"by the first {found.head:,} and the last {tail:,} tokens"
+        inputs = [
+            'inputs = tokenizer(text, return_tensors="pt")',
+            f"if inputs.input_ids.shape[1] > {found.limit}:",
+            f"    inputs = {{name: torch.cat([x[:, :{found.head}], x[:, -{tail}:]], 1) for name, x in inputs.items()}}",
+        ]
+    code = [
+        "import torch",
+        f"from transformers import {record.auto_class}, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_REPOSITORY")',
+        f'model = {record.auto_class}.from_pretrained("THIS_REPOSITORY")',
+        *inputs,
+        "with torch.no_grad():",
+        "    logits = model(**inputs).logits.mean(0)",
+    ]
+    return "\n".join(
+        [
+            f"Texts of more than {found.limit:,} tokens were read {said}. The plain `pipeline` truncates them, so that "
+            "its answers for them differ from those that were scored; `hf-ft predict` and these lines give those:",
+            "",
+            "```python",
+            *code,
+            "```",
+        ]
+    )
 
 
 def _metadata(record: RunRecord) -> ModelCardData:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_ft.errors import shorten
 from hf_ft.records import Machine, PlannedStageRecord, RunDescription, RunRecord, ScoreRecord, Scores
 from hf_ft.reports.tables import LOWER_IS_BETTER, text_table, title, wrapped
 
@@ -179,6 +180,13 @@ def proof_lines(record: RunRecord) -> list[str]:
     if proofs.only_head_new:
         fresh = ", ".join(proofs.only_head_new.new[:4])
         lines.append(f"only the head was new: {proofs.only_head_new.loaded} tensors loaded; newly initialised: {fresh}")
+    if sized := proofs.image_size:
+        changed = f"only {shorten(sized.resampled, 3)} {'was' if len(sized.resampled) == 1 else 'were'} resampled"
+        lines.append(
+            f"images of {sized.size} pixels in place of {sized.checkpoint}: "
+            f"{changed if sized.resampled else 'no tensor depends on the size'}; {sized.unchanged:,} tensors were "
+            "bit-identical to the checkpoint before training"
+        )
     if any(proofs.frozen.tensors):
         counts = " and ".join(str(count) for count in proofs.frozen.tensors)
         lines.append(f"frozen layers did not change: {counts} parameters and buffers bit-identical after training")

@@ -19,6 +19,7 @@ from hf_ft.records import (
     Baseline,
     FrozenProof,
     HeadInputRecord,
+    ImageSizeProof,
     Machine,
     NewTensors,
     Proofs,
@@ -77,7 +78,7 @@ def _write(run: Run, results: Results, out: Path) -> RunRecord:
 
 def make_record(run: Run, results: Results) -> RunRecord:
     """Return the record of a run, without local paths and tokens: settings, stages, scores and proofs."""
-    loaded, target = run.loaded, run.splits.target
+    loaded, target, sized = run.loaded, run.splits.target, run.loaded.image_size
     description = describe(run.config, run.splits, run.model, loaded, run.plan, run.task)
     description.extensions = run.described_extensions()
     record = RunRecord(
@@ -102,6 +103,7 @@ def make_record(run: Run, results: Results) -> RunRecord:
         proofs=Proofs(
             only_head_new=NewTensors(list(loaded.new), loaded.loaded) if loaded.loaded else None,
             frozen=FrozenProof([stage.frozen_checked for stage in run.stages]),
+            image_size=ImageSizeProof(**(asdict(sized) | {"resampled": list(sized.resampled)})) if sized else None,
         ),
         machine=Machine(**machine()),
         versions=versions(),

@@ -17,7 +17,7 @@ from hf_ft.methods import METHODS, MethodSpec
 from hf_ft.modalities import AUGMENTATIONS, ERASING, MIXES
 from hf_ft.settings.paths import check_path, is_local
 from hf_ft.settings.values import check_value
-from hf_ft.tasks import get_task, modalities, task_names
+from hf_ft.tasks import LONG_TEXT_WAYS, get_task, modalities, task_names
 
 
 def _option(help: str, default: Any = None, choices: Sequence[str] = ()) -> Any:
@@ -166,6 +166,14 @@ class EncodingSettings(TaskSettings):
     title = "encoding"
 
     max_length: int | None = _option("longest text in tokens (default: the model's limit, at most 512)")
+    long_text: str = _option(
+        "how to read a longer text: truncate it, join its head and tail, or average over overlapping windows",
+        "truncate",
+        choices=LONG_TEXT_WAYS,
+    )
+    image_size: int | None = _option(
+        "train for images of this many pixels a side; position embeddings are interpolated (default: the model's size)"
+    )
     augment: str | None = _option(
         "augmentation of the training images (default: by method)", choices=tuple(AUGMENTATIONS)
     )
@@ -198,8 +206,16 @@ class EncodingSettings(TaskSettings):
 
     def check_together(self) -> None:
         """Check that the options go with the kind of input."""
-        own = get_task(self.task).modality.options
+        task = get_task(self.task)
+        own = task.modality.options
         _refuse_foreign(self, [name for other in modalities() for name in other.options if name not in own])
+        if self.long_text != "truncate" and task.limit is None:
+            raise UserError(
+                f"--long_text does not go with {task.name}, which splits long texts and truncates none.",
+                option="long_text",
+                value=self.long_text,
+                hint="Leave it out.",
+            )
 
 
 OF_LORA = frozenset({"lora_r", "lora_alpha", "lora_dropout"})

@@ -108,6 +108,13 @@ class Task:
     from_text: Callable[[list[dict[str, Any]], Any], dict[str, list[Any]]] | None = None
     limit: Callable[[Any, EncodingSettings], int] | None = None
 
+    def pools(self, encoded: Dataset) -> bool:
+        """Return whether an example of an encoded split may have several rows, whose outputs have one meaning.
+
+        So it is with windows of a text that is classified. Tags of words are joined, which changes no score of theirs.
+        """
+        return self.reduce is None and self.gather is not None and "example" in encoded.column_names
+
     def target(self, name: str, remedy: str = "") -> Target:
         """Return the target of that name.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
+from hf_ft.tasks.long_texts import TextCollator, encode_long, mean_of_windows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,8 +24,10 @@ def longest(processor: Any, config: EncodingSettings) -> int:
 
 
 def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training: bool) -> Dataset:
-    """Tokenise once, truncated to `max_length`; the collator pads each batch."""
+    """Tokenise once, at most `max_length` tokens or as `long_text` says; the collator pads each batch."""
     limit = longest(processor, config)
+    if config.long_text != "truncate":
+        return encode_long(dataset, processor, limit, config.long_text)
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [batch[name] for name in ("text", "text_pair") if name in batch]
@@ -36,13 +39,11 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
 
 def collator(processor: Any) -> Any:
     """Return a collator that pads a batch to its longest text."""
-    from transformers import DataCollatorWithPadding
-
-    return DataCollatorWithPadding(processor)
+    return TextCollator(processor)
 
 
 def raw(rows: Dataset, processor: Any, config: EncodingSettings, folder: Path) -> Raw:
-    """Return texts, or pairs of texts in the form that `pipeline` takes, truncated as in training."""
+    """Return texts, or pairs of texts in the form that `pipeline` takes, truncated, whatever `long_text` says."""
     names = [name for name in ("text", "text_pair") if name in rows.column_names]
     inputs = [row["text"] if names == ["text"] else row for row in rows.select_columns(names)]
     return Raw(rows, inputs, {"truncation": True, "max_length": longest(processor, config)})
@@ -64,4 +65,5 @@ TASK = Task(
     collator=collator,
     limit=longest,
     raw=raw,
+    gather=mean_of_windows,
 )

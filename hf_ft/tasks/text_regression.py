@@ -213,6 +213,7 @@ TASK = Task(
     collator=text_classification.collator,
     limit=text_classification.longest,
     raw=text_classification.raw,
+    gather=text_classification.TASK.gather,
     label_names=("label", "labels", "score", "target", "value", "rating", "stars", "similarity_score", "price"),
     targets=lambda: (NUMBER,),
     find_target=lambda rows, column, config: NUMBER,

@@ -127,7 +127,10 @@ def _new_run(
             f"--{name} mixes labels, and {target.name} cannot learn shares of them.", option=name, hint="Leave it out."
         )
     splits = with_truncation(splits, task, processor, config)
-    learning = target.learning(scale_of(model), splits.train, splits.labels, config, args)
+    learnt = splits.train
+    if config.long_text == "windows":  # classes are counted, and numbers standardised, over what the loss is a mean of
+        learnt = task.encode(splits.train, processor, config, False).select_columns(["labels"])
+    learning = target.learning(scale_of(model), learnt, splits.labels, config, args)
     if extensions.loss is not None:
         learning = replace(learning, loss=extensions.loss)
     if own := extensions.metrics(target, splits.labels, learning.restore):

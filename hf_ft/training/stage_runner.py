@@ -37,11 +37,12 @@ from hf_ft.training import checkpoints
 from hf_ft.training.callbacks import Bar, Lines
 from hf_ft.training.data_order import SeededRows
 from hf_ft.training.memory import training_memory
+from hf_ft.training.pooled_metrics import over_examples
 from hf_ft.training.run import Run, StageResult, epochs_of
 from hf_ft.training.run_start import ended_before, of_main, stage_folder
 from hf_ft.training.stage_arguments import stage_arguments, total_steps
 from hf_ft.training.stage_data import read_once
-from hf_ft.training.trainer import StageTrainer
+from hf_ft.training.trainer import StageTrainer, evaluation_order
 
 
 def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
@@ -68,6 +69,9 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         sets = (*prepared, validation_set)[:2]
         frozen = FrozenMode(trained, in_eval)
         trainer = _trainer(run, trained, stage, args, sets[0], sets[1], stop)
+        if run.task.pools(validation_set):
+            order = evaluation_order(sets[1], args.world_size)
+            trainer.compute_metrics = over_examples(run.learning.metrics, run.task, validation_set, order)
         fit = _solve(run, stage, cached)
         with cached.split.installed() if cached else nullcontext():
             if fit is None:
@@ -192,6 +196,8 @@ def _merge(run: Run, number: int, model: PeftModel, folder: Path, initial: dict[
 def _no_adapter(run: Run, number: int, model: PeftModel, rewritten: bool) -> str:
     """Why the adapter on the original base model would not be the result; empty if it is."""
     stage = run.plan.stages[number - 1]
+    if run.loaded.image_size and run.loaded.image_size.resampled:
+        return f"--image_size {run.loaded.image_size.size} resampled the position embeddings of the base model"
     for earlier in run.plan.stages[: number - 1]:
         if not stage.replaces(earlier):
             return f"stage '{earlier.name}' changed the base model before it"

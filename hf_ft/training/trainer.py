@@ -146,11 +146,9 @@ class StageTrainer(Trainer):
         return EpochOrder(len(rows), seeded.seed, lambda: int(self.state.epoch or 0), order)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Texts from the longest to the shortest, which needs the least padding."""
-        lengths = row_lengths(eval_dataset)
-        if lengths is None or self.args.world_size > 1:
-            return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
-        return np.argsort(-lengths, kind="stable").tolist()
+        """The order of `evaluation_order`, which needs the least padding."""
+        order = evaluation_order(eval_dataset, self.args.world_size)
+        return order or (SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Let `Trainer` build whichever optimizer `args.optim` names, then regroup its parameters by rate."""
@@ -164,6 +162,15 @@ class StageTrainer(Trainer):
             }
             optimizer.param_groups = [{**options, **group} for group in self.grouping(model or self.model)]
         return optimizer
+
+
+def evaluation_order(rows: Any, processes: int) -> list[int] | None:
+    """The order in which rows are evaluated: texts from the longest to the shortest; None for their own order."""
+    lengths = row_lengths(rows)
+    if lengths is None or processes > 1:
+        return None
+    order: list[int] = np.argsort(-lengths, kind="stable").tolist()
+    return order
 
 
 class _Endings(TrainerCallback):

@@ -198,7 +198,7 @@ def test_only_the_head_is_new(subject: Subject, tiny: Any, tmp_path: Path) -> No
     torch.manual_seed(7)
     config = Config(task="text_classification", model=str(tmp_path), method=MethodSpec("head"))
     with silent_loading():
-        loaded, new, count, groups = load_weights(config, AUTO[subject.kind], str(tmp_path), settings, [], [])
+        loaded, new, count, groups, _ = load_weights(config, AUTO[subject.kind], str(tmp_path), settings, [], [])
     assert new
     assert new <= set(groups.of_role("head")[0].parameters)
     before, after = tensors(model), tensors(loaded)
