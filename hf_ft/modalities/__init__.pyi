@@ -12,6 +12,7 @@ from .image_transforms import ChangedImages as ChangedImages
 from .image_transforms import ImageTransform as ImageTransform
 from .image_transforms import upright_rgb as upright_rgb
 from .image_views import MOST_VIEWS as MOST_VIEWS
+from .processor_size import output_side as output_side
 from .processor_size import resize_processor as resize_processor
 from .text import batch_tokens as batch_tokens
 from .text import full_lengths as full_lengths

@@ -40,7 +40,7 @@ class ImageSize:
         size: Pixels of a side.
         checkpoint: The same in the checkpoint.
         resampled: The tensors that were resampled from those of the checkpoint.
-        unchanged: How many tensors were compared with the checkpoint and are bit-identical.
+        unchanged: How many tensors are bit-identical to the checkpoint.
     """
 
     size: int
@@ -152,9 +152,7 @@ def _by_timm(
     """
     wrapped: Any = model.timm_model
     before = image_shape(model)[1]
-    tables = {
-        name: model.get_parameter(name) for name in shapes if "pos_embed" in name and len(shapes[name]) in (3, 4)
-    }
+    tables = {name: model.get_parameter(name) for name in shapes if "pos_embed" in name and len(shapes[name]) in (3, 4)}
     adapt = getattr(sys.modules[type(wrapped).__module__], "checkpoint_filter_fn", None)
     if hasattr(wrapped, "set_input_size"):
         wrapped.set_input_size(img_size=(size, size))

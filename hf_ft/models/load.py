@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_ft.environment import packaged_model
 from hf_ft.errors import UserError, first_line, shorten, split_argument
-from hf_ft.modalities import resize_processor
+from hf_ft.modalities import output_side, resize_processor
 from hf_ft.models.custom_head import Factory, configure_head, initialise_head
 from hf_ft.models.grouping import DepthGroups, depth_groups, undeclared_sharing
 from hf_ft.models.image_size import CannotResize, ImageSize, sized_config, with_image_size
@@ -95,6 +95,7 @@ def load_model(
     processor, notes = task.modality.load_processor(folder, model_config, config.model, **options)
     if task.prepare is not None:
         processor = task.prepare(processor)
+    side = output_side(processor) if config.image_size else None
     if config.image_size:
         processor = resize_processor(processor, model_config, config.image_size, config.model)
     match_padding(model_config, processor, notes)
@@ -112,6 +113,9 @@ def load_model(
         model_config = sized_config(model_config, config.image_size) if config.image_size else model_config
         model, loaded = from_config(auto, config, model_config), 0
         new, groups = {name for name, _ in model.named_parameters()}, depth_groups(model)
+    if config.image_size and loaded:
+        resized = _described(resized, config.image_size, side, loaded)
+        notes += [resized.note()] if resized else []
     _check_usable(model, task, config.model)
     initialise_head(head, model, groups)
     limit_length(processor, model, config.max_length)
@@ -178,7 +182,7 @@ def load_weights(
             "ones. Use --method scratch, or pretrained weights from the Hub: --model timm/NAME."
         )
     model, new, loaded = _pretrained(getattr(transformers, auto_class), config, folder, model_config)
-    model, resized = _resized(model, config, notes)
+    model, resized = _resized(model, config)
     groups = depth_groups(model)
     renewed = renew_head(model, groups, config, previous, list((model_config.id2label or {}).values()), new, notes)
     new, loaded = new | renewed, loaded - len(renewed - new)
@@ -188,8 +192,8 @@ def load_weights(
     return model, new, loaded, groups, resized
 
 
-def _resized(model: PreTrainedModel, config: Config, notes: list[str]) -> tuple[PreTrainedModel, ImageSize | None]:
-    """The model for the image size of the settings, and what that changed, which is noted.
+def _resized(model: PreTrainedModel, config: Config) -> tuple[PreTrainedModel, ImageSize | None]:
+    """The model for the image size of the settings, and what that changed.
 
     Raises:
         UserError: the model cannot take it.
@@ -197,7 +201,7 @@ def _resized(model: PreTrainedModel, config: Config, notes: list[str]) -> tuple[
     if not config.image_size:
         return model, None
     try:
-        model, found = with_image_size(model, config.image_size)
+        return with_image_size(model, config.image_size)
     except CannotResize as reason:
         raise UserError(
             f"--image_size {config.image_size}: '{config.model}' cannot take it: {reason}.",
@@ -205,9 +209,19 @@ def _resized(model: PreTrainedModel, config: Config, notes: list[str]) -> tuple[
             value=config.image_size,
             hint="Leave it out.",
         ) from None
-    if found is not None:
-        notes.append(found.note())
-    return model, found
+
+
+def _described(found: ImageSize | None, size: int, side: int | None, loaded: int) -> ImageSize | None:
+    """What another image size changed, given the size of the checkpoint's processor; None if nothing.
+
+    A convolution network has no size of its own, so that only its processor changes.
+    """
+    if found is None and side in (size, None):
+        return None
+    resampled = found.resampled if found else ()
+    before = side if found is None or (side is not None and side != size) else found.checkpoint
+    assert before is not None
+    return ImageSize(size, before, resampled, loaded - len(resampled))
 
 
 def _pretrained(
