@@ -71,7 +71,8 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         trainer = _trainer(run, trained, stage, args, sets[0], sets[1], stop)
         if run.task.pools(validation_set):
             order = evaluation_order(sets[1], args.world_size)
-            trainer.compute_metrics = over_examples(run.learning.metrics, run.task, validation_set, order)
+            own = None if run.extensions.loss else run.learning.loss  # that of a caller may read more than logits
+            trainer.compute_metrics = over_examples(run.learning.metrics, own, run.task, validation_set, order)
         fit = _solve(run, stage, cached)
         with cached.split.installed() if cached else nullcontext():
             if fit is None:

@@ -18,6 +18,7 @@ from hf_ft.environment import Stop, exception_of, ignore_in_worker
 from hf_ft.feature_cache import CachedRows, row_lengths
 from hf_ft.training import checkpoints
 from hf_ft.training.data_order import EpochOrder
+from hf_ft.training.pooled_metrics import LOSS
 
 
 class StageTrainer(Trainer):
@@ -92,6 +93,13 @@ class StageTrainer(Trainer):
         over = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
         checkpoints.finish(begun, folder, {"best": best.name if best else None, "over": over})
         checkpoints.rotate(folder.parent, self.most, best)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; where rows are parts of examples, the loss is that of the examples."""
+        found = super().evaluation_loop(*args, **kwargs)
+        for name in [name for name in found.metrics if name.endswith(f"_{LOSS}")]:
+            found.metrics[name.removesuffix(LOSS) + "loss"] = found.metrics.pop(name)
+        return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with steps and epochs counted over all stages; trackers and learning curves read them from the state."""
