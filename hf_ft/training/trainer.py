@@ -97,8 +97,9 @@ class StageTrainer(Trainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate; where rows are parts of examples, the loss is that of the examples."""
         found = super().evaluation_loop(*args, **kwargs)
-        for name in [name for name in found.metrics if name.endswith(f"_{LOSS}")]:
-            found.metrics[name.removesuffix(LOSS) + "loss"] = found.metrics.pop(name)
+        values = found.metrics or {}
+        for name in [name for name in values if name.endswith(f"_{LOSS}")]:
+            values[name.removesuffix(LOSS) + "loss"] = values.pop(name)
         return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
