@@ -91,13 +91,7 @@ def load_model(
     model_config.problem_type = task.target(problem_type).problem_type
     name_outputs(model_config, labels, previous)
     configure_head(head, model_config, config.model)
-    options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
-    processor, notes = task.modality.load_processor(folder, model_config, config.model, **options)
-    if task.prepare is not None:
-        processor = task.prepare(processor)
-    side = output_side(processor) if config.image_size else None
-    if config.image_size:
-        processor = resize_processor(processor, model_config, config.image_size, config.model)
+    processor, notes, side = _processor(config, task, folder, model_config)
     match_padding(model_config, processor, notes)
     if task.modality.sentence_encoders and task.reduce is None:  # tags are read from each token
         notes += match_pooling(model_config, sentence_pooling(folder, config.model_revision))
@@ -125,6 +119,20 @@ def load_model(
             "with the batch size"
         )
     return model, processor, _report(config, folder, model_config, new, loaded, groups, notes, resized)
+
+
+def _processor(
+    config: Config, task: Task, folder: str, model_config: PreTrainedConfig
+) -> tuple[Any, list[str], int | None]:
+    """The processor of a model as the task and the image size ask for it, notes, and the image size that it had."""
+    options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+    processor, notes = task.modality.load_processor(folder, model_config, config.model, **options)
+    if task.prepare is not None:
+        processor = task.prepare(processor)
+    if not config.image_size:
+        return processor, notes, None
+    side = output_side(processor)
+    return resize_processor(processor, model_config, config.image_size, config.model), notes, side
 
 
 def _check_usable(model: PreTrainedModel, task: Task, name: str) -> None:
