@@ -107,9 +107,7 @@ def load_model(
         model_config = sized_config(model_config, config.image_size) if config.image_size else model_config
         model, loaded = from_config(auto, config, model_config), 0
         new, groups = {name for name, _ in model.named_parameters()}, depth_groups(model)
-    if config.image_size and loaded:
-        resized = _described(resized, config.image_size, side, loaded)
-        notes += [resized.note()] if resized else []
+    resized = _described(resized, config.image_size, side, loaded, notes)
     _check_usable(model, task, config.model)
     initialise_head(head, model, groups)
     limit_length(processor, model, config.max_length)
@@ -219,17 +217,21 @@ def _resized(model: PreTrainedModel, config: Config) -> tuple[PreTrainedModel, I
         ) from None
 
 
-def _described(found: ImageSize | None, size: int, side: int | None, loaded: int) -> ImageSize | None:
-    """What another image size changed, given the size of the checkpoint's processor; None if nothing.
+def _described(
+    found: ImageSize | None, size: int | None, side: int | None, loaded: int, notes: list[str]
+) -> ImageSize | None:
+    """What another image size changed, with a note, given that of the checkpoint's processor; None if nothing.
 
     A convolution network has no size of its own, so that only its processor changes.
     """
-    if found is None and side in (size, None):
+    if not size or not loaded or (found is None and side in (size, None)):
         return None
     resampled = found.resampled if found else ()
-    before = side if found is None or (side is not None and side != size) else found.checkpoint
+    before = side if found is None or side not in (size, None) else found.checkpoint
     assert before is not None
-    return ImageSize(size, before, resampled, loaded - len(resampled))
+    changed = ImageSize(size, before, resampled, loaded - len(resampled))
+    notes.append(changed.note())
+    return changed
 
 
 def _pretrained(
