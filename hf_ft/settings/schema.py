@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from hf_ft.environment import builtin_name
 from hf_ft.errors import UserError, choose, split_argument
 from hf_ft.methods import METHODS, MethodSpec
-from hf_ft.modalities import AUGMENTATIONS, ERASING, MIXES
+from hf_ft.modalities import AUGMENTATIONS, ERASING
 from hf_ft.settings.paths import check_path, is_local
 from hf_ft.settings.values import check_value
 from hf_ft.tasks import LONG_TEXT_WAYS, get_task, modalities, task_names
@@ -196,7 +196,8 @@ class EncodingSettings(TaskSettings):
     @property
     def mixing(self) -> dict[str, float]:
         """The options that mix training images, each with its parameter; empty if none does."""
-        return {name: alpha for name in MIXES if (alpha := getattr(self, name))}
+        alphas = {"mixup": self.mixup, "cutmix": self.cutmix}
+        return {name: alpha for name, alpha in alphas.items() if alpha}
 
     @property
     def random_images(self) -> list[str]:
