@@ -1,8 +1,8 @@
 from .closed_form import linear_head_of as linear_head_of
 from .closed_form import solve_head as solve_head
+from .layer_probes import MAX_CLASSES as MAX_CLASSES
 from .layer_probes import HiddenStateReader as HiddenStateReader
 from .layer_probes import Loss as Loss
-from .layer_probes import MAX_CLASSES as MAX_CLASSES
 from .layer_probes import fit_layer_probes as fit_layer_probes
 from .layer_probes import sample_rows as sample_rows
 from .rank_correlation import agreement as agreement

@@ -41,8 +41,8 @@ from .run import GroupSettingRecord as GroupSettingRecord
 from .run import HeadInputRecord as HeadInputRecord
 from .run import ImageSizeProof as ImageSizeProof
 from .run import NewTensors as NewTensors
-from .run import PlanRecord as PlanRecord
 from .run import PlannedStageRecord as PlannedStageRecord
+from .run import PlanRecord as PlanRecord
 from .run import Proofs as Proofs
 from .run import RunDescription as RunDescription
 from .run import RunRecord as RunRecord

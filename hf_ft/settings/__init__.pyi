@@ -14,13 +14,13 @@ from .paths import not_made as not_made
 from .plan_yaml import read_stages as read_stages
 from .plan_yaml import read_yaml as read_yaml
 from .ranges import check_range as check_range
+from .schema import IN_MEMORY as IN_MEMORY
+from .schema import OF_ADAPTERS as OF_ADAPTERS
+from .schema import SECTIONS as SECTIONS
 from .schema import CacheSettings as CacheSettings
 from .schema import Config as Config
 from .schema import DataSettings as DataSettings
 from .schema import EncodingSettings as EncodingSettings
-from .schema import IN_MEMORY as IN_MEMORY
 from .schema import ModelSettings as ModelSettings
-from .schema import OF_ADAPTERS as OF_ADAPTERS
 from .schema import OutputSettings as OutputSettings
-from .schema import SECTIONS as SECTIONS
 from .schema import adapter_options as adapter_options

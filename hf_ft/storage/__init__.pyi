@@ -21,8 +21,8 @@ from .output_folder import is_first_process as is_first_process
 from .output_folder import is_unchanged as is_unchanged
 from .output_folder import kind_of as kind_of
 from .output_folder import locked as locked
-from .sealed_files import Damaged as Damaged
 from .sealed_files import SEAL as SEAL
+from .sealed_files import Damaged as Damaged
 from .sealed_files import opened as opened
 from .sealed_files import seal as seal
 from .sealed_files import sealed as sealed
