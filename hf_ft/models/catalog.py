@@ -17,14 +17,15 @@ SIZES = {"small": 50.0, "base": 150.0, "large": float("inf")}
 
 @dataclass(frozen=True)
 class Source:
-    """A pretrained model on the Hub.
+    """A pretrained model on the Hub, or one that needs no Hub.
 
     Args:
-        name: The Hub id.
+        name: The Hub id, or `builtin:NAME`.
         modality: The kind of input, `image` or `text`.
         parameters: Parameters without the head, in millions.
         embeddings: How many of these are token embeddings, in millions.
-        licence: The licence of the weights.
+        licence: The licence of the weights, as the Hub names it.
+        gated: Whether the Hub asks for an agreement, and thus for a token, before it serves the weights.
         reads: The side of its images in pixels, or its longest text in tokens.
         remark: One line for the list.
     """
@@ -34,6 +35,7 @@ class Source:
     parameters: float
     embeddings: float
     licence: str
+    gated: bool
     reads: int
     remark: str
 
@@ -54,6 +56,7 @@ def catalog() -> tuple[Source, ...]:
                 float(row["parameters"]),
                 float(row["embeddings"]),
                 row["licence"],
+                row["gated"] == "yes",
                 int(row["reads"]),
                 row["remark"],
             )
