@@ -31,7 +31,7 @@ FORMAT = 2
 FINGERPRINT = np.dtype("V16")
 FEATURE_PACKAGES = ("torch", "transformers", "timm")
 """Packages whose version can change the features."""
-IMAGE_PACKAGES = ("pillow", "torchvision", "transformers")
+IMAGE_PACKAGES = ("pillow", "torchvision", "transformers", "timm")
 """Packages whose version can change how images are decoded or resized."""
 IGNORED_CONFIG = (
     "id2label",

@@ -9,7 +9,7 @@ image, shrunk to the size that random crops need, like fastai's presizing (https
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -19,6 +19,8 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms import Compose, ToTensor
+from torchvision.transforms.functional import pil_to_tensor
 from transformers import default_data_collator
 
 from hf_ft.environment import print_on_main, progress
@@ -59,7 +61,7 @@ class ResizedImages(CachedRows):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         batch = super().__getitems__(indices)
-        return {"pixel_values": normalised(self.processor, batch.pop("features")[0]), **batch}
+        return {"pixel_values": torch.stack(normalised(self.processor, batch.pop("features")[0])), **batch}
 
 
 class CachedImages(CachedRows):
@@ -82,14 +84,27 @@ RESCALE_ALONE = {"do_resize": False, "do_center_crop": False}
 """The options of a processor for the two steps that it is split into."""
 
 
-def resized(processor: Any, images: Sequence[Any]) -> torch.Tensor:
-    """Return upright images as the processor resizes and crops them, as bytes `(n, channels, height, width)`."""
-    return torch.stack(list(processor(images, return_tensors="pt", **RESIZE_ALONE).pixel_values))
+def resized(processor: Any, images: Sequence[Any]) -> list[torch.Tensor]:
+    """Return upright images as the processor resizes and crops them, as bytes `(channels, height, width)`."""
+    if split := _timm_steps(processor):
+        return [pil_to_tensor(split[0](image)) for image in images]
+    return list(processor(images, return_tensors="pt", **RESIZE_ALONE).pixel_values)
 
 
-def normalised(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
+def normalised(processor: Any, pixels: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Return the processor's output for bytes that already have their final size."""
-    return torch.stack(list(processor(list(pixels), return_tensors="pt", **RESCALE_ALONE).pixel_values))
+    if split := _timm_steps(processor):
+        return [split[1](image.float().div(255)) for image in pixels]  # scaled as `ToTensor` does
+    return list(processor(list(pixels), return_tensors="pt", **RESCALE_ALONE).pixel_values)
+
+
+def _timm_steps(processor: Any) -> tuple[Compose, Compose] | None:
+    """The steps of a processor of timm, which has no options, before and after it makes a tensor of an image."""
+    steps = getattr(getattr(processor, "val_transforms", None), "transforms", [])
+    for i, step in enumerate(steps):
+        if isinstance(step, ToTensor):
+            return Compose(steps[:i]), Compose(steps[i + 1 :])
+    return None
 
 
 def cache_images(request: CacheRequest) -> tuple[list[Any], Facts | None]:
@@ -180,16 +195,16 @@ def _measure(processor: Any, rows: Dataset) -> _Measured:
     images = [upright_rgb(plain[place]["image"]) for place in places]
     found.decoding = (clock() - started) / len(places)
     started = clock()
-    whole = _processed(processor, images, {}, found)
+    whole = _tried(processor, lambda: processor(images, return_tensors="pt").pixel_values, found)
     if whole is None:
         return found
     found.resizing = (clock() - started) / len(places)
     found.side = max(whole.shape[-2:])
-    pixels = _processed(processor, images, RESIZE_ALONE, found)
+    pixels = _tried(processor, lambda: resized(processor, images), found)
     if pixels is None:
         return found
     started = clock()
-    again = _processed(processor, list(pixels), RESCALE_ALONE, found)
+    again = _tried(processor, lambda: normalised(processor, pixels), found)
     if again is None:
         return found
     found.resizing -= (clock() - started) / len(places)
@@ -198,12 +213,10 @@ def _measure(processor: Any, rows: Dataset) -> _Measured:
     return found
 
 
-def _processed(
-    processor: Any, images: Sequence[Any], options: Mapping[str, bool], found: _Measured
-) -> torch.Tensor | None:
-    """Return the output of a processor; None if it refuses the images or options, with the reason in `found`."""
+def _tried(processor: Any, run: Callable[[], Iterable[torch.Tensor]], found: _Measured) -> torch.Tensor | None:
+    """Return what a processor makes of images; None if it refuses them or a step, with the reason in `found`."""
     try:
-        pixels = list(processor(images, return_tensors="pt", **options).pixel_values)
+        pixels = list(run())
     except Exception as error:  # processors raise different errors for what they refuse
         found.refused = first_line(type(processor).__name__, error)
         return None
@@ -228,7 +241,7 @@ def _resize_once(
     each = measured.decoding + measured.resizing
 
     def fill(images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        return [resized(request.processor, images)]
+        return [torch.stack(resized(request.processor, images))]
 
     found = _filled(request, key, splits, reads, each, [measured.layout], fill, facts)
     if not found:

@@ -24,8 +24,8 @@ from hf_ft import finetune
 from hf_ft.feature_cache import images as image_cache
 from hf_ft.modalities import image_transforms as images
 
-UNDIVIDED = {"EfficientNet", "MobileViT", "PPLCNet", "Siglip2", "TextNet", "TimmWrapper"}
-"""They normalise or flip in both halves, make patches or pictures of several sizes, or know no such steps."""
+UNDIVIDED = {"EfficientNet", "MobileViT", "PPLCNet", "Siglip2", "TextNet"}
+"""They normalise or flip in both halves, or make patches or pictures of several sizes."""
 
 
 LARGE = 300
@@ -186,8 +186,9 @@ def divided(processor: Any, seed: int) -> bool:
     """Whether scaling and normalising bytes of the right size gives what the whole processor gives."""
     try:
         whole = torch.stack(list(processor(pictures(seed), return_tensors="pt").pixel_values))
-        pixels = image_cache.resized(processor, pictures(seed))
-        return pixels.dtype == torch.uint8 and torch.equal(image_cache.normalised(processor, pixels), whole)
+        pixels = torch.stack(image_cache.resized(processor, pictures(seed)))
+        again = torch.stack(image_cache.normalised(processor, pixels))
+        return pixels.dtype == torch.uint8 and torch.equal(again, whole)
     except Exception:  # as in training
         return False
 
@@ -200,6 +201,18 @@ def test_processors_are_divided_to_the_bit() -> None:
     assert [name for name, both in found.items() if both[0] != both[1]] == []
     undivided = {name.removesuffix("Pil").removesuffix("ImageProcessor") for name, both in found.items() if not both[0]}
     assert undivided == UNDIVIDED, sorted(undivided)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet50.a1_in1k", "eva02_small_patch14_336"])
+def test_processors_of_timm_are_divided_to_the_bit(name: str) -> None:
+    """They have no options, and are divided where they make a tensor of an image; other steps stay in place."""
+    settings = timm.get_pretrained_cfg(name).to_dict()
+    processor = TimmWrapperImageProcessor(settings)
+    assert divided(processor, 0)
+    assert divided(processor, 1)
+    scaled = torch.stack(image_cache.normalised(processor, torch.full((1, 3, *settings["input_size"][1:]), 255)))
+    whole = processor([Image.new("RGB", (300, 400), "white")]).pixel_values
+    assert torch.equal(scaled, whole)
 
 
 class Stubborn:
