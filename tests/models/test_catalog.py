@@ -134,8 +134,8 @@ def test_the_list_has_what_people_start_from() -> None:
     )
     for family in (*families, "mobilenetv4", "builtin:"):
         assert any(family in source.name for source in sources_for("image_classification")), family
-    families = ("bert-base-u", "distilbert", "roberta", "deberta-v3", "MiniLM", "ModernBERT", "multilingual", "mmBERT")
-    for family in (*families, "EuroBERT", "intfloat/e5", "bge", "gte", "builtin:"):
+    texts = ("bert-base-u", "distilbert", "roberta", "deberta-v3", "MiniLM", "ModernBERT", "multilingual", "mmBERT")
+    for family in (*texts, "EuroBERT", "intfloat/e5", "bge", "gte", "builtin:"):
         assert any(family in source.name for source in sources_for("text_classification")), family
     assert {source.licence for source in catalog()} == {"apache-2.0", "mit", "dinov3-license", "cc-by-nc-4.0"}
     for source in catalog():
