@@ -11,6 +11,7 @@ from hf_ft.errors import UserError
 from hf_ft.methods import MethodSpec, join_patterns
 from hf_ft.settings import (
     OF_ADAPTERS,
+    OF_AVERAGES,
     SECTIONS,
     OutputSettings,
     adapter_options,
@@ -77,12 +78,10 @@ def read_comparison_settings(layers: Sequence[Layer]) -> ComparisonSettings:
 
 
 def applicable_layers(layers: Sequence[Layer], method: str) -> list[Layer]:
-    """Layers without options of adapters that a method does not take: they are meant for others of the comparison."""
-    takes = adapter_options(MethodSpec.parse(method))
-    return [
-        (source, {name: value for name, value in layer.items() if name in takes or name not in OF_ADAPTERS})
-        for source, layer in layers
-    ]
+    """Layers without options of adapters and averages that a method does not take: they are meant for other methods."""
+    spec = MethodSpec.parse(method)
+    others = OF_ADAPTERS - adapter_options(spec) | (OF_AVERAGES if spec.name == "head" else frozenset())
+    return [(source, {name: value for name, value in layer.items() if name not in others}) for source, layer in layers]
 
 
 def _adapter_options(layers: Sequence[Layer]) -> set[str]:

@@ -29,7 +29,7 @@ from hf_ft.metrics import Floats, SeedScores
 from hf_ft.models import DepthGroups, adapters, check_model, load_model
 from hf_ft.records import ExperimentRecord, Machine, ScoreRecord, TrialResult
 from hf_ft.reports import title
-from hf_ft.settings import OF_ADAPTERS, Settings, build, normalise
+from hf_ft.settings import OF_ADAPTERS, OF_AVERAGES, Settings, build, normalise
 from hf_ft.storage import as_json, output_folder
 from hf_ft.tasks import get_task
 from hf_ft.training import Run, describe, discard_model, make_plan, train
@@ -111,8 +111,8 @@ class TrainingExperiment(Experiment[R]):
         plan = make_plan(config, args, self.groups, len(self.splits.train))
         known = describe(config, self.splits, self.model, self.loaded, plan, self.task)
         explicit = {name: value for _, layer in self.layers for name, value in layer.items() if value is not None}
-        adapter_options = {name: explicit[name] for name in OF_ADAPTERS & {*explicit}}  # of some trials only
-        values = {**vars(config), **settings.training, **adapter_options}
+        some = {name: explicit[name] for name in (OF_ADAPTERS | OF_AVERAGES) & {*explicit}}  # of some trials only
+        values = {**vars(config), **settings.training, **some}
         named = sorted(name for name in {*explicit} - NOT_COMPARED if not name.startswith("hub_"))
         return {
             "schema_version": self.kind.SCHEMA,

@@ -7,18 +7,7 @@ from collections.abc import Sequence
 from hf_ft.errors import UserError
 from hf_ft.methods import AppliedStage
 from hf_ft.models import DepthGroup, linear_head
-from hf_ft.settings import Config
-
-STEP_OPTIONS = {
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "lr_scheduler_type",
-    "optim",
-    "head_lr_multiplier",
-    "early_stopping_patience",
-}
-"""Options that only mean something for gradient steps: setting one for a head alone asks for steps."""
+from hf_ft.settings import Config, asks_for_steps
 
 
 def check_solver(config: Config, stages: Sequence[AppliedStage]) -> None:
@@ -57,7 +46,7 @@ def should_solve(config: Config, stages: Sequence[AppliedStage], stage: AppliedS
 
 def step_options(config: Config) -> list[str]:
     """The explicit options of a run that only mean something for gradient steps."""
-    return sorted((STEP_OPTIONS & config.explicit) | {*config.random_images})
+    return sorted(asks_for_steps(config) | {*config.random_images})
 
 
 def _only_heads(stages: Sequence[AppliedStage]) -> bool:

@@ -9,6 +9,8 @@ from .freezing import FrozenMode as FrozenMode
 from .freezing import audit as audit
 from .freezing import ensure_gradients as ensure_gradients
 from .freezing import freeze as freeze
+from .freezing import has_statistics as has_statistics
+from .freezing import held_statistics as held_statistics
 from .freezing import modules_in_eval as modules_in_eval
 from .freezing import set_trainable as set_trainable
 from .freezing import snapshot as snapshot

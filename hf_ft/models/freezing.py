@@ -128,12 +128,13 @@ def set_trainable(model: nn.Module, stage: AppliedStage) -> None:
             parameters[name].requires_grad_(setting.trains(name) and parameters[name].is_floating_point())
 
 
-def modules_in_eval(model: nn.Module, stage: AppliedStage) -> list[nn.Module]:
+def modules_in_eval(model: nn.Module, stage: AppliedStage, hold_batch_norm: bool = False) -> list[nn.Module]:
     """Return the modules that must stay in evaluation mode: all of frozen groups, BatchNorm of partly trained ones.
 
     A group in which only biases, norms or adapters train keeps its dropout active, but not its running statistics. A
     module around several groups (an encoder around its layers) has its own flag set to evaluation mode as soon as one
-    of them is frozen: its own operations, such as dropout on embeddings, feed frozen layers.
+    of them is frozen: its own operations, such as dropout on embeddings, feed frozen layers. With `hold_batch_norm`,
+    BatchNorm of groups that train whole stays in evaluation mode too: its scale and shift train, its statistics do not.
     """
     home = {name: setting for group, setting in stage for name in group.modules}
     found = []
@@ -143,9 +144,22 @@ def modules_in_eval(model: nn.Module, stage: AppliedStage) -> list[nn.Module]:
         inside = _setting_around(name, home)
         here = [inside] if inside is not None else _settings_below(name, stage)
         frozen = any(setting.frozen for setting in here)
-        if frozen or (getattr(module, "running_mean", None) is not None and not all(setting.whole for setting in here)):
+        held = hold_batch_norm or not all(setting.whole for setting in here)
+        if frozen or (held and has_statistics(module)):
             found.append(module)
     return found
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Return whether a module is a normalisation layer with running statistics (BatchNorm)."""
+    return getattr(module, "running_mean", None) is not None
+
+
+def held_statistics(model: nn.Module, in_eval: Iterable[nn.Module]) -> set[str]:
+    """Return the names of the running statistics of modules that stay in evaluation mode."""
+    held = {id(module) for module in in_eval}
+    layers = {name: module for name, module in model.named_modules() if id(module) in held and has_statistics(module)}
+    return {f"{name}.{buffer}" for name, module in layers.items() for buffer, _ in module.named_buffers(recurse=False)}
 
 
 def _setting_around(name: str, home: Mapping[str, Setting]) -> Setting | None:

@@ -47,3 +47,4 @@ from .run import Proofs as Proofs
 from .run import RunDescription as RunDescription
 from .run import RunRecord as RunRecord
 from .run import StageRecord as StageRecord
+from .run import StoppedEarly as StoppedEarly

@@ -68,13 +68,40 @@ class RunDescription:
 
 
 @dataclass
+class StoppedEarly:
+    """How early stopping ended a stage: after which epoch of how many, which was the best, and why."""
+
+    epoch: float
+    planned_epochs: float
+    best_epoch: float
+    reason: str
+
+
+@dataclass
+class SoupRecord:
+    """A greedy soup of a stage's checkpoints.
+
+    `candidates` are their steps, best first. `scores` are those of the first alone and of each average that was tried,
+    in that order; `used` are the steps of those averaged. `score` is that of the result, `best_single` that of the best
+    checkpoint alone.
+    """
+
+    candidates: list[int]
+    scores: list[float]
+    used: list[int]
+    best_single: float
+    score: float
+
+
+@dataclass
 class StageRecord:
     """A finished stage.
 
     `seconds` includes computing features and evaluating. `peak_memory` is in bytes. `history` is what `Trainer` logged,
     with steps and epochs counted over all stages. `frozen_checked` is the number of tensors that were verified to be
     unchanged. `cache` describes the cached features, or `uncached` says why frozen layers ran in every epoch; `images`
-    describes the image cache, and `solver` how a closed-form head was fitted.
+    describes the image cache, and `solver` how a closed-form head was fitted. `ema` is the decay of the average of
+    weights. `epochs` are those that were planned: `stopped` says where early stopping ended them.
     """
 
     name: str
@@ -92,6 +119,9 @@ class StageRecord:
     uncached: str
     images: dict[str, float] | None
     solver: dict[str, Any] | None
+    ema: float | None = None
+    stopped: StoppedEarly | None = None
+    soup: SoupRecord | None = None
 
 
 @dataclass

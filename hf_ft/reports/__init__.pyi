@@ -11,3 +11,4 @@ from .training_summary import after_training as after_training
 from .training_summary import before_training as before_training
 from .training_summary import duplicates_note as duplicates_note
 from .training_summary import regularisation as regularisation
+from .training_summary import stopped_early_line as stopped_early_line

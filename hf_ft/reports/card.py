@@ -14,6 +14,7 @@ from hf_ft.records import RunRecord
 from hf_ft.reports.registry import figure_files, report
 from hf_ft.reports.tables import bullets, code, escaped, markdown_table
 from hf_ft.reports.training_summary import (
+    averaging_lines,
     cache_lines,
     depth_group_table,
     duplicates_lines,
@@ -169,6 +170,7 @@ def _training_note(record: RunRecord) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     random = regularisation(settings)
     sentences = [
+        *(escaped(line) for stage in record.stages for line in averaging_lines(stage)),
         *map(escaped, cache_lines(record)),
         f"Numbers after `train` and `adapt` are learning rates. Settings: {named}{random and f', {random}'}.",
         f"Training took {seconds:.0f} s and at most {memory / 2**30:.1f} GiB on {machine.device} ({machine.cores} "

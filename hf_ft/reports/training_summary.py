@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from hf_ft.errors import shorten
-from hf_ft.records import Machine, PlannedStageRecord, RunDescription, RunRecord, ScoreRecord, Scores
+from hf_ft.records import (
+    Machine,
+    PlannedStageRecord,
+    RunDescription,
+    RunRecord,
+    ScoreRecord,
+    Scores,
+    StageRecord,
+    StoppedEarly,
+)
 from hf_ft.reports.tables import LOWER_IS_BETTER, text_table, title, wrapped
 
 Table = tuple[list[str], list[list[str]]]
@@ -48,6 +57,7 @@ def after_training(record: RunRecord, folder: Path) -> str:
         "Verified:",
         *(f"  {line}" for line in proof_lines(record)),
         f"Training took {seconds:.0f} s; {trained} of {record.model.parameters:,} parameters trained.",
+        *(line for stage in record.stages for line in averaging_lines(stage)),
         *cache_lines(record),
         *head_input_lines(record),
         *extension_lines(record),
@@ -123,6 +133,27 @@ def regularisation(settings: Mapping[str, Any]) -> str:
     names = ("augment", "random_erasing", "mixup", "cutmix", "drop_path")
     used = {name: settings.get(name) for name in names}
     return ", ".join(f"{name} {value}" for name, value in used.items() if value not in (None, "none", 0))
+
+
+def averaging_lines(stage: StageRecord) -> list[str]:
+    """Return one sentence for each of early stopping, average and soup that made the result of a stage."""
+    lines = [f"{stopped_early_line(stage.name, stage.stopped)}."] if stage.stopped else []
+    if stage.ema is not None:
+        lines.append(f"Stage {stage.name}: its weights are an exponential moving average, decay {stage.ema:.4g}.")
+    if soup := stage.soup:
+        gain = f"scored {soup.score:.4f} on validation, the best alone {soup.best_single:.4f}"
+        kept = f"the average of {len(soup.used)} of the {len(soup.candidates)} best checkpoints, which {gain}"
+        alone = f"no average of its {len(soup.candidates)} best checkpoints was better than the best of them"
+        lines.append(f"Stage {stage.name}: {kept if len(soup.used) > 1 else alone}.")
+    return lines
+
+
+def stopped_early_line(name: str, stopped: StoppedEarly) -> str:
+    """Return how early stopping ended a stage, as a sentence without its full stop."""
+    return (
+        f"Stage {name} stopped early, after epoch {stopped.epoch:g} of {stopped.planned_epochs:g}: {stopped.reason}; "
+        f"its best epoch is {stopped.best_epoch:g}"
+    )
 
 
 def extension_lines(record: RunDescription) -> list[str]:

@@ -16,6 +16,7 @@ from .plan_yaml import read_yaml as read_yaml
 from .ranges import check_range as check_range
 from .schema import IN_MEMORY as IN_MEMORY
 from .schema import OF_ADAPTERS as OF_ADAPTERS
+from .schema import OF_AVERAGES as OF_AVERAGES
 from .schema import SECTIONS as SECTIONS
 from .schema import CacheSettings as CacheSettings
 from .schema import Config as Config
@@ -24,3 +25,4 @@ from .schema import EncodingSettings as EncodingSettings
 from .schema import ModelSettings as ModelSettings
 from .schema import OutputSettings as OutputSettings
 from .schema import adapter_options as adapter_options
+from .schema import asks_for_steps as asks_for_steps

@@ -20,8 +20,10 @@ from hf_ft.settings.schema import (
     OutputSettings,
     Section,
     TaskSettings,
+    TrainingSettings,
     config_fields,
 )
+from hf_ft.settings.step_checks import check_steps
 from hf_ft.settings.training_arguments import (
     TRAINING_DEFAULTS,
     check_training,
@@ -228,13 +230,8 @@ def _check(settings: Settings, sections: Sequence[type[Section]]) -> None:
             f"--keep_head does not go with method '{config.method}', which starts from random weights.",
             option="keep_head",
         )
-    strategies = training.get("eval_strategy"), training.get("save_strategy")  # the one follows the other
-    if config.early_stopping_patience and (strategies[0] or strategies[1]) == "no":
-        raise UserError(
-            "early_stopping_patience needs evaluations.",
-            option="early_stopping_patience",
-            hint="Leave out the strategy `no`.",
-        )
+    if TrainingSettings in sections:
+        check_steps(config, training)
     check_training(training)
     get_task(config.task).check({**vars(config), **training})
     if OutputSettings in sections:

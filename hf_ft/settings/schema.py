@@ -219,6 +219,22 @@ class EncodingSettings(TaskSettings):
             )
 
 
+STEP_OPTIONS = frozenset(
+    {
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "lr_scheduler_type",
+        "optim",
+        "head_lr_multiplier",
+        "early_stopping_patience",
+    }
+)
+"""Options that only mean something for gradient steps: setting one for a head alone asks for steps."""
+
+OF_AVERAGES = frozenset({"ema", "soup"})
+"""Options that average weights of training by steps, so that a head in closed form does not take them."""
+
 OF_LORA = frozenset({"lora_r", "lora_alpha", "lora_dropout"})
 OF_ADAPTERS = OF_LORA | {"peft_options"}
 """Options that only methods with adapters take, `OF_LORA` those of LoRA alone."""
@@ -296,11 +312,39 @@ class TrainingSettings(Section):
         "auto",
         choices=("auto", "exact", "sgd"),
     )
-    early_stopping_patience: int | None = _option("stop after this many evaluations without improvement")
+    early_stopping_patience: int | str = _option(
+        "stop a stage after this many evaluations without improvement, 0 or none: never (default: by the number of "
+        "evaluations, where validation has 100 examples or more)",
+        "auto",
+    )
+    ema: float | str | None = _option(
+        "score and save an exponential moving average of the weights with this decay, such as 0.999, or auto: over a "
+        "tenth of the steps"
+    )
+    soup: int | None = _option(
+        "average up to this many of the last stage's best checkpoints, as long as validation does not fall"
+    )
+    batch_norm: str = _option(
+        "running statistics of BatchNorm in layers that train: train updates them, eval keeps them, auto keeps them "
+        "where batches are below 16",
+        "train",
+        choices=("train", "eval", "auto"),
+    )
     drop_path: float | None = _option(
         "rate of stochastic depth, which skips residual branches at random: that of the last block, rising from 0 "
         "at the first, such as 0.1 (default: as the model's config says)"
     )
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the user asks for early stopping, as opposed to the default."""
+        return isinstance(self.early_stopping_patience, int) and self.early_stopping_patience > 0
+
+
+def asks_for_steps(config: TrainingSettings) -> frozenset[str]:
+    """The options that the user set and that only mean something for gradient steps."""
+    found = STEP_OPTIONS & config.explicit
+    return found if config.stops_early else found - {"early_stopping_patience"}
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ OBJECTS = {
 }
 """Option -> what to do with an object that was passed in place of a name."""
 
+NUMBER_WORDS = {"ema": ("auto",), "early_stopping_patience": ("auto", "none")}
+"""Setting -> the words that it takes beside numbers."""
+
 
 def read_value(name: str, value: Any, annotation: str, choices: Sequence[str] = ()) -> Any:
     """Turn text (from a command line, or YAML's `1e-3`) into the type that an annotation names, and check it.
@@ -69,6 +72,9 @@ def check_value(name: str, value: Any, annotation: str, choices: Sequence[str] =
 
 
 def _check(name: str, value: Any, choices: Sequence[str]) -> None:
+    if isinstance(value, str) and name in NUMBER_WORDS and value not in NUMBER_WORDS[name]:
+        listed = " or ".join(("a number", *NUMBER_WORDS[name]))
+        raise UserError(f"'{name}' takes {listed}, not '{value}'.", option=name, value=value)
     if choices and value is not None:
         choose(str(getattr(value, "value", value)), choices, f"value for '{name}':", option=name)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -87,7 +93,7 @@ def _convert(name: str, value: Any, annotation: str, choices: Sequence[str]) -> 
         value = os.fspath(value)
     if isinstance(value, bool):  # as YAML reads `on`, `off` and `no`
         value = next((word for word in (("on",) if value else ("off", "no")) if word in choices), value)
-    if isinstance(value, float) and value.is_integer() and kinds <= {"int", "None"}:
+    if isinstance(value, float) and value.is_integer() and "int" in kinds and "float" not in kinds:
         value = int(value)
     if not isinstance(value, str):
         if value is not None and kinds <= {*TYPES, "None"} and not any(_is(value, kind) for kind in kinds - {"None"}):

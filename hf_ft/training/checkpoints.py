@@ -218,12 +218,12 @@ def end(stage: Path, result: Mapping[str, Any], keep: bool) -> None:
     shutil.rmtree(stage / WRITING, ignore_errors=True)
 
 
-def rotate(stage: Path, most: int | None, best: Path | None) -> None:
-    """Remove the oldest checkpoints until `most` are left, but never the newest or the best."""
+def rotate(stage: Path, most: int | None, kept: Set[Path]) -> None:
+    """Remove the oldest checkpoints until `most` are left, but never the newest or one of `kept`."""
     there = [folder for folder in steps(stage) if (folder / SEAL).exists()]  # others are not ours
     if not most or most < 1:
         return
-    needed = {there[-1], best} if there else set()
+    needed = {there[-1], *kept} if there else set()
     spare = [folder for folder in there if folder not in needed]
     for folder in spare[: max(0, len(there) - max(most, len(there) - len(spare)))]:
         discard(folder)

@@ -24,6 +24,7 @@ from hf_ft.training.description import describe
 from hf_ft.training.extensions import Extensions, read_extensions, with_transform
 from hf_ft.training.run import Run
 from hf_ft.training.run_start import begin, restore, stage_folder
+from hf_ft.training.stage_options import check_options
 from hf_ft.training.stage_runner import run_stage
 
 LEAVE = "Leave one of them out."
@@ -138,6 +139,7 @@ def _new_run(
         learning = replace(learning, metrics=lambda prediction: {**built_in(prediction), **own(prediction)})
     run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, extensions=extensions)
     _ = run.higher_is_better  # refuses a metric that is not known
+    check_options(run, len(splits.train))
     return run
 
 
@@ -218,7 +220,11 @@ def _settle(run: Run) -> None:
 
 
 def _keep_best(run: Run) -> int:
-    """Restore the best stage; returns its number."""
+    """Restore the best stage; returns its number.
+
+    Of stages with equal scores the one with the lower loss on validation is the best, and if that is equal or unknown,
+    the later.
+    """
     if "load_best_model_at_end" in run.config.explicit and not run.args.load_best_model_at_end:
         return len(run.stages)
     scored = [stage for stage in run.stages if stage.best_metric is not None and stage.checkpoint]
@@ -226,7 +232,10 @@ def _keep_best(run: Run) -> int:
     if not scored or run.stages[-1].best_metric is None:
         return len(run.stages)
     sign = 1 if run.higher_is_better else -1
-    best = max(scored, key=lambda stage: (sign * float(stage.best_metric or 0), run.stages.index(stage)))
+    best = max(
+        scored,
+        key=lambda stage: (sign * float(stage.best_metric or 0), -stage.best_loss(run.metric), run.stages.index(stage)),
+    )
     if best is not run.stages[-1]:
         restore(run.model, run.output_dir / str(best.checkpoint))
     return run.stages.index(best) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ class StageResult:
         cache: Facts about cached features; `uncached` is why there are none.
         images: Facts about images that were decoded once.
         solver: How the linear head was solved; None where it was trained by steps.
+        ema: The decay of the average of weights that the stage's result has; None without one.
+        stopped: How early stopping ended the stage, see `hf_ft.records.StoppedEarly`; None if it trained to its end.
+        soup: The soup of the stage's checkpoints, see `hf_ft.records.SoupRecord`; None without one.
     """
 
     name: str
@@ -51,6 +55,15 @@ class StageResult:
     uncached: str = ""
     images: dict[str, float] | None = None
     solver: dict[str, Any] | None = None
+    ema: float | None = None
+    stopped: dict[str, Any] | None = None
+    soup: dict[str, Any] | None = None
+
+    def best_loss(self, metric: str) -> float:
+        """The loss on validation of the first evaluation with the best score; infinite if there is none."""
+        found = (entry.get("eval_loss") for entry in self.history if entry.get(f"eval_{metric}") == self.best_metric)
+        loss = next(found, None)
+        return math.inf if loss is None else loss
 
 
 @dataclass

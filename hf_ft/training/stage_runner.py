@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
 
 from hf_ft.environment import Stop, print_on_main
 from hf_ft.errors import UserError
@@ -27,22 +28,29 @@ from hf_ft.models import (
     audit,
     ensure_gradients,
     example_inputs,
+    held_statistics,
     modules_in_eval,
     rated_groups,
     set_trainable,
     snapshot,
     without_progress_bars,
 )
+from hf_ft.records import StoppedEarly
+from hf_ft.reports import stopped_early_line
 from hf_ft.training import checkpoints
 from hf_ft.training.callbacks import Bar, Lines
+from hf_ft.training.checkpoint_soup import make_soup, ranked
 from hf_ft.training.data_order import SeededRows
+from hf_ft.training.early_stopping import EarlyStop, stopped_early
 from hf_ft.training.memory import training_memory
 from hf_ft.training.pooled_metrics import over_examples
 from hf_ft.training.run import Run, StageResult, epochs_of
 from hf_ft.training.run_start import ended_before, of_main, stage_folder
 from hf_ft.training.stage_arguments import stage_arguments, total_steps
 from hf_ft.training.stage_data import read_once
+from hf_ft.training.stage_options import StageOptions, announce, guard_of, holds_batch_norm, stage_options
 from hf_ft.training.trainer import StageTrainer, evaluation_order
+from hf_ft.training.weight_average import WeightAverage, trained_tensors
 
 
 def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
@@ -51,8 +59,8 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     if ended_before(run, folder):
         return
     args = stage_arguments(run, stage, folder, len(train_set))
-    in_eval = modules_in_eval(run.model, stage)
-    names = stage.frozen_tensors
+    in_eval = modules_in_eval(run.model, stage, holds_batch_norm(run.config, args))
+    names = stage.frozen_tensors | held_statistics(run.model, in_eval)
     untouched = snapshot(run.model, names) if stage.peft else {}
     model = _prepare(run, stage, total_steps(args, stage, len(train_set)))
     before = snapshot(model, names)
@@ -60,7 +68,8 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     initial = adapters.adapter_state(model) if rewritten and isinstance(model, PeftModel) else None
     if adapters.allocates(model):  # an earlier checkpoint has other ranks, and its importance scores are lost
         args.load_best_model_at_end = False
-    started = time.perf_counter()
+    options = stage_options(run, stage, args, len(train_set))
+    started, soup = time.perf_counter(), None
     _reset_peak_memory()
     with without_progress_bars(), training_memory():
         opened, prepared, images = read_once(run, folder, stage, args, (train_set, validation_set))
@@ -68,15 +77,14 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         trained = cached.upper if cached else model
         sets = (*prepared, validation_set)[:2]
         frozen = FrozenMode(trained, in_eval)
-        trainer = _trainer(run, trained, stage, args, sets[0], sets[1], stop)
-        if run.task.pools(validation_set):
-            order = evaluation_order(sets[1], args.world_size)
-            own = None if run.extensions.loss else run.learning.loss  # that of a caller may read more than logits
-            trainer.compute_metrics = over_examples(run.learning.metrics, own, run.task, validation_set, order)
+        trainer = _trainer(run, trained, stage, args, sets, stop, options, in_eval)
+        _pool_metrics(run, trainer, validation_set, sets[1])
         fit = _solve(run, stage, cached)
         with cached.split.installed() if cached else nullcontext():
             if fit is None:
+                announce(run, stage, options, args, in_eval)
                 _train(run, trainer, folder)
+                soup = make_soup(trainer, options.soup, run.metric, in_eval) if options.soup else None
             else:
                 if run.extensions.callbacks:
                     print_on_main("callbacks a solved head makes no steps; --head_solver sgd trains it by steps", args)
@@ -88,6 +96,8 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     extract_model_from_parallel(trained, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
     run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit))
+    if fit is None:
+        _add_facts(run, trainer, options, soup)
     if isinstance(sets[0], CachedImages) and sets[0].note:
         run.stages[-1].notes.append(sets[0].note)
     if fit is not None and (random := run.config.random_images):
@@ -103,6 +113,14 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         _save_whole(run, folder / "whole")
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         checkpoints.end(folder, asdict(run.stages[-1]), keep=trainer.most != 1)
+
+
+def _pool_metrics(run: Run, trainer: StageTrainer, validation_set: Any, rows: Any) -> None:
+    """Let evaluations compute metrics and loss over examples where rows are parts of them."""
+    if run.task.pools(validation_set):
+        order = evaluation_order(rows, trainer.args.world_size)
+        own = None if run.extensions.loss else run.learning.loss  # that of a caller may read more than logits
+        trainer.compute_metrics = over_examples(run.learning.metrics, own, run.task, validation_set, order)
 
 
 def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
@@ -212,13 +230,14 @@ def _trainer(
     model: Any,
     stage: AppliedStage,
     args: TrainingArguments,
-    train_set: Any,
-    validation_set: Any,
+    sets: Sequence[Any],
     stop: Stop,
+    options: StageOptions,
+    in_eval: Sequence[torch.nn.Module],
 ) -> StageTrainer:
-    callbacks = list(run.extensions.callbacks)
-    if run.config.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(run.config.early_stopping_patience))
+    callbacks, itself = list(run.extensions.callbacks), list[StageTrainer]()
+    if patience := options.patience:
+        callbacks.append(EarlyStop(patience.evaluations, watches_loss=patience.watches_loss))
     if adapters.allocates(model):
         callbacks.append(adapters.Allocation(model))
     collator = run.task.collator(run.processor)
@@ -226,11 +245,15 @@ def _trainer(
     if run.config.mixing:
         collate = ImageMixing(run.config.mixing, len(run.splits.labels), collate)
     seed = args.seed if args.data_seed is None else args.data_seed
+
+    def average() -> WeightAverage:
+        return WeightAverage(trained_tensors(model, in_eval), options.decay or 0.0)
+
     trainer = StageTrainer(
         model=model,
         args=args,
-        train_dataset=SeededRows(train_set, seed, collate),
-        eval_dataset=validation_set,
+        train_dataset=SeededRows(sets[0], seed, collate),
+        eval_dataset=sets[1],
         data_collator=PrebatchedCollator(collator),
         processing_class=run.processor,
         compute_metrics=run.learning.metrics,
@@ -241,7 +264,11 @@ def _trainer(
         steps_before=sum(done.steps for done in run.stages),
         epochs_before=epochs_of(run.stages),
         stop=stop,
+        guard=guard_of(run, stage, args, itself),
+        make_average=average if options.decay is not None else None,
+        needed=lambda trainer: [one.folder for one in ranked(trainer, run.metric)[: options.soup]],
     )
+    itself.append(trainer)
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
     by_steps = [
@@ -294,6 +321,18 @@ def _result(
         images=images,
         solver=fit,
     )
+
+
+def _add_facts(run: Run, trainer: StageTrainer, options: StageOptions, soup: dict[str, Any] | None) -> None:
+    """Add to the result of a stage what its options did: a soup replaces its best checkpoint."""
+    result = run.stages[-1]
+    result.ema = options.decay
+    result.stopped = stopped_early(trainer, options.patience, run.metric)
+    if stopped := result.stopped:
+        print_on_main(f"early    {stopped_early_line(result.name, StoppedEarly(**stopped))}", trainer.args)
+    result.soup = soup
+    if soup and len(soup["used"]) > 1:
+        result.checkpoint, result.best_metric = None, soup["score"]  # its weights are no checkpoint: they are saved
 
 
 def _reset_peak_memory() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +19,23 @@ from hf_ft.environment import Stop, exception_of, ignore_in_worker
 from hf_ft.feature_cache import CachedRows, row_lengths
 from hf_ft.training import checkpoints
 from hf_ft.training.data_order import EpochOrder
+from hf_ft.training.divergence import DivergenceGuard
 from hf_ft.training.pooled_metrics import LOSS
+from hf_ft.training.weight_average import AverageUpdates, WeightAverage
 
 
 class StageTrainer(Trainer):
     """`Trainer` with a learning rate per depth group, logs that count over all stages, and atomic checkpoints.
 
-    Its training rows are `SeededRows`. `most` is how many checkpoints stay on disk.
+    Its training rows are `SeededRows`. `most` is how many checkpoints stay on disk, besides those of `needed`.
+
+    Args:
+        grouping: The optimizer groups of a model.
+        steps_before: Steps of earlier stages; `epochs_before` likewise.
+        stop: The signals that end the process.
+        guard: Ends training where it diverges.
+        make_average: Makes the average of weights that evaluations and checkpoints have; None without one.
+        needed: The checkpoints that stay on disk whatever `most` says, besides the best and the newest.
     """
 
     def __init__(
@@ -34,13 +45,21 @@ class StageTrainer(Trainer):
         steps_before: int = 0,
         epochs_before: float = 0.0,
         stop: Stop,
+        guard: DivergenceGuard,
+        make_average: Callable[[], WeightAverage] | None = None,
+        needed: Callable[[Any], Collection[Path]] = lambda _: (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.guard, self.make_average, self.needed = guard, make_average, needed
+        self.average: WeightAverage | None = None
+        self.resumed_from: Path | None = None
         self.grouping, self.steps_before, self.epochs_before = grouping, steps_before, epochs_before
         self.stop, self.best = stop, cast(Path | None, None)
         self.most, self.args.save_total_limit = self.args.save_total_limit, None  # `Trainer` removes too early
         self.add_callback(_Endings(self))
+        if make_average is not None:
+            self.add_callback(AverageUpdates(self))
 
     def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> None:
         """Train from the beginning or from a checkpoint; signals wait for the current step.
@@ -55,12 +74,57 @@ class StageTrainer(Trainer):
             best = self.best if self.args.load_best_model_at_end else None
             self._load_from_checkpoint(str(best or checkpoint.folder))
         else:
+            self.resumed_from = checkpoint.folder if checkpoint else None
             try:
                 self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
             finally:
                 self.stop.waiting = False
         # Each process has read the best checkpoint on its own; the first one may remove it once all have.
         self.accelerator.wait_for_everyone()
+
+    # Averaged weights: evaluations and checkpoints have them, steps the others.
+
+    def begin_average(self) -> None:
+        """Make the average of weights, or continue that of the checkpoint from which training is resumed."""
+        assert self.make_average is not None
+        self.average = self.make_average()
+        if self.resumed_from is not None:
+            self.average.restore(self.resumed_from)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """A block in which the model has the averaged weights, if there are any."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate the averaged weights, if there are any; a loss that is not finite ends training."""
+        with self._averaged():
+            metrics = super().evaluate(*args, **kwargs)
+        if self.is_in_train:
+            self.guard.check_evaluation(metrics.get("eval_loss"), self)
+        return metrics
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Leave the averaged weights in the model, before `Trainer` loads the best checkpoint if it does."""
+        if self.average is not None:
+            self.average.settle()
+            self.average = None
+        return super()._finalize_training(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    # Divergence.
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run one batch; a loss that is not finite ends training."""
+        loss = super().training_step(*args, **kwargs)
+        self.guard.check_loss(loss, self)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """The norm of the gradients; one that is not finite ends training before the step."""
+        norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.guard.check_gradient(norm, self)
+        return norm
+
+    # Checkpoints.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint under a temporary name and rename it when it is complete; only then remove older ones."""
@@ -92,7 +156,8 @@ class StageTrainer(Trainer):
         best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
         over = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
         checkpoints.finish(begun, folder, {"best": best.name if best else None, "over": over})
-        checkpoints.rotate(folder.parent, self.most, best)
+        kept = {*self.needed(self), *([best] if best else [])}
+        checkpoints.rotate(folder.parent, self.most, kept)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate; where rows are parts of examples, the loss is that of the examples."""
@@ -113,7 +178,7 @@ class StageTrainer(Trainer):
             self.state.global_step, self.state.epoch = step, epoch
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save checkpoints with the parameter names of the model.
+        """Save checkpoints with the averaged weights if there are any, and with the parameter names of the model.
 
         `save_pretrained` writes the names of older versions (`vit.encoder.layer.0.attention.attention.query`), which
         `Trainer` does not translate when it resumes or loads the best checkpoint: it warns and leaves them.
@@ -121,14 +186,16 @@ class StageTrainer(Trainer):
         """
         model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         renames = isinstance(model, PreTrainedModel)  # adapters keep their names
-        if not renames:
-            super()._save(output_dir, state_dict)
-            return
-        model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
+        if renames:
+            model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
         try:
-            super()._save(output_dir, state_dict)
+            with self._averaged():
+                super()._save(output_dir, state_dict)
         finally:
-            del model.save_pretrained
+            if renames:
+                del model.save_pretrained
+        if self.average is not None and output_dir is not None and not self.args.save_only_model:
+            self.average.save(Path(output_dir))
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """The loader of training or evaluation, whose workers ignore signals."""

@@ -32,7 +32,7 @@ SENSIBLE = {
     "0": {
         *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "label_smoothing_factor"),
         *("eval_delay", "seed", "data_seed", "dataloader_num_workers", "neftune_noise_alpha", "lora_dropout"),
-        *("local_rank", "random_erasing", "mixup", "cutmix", "drop_path"),
+        *("local_rank", "random_erasing", "mixup", "cutmix", "drop_path", "early_stopping_patience"),
     },
     "inf": set(),
     "nan": set(),
@@ -65,6 +65,6 @@ def test_numbers_in_the_range_are_accepted() -> None:
     defaults |= {item.name: item.default for item in dataclasses.fields(TrainingArguments)} | TRAINING_DEFAULTS
     for name in numeric_settings():
         below_one = RANGES[name].high == 1
-        for good in (0.5 if below_one else 1, defaults[name]):
+        for good in (0.5 if below_one else max(1, RANGES[name].low), defaults[name]):
             if isinstance(good, int | float):
                 assert normalise({name: good}, "here") == {name: good}

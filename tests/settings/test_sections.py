@@ -84,7 +84,12 @@ WRONG: list[tuple[Section, str, Any]] = [
     (MethodSettings(method=MethodSpec("full"), explicit=frozenset({"lora_r"})), "lora_r", None),
     (MethodSettings(method=MethodSpec("peft", "loha"), explicit=frozenset({"lora_r"})), "lora_r", None),
     (MethodSettings(method="full"), "method", "full"),  # type: ignore[arg-type]
-    (TrainingSettings(early_stopping_patience=0), "early_stopping_patience", 0),
+    (TrainingSettings(early_stopping_patience=-1), "early_stopping_patience", -1),
+    (TrainingSettings(early_stopping_patience="never"), "early_stopping_patience", "never"),
+    (TrainingSettings(ema=1.0), "ema", 1.0),
+    (TrainingSettings(ema="on"), "ema", "on"),
+    (TrainingSettings(soup=1), "soup", 1),
+    (TrainingSettings(batch_norm="off"), "batch_norm", "off"),
     (CacheSettings(cache="sometimes"), "cache", "sometimes"),
     (CacheSettings(cache_dir=3), "cache_dir", 3),  # type: ignore[arg-type]
     (OutputSettings(load_back_proof="yes"), "load_back_proof", "yes"),  # type: ignore[arg-type]

@@ -407,7 +407,7 @@ def test_the_limit_on_checkpoints_counts_ours(interrupted: Path, tmp_path: Path)
     (stage / "checkpoint-999").mkdir()
     (stage / "checkpoint-999/mine.txt").write_text("mine")
     (first / "notes.txt").write_text("mine")
-    checkpoints.rotate(stage, 1, None)
+    checkpoints.rotate(stage, 1, set())
     assert not first.exists()
     assert (last / "model.safetensors").is_file()
     assert (stage / "checkpoint-999/mine.txt").read_text() == "mine"

@@ -662,7 +662,7 @@ def test_rotation_keeps_the_newest_and_the_best(
     stage = tmp_path / "checkpoints/1-full"
     for step in (40, 10, 30, 20):
         sealed_step(stage, step)
-    checkpoints.rotate(stage, most, stage / f"checkpoint-{best}" if best else None)
+    checkpoints.rotate(stage, most, {stage / f"checkpoint-{best}"} if best else set())
     assert [path.name for path in checkpoints.steps(stage)] == [f"checkpoint-{step}" for step in left]
 
 
