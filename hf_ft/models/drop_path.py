@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -74,14 +75,17 @@ def _twin(config: PreTrainedConfig, rate: float, build: Callable[[Any], nn.Modul
         value=rate,
         hint="Leave it out, or choose a model that has, such as ConvNeXt, Swin, BEiT, DINOv2 or timm's EfficientNet.",
     )
+    known = getattr(config, "drop_path_rate", None)
     if config.model_type == "timm_wrapper":
         changed.model_args = {**(changed.model_args or {}), "drop_path_rate": rate}
-    elif isinstance(known := getattr(config, "drop_path_rate", None), list | tuple):  # by stage, as in CvT
-        changed.drop_path_rate = [*[0.0] * (len(known) - 1), rate]
     elif known is None:
         raise refusal
     else:
-        changed.drop_path_rate = rate
+        by_stage = isinstance(known, list | tuple)  # as in CvT
+        try:
+            changed.drop_path_rate = [*[0.0] * (len(known) - 1), rate] if by_stage else rate
+        except StrictDataclassError as error:  # LeViT's is a whole number
+            raise refusal from error
     try:
         with silent_loading(), torch.device("meta"):
             twin = build(changed)

@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_ft.errors import UserError
 from hf_ft.methods.method_spec import plan_method
-from hf_ft.models.drop_path import drop_paths, drops_anywhere, set_drop_path
+from hf_ft.models.drop_path import check_drop_path, drop_paths, drops_anywhere, set_drop_path
 from hf_ft.models.freezing import FrozenMode, modules_in_eval
 from hf_ft.models.grouping import depth_groups
 
@@ -89,6 +89,13 @@ def test_models_without_it_are_refused(name: str) -> None:
         set_drop_path(model, 0.2)
     assert (caught.value.option, caught.value.value) == ("drop_path", 0.2)
     assert repr(model) == before
+
+
+def test_a_config_that_takes_no_such_rate() -> None:
+    """LeViT's is a whole number: refused before a model is built."""
+    with pytest.raises(UserError) as caught:
+        check_drop_path(transformers.LevitConfig(), lambda config: pytest.fail("a model is built"))
+    assert caught.value.option == "drop_path"
 
 
 def test_frozen_layers_skip_nothing() -> None:
