@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("variants", "frozen", "side_by_side"))
-COMPARISONS = [path for path in SCRIPTS if path.stem not in ("compare", "depth", "methods", "rank")]
+COMPARISONS = [path for path in SCRIPTS if path.stem not in ("compare", "depth", "long_texts", "methods", "rank")]
 MIB = 2**20
 
 
