@@ -15,7 +15,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("variants", "frozen", "side_by_side"))
-COMPARISONS = [path for path in SCRIPTS if path.stem not in ("compare", "depth", "long_texts", "methods", "rank")]
+OTHERS = ("compare", "depth", "few_shot_text", "long_texts", "methods", "rank")
+COMPARISONS = [path for path in SCRIPTS if path.stem not in OTHERS]
 MIB = 2**20
 
 
@@ -92,6 +93,7 @@ def test_scripts_are_found() -> None:
     assert [path.stem for path in SCRIPTS] == [
         "compare",
         "depth",
+        "few_shot_text",
         "frozen_images",
         "frozen_text",
         "full",

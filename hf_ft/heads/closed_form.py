@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from hf_ft.heads.linear_solver import Fit, fit_linear
+from hf_ft.heads.linear_solver import PENALTIES, Fit, fit_linear
 from hf_ft.models import ModelSplit, evaluating
 
 if TYPE_CHECKING:
@@ -53,12 +53,16 @@ def solve_head(
     validation: CachedRows,
     loss: Callable[..., torch.Tensor],
     finetuned_next: bool = False,
+    penalty: float | None = None,
+    near_start: bool = False,
 ) -> Fit:
     """Fit a linear head on cached features and write it into the model.
 
     Args:
         loss: that of the task, as `Learning.loss`.
         finetuned_next: the layers below train in a later stage; see `fit_linear`.
+        penalty: the one to use; None chooses one by validation loss.
+        near_start: the penalty pulls towards the head's present weights, not towards zero.
 
     Raises:
         UserError: features that are not finite.
@@ -71,8 +75,16 @@ def solve_head(
             found += float(loss(_Logits(logits), labels, num_items_in_batch=items))
         return found
 
+    prior = (weight.detach().cpu(), None if bias is None else bias.detach().cpu()) if near_start else None
     fit = fit_linear(
-        lambda: chunks(train), len(weight), loss, validate, bias is not None, finetuned_next=finetuned_next
+        lambda: chunks(train),
+        len(weight),
+        loss,
+        validate,
+        bias is not None,
+        PENALTIES if penalty is None else (penalty,),
+        finetuned_next=finetuned_next,
+        prior=prior,
     )
     with torch.no_grad():
         weight.copy_(fit.weight)

@@ -77,6 +77,7 @@ def fit_linear(
     penalties: Sequence[float] = PENALTIES,
     tolerance: float = 1e-7,
     finetuned_next: bool = False,
+    prior: tuple[Tensor, Tensor | None] | None = None,
 ) -> Fit:
     """Fit a linear head at each penalty and return the one with the lowest validation loss.
 
@@ -98,13 +99,14 @@ def fit_linear(
         tolerance: of the gradient, relative to that at zero.
         finetuned_next: the layers below train in a later stage, so features that hardly vary get no large weights (see
             `_robust_scale`).
+        prior: A weight and bias; what is penalised is the difference from this weight, not the weight itself.
 
     Raises:
         UserError: features or validation losses that are not finite, no labelled row, penalties that are not positive.
     """
     if not penalties or not all(0 < penalty < math.inf for penalty in penalties):
         raise UserError(f"Penalties must be positive numbers, at least one; given: {shorten(penalties, 20) or 'none'}.")
-    problem = _problem(train, outputs, loss, bias, finetuned_next)
+    problem = _problem(train, outputs, loss, bias, finetuned_next, prior)
     # The optimizer's vectors are short, and BLAS threads that spin while they wait keep torch's threads from working:
     # 600 rows took thirty times as long on two cores as on one. Data that are read in chunks are large enough for both.
     with threadpool_limits(1, user_api=None if problem.in_memory else "blas"):
@@ -186,6 +188,8 @@ class _Problem:
     lift: Tensor | None = None
     """What columns without the bias are made of, `(columns, d)`, where they are not the features themselves."""
     in_memory: bool = False
+    prior: Tensor | float = 0.0
+    """The matrix that the fitted one is added to; the penalty is on what is added."""
 
     @property
     def width(self) -> int:
@@ -228,7 +232,14 @@ class _Problem:
             yield rows, logits, value, gradient
 
 
-def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: bool, finetuned_next: bool) -> _Problem:
+def _problem(
+    train: Chunks,
+    outputs: int,
+    loss: Callable[..., Tensor],
+    bias: bool,
+    finetuned_next: bool,
+    prior: tuple[Tensor, Tensor | None] | None,
+) -> _Problem:
     """Read the features once for their moments, and once more if they stay in memory."""
     seen, rows, items, mean, scatter = _moments(train)
     scale = (scatter.diagonal() / rows).sqrt()
@@ -259,11 +270,19 @@ def _problem(train: Chunks, outputs: int, loss: Callable[..., Tensor], bias: boo
         torch.block_diag(scatter / rows / torch.outer(scale, scale), *one[:, None, None]),
         torch.empty(0),
         in_memory=in_memory,
+        prior=0.0 if prior is None else _about(centre, *prior, bias),
     )
-    if in_memory and seen < len(mean):
+    if in_memory and seen < len(mean) and prior is None:  # the prior may lie outside of the span
         problem = _within_span(problem)
     at_zero = torch.zeros(outputs, len(problem.scale), dtype=torch.float64)
-    return dataclasses.replace(problem, slope=problem.loss_and_slope(at_zero)[1])
+    return dataclasses.replace(problem, slope=problem.loss_and_slope(at_zero + problem.prior)[1])
+
+
+def _about(centre: Tensor, weight: Tensor, offset: Tensor | None, bias: bool) -> Tensor:
+    """A head for raw features as the matrix for features about `centre`."""
+    weight = weight.double()
+    moved = weight @ centre + (0.0 if offset is None else offset.double())
+    return torch.cat([weight, moved[:, None]], dim=1) if bias else weight
 
 
 DROPOUT_NOISE = 1 / 3
@@ -349,7 +368,8 @@ def _fitted(problem: _Problem, start: Tensor, penalty: float, tolerance: float) 
     on the weights times the root of the Hessian that a quadratic loss would have (which for squared error is exact).
     """
     ridge = penalty * problem.penalised * problem.scale**2
-    hessian = problem.curvature(start) * problem.correlation + torch.diag(penalty * problem.penalised)
+    curvature = problem.curvature(start + problem.prior)
+    hessian = curvature * problem.correlation + torch.diag(penalty * problem.penalised)
     # Rounding or saturated outputs must not make it indefinite. The preconditioner does not move the minimum.
     hessian += torch.eye(len(hessian)) * max(len(hessian) * EPSILON * hessian.trace().item(), EPSILON)
     root = problem.scale[:, None] * cholesky(hessian)
@@ -362,15 +382,16 @@ def _fitted(problem: _Problem, start: Tensor, penalty: float, tolerance: float) 
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights = plain(flat)
-        value, slope = problem.loss_and_slope(weights)
+        value, slope = problem.loss_and_slope(weights + problem.prior)
         return value + 0.5 * (ridge * weights**2).sum().item(), preconditioned(slope + ridge * weights)
 
     limit = tolerance * float(np.abs(preconditioned(problem.slope)).max())
     options = {"gtol": limit, "ftol": 0.0, "maxiter": MAX_ITERATIONS}
     found = minimize(objective, (start @ root).numpy().ravel(), jac=True, method="L-BFGS-B", options=options)
     weights, width = plain(found.x), problem.width
-    weight = weights[:, :width] if problem.lift is None else weights[:, :width] @ problem.lift
-    offset = (weights[:, width:] - (weight @ problem.centre)[:, None]).flatten()
+    whole = weights + problem.prior
+    weight = whole[:, :width] if problem.lift is None else whole[:, :width] @ problem.lift
+    offset = (whole[:, width:] - (weight @ problem.centre)[:, None]).flatten()
     head = weight.float(), offset.float() if weights.shape[1] > width else None
     converged = bool(np.abs(found.jac).max() <= limit)
     return weights, Fit(*head, penalty, float(found.fun), int(found.nit), converged, [])

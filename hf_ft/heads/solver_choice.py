@@ -37,7 +37,7 @@ def should_solve(config: Config, stages: Sequence[AppliedStage], stage: AppliedS
     these can mean no other stage. With `lp_ft`, a number of epochs, a learning rate or an augmentation is that of the
     fine-tuning stage.
     """
-    if config.head_solver == "sgd" or not stage.trains_head_alone:
+    if config.head_solver == "sgd" or not stage.trains_head_alone or stage.objective is not None:
         return False
     if config.head_solver == "exact":
         return True

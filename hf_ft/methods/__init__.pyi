@@ -11,6 +11,8 @@ from .peft_methods import configuration as configuration
 from .peft_methods import mergeable as mergeable
 from .registry import METHODS as METHODS
 from .selectors import check_selector as check_selector
+from .stages import CONTRASTIVE as CONTRASTIVE
+from .stages import OBJECTIVES as OBJECTIVES
 from .stages import AppliedStage as AppliedStage
 from .stages import Plan as Plan
 from .stages import Setting as Setting

@@ -104,6 +104,10 @@ DEFAULTS: dict[str, Mapping[str, Mapping[str, Any]]] = {
         "image": {"learning_rate": 3e-4, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
         "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
     },
+    "contrastive": {
+        "image": {"learning_rate": 3e-4, "num_train_epochs": 30, "augment": "basic", "min_steps": 40},
+        "text": {"learning_rate": 2e-4, "num_train_epochs": 30, "min_steps": 40},
+    },
     "gradual": {
         "image": {"learning_rate": 3e-4, "num_train_epochs": 12, "augment": "basic"} | _TUNE,
         "text": {"learning_rate": 1e-4, "num_train_epochs": 8} | _TUNE,

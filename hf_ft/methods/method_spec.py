@@ -11,7 +11,7 @@ from hf_ft.methods.defaults import HEAD_RATES, preset
 from hf_ft.methods.peft_methods import check_name
 from hf_ft.methods.registry import METHODS, Method
 from hf_ft.methods.selectors import Group, check_argument
-from hf_ft.methods.stages import Plan, Stage, plan_stages
+from hf_ft.methods.stages import CONTRASTIVE, Plan, Stage, plan_stages
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ class MethodSpec:
     def depends_on_model(self) -> bool:
         """Whether only a model's depth groups show that it can take the method, as for `last_n:4` or a plan."""
         return bool(self.own_stages) or self.definition.argument in ("N", "PATTERN")
+
+    @property
+    def contrastive(self) -> bool:
+        """Whether a stage learns from pairs of examples, so that it must be known which are of one class."""
+        return self.name == CONTRASTIVE or any(stage.objective == CONTRASTIVE for stage in self.own_stages)
 
     @property
     def peft(self) -> str | None:

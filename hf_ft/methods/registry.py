@@ -13,7 +13,7 @@ from typing import Any
 from hf_ft.errors import UserError
 from hf_ft.methods.defaults import DEFAULTS
 from hf_ft.methods.selectors import Group
-from hf_ft.methods.stages import Stage
+from hf_ft.methods.stages import CONTRASTIVE, Stage
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ def _one(trains: str, name: str | None = None) -> Callable[[str | None, Sequence
 
 def _lp_ft(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
     return (Stage("head", "head", share=0.3, scale=10.0), Stage("full", "all", share=0.7))
+
+
+def _contrastive(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
+    return (
+        Stage("contrastive", "all", share=0.5, objective=CONTRASTIVE),
+        Stage("head", "head", share=0.5, scale=20.0),
+    )
 
 
 def _peft(argument: str | None, groups: Sequence[Group]) -> tuple[Stage, ...]:
@@ -143,6 +150,14 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/2202.10054",
             stages=_lp_ft,
             defaults=DEFAULTS["lp_ft"],
+        ),
+        Method(
+            name="contrastive",
+            trains="everything, so that examples of one class become alike; then the head",
+            when="8 to 100 examples a class; texts with a sentence encoder (SetFit)",
+            paper="https://arxiv.org/abs/2209.11055",
+            stages=_contrastive,
+            defaults=DEFAULTS["contrastive"],
         ),
         Method(
             name="gradual",

@@ -13,6 +13,10 @@ from typing import Any
 from hf_ft.errors import UserError
 from hf_ft.methods.selectors import Group, choose_groups, choose_parameters
 
+CONTRASTIVE = "contrastive"
+OBJECTIVES = (CONTRASTIVE,)
+"""What a stage can learn in place of the task."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -61,6 +65,8 @@ class Stage:
         warmup: Warmup steps, or below 1 the fraction of steps.
         peft: PEFT method whose adapters the chosen blocks get.
         peft_options: Options of that PEFT method.
+        objective: What the stage learns: None is the task, `contrastive` that features of one class are alike. The
+            head's last layer takes no part in the latter.
     """
 
     name: str
@@ -75,6 +81,7 @@ class Stage:
     warmup: float | None = None
     peft: str | None = None
     peft_options: Mapping[str, Any] = field(default_factory=dict)
+    objective: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ class AppliedStage:
         peft_options: Its options.
         configures_steps: The stage itself names a rate or a schedule, so it trains by steps even where its head could
             be solved.
+        objective: What the stage learns, as in `Stage`.
     """
 
     name: str
@@ -107,6 +115,7 @@ class AppliedStage:
     peft: str | None = None
     peft_options: Mapping[str, Any] = field(default_factory=dict)
     configures_steps: bool = False
+    objective: str | None = None
 
     def __iter__(self) -> Iterator[tuple[Group, Setting]]:
         return iter(self.pairs)
@@ -240,10 +249,12 @@ def plan_stages(
                 stage.peft,
                 stage.peft_options,
                 configures_steps=any(value is not None for value in of_steps),
+                objective=stage.objective,
             )
         )
     heads = [group.name for group in groups if group.role == "head"]
-    if new_head and not any(stage[name].mode == "train" for stage in applied for name in heads):
+    of_task = [stage for stage in applied if stage.objective is None]
+    if new_head and not any(stage[name].mode == "train" for stage in of_task for name in heads):
         raise UserError(
             "No stage trains the head, which is new and so random: nothing below it could make up for that. Let at "
             "least one stage have `head: train`."
@@ -264,6 +275,9 @@ def _pairs(
     pairs = []
     for group in groups:
         mode, only = modes.get(group.name, ("frozen", None))
+        if stage.objective == CONTRASTIVE and mode == "train" and group.label_sized:
+            only = frozenset(only or group.parameters) - {*group.label_sized}
+            mode = "train" if only else "frozen"
         if mode == "frozen":
             setting = Setting("frozen")
         elif group.role == "head":

@@ -18,6 +18,8 @@ from .grouping import DepthGroup as DepthGroup
 from .grouping import DepthGroups as DepthGroups
 from .grouping import depth_groups as depth_groups
 from .grouping import linear_head as linear_head
+from .head_features import NoFeatures as NoFeatures
+from .head_features import features_as_logits as features_as_logits
 from .head_option import check_head as check_head
 from .head_scale import scale_of as scale_of
 from .layout import Layout as Layout

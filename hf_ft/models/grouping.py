@@ -37,6 +37,7 @@ class DepthGroup:
         buffers: Full names of its buffers.
         size: Number of parameter elements.
         norms: The parameters of normalisation layers.
+        label_sized: The parameters whose shape depends on the number of labels: the head's last layer.
     """
 
     name: str
@@ -46,6 +47,7 @@ class DepthGroup:
     buffers: tuple[str, ...]
     size: int
     norms: tuple[str, ...] = ()
+    label_sized: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def depth_groups(
     blocks = _find_blocks(model, trace, label_sized)
     heads = _head_modules(model, label_sized, blocks)
     owners = _assign_parameters(model, trace, blocks, heads, set(new))
-    found = _table(model, trace, owners, heads, len(blocks))
+    found = _table(model, trace, owners, heads, len(blocks), label_sized)
     texts = batch_tokens(inputs)
     tokens = None if texts is None else texts.shape[1]
     # Heads of token classifiers and of decoders read every token of the example.
@@ -361,7 +363,9 @@ def _assign_by_order(trace: Trace, blocks: list[str], parameters: Iterable[str])
     }
 
 
-def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[str], blocks: int) -> DepthGroups:
+def _table(
+    model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[str], blocks: int, label_sized: set[str]
+) -> DepthGroups:
     order = ["stem", *(f"block {i}" for i in range(blocks)), "neck", "head", "unused"]
     homes = _module_homes(model, trace, owners, order)
     buffers = {name: _home_of(name, homes, owners) for name, _ in model.named_buffers()}
@@ -380,6 +384,7 @@ def _table(model: nn.Module, trace: Trace, owners: dict[str, str], heads: set[st
                     buffers=tuple(name for name, home in buffers.items() if home == group),
                     size=sum(parameters[name].numel() for name in members),
                     norms=tuple(name for name in members if name in norms),
+                    label_sized=tuple(name for name in members if name in label_sized),
                 )
             )
     first = min((head for head in heads if head in trace.calls), key=lambda head: trace.calls[head].order, default=None)

@@ -21,6 +21,7 @@ from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_config import check_supports_task, find_config, name_outputs, resolve_model
 from hf_ft.models.new_head import check_only_head_is_new, renew_head
 from hf_ft.models.pooling import match_pooling, sentence_pooling
+from hf_ft.models.sentence_head import sentence_head
 from hf_ft.models.tokenizer_setup import limit_length, match_padding
 from hf_ft.models.tracing import example_inputs, padding_matters
 from hf_ft.settings import Config, ModelSettings
@@ -93,8 +94,10 @@ def load_model(
     configure_head(head, model_config, config.model)
     processor, notes, side = _processor(config, task, folder, model_config)
     match_padding(model_config, processor, notes)
-    if task.modality.sentence_encoders and task.reduce is None:  # tags are read from each token
-        notes += match_pooling(model_config, sentence_pooling(folder, config.model_revision))
+    pools = task.modality.sentence_encoders and task.reduce is None  # tags are read from each token
+    pooling = sentence_pooling(folder, config.model_revision) if pools else None
+    if config.pooling != "model":
+        notes += match_pooling(model_config, pooling)
 
     set_seed(seed)
     resized = None
@@ -109,6 +112,8 @@ def load_model(
         new, groups = {name for name, _ in model.named_parameters()}, depth_groups(model)
     resized = _described(resized, config.image_size, side, loaded, notes)
     _check_usable(model, task, config.model)
+    if pools:
+        model, groups = sentence_head(model, groups, processor, pooling, config, labels, notes)
     initialise_head(head, model, groups)
     limit_length(processor, model, config.max_length)
     if padding_matters(model):

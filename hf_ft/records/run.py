@@ -28,7 +28,10 @@ class GroupSettingRecord:
 
 @dataclass
 class PlannedStageRecord:
-    """A stage as planned: its length and a setting for each depth group. `solved` marks a closed-form head."""
+    """A stage as planned: its length and a setting for each depth group.
+
+    `solved` marks a closed-form head; `objective` is what the stage learns in place of the task.
+    """
 
     name: str
     epochs: float
@@ -39,6 +42,7 @@ class PlannedStageRecord:
     peft: str | None
     peft_options: dict[str, Any]
     settings: list[GroupSettingRecord]
+    objective: str | None = None
 
 
 @dataclass

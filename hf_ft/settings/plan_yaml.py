@@ -12,7 +12,7 @@ import yaml
 
 from hf_ft.environment import schedulers
 from hf_ft.errors import UserError, choose, unknown
-from hf_ft.methods import Stage, adapter_rates, check_name, check_selector
+from hf_ft.methods import OBJECTIVES, Stage, adapter_rates, check_name, check_selector
 from hf_ft.settings.ranges import check_range
 
 MODES = ("frozen", "train", "adapt")
@@ -119,6 +119,8 @@ def _stage(item: Any, number: int, modality: str) -> Stage:
         )
     if ("trains" in item) == ("groups" in item):
         raise UserError(f"{where} needs either `trains` (such as all, head, last_n:2) or `groups`, not both.")
+    if "objective" in item:
+        choose(str(item["objective"]), OBJECTIVES, f"objective of stage '{name}':")
     numbers = {key: _number(item[key], key, where) for key in NUMBERS if key in item}
     if "scheduler" in item:
         choose(str(item["scheduler"]), schedulers(), f"scheduler in stage '{name}':")

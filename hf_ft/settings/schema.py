@@ -78,6 +78,9 @@ class TaskSettings(Section):
         choose(self.task, task_names(), "task", "Set it with --task.", option="task")
 
 
+RANDOM, TEMPLATE = "random", "This is about {label}"
+
+
 @dataclass(frozen=True)
 class ModelSettings(TaskSettings):
     """The model to start from, and how it may be loaded."""
@@ -87,13 +90,42 @@ class ModelSettings(TaskSettings):
     model: str = _option("Hub id, folder, `builtin:NAME` (needs no Hub), or `timm:ARCHITECTURE` (random weights)", "")
     model_revision: str | None = _option("branch, tag or commit of the model on the Hub")
     keep_head: bool = _option("keep the checkpoint's head when its labels are those of the data", False)
+    pooling: str | None = _option(
+        "what the head of a text classifier reads: what its architecture pools, or the sentence embedding that its "
+        "encoder was trained for (default: model; sentence, if possible, for contrastive and head_init label_names)",
+        choices=("model", "sentence"),
+    )
+    head_init: str = _option(
+        "where the head starts: random, or from the embeddings of the label names, which a solved head stays close to",
+        RANDOM,
+        choices=(RANDOM, "label_names"),
+    )
+    label_template: str = _option("text of which head_init label_names embeds one for each label", TEMPLATE)
     trust_remote_code: bool = _option("run code that comes with the model on the Hub", False)
     allow_pickle: bool = _option("load pickled weights where there are no safetensors", False)
 
     def check_together(self) -> None:
-        """Check that the model exists where it is built in or local."""
+        """Check that a built-in or local model exists, and that options of a new head have one to go to."""
         builtin_name(self.model)
         _check_source("model", self.model, self.model_revision)
+        for name in ("pooling", "head_init"):
+            if self.keep_head and getattr(self, name) in ("sentence", "label_names"):
+                raise UserError(
+                    f"--{name} {getattr(self, name)} does not go with --keep_head: a head that is kept reads what it "
+                    "was trained on.",
+                    option=name,
+                    value=getattr(self, name),
+                    hint="Keep one of them.",
+                )
+        if "label_template" in self.explicit and self.head_init != "label_names":
+            raise UserError("--label_template is for --head_init label_names.", option="label_template", hint="Add it.")
+        if "{label}" not in self.label_template:
+            raise UserError(
+                f"--label_template '{self.label_template}' has no place for the label.",
+                option="label_template",
+                value=self.label_template,
+                hint=f"Write {{label}} into it, as in '{TEMPLATE}'.",
+            )
 
 
 @dataclass(frozen=True)
@@ -408,6 +440,13 @@ class Config(
     """
 
     must_match: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reads_sentence(self) -> bool:
+        """Whether the head of a text classifier is to read the sentence embedding, where its encoder has one."""
+        if self.pooling is not None or self.keep_head:
+            return self.pooling == "sentence"
+        return self.method.contrastive or self.head_init == "label_names"
 
 
 def config_fields() -> dict[str, dataclasses.Field[Any]]:

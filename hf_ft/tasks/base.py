@@ -136,6 +136,21 @@ class Task:
         if metric:
             known = dict.fromkeys(name for target in self.targets() for name in target.metrics)
             choose(str(metric).removeprefix("eval_"), [*known, "loss"], "metric", option="metric_for_best_model")
+        method = settings.get("method")
+        if method is not None and method.contrastive and not any(target.contrasts for target in self.targets()):
+            raise UserError(
+                f"A contrastive stage needs one class for each example, which {self.name} has not.",
+                option="method",
+                value=str(method),
+                hint="Use lp_ft.",
+            )
+        if settings.get("head_init") == "label_names" and not any(target.named for target in self.targets()):
+            raise UserError(
+                f"--head_init label_names needs classes with names, and {self.name} has none for a whole text.",
+                option="head_init",
+                value="label_names",
+                hint="Leave it out.",
+            )
         for option in CLASS_OPTIONS:
             if settings.get(option) in (None, "none", 0):
                 continue

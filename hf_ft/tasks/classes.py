@@ -47,6 +47,7 @@ class Classes(Target):
 
     multi_hot: bool = False
     takes_shares = True
+    named = True
     baseline_name = "majority"
     baseline_note = "`majority` always answers with the most frequent class of the training data"
 
@@ -164,6 +165,7 @@ class OneOfSeveral(Classes):
     name = problem_type = SINGLE_LABEL
     metrics = _directions(SINGLE_LABEL)
     default_metric = default_metric(SINGLE_LABEL)
+    contrasts = True
 
     def read(self, rows: Dataset, column: str, config: DataSettings) -> SingleLabels:
         """Read names, integers or `ClassLabel`s."""

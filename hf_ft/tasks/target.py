@@ -209,6 +209,8 @@ class Target(ABC):
         baseline_note: One sentence on the baseline, for reports.
         refused: Options that do not apply to these labels -> the error message.
         takes_shares: Whether the loss takes shares of labels, (examples, outputs), as mixing makes them.
+        contrasts: Whether two examples are either of one class or of two, as a contrastive stage needs it.
+        named: Whether the outputs are classes of a whole example, so that a text about each can be embedded.
     """
 
     name: str
@@ -219,6 +221,8 @@ class Target(ABC):
     baseline_note: str
     refused: Mapping[str, str] = {}
     takes_shares: bool = False
+    contrasts: bool = False
+    named: bool = False
 
     def higher_is_better(self, metric: str) -> bool:
         """Return whether a greater value of a metric, or of "loss", is better.

@@ -86,6 +86,7 @@ def describe(
                     peft=stage.peft,
                     peft_options=dict(stage.peft_options),
                     settings=[GroupSettingRecord(setting.describe(group), setting.rate) for group, setting in stage],
+                    objective=stage.objective,
                 )
                 for stage in plan.stages
             ],

@@ -20,6 +20,7 @@ from hf_ft.reports import before_training, regularisation
 from hf_ft.settings import Config
 from hf_ft.storage import output_folder
 from hf_ft.tasks import Task, get_task
+from hf_ft.training.contrastive import check_contrastive
 from hf_ft.training.description import describe
 from hf_ft.training.extensions import Extensions, read_extensions, with_transform
 from hf_ft.training.run import Run
@@ -121,6 +122,8 @@ def _new_run(
     metric = (args.metric_for_best_model or target.default_metric).removeprefix("eval_")
     target.check_options(config, args)
     check_solver(config, plan.stages)
+    if config.method.contrastive:
+        check_contrastive(model, loaded.groups, target)
     config = _config_for(extensions, config, args)
     if config.mixing and not target.takes_shares:
         name = next(iter(config.mixing))

@@ -14,6 +14,8 @@ from hf_ft.training.run import Run
 
 EVALUATIONS = 20
 """Most evaluations (and checkpoints) of a stage with very short epochs."""
+RARELY = 500
+"""Steps from one checkpoint to the next in a stage that does not evaluate, as by default in `Trainer`."""
 
 
 def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples: int) -> TrainingArguments:
@@ -34,6 +36,8 @@ def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples:
     args.metric_for_best_model = run.metric
     args.greater_is_better = run.higher_is_better
     explicit = run.config.explicit
+    if stage.objective is not None:
+        return _without_evaluation(args, "save_strategy" in explicit, total_steps(args, stage, train_examples))
     if "eval_strategy" not in explicit and "save_strategy" not in explicit:
         _schedule_evaluation(args, stage, train_examples)
     elif "save_strategy" not in explicit:  # the best is loaded at the end, so what is evaluated must be saved
@@ -48,6 +52,20 @@ def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples:
         args.save_total_limit = 1
     if "logging_strategy" not in explicit and "logging_steps" not in explicit:
         args.logging_strategy, args.logging_steps = args.eval_strategy, args.eval_steps or args.logging_steps
+    return args
+
+
+def _without_evaluation(args: TrainingArguments, saves: bool, steps: int) -> TrainingArguments:
+    """Keep the last state of a stage with an objective of its own: the metrics of the task cannot tell which is best.
+
+    Checkpoints are far apart unless the user set them: a step on a few examples takes less time than writing one.
+    """
+    args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    if not saves or args.save_strategy == SaveStrategy.BEST:
+        args.save_strategy = SaveStrategy.STEPS if steps > RARELY else SaveStrategy.NO
+        args.save_steps = RARELY
+    args.save_total_limit = args.save_total_limit or 1
+    args.logging_strategy, args.logging_steps = IntervalStrategy.STEPS, 10
     return args
 
 

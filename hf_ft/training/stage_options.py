@@ -46,7 +46,9 @@ class StageOptions:
 
 
 def stage_options(run: Run, stage: AppliedStage, args: TrainingArguments, train_examples: int) -> StageOptions:
-    """The options of a stage."""
+    """The options of a stage; one with an objective of its own keeps its last weights, so it has none of them."""
+    if stage.objective is not None:
+        return StageOptions(decay=None, soup=0, patience=None)
     config, steps = run.config, total_steps(args, stage, train_examples)
     return StageOptions(
         decay=None if config.ema is None else decay_of(config.ema, steps),

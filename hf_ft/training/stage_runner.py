@@ -6,10 +6,10 @@ import copy
 import itertools
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -20,7 +20,7 @@ from hf_ft.environment import Stop, print_on_main
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedImages, CachedStage, PrebatchedCollator
 from hf_ft.heads import expects_solved_head, linear_head_of, options_against_solver, should_solve, solve_head
-from hf_ft.methods import AppliedStage
+from hf_ft.methods import CONTRASTIVE, AppliedStage
 from hf_ft.modalities import ImageMixing
 from hf_ft.models import (
     FrozenMode,
@@ -28,6 +28,7 @@ from hf_ft.models import (
     audit,
     ensure_gradients,
     example_inputs,
+    features_as_logits,
     held_statistics,
     modules_in_eval,
     rated_groups,
@@ -40,6 +41,7 @@ from hf_ft.reports import stopped_early_line
 from hf_ft.training import checkpoints
 from hf_ft.training.callbacks import Bar, Lines
 from hf_ft.training.checkpoint_soup import make_soup, ranked
+from hf_ft.training.contrastive import contrastive_loss, in_pairs
 from hf_ft.training.data_order import SeededRows
 from hf_ft.training.early_stopping import EarlyStop, stopped_early
 from hf_ft.training.memory import training_memory
@@ -51,6 +53,12 @@ from hf_ft.training.stage_data import read_once
 from hf_ft.training.stage_options import StageOptions, announce, guard_of, holds_batch_norm, stage_options
 from hf_ft.training.trainer import StageTrainer, evaluation_order
 from hf_ft.training.weight_average import WeightAverage, trained_tensors
+
+FEW, CONTRASTED = 50, 0.1
+"""Validation examples below which they choose no penalty for a head on contrasted features, and the penalty it has.
+
+The features of the training examples lie together by class, so the penalty hardly turns the boundary between them.
+"""
 
 
 def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, validation_set: Any, stop: Stop) -> None:
@@ -79,8 +87,10 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         frozen = FrozenMode(trained, in_eval)
         trainer = _trainer(run, trained, stage, args, sets, stop, options, in_eval)
         _pool_metrics(run, trainer, validation_set, sets[1])
-        fit = _solve(run, stage, cached)
         with cached.split.installed() if cached else nullcontext():
+            notes = _score_label_names(run, number, trainer)
+        fit = _solve(run, stage, cached)
+        with cached.split.installed() if cached else nullcontext(), _objective(run, stage):
             if fit is None:
                 announce(run, stage, options, args, in_eval)
                 _train(run, trainer, folder)
@@ -98,6 +108,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit))
     if fit is None:
         _add_facts(run, trainer, options, soup)
+    run.stages[-1].notes += notes
     if isinstance(sets[0], CachedImages) and sets[0].note:
         run.stages[-1].notes.append(sets[0].note)
     if fit is not None and (random := run.config.random_images):
@@ -107,8 +118,9 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         _merge(run, number, model, folder, initial)
     elif (
         cached
+        or stage.objective  # it keeps the last state
         or run.extensions.callbacks  # they may change the weights at the end of training, after the last checkpoint
-        or (args.save_strategy != "no" and not run.stages[-1].checkpoint)
+        or (args.save_strategy != "no" and not run.stages[-1].checkpoint)  # the last state is kept
     ):
         _save_whole(run, folder / "whole")
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
@@ -164,14 +176,41 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
             print_on_main(f"solver   not used in stage '{stage.name}', which trains by steps: {why}", run.args)
         return None
     finetuned_next = stage is not run.plan.stages[-1]
-    fit = solve_head(*layer, cached.train, cached.validation, run.learning.loss, finetuned_next)
-    best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
-    print_on_main(
-        f"solver   the head is solved, not trained by steps: {len(fit.path)} penalties tried, {fit.penalty:g} "
-        f"chosen by validation loss {best['validation']:.4f}",
-        run.args,
+    contrasted = any(other.objective == CONTRASTIVE for other in stages[: stages.index(stage)])
+    few = contrasted and len(cached.validation) < FEW
+    fit = solve_head(
+        *layer,
+        cached.train,
+        cached.validation,
+        run.learning.loss,
+        finetuned_next,
+        penalty=CONTRASTED if few else None,
+        near_start=config.head_init == "label_names",
     )
+    best = next(entry for entry in fit.path if entry["penalty"] == fit.penalty)
+    chosen = (
+        f"penalty {fit.penalty:g}, since {len(cached.validation)} validation examples are too few to choose one"
+        if few
+        else f"{len(fit.path)} penalties tried, {fit.penalty:g} chosen by validation loss {best['validation']:.4f}"
+    )
+    print_on_main(f"solver   the head is solved, not trained by steps: {chosen}", run.args)
     return {name: value for name, value in vars(fit).items() if name not in ("weight", "bias")}
+
+
+def _score_label_names(run: Run, number: int, trainer: StageTrainer) -> list[str]:
+    """Score a head that starts from label names before it is trained; returns a note."""
+    if run.config.head_init != "label_names" or number > 1:
+        return []
+    found = trainer.predict(cast(Any, trainer.eval_dataset), metric_key_prefix="eval").metrics or {}
+    score = found[f"eval_{run.shown}"]
+    said = f"{run.shown} {score:.4f} on validation with the head made from label names, before any training"
+    print_on_main(f"head     {said}", run.args)
+    return [said]
+
+
+def _objective(run: Run, stage: AppliedStage) -> AbstractContextManager[None]:
+    """What makes the model answer as the objective of the stage needs it."""
+    return features_as_logits(run.model, run.groups) if stage.objective == CONTRASTIVE else nullcontext()
 
 
 def _save_whole(run: Run, folder: Path) -> None:
@@ -236,6 +275,7 @@ def _trainer(
     in_eval: Sequence[torch.nn.Module],
 ) -> StageTrainer:
     callbacks, itself = list(run.extensions.callbacks), list[StageTrainer]()
+    contrasts = stage.objective == CONTRASTIVE
     if patience := options.patience:
         callbacks.append(EarlyStop(patience.evaluations, watches_loss=patience.watches_loss))
     if adapters.allocates(model):
@@ -257,7 +297,7 @@ def _trainer(
         data_collator=PrebatchedCollator(collator),
         processing_class=run.processor,
         compute_metrics=run.learning.metrics,
-        compute_loss_func=run.learning.loss,
+        compute_loss_func=contrastive_loss if contrasts else run.learning.loss,
         preprocess_logits_for_metrics=run.task.reduce,
         callbacks=callbacks,
         grouping=lambda wrapped: rated_groups(wrapped, stage, args.weight_decay),
@@ -267,6 +307,7 @@ def _trainer(
         guard=guard_of(run, stage, args, itself),
         make_average=average if options.decay is not None else None,
         needed=lambda trainer: [one.folder for one in ranked(trainer, run.metric)[: options.soup]],
+        order=in_pairs(run.splits.train["labels"][:]) if contrasts else None,
     )
     itself.append(trainer)
     for printing in (ProgressCallback, PrinterCallback):

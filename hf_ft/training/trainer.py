@@ -36,6 +36,7 @@ class StageTrainer(Trainer):
         guard: Ends training where it diverges.
         make_average: Makes the average of weights that evaluations and checkpoints have; None without one.
         needed: The checkpoints that stay on disk whatever `most` says, besides the best and the newest.
+        order: Makes the order of the rows in an epoch, where the objective needs one of its own.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class StageTrainer(Trainer):
         guard: DivergenceGuard,
         make_average: Callable[[], WeightAverage] | None = None,
         needed: Callable[[Any], Collection[Path]] = lambda _: (),
+        order: Callable[[torch.Generator], Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -55,6 +57,7 @@ class StageTrainer(Trainer):
         self.average: WeightAverage | None = None
         self.resumed_from: Path | None = None
         self.grouping, self.steps_before, self.epochs_before = grouping, steps_before, epochs_before
+        self.order = order
         self.stop, self.best = stop, cast(Path | None, None)
         self.most, self.args.save_total_limit = self.args.save_total_limit, None  # `Trainer` removes too early
         self.add_callback(_Endings(self))
@@ -209,8 +212,10 @@ class StageTrainer(Trainer):
         seeded: Any = self.train_dataset
         rows, strategy = seeded.rows, self.args.train_sampling_strategy
         lengths = row_lengths(rows) if strategy == "group_by_length" else None
-        if strategy == "sequential":
-            order: Callable[[torch.Generator], Any] = lambda _: range(len(rows))  # noqa: E731
+        if self.order is not None:
+            order = self.order
+        elif strategy == "sequential":
+            order = lambda _: range(len(rows))  # noqa: E731
         elif lengths is not None:
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
             listed = lengths.tolist()

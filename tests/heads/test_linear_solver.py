@@ -460,3 +460,24 @@ def test_a_head_before_fine_tuning_has_no_large_weights() -> None:
 
     assert loss_of(False) > 10
     assert loss_of(True) < 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_prior_takes_the_place_of_zero(bias: bool) -> None:
+    """The penalty pulls to the prior: all of it where it is strong, and for squared error it is a change of labels."""
+    features, numbers = bundled(load_diabetes)
+    numbers = (numbers / numbers.std()).float()
+    weight, offset = torch.linspace(-1, 1, features.shape[1])[None], torch.tensor([0.5]) if bias else None
+    at = {"bias": bias, "prior": (weight, offset)}
+    strong = fitted(features, numbers, 1, SQUARED, 1e9, **at)
+    torch.testing.assert_close(strong.weight, weight, rtol=1e-4, atol=1e-4)
+    left = numbers - (features @ weight.T).flatten()
+    for penalty in (1.0, 1e-3):
+        fit, rest = (
+            fitted(features, numbers, 1, SQUARED, penalty, **at),
+            fitted(features, left, 1, SQUARED, penalty, bias=bias),
+        )
+        torch.testing.assert_close(fit.weight, weight + rest.weight, rtol=1e-3, atol=1e-3)
+        assert fit.objective == pytest.approx(rest.objective, rel=1e-6)
+        plain = fitted(features, numbers, 1, SQUARED, penalty, bias=bias)
+        assert (fit.weight - plain.weight).abs().max() > 1e-3

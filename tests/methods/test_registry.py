@@ -28,6 +28,10 @@ MODES = {
         "frozen frozen frozen frozen frozen train frozen",
         "train train train train train train frozen",
     ],
+    "contrastive": [
+        "train train train train train part frozen",
+        "frozen frozen frozen frozen frozen train frozen",
+    ],
     "gradual": [
         "frozen frozen frozen frozen frozen train frozen",
         "frozen frozen frozen train train train frozen",

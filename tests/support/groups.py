@@ -18,15 +18,20 @@ class Row:
     norms: tuple[str, ...]
     modules: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
+    label_sized: tuple[str, ...] = ()
 
 
 def table(*names: str) -> tuple[Row, ...]:
-    """Rows from names whose first word is the role: `block 0` is a block; each has a layer and a normalisation."""
+    """Rows from names whose first word is the role: `block 0` is a block; each has a layer and a normalisation.
+
+    The layer of the head has as many outputs as there are labels.
+    """
     rows = []
     for name in names:
         prefix = name.replace(" ", ".")
         norms = tuple(f"{prefix}.norm.{part}" for part in ("weight", "bias"))
-        rows.append(Row(name, name.split()[0], (f"{prefix}.linear.weight", f"{prefix}.linear.bias", *norms), norms))
+        layer = f"{prefix}.linear.weight", f"{prefix}.linear.bias"
+        rows.append(Row(name, name.split()[0], (*layer, *norms), norms, label_sized=layer if name == "head" else ()))
     return tuple(rows)
 
 
