@@ -97,6 +97,7 @@ def test_scripts_are_found() -> None:
         "frozen_images",
         "frozen_text",
         "full",
+        "long_texts",
         "memory",
         "methods",
         "rank",

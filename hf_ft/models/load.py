@@ -20,8 +20,7 @@ from hf_ft.models.image_size import CannotResize, ImageSize, sized_config, with_
 from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_config import check_supports_task, find_config, name_outputs, resolve_model
 from hf_ft.models.new_head import check_only_head_is_new, renew_head
-from hf_ft.models.pooling import match_pooling, sentence_pooling
-from hf_ft.models.sentence_head import sentence_head
+from hf_ft.models.sentence_head import matched_pooling, sentence_head
 from hf_ft.models.tokenizer_setup import limit_length, match_padding
 from hf_ft.models.tracing import example_inputs, padding_matters
 from hf_ft.settings import Config, ModelSettings
@@ -94,10 +93,7 @@ def load_model(
     configure_head(head, model_config, config.model)
     processor, notes, side = _processor(config, task, folder, model_config)
     match_padding(model_config, processor, notes)
-    pools = task.modality.sentence_encoders and task.reduce is None  # tags are read from each token
-    pooling = sentence_pooling(folder, config.model_revision) if pools else None
-    if config.pooling != "model":
-        notes += match_pooling(model_config, pooling)
+    pooling = matched_pooling(config, task, folder, model_config, notes)
 
     set_seed(seed)
     resized = None
@@ -112,8 +108,7 @@ def load_model(
         new, groups = {name for name, _ in model.named_parameters()}, depth_groups(model)
     resized = _described(resized, config.image_size, side, loaded, notes)
     _check_usable(model, task, config.model)
-    if pools:
-        model, groups = sentence_head(model, groups, processor, pooling, config, labels, notes)
+    model, groups = sentence_head(model, groups, processor, pooling, config, task, labels, notes)
     initialise_head(head, model, groups)
     limit_length(processor, model, config.max_length)
     if padding_matters(model):

@@ -5,14 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_ft.errors import UserError
 from hf_ft.models.grouping import DepthGroups, depth_groups
 from hf_ft.models.label_names import start_from_names
-from hf_ft.models.pooling import MEAN
+from hf_ft.models.pooling import MEAN, match_pooling, sentence_pooling
 from hf_ft.models.sentence_embedding import CannotRead, read_embedding, reads_embedding
-from hf_ft.settings import Config
+from hf_ft.settings import Config, ModelSettings
+from hf_ft.tasks import Task
+
+
+def matched_pooling(
+    config: ModelSettings, task: Task, folder: str, model_config: PreTrainedConfig, notes: list[str]
+) -> str | None:
+    """Return the pooling that an encoder was trained with, set in the model config where that has an entry for it."""
+    if not _reads_texts(task):
+        return None
+    pooling = sentence_pooling(folder, config.model_revision)
+    if config.pooling != "model":
+        notes += match_pooling(model_config, pooling)
+    return pooling
+
+
+def _reads_texts(task: Task) -> bool:
+    return task.modality.sentence_encoders and task.reduce is None  # tags are read from each token
 
 
 def sentence_head(
@@ -21,18 +38,21 @@ def sentence_head(
     tokenizer: Any,
     pooling: str | None,
     config: Config,
+    task: Task,
     labels: Sequence[str],
     notes: list[str],
 ) -> tuple[PreTrainedModel, DepthGroups]:
     """Return the model with a head that reads and starts from what the settings say, and its depth groups.
 
     Args:
-        pooling: What the encoder was trained with, as `sentence_pooling` returns it.
+        pooling: What the encoder was trained with, as `matched_pooling` returns it.
         notes: Gets a sentence for what was done.
 
     Raises:
         UserError: The user asks for what the model cannot have, or label names say nothing.
     """
+    if not _reads_texts(task):
+        return model, groups
     if config.reads_sentence:
         model, groups = _reading(model, groups, pooling, config, notes)
     if config.head_init == "label_names":

@@ -108,12 +108,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit))
     if fit is None:
         _add_facts(run, trainer, options, soup)
-    run.stages[-1].notes += notes
-    if isinstance(sets[0], CachedImages) and sets[0].note:
-        run.stages[-1].notes.append(sets[0].note)
-    if fit is not None and (random := run.config.random_images):
-        named = " and ".join(f"--{name}" for name in random)
-        run.stages[-1].notes.append(f"stage '{stage.name}' is solved on plain images: {named} is for training by steps")
+    run.stages[-1].notes += [*notes, *_image_notes(run, stage, sets[0], fit is not None)]
     if isinstance(model, PeftModel):
         _merge(run, number, model, folder, initial)
     elif (
@@ -125,6 +120,15 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         _save_whole(run, folder / "whole")
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         checkpoints.end(folder, asdict(run.stages[-1]), keep=trainer.most != 1)
+
+
+def _image_notes(run: Run, stage: AppliedStage, rows: Any, solved: bool) -> list[str]:
+    """Notes on cached images, and on options of training images that a solved head did not use."""
+    notes = [rows.note] if isinstance(rows, CachedImages) and rows.note else []
+    if solved and (random := run.config.random_images):
+        named = " and ".join(f"--{name}" for name in random)
+        notes.append(f"stage '{stage.name}' is solved on plain images: {named} is for training by steps")
+    return notes
 
 
 def _pool_metrics(run: Run, trainer: StageTrainer, validation_set: Any, rows: Any) -> None:
