@@ -46,7 +46,8 @@ def finetune(
         callbacks: `TrainerCallback` classes or objects.
         compute_metrics: A function as for `Trainer`, or a metric of `evaluate`: its id, a folder, or loaded. Reported
             beside the built-in metrics.
-        loss: `loss(outputs, labels, num_items_in_batch)`, as `Trainer(compute_loss_func=...)` takes it.
+        loss: The name of a loss, or `loss(outputs, labels, num_items_in_batch)`, as `Trainer(compute_loss_func=...)`
+            takes it.
         data_collator: Makes the batches of training; evaluation keeps the task's own.
         transform: PIL image -> PIL image or tensor, in training, before the model's processor.
         head: `mlp:WIDTH`, or a function of (in_features, num_labels) that returns a module; refused unless a plain
@@ -62,6 +63,8 @@ def finetune(
         >>> result.metrics["validation"]["accuracy"]  # doctest: +SKIP
         0.93
     """
+    if isinstance(loss, str):
+        settings, loss = {**settings, "loss": loss}, None
     extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform, head)
     settings, brought = _read_call(task, dataset, extensions, settings)
     return execute(build(("the call of finetune()", settings)), brought)

@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("variants", "frozen", "side_by_side"))
-OTHERS = ("compare", "depth", "few_shot_text", "long_texts", "methods", "rank")
+OTHERS = ("compare", "depth", "few_shot_text", "imbalance", "long_texts", "methods", "rank")
 COMPARISONS = [path for path in SCRIPTS if path.stem not in OTHERS]
 MIB = 2**20
 

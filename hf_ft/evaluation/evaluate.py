@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from hf_ft.data import (
 )
 from hf_ft.errors import UserError
 from hf_ft.evaluation.result_folder import input_settings, load_folder
-from hf_ft.evaluation.scores import Results, add_scores, score_without
+from hf_ft.evaluation.scores import RareClass, Results, add_scores, score_without
 from hf_ft.evaluation.views import VIEWS_NOTE, predict_views
-from hf_ft.records import RunRecord, ScoreRecord, Scores, to_json
-from hf_ft.reports import duplicates_note, text_table, title
+from hf_ft.metrics import Score
+from hf_ft.records import ClassScoreRecord, RunRecord, ScoreRecord, Scores, to_json
+from hf_ft.reports import class_table, duplicates_note, text_table, threshold_note, title, undefined_note
 from hf_ft.storage import LOCAL
 
 
@@ -46,23 +47,45 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     outputs = predict_views(views, model, processor, task, rows.target, rows.rows, config)
     if views > 1:
         notes.append(VIEWS_NOTE.format(views))
-    results = Results({}, {}, threshold=record.threshold)
+    rule = record.rare_class
+    rare = None if rule is None else RareClass(rule.label, rule.value, rule.fitted)
+    results = Results({}, {}, threshold=record.threshold, rare_class=rare)
     add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
     scores = results.metrics["test"]
     scored = split or rows.split
     copies, fresh = _duplicates(folder, scored, rows, outputs, record.threshold)
     if copies:
         notes.append(duplicates_note(scored, copies.examples, len(rows.rows), record.metric, fresh))
+    if (missing := undefined_note("this split", results.undefined["test"])) is not None:
+        notes.append(missing)
     if as_json:
         metrics = {name: asdict(score) for name, score in scores.items()}
         what = {"dataset": dataset, "split": scored, "examples": len(rows.rows), "tta": views, "notes": notes}
         told = {"truncation": asdict(cut) if cut else None, "duplicates": asdict(copies) if copies else None}
-        return json.dumps({**what, **told, "metrics": metrics, "metrics_without_duplicates": to_json(fresh)}, indent=1)
-    table = [
+        found = {"metrics": metrics, "metrics_without_duplicates": to_json(fresh)}
+        found["by_class"] = [asdict(score) for score in results.by_class.get("test", [])]
+        found["rare_class"] = to_json(rare) if rare else None
+        return json.dumps({**what, **told, **found}, indent=1)
+    head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *notes])
+    return "\n\n".join([head, *_tables(results)])
+
+
+def _tables(results: Results) -> list[str]:
+    """The tables of a split: all metrics, those with a threshold for a rare class, and the scores of each class."""
+    found, rare = [_table(results.metrics["test"])], results.rare_class
+    if by_class := results.by_class.get("test"):
+        found.append(class_table([ClassScoreRecord(**asdict(one)) for one in by_class]))
+    if rare is not None:
+        found += [threshold_note(rare), _table(rare.metrics["test"])]
+        found.append(class_table([ClassScoreRecord(**asdict(one)) for one in rare.by_class["test"]]))
+    return found
+
+
+def _table(scores: Mapping[str, Score]) -> str:
+    rows = [
         [title(name), f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] for name, score in scores.items()
     ]
-    head = "\n".join([f"{dataset}, {scored}: {len(rows.rows):,} examples", *notes])
-    return f"{head}\n\n" + text_table(["metric", "value", "95 % interval"], table)
+    return text_table(["metric", "value", "95 % interval"], rows)
 
 
 def _check_inputs(found: Sequence[str], record: RunRecord, dataset: str) -> None:

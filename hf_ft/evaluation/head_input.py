@@ -68,7 +68,7 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     try:
         every = list(zip(*(reader.states(part) for part in rows), strict=True))
         places = sorted({round(place) for place in np.linspace(0, len(blocks), min(BOUNDARIES, len(blocks) + 1))})
-        loss = target.learning(scale_of(run.model), rows[0], splits.labels, config, run.args).loss
+        loss = target.learning(scale_of(run.model), rows[0], splits.labels, config, run.args).of_fixed_features
         if loss is None:
             return None
         pairs = [every[place] for place in (*places, -1)]

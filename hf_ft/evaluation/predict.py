@@ -17,6 +17,7 @@ from hf_ft.errors import UserError
 from hf_ft.evaluation.inputs import file_rows, text_rows
 from hf_ft.evaluation.result_folder import input_settings, load_folder
 from hf_ft.evaluation.views import VIEWS_NOTE, predict_views
+from hf_ft.reports import threshold_note
 from hf_ft.settings import check_path, not_made
 
 
@@ -53,7 +54,11 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
     outputs = predict_views(views, model, processor, task, target, dataset, config, arguments)
     if views > 1:
         print(VIEWS_NOTE.format(views), file=sys.stderr)
-    predictions, columns = target.predictions(dataset, outputs, labels, record.threshold), target.columns(labels)
+    threshold = record.threshold
+    if (rare := record.rare_class) is not None:
+        target, threshold = target.deciding(rare.label, labels), rare.value
+        print(threshold_note(rare), file=sys.stderr)
+    predictions, columns = target.predictions(dataset, outputs, labels, threshold), target.columns(labels)
     if output is None:
         _write_csv(columns, predictions, sys.stdout)
         return

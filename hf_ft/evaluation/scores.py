@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from hf_ft.evaluation.head_input import compare_head_input
 from hf_ft.evaluation.outputs import predict_outputs
-from hf_ft.metrics import Score
+from hf_ft.metrics import ClassScore, Score
 from hf_ft.tasks import BoolArray, Target
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class Results:
     validation; `confusion[split]` lists true class, predicted class and how often that was. `without_copies[split]` are
     the scores on the examples that do not stand in train as well, for splits that have others. `head_input` is that of
     `compare_head_input`. `custom[split]` holds the metrics that the caller
-    brought.
+    brought. `by_class[split]` are the scores of each class, `undefined[split]` the metrics that its labels do not
+    define, with the reason, and `rare_class` the scores with a threshold for the rarer of two classes.
     """
 
     metrics: dict[str, dict[str, Score]]
@@ -36,12 +37,27 @@ class Results:
     without_copies: dict[str, dict[str, Score]] = field(default_factory=dict)
     head_input: dict[str, Any] | None = None
     custom: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_class: dict[str, list[ClassScore]] = field(default_factory=dict)
+    undefined: dict[str, dict[str, str]] = field(default_factory=dict)
+    rare_class: RareClass | None = None
+
+
+@dataclass
+class RareClass:
+    """The scores of predictions by a threshold for the rarer of two classes, as in `ThresholdRecord`."""
+
+    label: str
+    value: float
+    fitted: bool
+    metrics: dict[str, dict[str, Score]] = field(default_factory=dict)
+    by_class: dict[str, list[ClassScore]] = field(default_factory=dict)
 
 
 def score(run: Run) -> Results:
     """Score a trained model on validation and on test, with 95 % intervals and a baseline that needs no model.
 
-    The threshold for several labels per example is fitted on validation alone. Where all blocks were frozen, what the
+    A threshold for several labels per example, or for the rarer of two classes, is fitted on validation alone. Where
+    all blocks were frozen, what the
     head reads is compared with what the layers offer.
     """
     task, splits = run.task, run.splits
@@ -56,7 +72,8 @@ def score(run: Run) -> Results:
         if own:
             results.custom[name] = found
         if name == "validation":
-            results.threshold = splits.target.fit(outputs, split["labels"][:])
+            results.threshold = splits.target.fit(outputs, split["labels"][:], run.config.threshold)
+            results.rare_class = _rare_class(run, outputs)
         add_scores(results, name, outputs, split, splits.target, splits.labels)
         copied = splits.duplicates.in_train.get(name)
         if copied is not None and not copied.all():
@@ -65,6 +82,20 @@ def score(run: Run) -> Results:
             )
         results.baseline[name] = splits.target.baseline(splits.train, split, splits.labels)
     return results
+
+
+def _rare_class(run: Run, outputs: Any) -> RareClass | None:
+    """The threshold for the rarer of two classes, fitted on validation and still without scores; None if none is set.
+
+    `outputs` are those of validation.
+    """
+    splits, chosen = run.splits, run.config.threshold
+    rarer = splits.target.rarer_class(splits.train, splits.labels)
+    if chosen is None or rarer is None:
+        return None
+    deciding = splits.target.deciding(rarer, splits.labels)
+    value = deciding.fit(outputs, splits.validation["labels"][:], chosen)
+    return None if value is None else RareClass(rarer, value, fitted=not isinstance(chosen, float))
 
 
 def _collected(compute: Callable[[Any], Mapping[str, float]], found: dict[str, float]) -> Callable[[Any], Any]:
@@ -91,6 +122,13 @@ def add_scores(
     """Score one split and add it to `results`."""
     references = split["labels"][:]
     results.metrics[name] = target.score(outputs, references, labels, results.threshold)
+    results.undefined[name] = target.undefined(references, labels, by_data=True)
+    if (by_class := target.by_class(outputs, references, labels, results.threshold)) is not None:
+        results.by_class[name] = by_class
+    if (rare := results.rare_class) is not None:
+        deciding = target.deciding(rare.label, labels)
+        rare.metrics[name] = deciding.score(outputs, references, labels, rare.value)
+        rare.by_class[name] = deciding.by_class(outputs, references, labels, rare.value) or []
     confusion = target.confusion(outputs, references)
     if confusion is not None:
         results.confusion[name] = confusion

@@ -72,7 +72,7 @@ def _loss(experiment: TrainingExperiment[FreezeDepthRecord], train: Dataset) -> 
     settings, splits = experiment.settings(Trial("head", 0)), experiment.splits
     loss = splits.target.learning(
         scale_of(experiment.model), train, splits.labels, settings.config, settings.arguments()
-    ).loss
+    ).of_fixed_features
     if loss is None:
         raise CannotSplit("the loss is the model's own")
     return loss

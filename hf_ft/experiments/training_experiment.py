@@ -86,7 +86,7 @@ class TrainingExperiment(Experiment[R]):
         self.splits = splits if test else dataclasses.replace(splits, test=None)
         self.metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
         if self.metric == "loss":
-            self.metric = self.splits.target.default_metric
+            self.metric = self.splits.target.default_metric_of(self.splits.train, self.splits.labels)
         self.higher_is_better = self.splits.target.higher_is_better(self.metric)
         self.split = "validation" if self.splits.test is None else "test"
         self.model, self.processor, self.loaded = load_model(
@@ -213,6 +213,7 @@ class TrainingExperiment(Experiment[R]):
         started = time.perf_counter()
         settings = self.settings(trial)
         config, args = settings.config, settings.arguments()
+        args.metric_for_best_model = args.metric_for_best_model or self.metric  # even if a sample has equal classes
         args.disable_tqdm = True  # the experiment has a progress bar of its own
         splits = self._splits_of(trial)
         model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed)
@@ -240,7 +241,7 @@ class TrainingExperiment(Experiment[R]):
                 continue
             outputs, references = predict_split(run, split, others), split["labels"][:]
             if name == "validation":
-                threshold = target.fit(outputs, references)
+                threshold = target.fit(outputs, references, run.config.threshold)
             scores = target.score(outputs, references, labels, threshold)
             result.metrics[name] = {metric: ScoreRecord(**asdict(score)) for metric, score in scores.items()}
         return target.bootstrap(outputs, references, labels, self.metric, threshold)

@@ -39,6 +39,8 @@ def should_solve(config: Config, stages: Sequence[AppliedStage], stage: AppliedS
     """
     if config.head_solver == "sgd" or not stage.trains_head_alone or stage.objective is not None:
         return False
+    if config.loss == "focal":  # it is not convex
+        return False
     if config.head_solver == "exact":
         return True
     return not stage.configures_steps and not (_only_heads(stages) and step_options(config))

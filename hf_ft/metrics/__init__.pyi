@@ -9,6 +9,10 @@ from .classification import default_metric as default_metric
 from .evaluate_metrics import EvaluateMetric as EvaluateMetric
 from .evaluate_metrics import load_metric as load_metric
 from .evaluate_metrics import with_direction as with_direction
+from .per_class import ClassScore as ClassScore
+from .per_class import class_scores as class_scores
 from .significance import SeedScores as SeedScores
 from .significance import difference as difference
 from .significance import mean_interval as mean_interval
+from .thresholds import decided as decided
+from .thresholds import margins as margins

@@ -6,6 +6,7 @@ resampled (by counting, so that a thousand resamples take less than a second).
 - `score` returns values with intervals, for reports; `bootstrap` returns the resampled values behind them.
 - `compute_metrics` returns values only, for `Trainer`; `evaluate_metrics` exports entries as `evaluate.Metric`s.
 - `fit_threshold` is needed for multi-label scores, `majority_baseline` to interpret any accuracy.
+- `undefined` says which metrics a split does not define; they are left out everywhere, never NaN.
 
 Macro averages are over the classes that occur in the references or in the predictions, so that a validation split may
 lack a class.
@@ -24,7 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_ft.errors import UserError, choose
-from hf_ft.metrics.bootstrap import Floats, Score, Statistic, even_size, intervals, ratio, resample
+from hf_ft.metrics import by_rank
+from hf_ft.metrics.bootstrap import Floats, Score, Statistic, even_size, intervals, resample
+from hf_ft.metrics.counts import Counts, grouping
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -51,6 +54,7 @@ class MetricSpec:
         resample: Computes everything that does not depend on the weights, and returns the function of the weights.
         size: For metrics between 0 and 1, the number of examples that the value averages.
         share: Whether the value is a proportion of all examples.
+        undefined: Says why these references do not define the metric; empty if they do.
     """
 
     name: str
@@ -62,6 +66,12 @@ class MetricSpec:
     resample: Callable[[_Split], Statistic]
     size: Callable[[_Split], float] | None = None
     share: bool = False
+    undefined: Callable[[Array, int], str] = lambda references, classes: ""
+
+
+ONE_CLASS = "all examples have the same class"
+"""Why chance-corrected and ranking metrics are undefined on a split; it concerns the data and is reported."""
+TOP = 5
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -92,7 +102,7 @@ class _Split:
         else:
             classes = self.logits.shape[1]
             hits = np.where(self.predicted == self.references, self.references, classes)
-            right, predicted, actual = (_grouping(ids, classes) for ids in (hits, self.predicted, self.references))
+            right, predicted, actual = (grouping(ids, classes) for ids in (hits, self.predicted, self.references))
         return right, predicted, actual
 
 
@@ -220,17 +230,63 @@ def _mean_average_precision(references: Array, logits: Array) -> float:
     return float(np.mean(precisions)) if precisions else 0.0
 
 
+def _members(references: Array, classes: int) -> Array:
+    """Return whether each example has each class, `(examples, classes)`."""
+    return references == 1 if references.ndim == 2 else references[:, None] == np.arange(classes)
+
+
+def _ranked(of_class: Callable[..., by_rank.Ranking]) -> Callable[[Array, Array], by_rank.Ranking]:
+    """Return a metric of `by_rank`, averaged over classes, as a function of references and logits."""
+
+    def ranked(references: Array, logits: Array) -> by_rank.Ranking:
+        scores = label_probabilities(logits) if references.ndim == 2 else class_probabilities(logits)
+        return by_rank.macro(of_class, scores, _members(references, logits.shape[1]))
+
+    return ranked
+
+
+_roc_auc, _average_precision = _ranked(by_rank.area_under_roc), _ranked(by_rank.precision_over_recall)
+
+
+def _first_value(ranked: Callable[[Array, Array], by_rank.Ranking]) -> Callable[[Array, Array], float]:
+    return lambda references, logits: ranked(references, logits)[0]
+
+
+def _resample_ranked(ranked: Callable[[Array, Array], by_rank.Ranking]) -> Callable[[_Split], Statistic]:
+    return lambda split: by_rank.first_order(ranked(split.references, split.logits))
+
+
+def _in_top(references: Array, logits: Array) -> Array:
+    """Return whether the right class is among the five most probable; of equal logits the later class comes first."""
+    right = logits[np.arange(len(logits)), references][:, None]
+    later = np.arange(logits.shape[1]) > references[:, None]
+    ahead: Array = ((logits > right) | ((logits == right) & later)).sum(axis=1) < TOP
+    return ahead
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Where a metric is undefined.
+
+
+def _one_class(references: Array, classes: int) -> str:
+    """Return why a metric that needs two classes, or a label that some and not all have, is undefined."""
+    if references.ndim == 2:
+        return "" if (references.any(axis=0) & ~references.all(axis=0)).any() else "no label divides the examples"
+    return "" if np.ptp(references) > 0 else ONE_CLASS
+
+
+def _unranked(references: Array, classes: int) -> str:
+    """Return why a ranking metric is undefined."""
+    many = f"it is left out for more than {by_rank.MOST_CLASSES} classes"
+    return many if classes > by_rank.MOST_CLASSES else _one_class(references, classes)
+
+
+def _few_classes(references: Array, classes: int) -> str:
+    return "" if classes > TOP else f"it needs more than {TOP} classes"
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Resampling: every metric as a function of weighted sums over examples.
-
-
-def _grouping(groups: Array, count: int, values: Floats | None = None) -> csr_array:
-    """Return the matrix `(count, examples)` that sums over groups; group ids of `count` or more are ignored."""
-    from scipy.sparse import csr_array
-
-    inside = np.flatnonzero(groups < count)
-    entries = np.ones(len(inside)) if values is None else values[inside]
-    return csr_array((entries, (groups[inside], inside)), shape=(count, len(groups)))
 
 
 def _averaging(per_example: Callable[[_Split], Array]) -> Callable[[_Split], Statistic]:
@@ -241,44 +297,6 @@ def _averaging(per_example: Callable[[_Split], Array]) -> Callable[[_Split], Sta
         return lambda weights: values @ weights / len(values)
 
     return resample
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Numbers of right, predicted and actual examples of each class in each resample, each `(classes, resamples)`."""
-
-    right: Floats
-    predicted: Floats
-    actual: Floats
-
-    @property
-    def pooled(self) -> Counts:
-        """All classes as one, for micro averages."""
-        return Counts(*(counts.sum(axis=0) for counts in (self.right, self.predicted, self.actual)))
-
-    @property
-    def f1(self) -> Floats:
-        """The harmonic mean of precision and recall; 0 for a class that is neither predicted nor actual."""
-        return ratio(2 * self.right, self.predicted + self.actual)
-
-    @property
-    def precision(self) -> Floats:
-        """The proportion of predicted examples that are right."""
-        return ratio(self.right, self.predicted)
-
-    @property
-    def recall(self) -> Floats:
-        """The proportion of actual examples that are predicted."""
-        return ratio(self.right, self.actual)
-
-    def macro(self, by_class: Floats) -> Floats:
-        """Return the mean over the classes that occur; the others must be 0 in `by_class`."""
-        occurring = (self.predicted + self.actual > 0).sum(axis=0)
-        return ratio(by_class.sum(axis=0), occurring.astype(np.float64))
-
-    def weighted(self, by_class: Floats) -> Floats:
-        """Return the mean over classes, weighted by their number of actual examples."""
-        return ratio((by_class * self.actual).sum(axis=0), self.actual.sum(axis=0))
 
 
 def _counting(formula: Callable[[Counts], Floats]) -> Callable[[_Split], Statistic]:
@@ -292,35 +310,8 @@ def _counting(formula: Callable[[Counts], Floats]) -> Callable[[_Split], Statist
 
 def _resample_ece(split: _Split) -> Statistic:
     bins, gaps = _calibration_gaps(split.references, split.logits)
-    by_bin = _grouping(bins, ECE_BINS, gaps)
+    by_bin = grouping(bins, ECE_BINS, gaps)
     return lambda weights: np.abs(by_bin @ weights).sum(axis=0) / len(gaps)
-
-
-def _resample_average_precision(split: _Split) -> Statistic:
-    """Return mean average precision as weighted sums over score levels.
-
-    A level is a distinct score of a positive example, since precision counts only there. Each example belongs to the
-    first level, from the top, at which it is retrieved, so that equal scores enter together, as in scikit-learn.
-    """
-    classes = []
-    for k in np.flatnonzero(split.references.any(axis=0)):
-        positive, descending = split.references[:, k] == 1, -split.logits[:, k]
-        levels = np.unique(descending[positive])
-        entry = np.searchsorted(levels, descending)
-        positive_entry = np.where(positive, entry, len(levels))
-        classes.append((_grouping(entry, len(levels)), _grouping(positive_entry, len(levels))))
-
-    def statistic(weights: Floats) -> Floats:
-        total, occurring = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
-        for retrieving, hitting in classes:
-            hits = hitting @ weights
-            precision = ratio(hits.cumsum(axis=0), (retrieving @ weights).cumsum(axis=0))
-            positives = hits.sum(axis=0)
-            total += ratio((hits * precision).sum(axis=0), positives)
-            occurring += positives > 0
-        return ratio(total, occurring)
-
-    return statistic
 
 
 def _losses_single(split: _Split) -> Floats:
@@ -350,6 +341,11 @@ def _by_class(split: _Split) -> float:
     """Return the size for a mean over the classes that occur in references or predictions."""
     right, predicted, actual = (members.sum(axis=1) for members in split.members)
     return even_size(predicted + actual - right)
+
+
+def _by_actual(split: _Split) -> float:
+    """Return the size for a mean over the classes that occur in the references."""
+    return even_size(_members(split.references, split.logits.shape[1]).sum(axis=0))
 
 
 def _by_positives(split: _Split) -> float:
@@ -419,6 +415,57 @@ _SINGLE_LABEL_METRICS = _table(
         value=_by_sklearn("recall_score", average="macro", zero_division=0),
         resample=_counting(lambda counts: counts.macro(counts.recall)),
         size=_by_class,
+    ),
+    _single_label(
+        "mcc",
+        higher_is_better=True,
+        description="Matthews correlation coefficient: 1 if all predictions are right, 0 for a constant one.",
+        reads="labels",
+        value=_by_sklearn("matthews_corrcoef"),
+        resample=_counting(lambda counts: counts.matthews),
+        size=_by_class,
+        undefined=_one_class,
+    ),
+    _single_label(
+        "cohen_kappa",
+        higher_is_better=True,
+        description="Cohen's kappa: share of right predictions, on a scale from chance (0) to all (1).",
+        reads="labels",
+        value=_by_sklearn("cohen_kappa_score"),
+        resample=_counting(lambda counts: counts.kappa),
+        size=_by_class,
+        undefined=_one_class,
+    ),
+    _single_label(
+        "roc_auc",
+        higher_is_better=True,
+        description="Area under the ROC curve of each class against the others, averaged over the classes that occur.",
+        reads="logits",
+        value=_first_value(_roc_auc),
+        resample=_resample_ranked(_roc_auc),
+        size=_by_actual,
+        undefined=_unranked,
+    ),
+    _single_label(
+        "average_precision",
+        higher_is_better=True,
+        description="Average precision of each class against the others, averaged over the classes that occur.",
+        reads="logits",
+        value=_first_value(_average_precision),
+        resample=_resample_ranked(_average_precision),
+        size=_by_actual,
+        undefined=_unranked,
+    ),
+    _single_label(
+        "top5_accuracy",
+        higher_is_better=True,
+        description="Share of examples whose class is among the five most probable ones, for six classes or more.",
+        reads="logits",
+        value=lambda references, logits: float(_in_top(references, logits).mean()),
+        resample=_averaging(lambda split: _in_top(split.references, split.logits)),
+        size=_all_examples,
+        share=True,
+        undefined=_few_classes,
     ),
     _single_label(
         "log_loss",
@@ -493,8 +540,18 @@ _MULTI_LABEL_METRICS = _table(
         description="Average precision, averaged over the classes with at least one example.",
         reads="logits",
         value=_mean_average_precision,
-        resample=_resample_average_precision,
+        resample=lambda split: by_rank.exact_average_precision(split.references, split.logits),
         size=_by_positives,
+    ),
+    _multi_label(
+        "roc_auc",
+        higher_is_better=True,
+        description="Area under the ROC curve, averaged over the classes that some and not all examples have.",
+        reads="logits",
+        value=_first_value(_roc_auc),
+        resample=_resample_ranked(_roc_auc),
+        size=_by_positives,
+        undefined=_unranked,
     ),
     _multi_label(
         "log_loss",
@@ -537,8 +594,9 @@ def score(
 ) -> dict[str, Score]:
     """Compute every metric of the problem type with its bootstrap interval.
 
-    For the intervals see `intervals`; of these metrics, resampling biases `ece` most. `compute_metrics` is faster and
-    returns no intervals; `bootstrap` is for comparing two models.
+    Metrics that the references do not define are left out; see `undefined`. For the intervals see `intervals`; of these
+    metrics, resampling biases `ece` most. `compute_metrics` is faster and returns no intervals; `bootstrap` is for
+    comparing two models.
 
     Args:
         logits: `(examples, classes)`.
@@ -554,7 +612,8 @@ def score(
         ValueError: Shapes do not match, or references are invalid.
     """
     split = _split(logits, references, problem_type, threshold)
-    specs, drawn = METRICS[problem_type], _bootstrap(split, problem_type, resamples, seed)
+    specs = _defined(problem_type, split.references, split.logits.shape[1])
+    drawn = _bootstrap(split, problem_type, resamples, seed, list(specs))
     values = {name: spec.value(split.references, split.read(spec)) for name, spec in specs.items()}
     sizes = {name: spec.size(split) for name, spec in specs.items() if spec.size}
     shares = [name for name, spec in specs.items() if spec.share]
@@ -589,27 +648,62 @@ def _bootstrap(
     split: _Split, problem_type: str, resamples: int, seed: int, names: Sequence[str] | None = None
 ) -> dict[str, Floats]:
     specs = METRICS[problem_type]
-    statistics = {name: specs[name].resample(split) for name in names or specs}
+    classes = split.logits.shape[1]
+    names = names or list(_defined(problem_type, split.references, classes))
+    for name in names:
+        if why := specs[name].undefined(split.references, classes):
+            raise UserError(f"The metric '{name}' is undefined here: {why}.", option="metric", value=name)
+    statistics = {name: specs[name].resample(split) for name in names}
     return resample(statistics, len(split.logits), resamples, seed)
 
 
-def compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
+def _defined(problem_type: str, references: Array, classes: int) -> dict[str, MetricSpec]:
+    """Return the metrics that references `(examples,)` or `(examples, classes)` define."""
+    specs = METRICS[problem_type]
+    return {name: spec for name, spec in specs.items() if not spec.undefined(references, classes)}
+
+
+def undefined(references: npt.ArrayLike, classes: int, problem_type: str) -> dict[str, str]:
+    """Return the metrics that references do not define, each with the reason.
+
+    Args:
+        references: As in `score`.
+        classes: The number of classes of the model.
+        problem_type: `single_label_classification` or `multi_label_classification`.
+    """
+    checked = np.asarray(references)
+    reasons = {name: spec.undefined(checked, classes) for name, spec in METRICS[problem_type].items()}
+    return {name: why for name, why in reasons.items() if why}
+
+
+def undefined_by_data(references: npt.ArrayLike, classes: int, problem_type: str) -> dict[str, str]:
+    """Return what `undefined` does, without metrics that no data of so many classes define."""
+    whole = np.arange(classes) if problem_type == SINGLE_LABEL else np.eye(max(classes, 2), classes)
+    never = undefined(whole, classes, problem_type)
+    found = undefined(references, classes, problem_type)
+    return {name: why for name, why in found.items() if name not in never}
+
+
+def compute_metrics(problem_type: str, threshold: float | None = None) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return a function for `Trainer(compute_metrics=...)`, which computes values without intervals.
 
-    If a model returns more than logits, its first output is used. Multi-label metrics use the threshold that is fitted
-    to the same predictions, so that no checkpoint suffers from an unsuitable threshold. That is right for choosing a
-    checkpoint, but optimistic as a result: report `score` with a threshold fitted on other examples.
+    If a model returns more than logits, its first output is used. Metrics that the references do not define are left
+    out. Without a `threshold`, multi-label metrics use the one that is fitted to the same predictions, so that no
+    checkpoint suffers from an unsuitable threshold. That is right for choosing a checkpoint, but optimistic as a
+    result: report `score` with a threshold fitted on other examples.
 
     Raises:
         UserError: Unknown problem type. The returned function raises it for NaN or infinite logits.
     """
-    specs = METRICS[choose(problem_type, METRICS, "problem type")]
+    choose(problem_type, METRICS, "problem type")
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         outputs, references = prediction.predictions, np.asarray(prediction.label_ids)
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
-        threshold = fit_threshold(logits, references) if problem_type == MULTI_LABEL else 0.5
-        split = _split(logits, references, problem_type, threshold)
+        fitted = problem_type == MULTI_LABEL and threshold is None
+        at = fit_threshold(logits, references) if fitted else threshold or 0.5
+        split = _split(logits, references, problem_type, at)
+        specs = _defined(problem_type, split.references, split.logits.shape[1])
         return {name: spec.value(split.references, split.read(spec)) for name, spec in specs.items()}
 
     return compute
@@ -673,7 +767,7 @@ def majority_baseline(
     train = _checked_references(train, (len(train), classes), problem_type)
     test = _checked_references(test, (len(test), classes), problem_type)
     predicted = np.broadcast_to(_majority(train), test.shape)
-    specs = METRICS[problem_type].values()
+    specs = _defined(problem_type, test, classes).values()
     return {spec.name: spec.value(test, predicted) for spec in specs if spec.reads == "labels"}
 
 

@@ -216,6 +216,9 @@ def _metric_class() -> type[Any]:
 
         def _compute(self, predictions: Any, references: Any, threshold: float = 0.5) -> dict[str, float]:
             spec, outputs = self.spec, np.asarray(predictions)
+            classes = outputs.shape[1] if outputs.ndim == 2 else 1 + int(max(outputs.max(), np.max(references)))
+            if why := spec.undefined(np.asarray(references), classes):
+                raise UserError(f"The metric '{spec.name}' is undefined here: {why}.", option="metric", value=spec.name)
             if outputs.ndim == 1:
                 return {spec.name: spec.value(np.asarray(references), outputs)}
             split = _split(outputs, references, spec.problem_type, threshold)

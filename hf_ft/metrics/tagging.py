@@ -14,7 +14,8 @@ import numpy as np
 
 from hf_ft.errors import UserError, shorten
 from hf_ft.metrics.bootstrap import Floats, Score, Statistic, even_size, intervals, ratio, resample
-from hf_ft.metrics.classification import Counts
+from hf_ft.metrics.counts import Counts
+from hf_ft.metrics.per_class import ClassScore
 
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     dict.fromkeys(("f1", "precision", "recall", "f1_macro", "accuracy"), True)
@@ -36,6 +37,17 @@ def bootstrap(predicted: Sentences, actual: Sentences, tags: Sequence[str], metr
     """Return one metric over all words on 1,000 resamples of the sentences, `(resamples,)`."""
     formulas = count_entities(predicted, actual, tags).statistics()
     return resample({metric: formulas[metric]}, len(actual))[metric]
+
+
+def type_scores(predicted: Sentences, actual: Sentences, tags: Sequence[str]) -> list[ClassScore]:
+    """Return precision, recall, F1 and number of entities of each type."""
+    counted = count_entities(predicted, actual, tags)
+    counts = Counts(*(table.sum(axis=1, keepdims=True) for table in counted.entities))
+    columns = (counts.precision[:, 0], counts.recall[:, 0], counts.f1[:, 0], counts.actual[:, 0])
+    return [
+        ClassScore(kind, float(precision), float(recall), float(f1), int(support))
+        for kind, precision, recall, f1, support in zip(counted.types, *columns, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

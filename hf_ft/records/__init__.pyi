@@ -34,6 +34,9 @@ from .record_files import read_finished as read_finished
 from .record_files import read_record as read_record
 from .record_files import write_record as write_record
 from .run import Baseline as Baseline
+from .run import ClassesRecord as ClassesRecord
+from .run import ClassScoreRecord as ClassScoreRecord
+from .run import ClassScores as ClassScores
 from .run import DepthGroupRecord as DepthGroupRecord
 from .run import FreezeDepthChoice as FreezeDepthChoice
 from .run import FrozenProof as FrozenProof
@@ -48,3 +51,4 @@ from .run import RunDescription as RunDescription
 from .run import RunRecord as RunRecord
 from .run import StageRecord as StageRecord
 from .run import StoppedEarly as StoppedEarly
+from .run import ThresholdRecord as ThresholdRecord

@@ -53,6 +53,27 @@ class PlanRecord:
     stages: list[PlannedStageRecord]
 
 
+@dataclass
+class ClassesRecord:
+    """How unequal the classes of the training split are, and what the run does about it.
+
+    `total` counts all labels (words for tags). `macro_f1_by_default` is whether the classes are so unequal that macro
+    F1 selects the best epoch unless the user chooses a metric. `rule` is the option `class_weights`, `weights` what it
+    gives by class. `loss` is empty for a loss of the caller.
+    """
+
+    rarest: str
+    rarest_count: int
+    commonest: str
+    commonest_count: int
+    total: int
+    macro_f1_by_default: bool
+    loss: str
+    rule: str
+    weights: dict[str, float]
+    sampler: str
+
+
 @dataclass(kw_only=True)
 class RunDescription:
     """The part of the record that is known before training.
@@ -69,6 +90,7 @@ class RunDescription:
     data: DataRecord
     plan: PlanRecord
     extensions: dict[str, Any] = field(default_factory=dict)
+    classes: ClassesRecord | None = None
 
 
 @dataclass
@@ -205,6 +227,36 @@ class FreezeDepthChoice:
     cost: DepthCost
 
 
+@dataclass
+class ClassScoreRecord:
+    """The scores of one class, or type of entity. `average_precision` is None without probabilities or examples."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    average_precision: float | None
+
+
+ClassScores = list[ClassScoreRecord]
+
+
+@dataclass
+class ThresholdRecord:
+    """The probability from which the rarer of two classes, `label`, is predicted by `hf-ft predict` and `evaluate`.
+
+    A plain `pipeline` answers with the more probable class. `fitted` is whether the value was fitted on validation.
+    `metrics[split]` and `by_class[split]` are scores of predictions with the threshold.
+    """
+
+    label: str
+    value: float
+    fitted: bool
+    metrics: dict[str, Scores]
+    by_class: dict[str, ClassScores]
+
+
 @dataclass(kw_only=True)
 class _RunResult(RunDescription):
     """The part of the record that training adds: settings, stages, scores and proofs."""
@@ -226,6 +278,9 @@ class _RunResult(RunDescription):
     versions: dict[str, str]
     freeze_depth: FreezeDepthChoice | None = None
     custom_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_class: dict[str, ClassScores] = field(default_factory=dict)
+    undefined_metrics: dict[str, dict[str, str]] = field(default_factory=dict)
+    rare_class: ThresholdRecord | None = None
 
 
 @dataclass(kw_only=True)
@@ -235,6 +290,8 @@ class RunRecord(_RunResult, Record):
     `metrics[split][name]` has an interval over examples; `metrics_without_duplicates` are the same metrics on examples
     that do not occur in the training split. `selection_metric` chose the checkpoint; `metric` is the one that reports
     show. `custom_metrics` are the caller's. `confusion[split]` lists true class, predicted class and count.
+    `by_class[split]` are the scores of each class; `undefined_metrics[split]` are those that the labels of the split do
+    not define, with the reason. `rare_class` is the threshold for the rarer of two classes, if one was set.
     """
 
     FILE: ClassVar[str] = "run.json"

@@ -1,6 +1,9 @@
 from . import comparison_summary as comparison_summary
 from . import freeze_depth_summary as freeze_depth_summary
 from . import ranking_summary as ranking_summary
+from .by_class import class_table as class_table
+from .by_class import threshold_note as threshold_note
+from .by_class import undefined_note as undefined_note
 from .depth_groups_figure import draw_groups as draw_groups
 from .registry import write_reports as write_reports
 from .tables import counted as counted

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ft.records import RunRecord
+from hf_ft.reports.by_class import class_heading, class_rows, classes_lines, threshold_lines, threshold_usage
 from hf_ft.reports.registry import figure_files, report
 from hf_ft.reports.tables import bullets, code, escaped, markdown_table
 from hf_ft.reports.training_summary import (
@@ -23,6 +24,7 @@ from hf_ft.reports.training_summary import (
     proof_lines,
     regularisation,
     result_table,
+    undefined_lines,
 )
 
 if TYPE_CHECKING:
@@ -46,10 +48,11 @@ def card(record: RunRecord) -> str:
         base=_base(record),
         method=f"method {code(record.method)} ({record.paper})" if record.paper else "a plan of its own (see below)",
         pipeline=record.pipeline,
-        usage=record.usage,
+        usage=record.usage + threshold_usage(record),
         long_texts=_long_texts(record),
         results=markdown_table(*result_table(record)),
         results_note=_results_note(record),
+        by_class=_by_class(record),
         figures=[{"title": Path(name).stem.replace("_", " "), "file": name} for name in figure_files(record)],
         depth_groups=markdown_table(*depth_group_table(record, [bool(stage.solver) for stage in record.stages])),
         training_note=_training_note(record),
@@ -158,7 +161,15 @@ def _results_note(record: RunRecord) -> str:
     )
     if record.threshold is not None:
         note += f" A label is predicted from a probability of {record.threshold:.3f}, fitted on validation."
-    return " ".join([note, *map(escaped, duplicates_lines(record))])
+    more = [*duplicates_lines(record), *undefined_lines(record), *threshold_lines(record)]
+    return " ".join([note, *map(escaped, more)])
+
+
+def _by_class(record: RunRecord) -> str:
+    """The scores of each class on the last split, at most as many as a reader takes in."""
+    split = list(record.metrics)[-1]
+    scores = record.by_class.get(split)
+    return f"{class_heading(scores, split)}:\n\n{markdown_table(*class_rows(scores))}" if scores else ""
 
 
 def _training_note(record: RunRecord) -> str:
@@ -176,6 +187,7 @@ def _training_note(record: RunRecord) -> str:
         f"Training took {seconds:.0f} s and at most {memory / 2**30:.1f} GiB on {machine.device} ({machine.cores} "
         f"cores). Versions: {versions}.",
         *map(escaped, extension_lines(record)),
+        *(f"Classes: {escaped(line)}." for line in classes_lines(record.classes)),
     ]
     return " ".join(sentences)
 

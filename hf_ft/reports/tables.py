@@ -17,6 +17,11 @@ TITLES = {
     "recall_micro": "recall, micro",
     "subset_accuracy": "all labels right",
     "map": "mean average precision",
+    "mcc": "Matthews correlation",
+    "cohen_kappa": "Cohen's kappa",
+    "roc_auc": "ROC-AUC, macro",
+    "average_precision": "average precision, macro",
+    "top5_accuracy": "accuracy of the top 5",
     "log_loss": "log loss (lower is better)",
     "ece": "calibration error (lower is better)",
     "mse": "mean squared error (lower is better)",
@@ -99,6 +104,11 @@ def bullets(lines: Iterable[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is one."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def shortened(text: str, width: int) -> str:
+    """Return text of at most so many characters."""
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def short_score(value: float) -> str:

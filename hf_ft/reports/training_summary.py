@@ -17,6 +17,7 @@ from hf_ft.records import (
     StageRecord,
     StoppedEarly,
 )
+from hf_ft.reports.by_class import class_table, classes_lines, threshold_lines, undefined_note
 from hf_ft.reports.tables import LOWER_IS_BETTER, text_table, title, wrapped
 
 Table = tuple[list[str], list[list[str]]]
@@ -34,6 +35,7 @@ def before_training(record: RunDescription, machine: Machine, note: str = "") ->
         f"Task    {record.task}, {data.predicts}{kind}",
         f"Data    {data.name}: {sizes}",
         *(f"        {one}" for one in data.notes),
+        *(f"Classes {one}" for one in classes_lines(record.classes)),
         f"Model   {model.name} ({model.class_name}, {model.parameters:,} parameters)",
         *(f"        {model.origin}, licence {model.licence}" for _ in [model.origin] if model.origin),
         *(f"        {one}" for one in model.notes),
@@ -51,8 +53,12 @@ def after_training(record: RunRecord, folder: Path) -> str:
     """Return the results: scores, proofs and cost."""
     seconds = sum(stage.seconds for stage in record.stages)
     trained = " then ".join(f"{stage.trainable:,}" for stage in record.stages)
+    split = list(record.metrics)[-1]
+    by_class = record.by_class.get(split)
     sentences = [
         *duplicates_lines(record),
+        *undefined_lines(record),
+        *threshold_lines(record),
         "",
         "Verified:",
         *(f"  {line}" for line in proof_lines(record)),
@@ -64,7 +70,12 @@ def after_training(record: RunRecord, folder: Path) -> str:
         *(f"Note: {note}." for stage in record.stages for note in stage.notes),
     ]
     lines = [part for line in sentences for part in ([line] if line.startswith("  ") else wrapped(line) or [""])]
-    return "\n".join([text_table(*_narrow(record)), *lines, f"The model is in {folder}"])
+    tables = [text_table(*_narrow(record)), *(["", class_table(by_class, split), ""] if by_class else [])]
+    return "\n".join([*tables, *lines, f"The model is in {folder}"])
+
+
+DETAILS = ("cohen_kappa", "average_precision")
+"""Metrics that the terminal leaves to `run.json` and the card, unless one of them selects the best epoch."""
 
 
 def _narrow(record: RunRecord) -> Table:
@@ -79,6 +90,7 @@ def _narrow(record: RunRecord) -> Table:
         ]
         for split, scores in record.metrics.items()
         for name, score in scores.items()
+        if name not in DETAILS or name == record.metric
     ]
     return ["", "value", "95 % interval", record.baseline_description.name, "n"], rows
 
@@ -90,11 +102,11 @@ def result_table(record: RunRecord) -> Table:
     for split in splits:
         header += [f"{split} (n={record.data.sizes[split]:,})", "95 % interval", record.baseline_description.name]
     rows = []
-    for name in record.metrics[splits[-1]]:
+    for name in dict.fromkeys(name for split in reversed(splits) for name in record.metrics[split]):
         row = [title(name)]
         for split in splits:
-            score, baseline = record.metrics[split][name], record.baseline[split].get(name)
-            row += [f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"]
+            score, baseline = record.metrics[split].get(name), record.baseline[split].get(name)
+            row += [f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"] if score else ["", ""]
             row += ["" if baseline is None else f"{baseline:.4f}"]
         rows.append(row)
     return header, rows
@@ -178,6 +190,12 @@ def head_input_lines(record: RunRecord) -> list[str]:
         f"positions {where} ({found.examples[1]:,} validation examples; difference {low:.3f} to {high:.3f}). "
         f"`--method {found.suggested_method}` trains the layers in between."
     ]
+
+
+def undefined_lines(record: RunRecord) -> list[str]:
+    """Return one sentence for each split whose labels do not define some metrics."""
+    found = (undefined_note(split, reasons) for split, reasons in record.undefined_metrics.items())
+    return [note for note in found if note is not None]
 
 
 def duplicates_lines(record: RunRecord) -> list[str]:

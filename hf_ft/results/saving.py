@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from hf_ft import __version__
 from hf_ft.data import save_contents
 from hf_ft.environment import machine, versions
 from hf_ft.evaluation import Results, verify_load_back
-from hf_ft.metrics import Score
+from hf_ft.metrics import ClassScore, Score
 from hf_ft.models import adapters, without_progress_bars
 from hf_ft.records import (
     Baseline,
+    ClassScoreRecord,
+    ClassScores,
     FrozenProof,
     HeadInputRecord,
     ImageSizeProof,
@@ -27,6 +29,7 @@ from hf_ft.records import (
     ScoreRecord,
     Scores,
     StageRecord,
+    ThresholdRecord,
     from_json,
     to_json,
 )
@@ -80,7 +83,7 @@ def make_record(run: Run, results: Results) -> RunRecord:
     """Return the record of a run, without local paths and tokens: settings, stages, scores and proofs."""
     loaded, target, sized = run.loaded, run.splits.target, run.loaded.image_size
     description = describe(run.config, run.splits, run.model, loaded, run.plan, run.task)
-    description.extensions = run.described_extensions()
+    description.extensions, description.classes = run.described_extensions(), run.described_classes()
     record = RunRecord(
         schema_version=RunRecord.SCHEMA,
         hf_ft=__version__,
@@ -88,6 +91,9 @@ def make_record(run: Run, results: Results) -> RunRecord:
         **vars(description),
         freeze_depth=run.chosen,
         custom_metrics=results.custom,
+        by_class=_by_class(results.by_class),
+        undefined_metrics=results.undefined,
+        rare_class=_rare_class(results),
         settings=recorded_settings(run.config, run.args),
         stages=[StageRecord(**{k: v for k, v in asdict(stage).items() if k != "checkpoint"}) for stage in run.stages],
         metric=run.shown,
@@ -126,6 +132,17 @@ def _scores(metrics: Mapping[str, Mapping[str, Score]]) -> dict[str, Scores]:
         split: {name: ScoreRecord(**asdict(score)) for name, score in scores.items()}
         for split, scores in metrics.items()
     }
+
+
+def _by_class(scores: Mapping[str, Sequence[ClassScore]]) -> dict[str, ClassScores]:
+    return {split: [ClassScoreRecord(**asdict(score)) for score in found] for split, found in scores.items()}
+
+
+def _rare_class(results: Results) -> ThresholdRecord | None:
+    found = results.rare_class
+    if found is None:
+        return None
+    return ThresholdRecord(found.label, found.value, found.fitted, _scores(found.metrics), _by_class(found.by_class))
 
 
 def _write_local(run: Run, folder: Path) -> None:

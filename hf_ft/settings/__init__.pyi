@@ -24,5 +24,6 @@ from .schema import DataSettings as DataSettings
 from .schema import EncodingSettings as EncodingSettings
 from .schema import ModelSettings as ModelSettings
 from .schema import OutputSettings as OutputSettings
+from .schema import TrainingSettings as TrainingSettings
 from .schema import adapter_options as adapter_options
 from .schema import asks_for_steps as asks_for_steps

@@ -271,6 +271,18 @@ def _check(settings: Settings, sections: Sequence[type[Section]]) -> None:
         check_steps(config, training)
     if {ModelSettings, MethodSettings} <= {*sections}:
         _check_start(config)
+    if config.loss == "focal" and training.get("label_smoothing_factor"):
+        raise UserError(
+            "--label_smoothing_factor does not go with --loss focal.",
+            option="label_smoothing_factor",
+            hint="Keep one of them.",
+        )
+    if config.sampler != "none" and training.get("train_sampling_strategy") == "sequential":
+        raise UserError(
+            "--sampler draws examples at random, which --train_sampling_strategy sequential rules out.",
+            option="sampler",
+            hint="Keep one of them.",
+        )
     check_training(training)
     get_task(config.task).check({**vars(config), **training})
     if OutputSettings in sections:

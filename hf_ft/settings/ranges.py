@@ -80,6 +80,9 @@ RANGES: dict[str, Range] = {
     "dataloader_num_workers": Range(0, 1024),
     "local_rank": Range(0, MOST, also=(-1,)),
     "cache_max_gb": FACTOR,
+    "focal_gamma": Range(0, 100),
+    "logit_adjustment_tau": Range(0, 100, open="low"),
+    "threshold": BETWEEN,
     "older_than": Range(0, 1e6),
 }
 """Numeric setting, number in a stage of a plan, or days of `hf-ft cache clear` -> its range."""

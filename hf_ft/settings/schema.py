@@ -331,13 +331,36 @@ def adapter_options(method: MethodSpec) -> frozenset[str]:
     return OF_ADAPTERS if method.peft == "lora" else OF_ADAPTERS - OF_LORA
 
 
+MOST_WEIGHT = 1_000_000
+"""The largest weight of a class."""
+
+
 @dataclass(frozen=True)
 class TrainingSettings(Section):
     """How training goes, beyond `TrainingArguments`."""
 
     title = "training"
 
-    class_weights: str = _option("weight the loss by inverse class frequency", "none", choices=("none", "balanced"))
+    class_weights: str | dict[str, float] = _option(
+        "weight the loss by class: by inverse frequency, its square root, or the effective number of examples; or "
+        "weights by name as JSON, such as '{\"spam\": 4}'",
+        "none",
+        choices=("none", "balanced", "sqrt", "effective"),
+    )
+    sampler: str = _option(
+        "draw training examples so that every class is equally likely", "none", choices=("none", "balanced")
+    )
+    loss: str = _option(
+        "loss of classification; focal and logit_adjusted are for unequal classes",
+        "cross_entropy",
+        choices=("cross_entropy", "focal", "logit_adjusted"),
+    )
+    focal_gamma: float = _option("how much focal loss discounts examples that are predicted well", 2.0)
+    logit_adjustment_tau: float = _option("factor on the log frequencies that logit_adjusted adds", 1.0)
+    threshold: str | float | None = _option(
+        "probability from which the rarer of two classes, or a label of several, is predicted; auto fits it on "
+        "validation (default: the more probable class; for several labels auto)"
+    )
     head_solver: str = _option(
         "how to fit a linear head that trains alone: exact solves it on cached features, sgd trains it by steps "
         "(default: exact wherever possible; with method `head`, options of steps such as --learning_rate mean sgd)",
@@ -371,6 +394,33 @@ class TrainingSettings(Section):
     def stops_early(self) -> bool:
         """Whether the user asks for early stopping, as opposed to the default."""
         return isinstance(self.early_stopping_patience, int) and self.early_stopping_patience > 0
+
+    def check_together(self) -> None:
+        """Check that weights are positive, and that no two options correct unequal classes at once."""
+        _check_weights(self.class_weights)
+        corrections = {
+            "class_weights": self.class_weights not in ("none", {}),
+            "sampler": self.sampler != "none",
+            "loss logit_adjusted": self.loss == "logit_adjusted",
+        }
+        used = [name for name, on in corrections.items() if on]
+        if len(used) > 1:
+            raise UserError(
+                f"--{used[0]} and --{used[1]} both make rare classes count more, together twice.",
+                option=used[1].split()[0],
+                hint="Keep one of them.",
+            )
+        for option, loss in (("focal_gamma", "focal"), ("logit_adjustment_tau", "logit_adjusted")):
+            if option in self.explicit and self.loss != loss:
+                raise UserError(
+                    f"--{option} does not go with --loss {self.loss}.", option=option, hint=f"Add --loss {loss}."
+                )
+        if self.loss == "focal" and self.head_solver == "exact":
+            raise UserError(
+                "--head_solver exact: focal loss is not convex.",
+                option="head_solver",
+                hint="Leave out --head_solver, and the head trains by steps.",
+            )
 
 
 def asks_for_steps(config: TrainingSettings) -> frozenset[str]:
@@ -452,6 +502,19 @@ class Config(
 def config_fields() -> dict[str, dataclasses.Field[Any]]:
     """The options of all sections by name, in the order of `SECTIONS`."""
     return {name: item for section in SECTIONS for name, item in section.own_options().items()}
+
+
+def _check_weights(weights: str | Mapping[str, float]) -> None:
+    """Check that weights by name are positive numbers; the names are checked once the data are read."""
+    for name, weight in weights.items() if isinstance(weights, Mapping) else ():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not (number and 0 < weight <= MOST_WEIGHT):
+            raise UserError(
+                f"The weight of class '{name}' in --class_weights must be a number greater than 0 and at most "
+                f"{MOST_WEIGHT:,}, not {weight}.",
+                option="class_weights",
+                value=weight,
+            )
 
 
 def _check_source(kind: str, name: str, revision: str | None) -> None:

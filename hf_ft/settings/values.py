@@ -31,7 +31,7 @@ OBJECTS = {
 }
 """Option -> what to do with an object that was passed in place of a name."""
 
-NUMBER_WORDS = {"ema": ("auto",), "early_stopping_patience": ("auto", "none")}
+NUMBER_WORDS = {"ema": ("auto",), "early_stopping_patience": ("auto", "none"), "threshold": ("auto",)}
 """Setting -> the words that it takes beside numbers."""
 
 
@@ -75,7 +75,7 @@ def _check(name: str, value: Any, choices: Sequence[str]) -> None:
     if isinstance(value, str) and name in NUMBER_WORDS and value not in NUMBER_WORDS[name]:
         listed = " or ".join(("a number", *NUMBER_WORDS[name]))
         raise UserError(f"'{name}' takes {listed}, not '{value}'.", option=name, value=value)
-    if choices and value is not None:
+    if choices and value is not None and not isinstance(value, dict):  # weights by name, where rules have names
         choose(str(getattr(value, "value", value)), choices, f"value for '{name}':", option=name)
     if isinstance(value, int | float) and not isinstance(value, bool):
         check_range(name, value, f"'{name}'")

@@ -1,9 +1,9 @@
 from .base import Raw as Raw
 from .base import Task as Task
-from .classes import summed_loss as summed_loss
 from .long_texts import LONG_TEXT_WAYS as LONG_TEXT_WAYS
 from .long_texts import Pieces as Pieces
 from .long_texts import pieces as pieces
+from .losses import summed_loss as summed_loss
 from .registry import get_task as get_task
 from .registry import modalities as modalities
 from .registry import task_names as task_names

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError, choose
 from hf_ft.modalities import Modality
+from hf_ft.tasks.target import NEUTRAL
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 CLASS_OPTIONS = (
     "class_weights",
+    "sampler",
+    "loss",
+    "threshold",
     "label_smoothing_factor",
     "label_separator",
     "examples_per_class",
@@ -152,7 +156,7 @@ class Task:
                 hint="Leave it out.",
             )
         for option in CLASS_OPTIONS:
-            if settings.get(option) in (None, "none", 0):
+            if settings.get(option) in NEUTRAL:
                 continue
             reasons = [target.refused.get(option) for target in self.targets()]
             if all(reasons):

@@ -15,8 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ft.errors import UserError, shorten
-from hf_ft.metrics import MULTI_LABEL, SINGLE_LABEL, Score, default_metric
+from hf_ft.metrics import (
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    ClassScore,
+    Score,
+    class_scores,
+    decided,
+    default_metric,
+    margins,
+)
 from hf_ft.metrics import classification as metrics
+from hf_ft.tasks.class_balance import class_weights, is_unequal, positive_weights
+from hf_ft.tasks.losses import LossSpec, Total, exclusive_loss, independent_loss, summed_loss
 from hf_ft.tasks.target import INTEGER, FindScale, Learning, Target
 
 if TYPE_CHECKING:
@@ -24,7 +35,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainingArguments
 
-    from hf_ft.settings import Config, DataSettings
+    from hf_ft.settings import Config, DataSettings, TrainingSettings
     from hf_ft.tasks.labels import SeveralLabels, SingleLabels
 
 Floats = NDArray[np.float64]
@@ -90,27 +101,56 @@ class Classes(Target):
     ) -> Learning:
         """Return the metrics and the loss of these labels.
 
-        The loss replaces the model's own even without class weights: that of many models (BERT) ignores
-        `num_items_in_batch`, which `Trainer` relies on, so accumulated gradients would be too large.
+        The loss replaces the model's own even where it is plain cross entropy: that of many models (BERT) ignores
+        `num_items_in_batch`, which `Trainer` relies on, so accumulated gradients would be too large. A head that is
+        solved sees every example once, so class weights take the place of a sampler there.
         """
-        counts = self.counts(train, labels) if config.class_weights == "balanced" else None
-        return Learning(metrics.compute_metrics(self.name), self.loss(counts, len(train), args.label_smoothing_factor))
+        spec, sampled = LossSpec.of(config, args), config.sampler == "balanced"
+        counts = self.counts(train, labels) if spec.counted or sampled else None
+        solvable = dataclasses.replace(
+            spec,
+            name="cross_entropy" if spec.name == "focal" else spec.name,
+            weights="balanced" if sampled else spec.weights,
+        )
+        size, fixed = len(train), config.threshold if isinstance(config.threshold, float) else None
+        return Learning(
+            metrics.compute_metrics(self.name, fixed),
+            self.loss(spec, counts, size, labels),
+            solver_loss=self.loss(solvable, counts, size, labels) if solvable != spec else None,
+        )
 
-    def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
+    def loss(
+        self, spec: LossSpec, counts: list[int] | None, examples: int, labels: Sequence[str]
+    ) -> Callable[..., torch.Tensor]:
         """Return the loss for `Trainer(compute_loss_func=...)`.
 
         Args:
-            counts: Examples of each class, to give all classes equal weight; None for unweighted classes.
+            spec: What it is made of.
+            counts: Examples of each class; may be None unless `spec.counted`.
             examples: The number of training examples.
-            smoothing: The label smoothing factor.
+            labels: The names of the classes.
+
+        Raises:
+            UserError: A weight for a class that does not exist.
         """
         raise NotImplementedError
+
+    def undefined(self, references: Any, labels: Sequence[str], by_data: bool = False) -> dict[str, str]:
+        """Return the metrics that these references do not define, with the reasons."""
+        return (metrics.undefined_by_data if by_data else metrics.undefined)(references, len(labels), self.name)
 
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
         """Return all metrics of `metrics.METRICS`."""
         return metrics.score(outputs, references, self.name, 0.5 if threshold is None else threshold)
+
+    def by_class(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> list[ClassScore]:
+        """Return precision, recall, F1, average precision and number of examples of each class."""
+        predicted, actual = self.decode(outputs, references, labels, threshold)
+        return class_scores(actual, predicted, self.probabilities(np.asarray(outputs)), labels)
 
     def bootstrap(
         self, outputs: Any, references: Any, labels: Sequence[str], metric: str, threshold: float | None = None
@@ -160,8 +200,14 @@ def probability_column(label: str) -> str:
 
 @dataclass(frozen=True)
 class OneOfSeveral(Classes):
-    """Exactly one label per example."""
+    """Exactly one label per example.
 
+    Args:
+        positive: Of two classes, the one that is predicted if its probability reaches the threshold; without it the
+            more probable class is predicted.
+    """
+
+    positive: int | None = None
     name = problem_type = SINGLE_LABEL
     metrics = _directions(SINGLE_LABEL)
     default_metric = default_metric(SINGLE_LABEL)
@@ -180,25 +226,79 @@ class OneOfSeveral(Classes):
         numbers = [batch["labels"].to_numpy() for batch in batches(split.select_columns(["labels"]))]
         return [int(count) for count in np.bincount(np.concatenate(numbers), minlength=len(labels))]
 
-    def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
-        """Return cross entropy; class weights are inversely proportional to frequency, with mean 1 over examples."""
-        from torch.nn.functional import cross_entropy
+    def default_metric_of(self, train: Dataset, labels: Sequence[str]) -> str:
+        """Return macro F1 where classes are so unequal that accuracy hardly measures the rare ones."""
+        return "f1_macro" if is_unequal(self.counts(train, labels)) else self.default_metric
 
-        weights = None if counts is None else balanced_weights(counts)
+    def weights(self, config: TrainingSettings, train: Dataset, labels: Sequence[str]) -> dict[str, float]:
+        """Return the class weights by name."""
+        found = class_weights(config.class_weights, self.counts(train, labels), labels)
+        return {} if found is None else dict(zip(labels, found.tolist(), strict=True))
 
-        def total(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            weight = None if weights is None else weights.to(logits)
-            found = cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=smoothing)
+    def loss(
+        self, spec: LossSpec, counts: list[int] | None, examples: int, labels: Sequence[str]
+    ) -> Callable[..., torch.Tensor]:
+        """Return the loss of exclusive classes."""
+        exclusive: Total = exclusive_loss(spec, counts, labels)
+
+        def total(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            found = exclusive(logits, wanted)
             # A collator such as mixup makes soft labels (examples, classes), and `Trainer` counts every entry.
-            return found * labels.shape[-1] if labels.is_floating_point() else found
+            return found * wanted.shape[-1] if wanted.is_floating_point() else found
 
         return summed_loss(total)
+
+    # A threshold for the rarer of two classes.
+
+    def threshold_problem(self, labels: Sequence[str]) -> str:
+        """Return that there are more than two classes, if so."""
+        return "" if len(labels) == 2 else f"it is for two classes, or several labels per example, not {len(labels)}"
+
+    def rarer_class(self, train: Dataset, labels: Sequence[str]) -> str | None:
+        """Return the rarer of two classes, the second one if they are equally frequent; None for more classes."""
+        if len(labels) != 2:
+            return None
+        first, second = self.counts(train, labels)
+        return labels[0 if first < second else 1]
+
+    def deciding(self, label: str, labels: Sequence[str]) -> Target:
+        """Return the target that predicts one of two classes from a threshold on."""
+        return dataclasses.replace(self, positive=labels.index(label))
+
+    def fit(self, outputs: Any, references: Any, chosen: str | float | None = None) -> float | None:
+        """Return the threshold with the best F1 of the positive class."""
+        if self.positive is None:
+            return None
+        if isinstance(chosen, float):
+            return chosen
+        margin, actual = margins(outputs, self.positive), np.asarray(references) == self.positive
+        return metrics.fit_threshold(margin[:, None], actual[:, None].astype(np.int64))
+
+    def score(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> dict[str, Score]:
+        """Return all metrics; with a threshold those of predicted classes, since it changes no probability."""
+        if self.positive is None or threshold is None:
+            return metrics.score(outputs, references, self.name)
+        answers = decided(outputs, self.positive, threshold)
+        specs = metrics.METRICS[self.name]
+        scores = metrics.score(answers, references, self.name)
+        return {name: score for name, score in scores.items() if specs[name].reads == "labels"}
+
+    def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> str:
+        """Return the more probable class, or the positive one if it reaches the threshold."""
+        if self.positive is None or threshold is None:
+            return super().chosen(probabilities, labels, threshold)
+        reached = bool(probabilities[self.positive] >= threshold)
+        return str(labels[self.positive if reached else 1 - self.positive])
 
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> tuple[Any, Any]:
-        """Return the class with the largest logit."""
+        """Return the class with the largest logit, or that of the threshold."""
         logits, classes = super().decode(outputs, references, labels)
+        if self.positive is not None and threshold is not None:
+            logits = decided(logits, self.positive, threshold)
         return logits.argmax(axis=1), classes
 
     def mean(self, outputs: Sequence[Floats]) -> Floats:
@@ -223,8 +323,9 @@ class AnyOfSeveral(Classes):
     metrics = _directions(MULTI_LABEL)
     default_metric = default_metric(MULTI_LABEL)
     refused = {
+        "sampler": "sampler balanced needs one label per example; these data have several. Use --class_weights.",
         "label_smoothing_factor": "label_smoothing_factor needs one label per example; these data have several. "
-        "Leave it out."
+        "Leave it out.",
     } | dict.fromkeys(
         ("examples_per_class", "val_examples_per_class"),
         "examples_per_class and val_examples_per_class need one label an example, and these data have several. "
@@ -248,18 +349,16 @@ class AnyOfSeveral(Classes):
             total += pc.list_flatten(batch["labels"]).to_numpy().reshape(-1, len(labels)).sum(axis=0)
         return [int(count) for count in total]
 
-    def loss(self, counts: list[int] | None, examples: int, smoothing: float) -> Callable[..., torch.Tensor]:
-        """Return binary cross entropy; with `counts`, positives of a class have the weight negatives / positives."""
-        import torch
-        from torch.nn.functional import binary_cross_entropy_with_logits
+    def weights(self, config: TrainingSettings, train: Dataset, labels: Sequence[str]) -> dict[str, float]:
+        """Return the weights of the positive examples of each label."""
+        found = positive_weights(config.class_weights, self.counts(train, labels), len(train), labels)
+        return {} if found is None else dict(zip(labels, found.tolist(), strict=True))
 
-        each = torch.tensor(counts or []).clamp(min=1)
-        positive = (examples - each).clamp(min=1) / each
-        return summed_loss(
-            lambda logits, labels: binary_cross_entropy_with_logits(
-                logits, labels, pos_weight=None if counts is None else positive.to(logits), reduction="sum"
-            )
-        )
+    def loss(
+        self, spec: LossSpec, counts: list[int] | None, examples: int, labels: Sequence[str]
+    ) -> Callable[..., torch.Tensor]:
+        """Return the loss of independent labels."""
+        return summed_loss(independent_loss(spec, counts, examples, labels))
 
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
@@ -276,9 +375,9 @@ class AnyOfSeveral(Classes):
         each = np.asarray(outputs)
         return np.asarray(logsumexp(log_expit(each), axis=0) - logsumexp(log_expit(-each), axis=0))
 
-    def fit(self, outputs: Any, references: Any) -> float:
+    def fit(self, outputs: Any, references: Any, chosen: str | float | None = None) -> float:
         """Return the probability from which a label counts as predicted."""
-        return metrics.fit_threshold(outputs, references)
+        return chosen if isinstance(chosen, float) else metrics.fit_threshold(outputs, references)
 
     def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:
         """Return a call with all scores (`top_k=None` means five for images), with the threshold in a comment."""
@@ -322,24 +421,3 @@ def find_target(rows: Dataset, column: str, config: DataSettings) -> Target:
     target = {each.name: each for each in (SINGLE, MULTI)}[config.problem_type or found.name]
     multi_hot = is_list(feature) and is_multi_hot(rows, column)
     return dataclasses.replace(target, multi_hot=True) if multi_hot else target
-
-
-# --- Losses ---------------------------------------------------------------------------------------------------------
-
-
-def balanced_weights(counts: Sequence[int]) -> torch.Tensor:
-    """Return class weights inversely proportional to the counts, with mean 1 over the counted examples."""
-    import torch
-
-    each = torch.tensor(counts).clamp(min=1)
-    return each.sum() / (len(each) * each)
-
-
-def summed_loss(total: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Return a loss for `Trainer`: the sum of losses divided by the number of labels in *all* accumulated batches."""
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        items = num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum()
-        return total(outputs.logits, labels) / items
-
-    return loss

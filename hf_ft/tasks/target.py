@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import EvalPrediction, TrainingArguments
 
-    from hf_ft.metrics import Floats, Score
-    from hf_ft.settings import Config, DataSettings
+    from hf_ft.metrics import ClassScore, Floats, Score
+    from hf_ft.settings import Config, DataSettings, TrainingSettings
+
+NEUTRAL: tuple[Any, ...] = (None, "none", 0, "cross_entropy", {})
+"""Values by which an option about classes changes nothing."""
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
@@ -165,6 +168,7 @@ class Learning:
         start: Changes the model before it is trained.
         finish: Changes the model before it is saved.
         restore: Converts outputs and labels of training back to those of the data, if `prepare` changes them.
+        solver_loss: Replaces `loss` where a linear head is solved on fixed features instead of trained by steps.
     """
 
     metrics: Callable[[EvalPrediction], dict[str, float]]
@@ -173,6 +177,12 @@ class Learning:
     start: Callable[[nn.Module], None] | None = None
     finish: Callable[[nn.Module], None] | None = None
     restore: Callable[[Any], Any] | None = None
+    solver_loss: Callable[..., Any] | None = None
+
+    @property
+    def of_fixed_features(self) -> Callable[..., Any] | None:
+        """The loss with which a linear head is solved on fixed features."""
+        return self.solver_loss or self.loss
 
 
 class Scale(Protocol):
@@ -251,6 +261,18 @@ class Target(ABC):
         """Return how often each of `labels` occurs in a finished split; None for labels that are not classes."""
         return None
 
+    def default_metric_of(self, train: Dataset, labels: Sequence[str]) -> str:
+        """Return the metric that selects the best checkpoint by default, for this training split."""
+        return self.default_metric
+
+    def weights(self, config: TrainingSettings, train: Dataset, labels: Sequence[str]) -> dict[str, float]:
+        """Return the class weights by name; empty for none.
+
+        Raises:
+            UserError: A weight for a class that does not exist.
+        """
+        return {}
+
     # Training.
 
     @abstractmethod
@@ -269,8 +291,26 @@ class Target(ABC):
 
     # Scores. `outputs` are returned by `evaluation.predict_outputs`; `references` is the column `labels` of the split.
 
-    def fit(self, outputs: Any, references: Any) -> float | None:
-        """Return the threshold for `score` and `predictions`, fitted on validation; None for labels without one."""
+    def threshold_problem(self, labels: Sequence[str]) -> str:
+        """Return why a threshold cannot be set for these labels; empty if it can."""
+        return ""
+
+    def rarer_class(self, train: Dataset, labels: Sequence[str]) -> str | None:
+        """Return the class that a threshold is for: the rarer of two; None for other labels."""
+        return None
+
+    def deciding(self, label: str, labels: Sequence[str]) -> Target:
+        """Return the target of predictions by a threshold for one of two classes, which `pipeline` does not apply.
+
+        Its `fit`, `score`, `by_class` and `predictions` take the threshold.
+        """
+        return self
+
+    def fit(self, outputs: Any, references: Any, chosen: str | float | None = None) -> float | None:
+        """Return the threshold for `score` and `predictions`, fitted on validation; None for labels without one.
+
+        A number that the user has `chosen` is returned as it is.
+        """
         return None
 
     def decode(
@@ -288,6 +328,19 @@ class Target(ABC):
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
         """Return each metric with its 95 % bootstrap interval over examples."""
+
+    def undefined(self, references: Any, labels: Sequence[str], by_data: bool = False) -> dict[str, str]:
+        """Return the metrics that are left out of scores with these references, with the reasons.
+
+        `by_data` leaves out those that never apply to so many classes.
+        """
+        return {}
+
+    def by_class(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> list[ClassScore] | None:
+        """Return the scores of each class, or type of entity; None for labels that are not classes."""
+        return None
 
     @abstractmethod
     def bootstrap(
@@ -341,7 +394,7 @@ class Target(ABC):
             UserError: One is set; names it and the reason.
         """
         for option, why in self.refused.items():
-            if getattr(config, option, None) not in (None, "none") or getattr(args, option, None):
+            if getattr(config, option, None) not in NEUTRAL or getattr(args, option, None):
                 raise UserError(why)
 
 

@@ -136,7 +136,7 @@ class Number(Target):
         """
         from torch.nn.functional import mse_loss
 
-        from hf_ft.tasks.classes import summed_loss
+        from hf_ft.tasks.losses import summed_loss
 
         scale = find_scale(np.asarray(train["labels"][:], dtype=np.float64))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hf_ft.errors import UserError, shorten
-from hf_ft.metrics import Floats, Score, tagging
+from hf_ft.metrics import ClassScore, Floats, Score, tagging
 from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
+from hf_ft.tasks.class_balance import class_weights
 from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, NamedLabels, Target
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import EvalPrediction, TrainingArguments
 
-    from hf_ft.settings import Config, DataSettings, EncodingSettings
+    from hf_ft.settings import Config, DataSettings, EncodingSettings, TrainingSettings
 
 LONGEST = 512
 """Number of tokens in a window if `max_length` is not set: the limit of BERT and its relatives."""
@@ -326,6 +327,9 @@ class Tag(Target):
             "examples_per_class and val_examples_per_class need one label an example, and a sentence has many tags. "
             "Use --max_train_examples and --max_eval_examples.",
         ),
+        "sampler": "sampler balanced needs one label per example, and a sentence has many tags. Use --class_weights.",
+        "threshold": "threshold is for two classes or several labels per example, and a word has one of many tags. "
+        "Leave it out.",
         "label_separator": "label_separator splits text, and token_classification reads lists of tags. Leave it out.",
     }
 
@@ -362,23 +366,32 @@ class Tag(Target):
         self, find_scale: FindScale, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
         """Return metrics over windows, and a loss with equal weight for every word, whatever the batches."""
-        from torch.nn.functional import cross_entropy
-
-        from hf_ft.tasks.classes import balanced_weights, summed_loss
+        from hf_ft.tasks.losses import LossSpec, exclusive_loss, summed_loss
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             found = tagging.metric_values(*_of_windows(prediction.predictions, prediction.label_ids), labels)
             return {name: found[name] for name in self.metrics}
 
-        balanced = balanced_weights(self.counts(train, labels)) if config.class_weights == "balanced" else None
-        smoothing = args.label_smoothing_factor
+        spec = LossSpec.of(config, args)
+        counts = self.counts(train, labels) if spec.counted else None
 
-        def total(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-            weights = None if balanced is None else balanced.to(logits)
-            options: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": smoothing}
-            return cross_entropy(logits.flatten(0, 1), tags.flatten(), weights, **options)
+        def loss_of(spec: LossSpec) -> Callable[..., torch.Tensor]:
+            by_word = exclusive_loss(spec, counts, labels)
+            return summed_loss(lambda logits, tags: by_word(logits.flatten(0, 1), tags.flatten()))
 
-        return Learning(metrics, summed_loss(total))
+        solvable = replace(spec, name="cross_entropy") if spec.name == "focal" else spec
+        return Learning(metrics, loss_of(spec), solver_loss=loss_of(solvable) if solvable != spec else None)
+
+    def weights(self, config: TrainingSettings, train: Dataset, labels: Sequence[str]) -> dict[str, float]:
+        """Return the weight of each tag."""
+        found = class_weights(config.class_weights, self.counts(train, labels), labels)
+        return {} if found is None else dict(zip(labels, found.tolist(), strict=True))
+
+    def by_class(
+        self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
+    ) -> list[ClassScore]:
+        """Return the scores of each type of entity."""
+        return tagging.type_scores(_tags(outputs), references, labels)
 
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None

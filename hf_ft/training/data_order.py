@@ -40,8 +40,11 @@ class EpochOrder(Sampler[int]):
 class SeededRows(Dataset[Any]):
     """A dataset whose random transforms depend on seed, epoch and row alone; takes the indices of `EpochOrder`.
 
-    Batches come collated (`__getitems__`), because a collator may use random numbers as well.
+    Batches come collated (`__getitems__`), because a collator may use random numbers as well. With `classes`, that of
+    each row, `StageTrainer` draws all classes equally often.
     """
+
+    classes: torch.Tensor | None = None
 
     def __init__(self, rows: Any, seed: int, collate: Callable[[Any], Any]) -> None:
         self.rows, self.seed, self.collate = rows, seed, collate
@@ -57,6 +60,33 @@ class SeededRows(Dataset[Any]):
         places = [index % len(self.rows) for index in indices]
         with random_numbers_of([self.seed, *indices]):
             return self.collate(whole(places) if whole else [self.rows[place] for place in places])
+
+
+def classes_of(rows: Any) -> torch.Tensor:
+    """Return the class of each row of an encoded split, without reading its inputs."""
+    return torch.tensor(rows.with_format(None).select_columns(["labels"])["labels"][:])
+
+
+def balanced_order(classes: torch.Tensor, generator: torch.Generator) -> list[int]:
+    """Return as many rows as there are, in random order, in which all classes are equally frequent (within one).
+
+    An example is repeated only once all others of its class were drawn as often. Classes get what does not divide
+    evenly at random. `torch.utils.data.WeightedRandomSampler` would draw each row on its own, and leave out many.
+
+    Args:
+        classes: The class of each row.
+        generator: The random numbers.
+    """
+    members = [torch.nonzero(classes == one).flatten() for one in classes.unique()]
+    sizes = torch.full((len(members),), len(classes) // len(members))
+    sizes[torch.randperm(len(members), generator=generator)[: len(classes) % len(members)]] += 1
+    drawn = []
+    for rows, size in zip(members, sizes.tolist(), strict=True):
+        rounds = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-size // len(rows)))]
+        drawn.append(torch.cat([*rounds, rows[:0]])[:size])
+    every = torch.cat(drawn)
+    found: list[int] = every[torch.randperm(len(every), generator=generator)].tolist()
+    return found
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def train(
 def _announce(run: Run) -> None:
     """Print what is about to happen."""
     known = describe(run.config, run.splits, run.model, run.loaded, run.plan, run.task)
-    known.extensions = run.described_extensions()
+    known.extensions, known.classes = run.described_extensions(), run.described_classes()
     print(before_training(known, Machine(**machine()), launcher_note()) + "\n", flush=True)
     if run.config.random_images or run.config.drop_path is not None:
         print(f"images   in training: {regularisation(vars(run.config))}", flush=True)
@@ -119,8 +119,10 @@ def _new_run(
         UserError: settings that do not go together.
     """
     target = splits.target
-    metric = (args.metric_for_best_model or target.default_metric).removeprefix("eval_")
+    by_default = target.default_metric_of(splits.train, splits.labels)
+    metric = (args.metric_for_best_model or by_default).removeprefix("eval_")
     target.check_options(config, args)
+    _check_scoring(config, splits, metric)
     check_solver(config, plan.stages)
     if config.method.contrastive:
         check_contrastive(model, loaded.groups, target)
@@ -136,14 +138,33 @@ def _new_run(
         learnt = task.encode(splits.train, processor, config, False).select_columns(["labels"])
     learning = target.learning(scale_of(model), learnt, splits.labels, config, args)
     if extensions.loss is not None:
-        learning = replace(learning, loss=extensions.loss)
+        learning = replace(learning, loss=extensions.loss, solver_loss=None)
     if own := extensions.metrics(target, splits.labels, learning.restore):
         built_in = learning.metrics
         learning = replace(learning, metrics=lambda prediction: {**built_in(prediction), **own(prediction)})
     run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, extensions=extensions)
+    run.default_metric = by_default
     _ = run.higher_is_better  # refuses a metric that is not known
     check_options(run, len(splits.train))
     return run
+
+
+def _check_scoring(config: Config, splits: Splits, metric: str) -> None:
+    """Check that the data have what a threshold and the metric need.
+
+    Raises:
+        UserError: They do not.
+    """
+    if config.threshold is not None and (why := splits.target.threshold_problem(splits.labels)):
+        raise UserError(f"--threshold: {why}.", option="threshold", value=config.threshold, hint="Leave it out.")
+    missing = splits.target.undefined(splits.validation["labels"][:], splits.labels)
+    if metric in missing:
+        raise UserError(
+            f"--metric_for_best_model {metric} is undefined on validation: {missing[metric]}.",
+            option="metric_for_best_model",
+            value=metric,
+            hint="Choose another metric, or a larger validation split.",
+        )
 
 
 def _config_for(extensions: Extensions, config: Config, args: TrainingArguments) -> Config:
@@ -152,8 +173,13 @@ def _config_for(extensions: Extensions, config: Config, args: TrainingArguments)
     Raises:
         UserError: a setting asks for what an extension rules out.
     """
-    if extensions.loss is not None and (config.class_weights != "none" or args.label_smoothing_factor):
-        name = "class_weights" if config.class_weights != "none" else "label_smoothing_factor"
+    built_in = {
+        "class_weights": config.class_weights not in ("none", {}),
+        "label_smoothing_factor": bool(args.label_smoothing_factor),
+        "loss": config.loss != "cross_entropy",
+    }
+    if extensions.loss is not None and any(built_in.values()):
+        name = next(name for name, changed in built_in.items() if changed)
         hint = f"Leave out {name}, or do the same in the loss."
         raise UserError(f"{name} changes the built-in loss, which loss= replaces.", option=name, hint=hint)
     if extensions.data_collator is not None and config.mixing:

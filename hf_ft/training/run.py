@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits
 from hf_ft.feature_cache import name_of
 from hf_ft.methods import Plan
 from hf_ft.models import DepthGroups, LoadReport
-from hf_ft.records import FreezeDepthChoice
+from hf_ft.records import ClassesRecord, FreezeDepthChoice
 from hf_ft.settings import Config
 from hf_ft.tasks import Learning, Task, get_task
 from hf_ft.training.extensions import Extensions
@@ -72,6 +73,7 @@ class Run:
 
     Args:
         metric: Selects the best checkpoint.
+        default_metric: The metric that does so by default on these data; empty for that of the target.
         others: As in `train`.
         chosen: How method `auto` came to the method that was trained.
         adapter: The folder of the adapter that makes up the whole result, without the name of its base model.
@@ -91,6 +93,7 @@ class Run:
     task: Task
     learning: Learning
     others: int = 0
+    default_metric: str = ""
     chosen: FreezeDepthChoice | None = None
     adapter: Path | None = None
     resumed: bool = False
@@ -112,7 +115,7 @@ class Run:
     @property
     def shown(self) -> str:
         """The metric to report: the one that selects the best checkpoint, or the default metric if that is the loss."""
-        return self.splits.target.default_metric if self.metric == "loss" else self.metric
+        return (self.default_metric or self.splits.target.default_metric) if self.metric == "loss" else self.metric
 
     def described_extensions(self) -> dict[str, Any]:
         """Return the names of the caller's own code that took part, for the record."""
@@ -120,6 +123,26 @@ class Run:
         if self.task is not get_task(self.config.task):
             found = {"task": name_of(self.task.encode), **found}
         return found
+
+    def described_classes(self) -> ClassesRecord | None:
+        """Return how unequal the classes are, and what is done about it; None for labels that are not classes."""
+        splits, config = self.splits, self.config
+        counts = splits.target.counts(splits.train, splits.labels)
+        if counts is None:
+            return None
+        rarest, commonest = int(np.argmin(counts)), int(np.argmax(counts))
+        return ClassesRecord(
+            rarest=splits.labels[rarest],
+            rarest_count=counts[rarest],
+            commonest=splits.labels[commonest],
+            commonest_count=counts[commonest],
+            total=sum(counts),
+            macro_f1_by_default=self.default_metric not in ("", splits.target.default_metric),
+            loss=config.loss if self.extensions.loss is None else "",
+            rule=config.class_weights if isinstance(config.class_weights, str) else "by name",
+            weights=splits.target.weights(config, splits.train, splits.labels),
+            sampler=config.sampler,
+        )
 
     @property
     def output_dir(self) -> Path:

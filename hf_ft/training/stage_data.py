@@ -77,7 +77,7 @@ def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any
     examples, collator = len(sets[0]), run.task.collator(run.processor)
     passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / steps_per_epoch(args, examples)
     reads = passes * (1 + run.others), evaluations(args, stage, examples) * (1 + run.others)
-    solved = should_solve(run.config, run.plan.stages, stage) and run.learning.loss is not None
+    solved = should_solve(run.config, run.plan.stages, stage) and run.learning.of_fixed_features is not None
     parts = sets if reads[1] or solved else sets[:1]
     return CacheRequest(
         *(run.model, run.groups, stage, parts, run.processor, collator, config, config.augment, args, *reads),

@@ -42,7 +42,7 @@ from hf_ft.training import checkpoints
 from hf_ft.training.callbacks import Bar, Lines
 from hf_ft.training.checkpoint_soup import make_soup, ranked
 from hf_ft.training.contrastive import contrastive_loss, in_pairs
-from hf_ft.training.data_order import SeededRows
+from hf_ft.training.data_order import SeededRows, classes_of
 from hf_ft.training.early_stopping import EarlyStop, stopped_early
 from hf_ft.training.memory import training_memory
 from hf_ft.training.pooled_metrics import over_examples
@@ -86,6 +86,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         sets = (*prepared, validation_set)[:2]
         frozen = FrozenMode(trained, in_eval)
         trainer = _trainer(run, trained, stage, args, sets, stop, options, in_eval)
+        _balance(run, trainer, train_set)
         _pool_metrics(run, trainer, validation_set, sets[1])
         with cached.split.installed() if cached else nullcontext():
             notes = _score_label_names(run, number, trainer)
@@ -139,6 +140,13 @@ def _pool_metrics(run: Run, trainer: StageTrainer, validation_set: Any, rows: An
         trainer.compute_metrics = over_examples(run.learning.metrics, own, run.task, validation_set, order)
 
 
+def _balance(run: Run, trainer: StageTrainer, train_set: Any) -> None:
+    """Let the sampler draw all classes equally often, if the user asks for it."""
+    rows: Any = trainer.train_dataset
+    if run.config.sampler == "balanced":
+        rows.classes = classes_of(train_set)
+
+
 def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
     """Train, from the newest checkpoint that is whole where a stage was interrupted."""
     found: checkpoints.Checkpoint | None = None
@@ -165,14 +173,16 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
     """
     config, stages, groups = run.config, run.plan.stages, run.groups
     if not should_solve(config, stages, stage):
-        if cached and (given := options_against_solver(config, stage, groups)):
+        if config.loss == "focal" and stage.trains_head_alone:
+            print_on_main("solver   not used: focal loss is not convex, so the head trains by steps", run.args)
+        elif cached and (given := options_against_solver(config, stage, groups)):
             named = ", ".join(f"--{name}" for name in given)
             print_on_main(
                 f"solver   not used, since {named} asks for steps; --head_solver exact uses it all the same", run.args
             )
         return None
     layer = linear_head_of(cached.split) if cached else None
-    if cached is None or layer is None or cached.validation is None or run.learning.loss is None:
+    if cached is None or layer is None or cached.validation is None or run.learning.of_fixed_features is None:
         why = "the stage runs without the cache" if cached is None else "the head is not linear"
         if config.head_solver == "exact":
             raise UserError(f"--head_solver exact: {why}. Use --head_solver sgd.")
@@ -186,7 +196,7 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
         *layer,
         cached.train,
         cached.validation,
-        run.learning.loss,
+        run.learning.of_fixed_features,
         finetuned_next,
         penalty=CONTRASTED if few else None,
         near_start=config.head_init == "label_names",
@@ -198,6 +208,8 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
         else f"{len(fit.path)} penalties tried, {fit.penalty:g} chosen by validation loss {best['validation']:.4f}"
     )
     print_on_main(f"solver   the head is solved, not trained by steps: {chosen}", run.args)
+    if config.sampler == "balanced":
+        print_on_main("sampler  a solved head sees every example once: class weights balance it instead", run.args)
     return {name: value for name, value in vars(fit).items() if name not in ("weight", "bias")}
 
 

@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from hf_ft.environment import Stop, exception_of, ignore_in_worker
 from hf_ft.feature_cache import CachedRows, row_lengths
 from hf_ft.training import checkpoints
-from hf_ft.training.data_order import EpochOrder
+from hf_ft.training.data_order import EpochOrder, balanced_order
 from hf_ft.training.divergence import DivergenceGuard
 from hf_ft.training.pooled_metrics import LOSS
 from hf_ft.training.weight_average import AverageUpdates, WeightAverage
@@ -214,6 +214,8 @@ class StageTrainer(Trainer):
         lengths = row_lengths(rows) if strategy == "group_by_length" else None
         if self.order is not None:
             order = self.order
+        elif seeded.classes is not None:
+            order = self._balanced_order(seeded.classes, lengths)
         elif strategy == "sequential":
             order = lambda _: range(len(rows))  # noqa: E731
         elif lengths is not None:
@@ -224,7 +226,25 @@ class StageTrainer(Trainer):
             order = lambda generator: torch.randperm(len(rows), generator=generator).tolist()  # noqa: E731
         else:
             return super()._get_train_sampler(rows)
-        return EpochOrder(len(rows), seeded.seed, lambda: int(self.state.epoch or 0), order)
+        return self._epochs(order)
+
+    def _epochs(self, order: Callable[[torch.Generator], Any]) -> EpochOrder:
+        """A sampler with a new order for each epoch."""
+        seeded: Any = self.train_dataset
+        return EpochOrder(len(seeded.rows), seeded.seed, lambda: int(self.state.epoch or 0), order)
+
+    def _balanced_order(self, classes: torch.Tensor, lengths: Any) -> Callable[[torch.Generator], list[int]]:
+        """An order in which classes are equally frequent; texts of similar length stay in one batch."""
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+
+        def order(generator: torch.Generator) -> list[int]:
+            drawn = balanced_order(classes, generator)
+            if lengths is None:
+                return drawn
+            listed = [int(lengths[row]) for row in drawn]
+            return [drawn[place] for place in LengthGroupedSampler(batch, lengths=listed, generator=generator)]
+
+        return order
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """The order of `evaluation_order`, which needs the least padding."""

@@ -397,6 +397,70 @@ OPTIONS: dict[str, Mistake] = {
         lambda w: w.train(task="text_regression", dataset=w.data["prices"], class_weights="balanced"),
         r"class_weights applies to classes, and text_regression predicts numbers\. Remove it\.",
     ),
+    "a weight for no class": (
+        lambda w: w.train(class_weights='{"positiv": 3}'),
+        r"Unknown class in class_weights: 'positiv'\. Did you mean 'positive'\? Choose from: negative, positive\.",
+    ),
+    "a weight below zero": (
+        lambda w: w.train(class_weights='{"positive": -3}'),
+        r"The weight of class 'positive' in --class_weights must be a number greater than 0 .*, not -3\.",
+    ),
+    "weights that are no JSON": (
+        lambda w: w.train(class_weights="{positive: 3}"),
+        r"'class_weights' takes a JSON object, not '\{positive: 3\}'\.",
+    ),
+    "two corrections of unequal classes": (
+        lambda w: w.train(class_weights="sqrt", sampler="balanced"),
+        r"--class_weights and --sampler both make rare classes count more, together twice\. Keep one of them\.",
+    ),
+    "a sampler for several labels": (
+        lambda w: w.train(dataset=w.data["topics"], sampler="balanced"),
+        r"sampler balanced needs one label per example; these data have several\. Use --class_weights\.",
+    ),
+    "a sampler for tags": (
+        lambda w: w.train(task="token_classification", dataset=w.data["names"], sampler="balanced"),
+        r"sampler balanced needs one label per example, and a sentence has many tags\. Use --class_weights\.",
+    ),
+    "a sampler for numbers": (
+        lambda w: w.train(task="text_regression", dataset=w.data["prices"], sampler="balanced"),
+        r"sampler applies to classes, and text_regression predicts numbers\. Remove it\.",
+    ),
+    "a loss for numbers": (
+        lambda w: w.train(task="text_regression", dataset=w.data["prices"], loss="focal"),
+        r"loss applies to classes, and text_regression predicts numbers\. Remove it\.",
+    ),
+    "a loss that does not exist": (
+        lambda w: w.train(loss="focall"),
+        r"Unknown value for 'loss': 'focall'\. Did you mean 'focal'\? Choose from: .*",
+    ),
+    "a gamma without focal loss": (
+        lambda w: w.train(focal_gamma=1),
+        r"--focal_gamma does not go with --loss cross_entropy\. Add --loss focal\.",
+    ),
+    "a solved head with focal loss": (
+        lambda w: w.train(method="head", head_solver="exact", loss="focal"),
+        r"--head_solver exact: focal loss is not convex\. Leave out --head_solver, and the head trains by steps\.",
+    ),
+    "label smoothing with focal loss": (
+        lambda w: w.train(loss="focal", label_smoothing_factor=0.1),
+        r"--label_smoothing_factor does not go with --loss focal\. Keep one of them\.",
+    ),
+    "a sampler in the order of the data": (
+        lambda w: w.train(sampler="balanced", train_sampling_strategy="sequential"),
+        r"--sampler draws examples at random, which --train_sampling_strategy sequential rules out\. .*",
+    ),
+    "a threshold above 1": (
+        lambda w: w.train(threshold=1.5),
+        r"'threshold' must be less than 1, not 1\.5\.",
+    ),
+    "a threshold for tags": (
+        lambda w: w.train(task="token_classification", dataset=w.data["names"], threshold="auto"),
+        r"threshold is for two classes or several labels per example, and a word has one of many tags\. .*",
+    ),
+    "a metric that needs more classes": (
+        lambda w: w.train(metric_for_best_model="top5_accuracy"),
+        r"--metric_for_best_model top5_accuracy is undefined on validation: it needs more than 5 classes\. Choose .*",
+    ),
     "examples of a class for tags": (
         lambda w: w.train(task="token_classification", dataset=w.data["names"], examples_per_class=2),
         r"examples_per_class and val_examples_per_class need one label an example, and a sentence has many tags\. .*",

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hf_ft.metrics import classification as metrics
 from hf_ft.metrics.classification import SINGLE_LABEL
+from hf_ft.metrics.counts import grouping
 from hf_ft.reports.confusion_figure import confusion_matrix
 from hf_ft.reports.style import save_figure
 from hf_ft.tasks.classes import SINGLE
@@ -56,7 +57,7 @@ def test_members_of_classes_grow_with_the_examples() -> None:
     """What is summed_loss over in resampling holds an entry for each example, not for each example and class."""
     logits, references = outputs(3000)
     split = metrics._split(logits, references, SINGLE_LABEL, 0.5)
-    metrics._grouping(np.array([0]), 1)  # imports scipy
+    grouping(np.array([0]), 1)  # imports scipy
     tracemalloc.start()
     right, predicted, actual = split.members
     _, peak = tracemalloc.get_traced_memory()

@@ -20,16 +20,18 @@ from torch.nn.functional import mse_loss
 from hf_ft import UserError
 from hf_ft.heads import linear_solver as probe
 from hf_ft.heads.linear_solver import PENALTIES, Fit, fit_linear
-from hf_ft.tasks.classes import MULTI, SINGLE, summed_loss
+from hf_ft.settings import TrainingSettings
+from hf_ft.tasks.classes import MULTI, SINGLE
+from hf_ft.tasks.losses import LossSpec, summed_loss
 from hf_ft.tasks.token_classification import TAG
 
 EXACT: dict[str, Any] = {"tol": 1e-12, "max_iter": 100_000}
 
-PLAIN = SINGLE.loss(None, 0, 0.0)
-ONE_VS_REST = MULTI.loss(None, 0, 0.0)
+PLAIN = SINGLE.loss(LossSpec(), None, 0, ())
+ONE_VS_REST = MULTI.loss(LossSpec(), None, 0, ())
 SQUARED = summed_loss(lambda logits, numbers: mse_loss(logits.flatten(), numbers.to(logits), reduction="sum"))
 """As text_regression has it; the target itself asks for a whole model."""
-UNCOUNTED = SimpleNamespace(class_weights="none"), SimpleNamespace(label_smoothing_factor=0.0)
+UNCOUNTED = TrainingSettings(), SimpleNamespace(label_smoothing_factor=0.0)
 TAGS: Any = TAG.learning(None, None, (), *UNCOUNTED).loss  # type: ignore[arg-type]
 
 
@@ -180,7 +182,8 @@ def test_smoothing_and_weights_are_those_of_the_loss(weighted: bool, smoothing: 
     rare = (labels != 2) | (torch.arange(400) % 4 == 0)
     features, labels = features[rare], labels[rare]
     counts = torch.bincount(labels).tolist()
-    fit = fitted(features, labels, 3, SINGLE.loss(counts if weighted else None, len(labels), smoothing))
+    spec = LossSpec(weights="balanced" if weighted else "none", smoothing=smoothing)
+    fit = fitted(features, labels, 3, SINGLE.loss(spec, counts, len(labels), ("a", "b", "c")))
 
     def total(logits: Tensor) -> Tensor:
         weights = len(labels) / (3 * torch.tensor(counts).double()) if weighted else torch.ones(3).double()
@@ -190,7 +193,7 @@ def test_smoothing_and_weights_are_those_of_the_loss(weighted: bool, smoothing: 
     weight, bias = (tensor.requires_grad_() for tensor in on_standardised(fit, features))
     value = objective(weight, bias, torch.tensor(standard(features, labels)[0]), total, 0.01)
     value.backward()
-    assert fit.objective == pytest.approx(value.item(), rel=1e-7)  # the weights of classes are float32
+    assert fit.objective == pytest.approx(value.item(), rel=1e-7)
     assert torch.cat([weight.grad.flatten(), bias.grad.flatten()]).abs().max() < 1e-6
     plain = fitted(features, labels, 3)
     changed = not torch.allclose(plain.weight, fit.weight, rtol=1e-3, atol=1e-4)
@@ -200,7 +203,8 @@ def test_smoothing_and_weights_are_those_of_the_loss(weighted: bool, smoothing: 
 def test_balanced_classes_are_those_of_scikit_learn() -> None:
     """The weights of the target are those that scikit-learn calls balanced."""
     features, labels = bundled(load_wine)
-    fit = fitted(features, labels, 3, SINGLE.loss(torch.bincount(labels).tolist(), len(labels), 0.0))
+    spec, counts = LossSpec(weights="balanced"), torch.bincount(labels).tolist()
+    fit = fitted(features, labels, 3, SINGLE.loss(spec, counts, len(labels), ("a", "b", "c")))
     inputs, targets = standard(features, labels)
     theirs = LogisticRegression(C=1 / (0.01 * len(labels)), class_weight="balanced", **EXACT).fit(inputs, targets)
     torch.testing.assert_close(on_standardised(fit, features)[0], torch.tensor(theirs.coef_), rtol=1e-4, atol=1e-5)

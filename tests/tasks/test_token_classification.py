@@ -18,6 +18,7 @@ from hf_ft import Config, UserError, finetune
 from hf_ft.cli.app import main
 from hf_ft.data.load import load_splits
 from hf_ft.data.splits import Splits
+from hf_ft.settings import TrainingSettings
 from hf_ft.tasks.token_classification import (
     IGNORED,
     TAG,
@@ -331,7 +332,7 @@ def test_weighted_loss_leaves_out_what_is_no_word(token_data: str) -> None:
     from types import SimpleNamespace
 
     splits = load(Path(token_data))
-    config, args = SimpleNamespace(class_weights="balanced"), SimpleNamespace(label_smoothing_factor=0.0)
+    config, args = TrainingSettings(class_weights="balanced"), SimpleNamespace(label_smoothing_factor=0.0)
     loss = TAG.learning(None, splits.train, splits.labels, config, args).loss  # type: ignore[arg-type]
     assert loss is not None
     counts = torch.tensor(TAG.counts(splits.train, splits.labels))

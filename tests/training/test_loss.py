@@ -12,14 +12,15 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from hf_ft import finetune
+from hf_ft.settings import TrainingSettings
 from hf_ft.tasks.classes import MULTI, SINGLE, Classes
 
 
 def loss_of(
-    target: Classes, labels: list[Any], names: tuple[str, ...], weights: str = "balanced", smoothing: float = 0.0
+    target: Classes, labels: list[Any], names: tuple[str, ...], weights: Any = "balanced", smoothing: float = 0.0
 ) -> Any:
     """The loss that a target asks for; it reads just this of settings and data."""
-    config, args = SimpleNamespace(class_weights=weights), SimpleNamespace(label_smoothing_factor=smoothing)
+    config, args = TrainingSettings(class_weights=weights), SimpleNamespace(label_smoothing_factor=smoothing)
     return target.learning(None, Dataset.from_dict({"labels": labels}), names, config, args).loss
 
 
