@@ -386,8 +386,8 @@ class TrainingSettings(Section):
         choices=("train", "eval", "auto"),
     )
     drop_path: float | None = _option(
-        "rate of stochastic depth, which skips residual branches at random: that of the last block, rising from 0 "
-        "at the first, such as 0.1 (default: as the model's config says)"
+        "rate of stochastic depth, such as 0.1: residual branches are skipped at random in training, in most models "
+        "more often in later blocks (default: as the model's config says)"
     )
 
     @property
