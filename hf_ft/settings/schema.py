@@ -341,7 +341,7 @@ class TrainingSettings(Section):
 
     title = "training"
 
-    class_weights: str | dict[str, float] = _option(
+    class_weights: str | dict[str, Any] = _option(
         "weight the loss by class: by inverse frequency, its square root, or the effective number of examples; or "
         "weights by name as JSON, such as '{\"spam\": 4}'",
         "none",
