@@ -75,7 +75,7 @@ class DivergenceGuard:
             raise self.error("loss on validation", loss, trainer)
 
     def error(self, what: str, value: float, trainer: Any) -> UserError:
-        """The error: where it happened, what is kept, and the remedy."""
+        """The error: where it happened, what is kept, and the fix."""
         step, kept = trainer.state.global_step, self.kept()
         where = f"Stage '{self.stage}' diverged in step {step + 1:,} of {trainer.state.max_steps:,}: its {what} is"
         if step == 0:  # no weight has changed
