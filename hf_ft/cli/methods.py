@@ -44,14 +44,19 @@ def _listed() -> str:
 
 
 def _of_peft() -> str:
-    from hf_ft.methods import REFUSED, mergeable, preset
+    from hf_ft.methods import MEASURED, REFUSED, mergeable, preset
 
     lines = [
         "Methods that merge into plain weights, with their default learning rates:",
         "",
-        f"{'':20} {'texts':>8} {'images':>8}",
+        f"{'':20} {'texts':>8}  {'images':>8}",
     ]
-    lines += [f"peft:{name:15} {preset(name).text:8g} {preset(name).image:8g}" for name in mergeable()]
+    for name in mergeable():
+        rates = [
+            f"{getattr(preset(name), modality):8g}{' ' if name in MEASURED[modality] else '*'}" for modality in MEASURED
+        ]
+        lines.append(f"peft:{name:15} {' '.join(rates)}".rstrip())
+    lines += ["", "* an estimate that was never tried: compare a few --learning_rate values around it"]
     lines += ["", "Not supported, since they do not merge:", ""]
     for name, reason in REFUSED.items():
         lines += hanging(f"peft:{name:24} ", reason)

@@ -129,6 +129,19 @@ class StageTrainer(Trainer):
 
     # Checkpoints.
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether an evaluation is the best so far; of equal ones the later is, whose learning rate has decayed further.
+
+        On a small validation split many evaluations are equal, and `Trainer` would keep the first of them.
+        """
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        if metrics.get(name) != self.state.best_metric:
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint under a temporary name and rename it when it is complete; only then remove older ones."""
         stage, step = Path(str(self.args.output_dir)), self.state.global_step

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from hf_ft.errors import UserError
-from hf_ft.methods.defaults import preset
+from hf_ft.methods.defaults import MEASURED, preset
 from hf_ft.methods.method_spec import plan_method
 from hf_ft.methods.peft_methods import REFUSED, mergeable
 from hf_ft.methods.registry import METHODS, UNFREEZINGS
@@ -158,7 +158,12 @@ def test_methods_of_peft_are_listed_without_peft() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
     words = " ".join(done.stdout.split())
     for name in mergeable():
-        assert f"peft:{name} {preset(name).text:g} {preset(name).image:g}" in words
+        rates = [
+            f"{getattr(preset(name), kind):g}{'' if name in measured else '*'}" for kind, measured in MEASURED.items()
+        ]
+        assert f"peft:{name} {' '.join(rates)} " in words
+    assert all(set(measured) <= set(mergeable()) for measured in MEASURED.values())
+    assert "* an estimate that was never tried" in words
     for name, reason in REFUSED.items():
         assert f"peft:{name} {reason}" in words
     assert len(mergeable()) + len(REFUSED) == len(re.findall(r"^peft:", done.stdout, re.MULTILINE))

@@ -177,7 +177,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "option"), REFUSED, ids=str)
+@pytest.mark.parametrize(("change", "option"), REFUSED, ids=lambda value: value if isinstance(value, str) else " ".join(value))
 def test_what_does_not_go_together(
     change: dict[str, Any], option: str, convnext: str, image_data: str, image_model: str, request: Any, tmp_path: Path
 ) -> None:
