@@ -1,4 +1,5 @@
 from .defaults import DEEP_HEAD_RATE as DEEP_HEAD_RATE
+from .defaults import MEASURED as MEASURED
 from .defaults import preset as preset
 from .method_spec import MethodSpec as MethodSpec
 from .method_spec import adapter_rates as adapter_rates

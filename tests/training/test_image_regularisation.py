@@ -177,7 +177,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "option"), REFUSED, ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def spelled(value: Any) -> str:
+    """An id without the address of a function, which differs between the processes of a test run."""
+    return value if isinstance(value, str) else " ".join(value)
+
+
+@pytest.mark.parametrize(("change", "option"), REFUSED, ids=spelled)
 def test_what_does_not_go_together(
     change: dict[str, Any], option: str, convnext: str, image_data: str, image_model: str, request: Any, tmp_path: Path
 ) -> None:
