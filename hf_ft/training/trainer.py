@@ -130,7 +130,7 @@ class StageTrainer(Trainer):
     # Checkpoints.
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Whether an evaluation is the best so far: of equal ones the later, when the learning rate has decayed further.
+        """Whether an evaluation is the best so far; of equal ones the later, when the rate has decayed further.
 
         On a small validation split many evaluations are equal, and `Trainer` would keep the first of them.
         """
