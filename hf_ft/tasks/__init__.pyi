@@ -1,6 +1,6 @@
+from .base import LONG_TEXT_WAYS as LONG_TEXT_WAYS
 from .base import Raw as Raw
 from .base import Task as Task
-from .long_texts import LONG_TEXT_WAYS as LONG_TEXT_WAYS
 from .long_texts import Pieces as Pieces
 from .long_texts import pieces as pieces
 from .losses import summed_loss as summed_loss

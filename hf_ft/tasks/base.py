@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError, choose
 from hf_ft.modalities import Modality
-from hf_ft.tasks.target import NEUTRAL
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,6 +32,12 @@ CLASS_OPTIONS = (
     "val_examples_per_class",
 )
 """Options that concern classes, which a target may refuse."""
+
+NEUTRAL: tuple[Any, ...] = (None, "none", 0, "cross_entropy", {})
+"""Values by which an option about classes changes nothing."""
+
+LONG_TEXT_WAYS = ("truncate", "head_tail", "windows")
+"""The values of `--long_text`, which `long_texts` describes."""
 
 Encode = Callable[["Dataset", Any, "EncodingSettings", bool], "Dataset"]
 

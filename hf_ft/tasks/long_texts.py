@@ -17,8 +17,6 @@ from hf_ft.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LONG_TEXT_WAYS = ("truncate", "head_tail", "windows")
-"""The values of `--long_text`."""
 HEAD, OVERLAP = 4, 4
 """One part in so many of a text's tokens comes from its beginning; windows overlap by one part in so many."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ft.errors import UserError, choose, shorten
+from hf_ft.tasks.base import NEUTRAL
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
     from hf_ft.metrics import ClassScore, Floats, Score
     from hf_ft.settings import Config, DataSettings, TrainingSettings
-
-NEUTRAL: tuple[Any, ...] = (None, "none", 0, "cross_entropy", {})
-"""Values by which an option about classes changes nothing."""
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
