@@ -14,27 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError, choose
 from hf_ft.modalities import Modality
+from hf_ft.tasks.class_options import CLASS_OPTIONS, NEUTRAL
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_ft.settings import DataSettings, EncodingSettings
     from hf_ft.tasks.target import Target
-
-CLASS_OPTIONS = (
-    "class_weights",
-    "sampler",
-    "loss",
-    "threshold",
-    "label_smoothing_factor",
-    "label_separator",
-    "examples_per_class",
-    "val_examples_per_class",
-)
-"""Options that concern classes, which a target may refuse."""
-
-NEUTRAL: tuple[Any, ...] = (None, "none", 0, "cross_entropy", {})
-"""Values by which an option about classes changes nothing."""
 
 LONG_TEXT_WAYS = ("truncate", "head_tail", "windows")
 """The values of `--long_text`, which `long_texts` describes."""

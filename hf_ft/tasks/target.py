@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ft.errors import UserError, choose, shorten
-from hf_ft.tasks.base import NEUTRAL
+from hf_ft.tasks.class_options import NEUTRAL
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -19,7 +19,8 @@ from hf_ft.errors import UserError, shorten
 from hf_ft.metrics import Floats, Score, regression
 from hf_ft.modalities import get_modality
 from hf_ft.tasks import text_classification
-from hf_ft.tasks.base import CLASS_OPTIONS, Task
+from hf_ft.tasks.base import Task
+from hf_ft.tasks.class_options import CLASS_OPTIONS
 from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, Target, Values
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from hf_ft.environment.library_output import HARMLESS_WARNINGS, PROGRESS_VARIABL
 OURS = re.compile(
     r"|(Task|Data|Model|Method|Device|cache|solver|head|full) +\S.*| {8,}\S.*|depth group .*|[- ]+"
     r"|(stem|blocks? [\d-]+|neck|head) .*| +value .*|(validation|test) .*|Verified:|  \S.*"
-    r"|class +precision .*|\S.*( +\d\.\d{3}){4} +\d+|Training took .*|Stage .*|(the )?(frozen )?layers ran once .*|[A-Z]\S+ .*|The model is in .*"
+    r"|class +precision .*|\S.*( +\d\.\d{3}){4} +\d+"
+    r"|Training took .*|Stage .*|(the )?(frozen )?layers ran once .*|[A-Z]\S+ .*|The model is in .*"
 )
 """The beginnings of all lines that a training prints."""
 

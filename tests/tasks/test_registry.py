@@ -10,7 +10,7 @@ from hf_ft import UserError
 from hf_ft.reports.tables import TITLES
 from hf_ft.settings.schema import config_fields
 from hf_ft.settings.training_arguments import training_fields
-from hf_ft.tasks.base import CLASS_OPTIONS
+from hf_ft.tasks.class_options import CLASS_OPTIONS
 from hf_ft.tasks.registry import get_task, task_names
 from hf_ft.tasks.target import Target
 

@@ -23,7 +23,7 @@ from hf_ft.cli.app import main
 from hf_ft.data.load import load_splits
 from hf_ft.models.head_scale import find_scale
 from hf_ft.settings.merge import build
-from hf_ft.tasks.base import CLASS_OPTIONS
+from hf_ft.tasks.class_options import CLASS_OPTIONS
 from hf_ft.tasks.text_regression import NUMBER, number
 
 # --- Reading --------------------------------------------------------------------------------------------------------
