@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("variants", "frozen", "side_by_side"))
-OTHERS = ("compare", "depth", "few_shot_text", "imbalance", "long_texts", "methods", "rank")
+OTHERS = ("compare", "depth", "few_shot_text", "imbalance", "long_texts", "methods", "rank", "tune_defaults")
 COMPARISONS = [path for path in SCRIPTS if path.stem not in OTHERS]
 MIB = 2**20
 
@@ -73,6 +73,26 @@ def test_comparison_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| with a frozen prefix | 10.0 | 2.0 | 0.20 |  |  |" in lines
     assert "| all methods | 40.0 | 32.0 | 0.80 |  |  |" in lines
     assert lines[-1] == "Limit by arithmetic for all methods: 0.75"
+
+
+def test_tuning_compares_candidates_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regret is against the best candidate of each data set and size; a candidate that is not asked for is left out."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    tune = importlib.import_module("tune_defaults")
+    grid = tune.candidates(["--learning_rate=1e-4,3e-4", "cache=off"])
+    assert grid == [{"learning_rate": 1e-4, "cache": "off"}, {"learning_rate": 3e-4, "cache": "off"}]
+    assert tune.candidates([]) == [{}]
+    slow, fast, other = tune.name_of(grid[0]), tune.name_of(grid[1]), "defaults"
+    scores = {(slow, "a"): (0.5, 0.7), (fast, "a"): (0.8, 0.8), (slow, "b"): (0.9, 0.9), (fast, "b"): (0.8, 0.8)}
+    lines = [
+        {"candidate": name, "set": data, "size": 10, "seed": seed, "score": score, "training_seconds": 4.0}
+        for (name, data), found in {**scores, (other, "a"): (1.0, 1.0)}.items()
+        for seed, score in enumerate(found)
+    ]
+    table = tune.tables(lines, [slow, fast]).splitlines()
+    assert table[2:4] == [f"| {fast} | 0.0500 | 1 | 4.0 |", f"| {slow} | 0.1000 | 1 | 4.0 |"]
+    assert table[-2] == "| a | 10 | 0.600 (0.500 to 0.700) | 0.800 (0.800 to 0.800) |"
+    assert other not in "".join(table)
 
 
 def test_table_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
