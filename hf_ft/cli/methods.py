@@ -56,7 +56,7 @@ def _of_peft() -> str:
             f"{getattr(preset(name), modality):8g}{' ' if name in MEASURED[modality] else '*'}" for modality in MEASURED
         ]
         lines.append(f"peft:{name:15} {' '.join(rates)}".rstrip())
-    lines += ["", "* an estimate that was never tried: compare a few --learning_rate values around it"]
+    lines += ["", "* an estimate that was never tried: compare a few values of --learning_rate"]
     lines += ["", "Not supported, since they do not merge:", ""]
     for name, reason in REFUSED.items():
         lines += hanging(f"peft:{name:24} ", reason)

@@ -26,6 +26,7 @@ from hf_ft.models.grouping import DepthGroups
 from hf_ft.models.optimizer_groups import rated_groups
 from hf_ft.models.tracing import example_inputs
 from hf_ft.training.data_order import SeededRows
+from hf_ft.training.divergence import DivergenceGuard
 from hf_ft.training.trainer import StageTrainer
 
 STEPS, RATE, EXAMPLES = 2, 1e-3, 4
@@ -120,6 +121,7 @@ def train(
         data_collator=collate,
         grouping=lambda wrapped: rated_groups(wrapped, stage, 0.0),
         stop=Stop(),
+        guard=DivergenceGuard(stage.name, RATE, "--learning_rate", True, lambda: ""),
     )
     trainer.train()
     frozen.remove()
