@@ -16,6 +16,7 @@ from .models import load_model as load_model
 from .models import param_groups as param_groups
 from .results import FinetuneResult as FinetuneResult
 from .results import save as save
+from .results import soup as soup
 from .settings import Config as Config
 from .training import make_plan as make_plan
 from .training import train as train

@@ -49,6 +49,8 @@ from .run import PlanRecord as PlanRecord
 from .run import Proofs as Proofs
 from .run import RunDescription as RunDescription
 from .run import RunRecord as RunRecord
+from .run import RunSoupRecord as RunSoupRecord
+from .run import SoupMember as SoupMember
 from .run import StageRecord as StageRecord
 from .run import StoppedEarly as StoppedEarly
 from .run import ThresholdRecord as ThresholdRecord

@@ -120,6 +120,38 @@ class SoupRecord:
 
 
 @dataclass
+class SoupMember:
+    """A run that was tried in a soup of runs.
+
+    `alone` is its own score on validation, `tried` that of the average with it, None for the best run, with which the
+    soup begins. `seconds` are those of its training.
+    """
+
+    name: str
+    method: str
+    seed: int
+    alone: float
+    tried: float | None
+    joined: bool
+    seconds: float
+
+
+@dataclass
+class RunSoupRecord:
+    """A greedy soup of several runs: its members, best first, and `metric` on validation, by which it was chosen.
+
+    `score` is that of the result, `best_single` that of the best run alone. `recomputed` is the number of BatchNorm
+    layers whose running statistics were computed anew.
+    """
+
+    metric: str
+    members: list[SoupMember]
+    best_single: float
+    score: float
+    recomputed: int
+
+
+@dataclass
 class StageRecord:
     """A finished stage.
 
@@ -281,6 +313,7 @@ class _RunResult(RunDescription):
     by_class: dict[str, ClassScores] = field(default_factory=dict)
     undefined_metrics: dict[str, dict[str, str]] = field(default_factory=dict)
     rare_class: ThresholdRecord | None = None
+    soup: RunSoupRecord | None = None
 
 
 @dataclass(kw_only=True)
@@ -291,7 +324,8 @@ class RunRecord(_RunResult, Record):
     that do not occur in the training split. `selection_metric` chose the checkpoint; `metric` is the one that reports
     show. `custom_metrics` are the caller's. `confusion[split]` lists true class, predicted class and count.
     `by_class[split]` are the scores of each class; `undefined_metrics[split]` are those that the labels of the split do
-    not define, with the reason. `rare_class` is the threshold for the rarer of two classes, if one was set.
+    not define, with the reason. `rare_class` is the threshold for the rarer of two classes, if one was set. `soup` says
+    of which runs the weights are the average; settings, plan and stages are those of the best of them.
     """
 
     FILE: ClassVar[str] = "run.json"

@@ -24,6 +24,7 @@ from hf_ft.reports.training_summary import (
     proof_lines,
     regularisation,
     result_table,
+    run_soup_lines,
     undefined_lines,
 )
 
@@ -181,6 +182,7 @@ def _training_note(record: RunRecord) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     random = regularisation(settings)
     sentences = [
+        *map(escaped, run_soup_lines(record)),
         *(escaped(line) for stage in record.stages for line in averaging_lines(stage)),
         *map(escaped, cache_lines(record)),
         f"Numbers after `train` and `adapt` are learning rates. Settings: {named}{random and f', {random}'}.",

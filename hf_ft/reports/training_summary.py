@@ -64,6 +64,7 @@ def after_training(record: RunRecord, folder: Path) -> str:
         *(f"  {line}" for line in proof_lines(record)),
         f"Training took {seconds:.0f} s; {trained} of {record.model.parameters:,} parameters trained.",
         *(line for stage in record.stages for line in averaging_lines(stage)),
+        *run_soup_lines(record),
         *cache_lines(record),
         *head_input_lines(record),
         *extension_lines(record),
@@ -158,6 +159,33 @@ def averaging_lines(stage: StageRecord) -> list[str]:
         alone = f"no average of its {len(soup.candidates)} best checkpoints was better than the best of them"
         lines.append(f"Stage {stage.name}: {kept if len(soup.used) > 1 else alone}.")
     return lines
+
+
+def run_soup_lines(record: RunRecord) -> list[str]:
+    """Return of which runs the weights are the average, and what the record has of the best of them alone."""
+    if (soup := record.soup) is None:
+        return []
+    best, of = soup.members[0].name, len(soup.members)
+    joined = [f"{member.name} ({member.alone:.4f})" for member in soup.members if member.joined]
+    left = [f"{member.name} ({member.alone:.4f})" for member in soup.members if not member.joined]
+    others = f"; {', '.join(left)} did not join" if left else ""
+    where, score, single = f"{title(soup.metric)} on validation", f"{soup.score:.4f}", f"{soup.best_single:.4f}"
+    if len(joined) > 1:
+        lines = [
+            f"The weights are the average of {len(joined)} of {of} runs (greedy soup), {', '.join(joined)}{others}: "
+            f"{where} {score}, {single} of the best run alone."
+        ]
+    else:
+        lines = [
+            f"The weights are those of {best}, the best of {of} runs ({where} {single}): no average with another run "
+            f"was as good{others}."
+        ]
+    if soup.recomputed:
+        lines.append(
+            f"The running statistics of {soup.recomputed} BatchNorm layers were computed anew for the average."
+        )
+    seconds = sum(member.seconds for member in soup.members)
+    return [*lines, f"Settings, stages and learning curves are those of {best}; all runs trained for {seconds:.0f} s."]
 
 
 def stopped_early_line(name: str, stopped: StoppedEarly) -> str:

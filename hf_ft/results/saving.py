@@ -84,6 +84,9 @@ def make_record(run: Run, results: Results) -> RunRecord:
     loaded, target, sized = run.loaded, run.splits.target, run.loaded.image_size
     description = describe(run.config, run.splits, run.model, loaded, run.plan, run.task)
     description.extensions, description.classes = run.described_extensions(), run.described_classes()
+    settings = recorded_settings(run.config, run.args)
+    if run.averaged is not None:
+        description.plan, settings = run.averaged.best.plan, run.averaged.best.settings
     record = RunRecord(
         schema_version=RunRecord.SCHEMA,
         hf_ft=__version__,
@@ -94,7 +97,7 @@ def make_record(run: Run, results: Results) -> RunRecord:
         by_class=_by_class(results.by_class),
         undefined_metrics=results.undefined,
         rare_class=_rare_class(results),
-        settings=recorded_settings(run.config, run.args),
+        settings=settings,
         stages=[StageRecord(**{k: v for k, v in asdict(stage).items() if k != "checkpoint"}) for stage in run.stages],
         metric=run.shown,
         selection_metric=run.metric,
@@ -106,6 +109,7 @@ def make_record(run: Run, results: Results) -> RunRecord:
         usage=_usage(run, results),
         confusion=results.confusion,
         head_input=HeadInputRecord(**results.head_input) if results.head_input else None,
+        soup=run.averaged.soup if run.averaged else None,
         proofs=Proofs(
             only_head_new=NewTensors(list(loaded.new), loaded.loaded) if loaded.loaded else None,
             frozen=FrozenProof([stage.frozen_checked for stage in run.stages]),
@@ -158,4 +162,6 @@ def _write_local(run: Run, folder: Path) -> None:
         "dataset": run.config.dataset,
         "explicit_options": sorted(run.config.explicit),
     }
+    if run.averaged is not None:
+        record["runs"] = [str(folder.absolute()) for folder in run.averaged.folders]
     write_json(folder / "origin.json", record)

@@ -1,4 +1,6 @@
 from . import checkpoints as checkpoints
+from .batch_statistics import recompute_statistics as recompute_statistics
+from .batch_statistics import statistics_trainer as statistics_trainer
 from .checkpoints import tidy as tidy
 from .checkpoints import writing as writing
 from .description import describe as describe
@@ -10,5 +12,7 @@ from .extensions import Extensions as Extensions
 from .extensions import read_extensions as read_extensions
 from .loop import train as train
 from .planning import make_plan as make_plan
+from .run import Averaged as Averaged
 from .run import Run as Run
+from .run import StageResult as StageResult
 from .run_start import discard_model as discard_model

@@ -6,22 +6,18 @@ validation does not fall. The best alone is the first soup, so the result is at 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader
 
 from hf_ft.environment import print_on_main
 from hf_ft.training import checkpoints
+from hf_ft.training.batch_statistics import recompute_statistics
 from hf_ft.training.weight_average import batch_norms, trained_tensors
-
-STATISTICS_BATCHES = 200
-"""Most batches of training data that running statistics are computed from, as in https://arxiv.org/abs/2105.07576."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def make_soup(trainer: Any, most: int, metric: str, in_eval: Sequence[nn.Module]
         _load(trainer, one.folder)
         if one is not candidates[0]:
             _mix(live, soup, len(used))
-            _recompute_statistics(trainer, norms)
+            recompute_statistics(trainer, norms)
             found = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics[f"eval_{metric}"]
             tried.append(found)
             if sign * found < sign * score:
@@ -102,33 +98,3 @@ def _mix(live: dict[str, torch.Tensor], soup: dict[str, torch.Tensor], size: int
     """Make the live tensors the average of themselves and of a soup of `size` checkpoints."""
     for name, tensor in live.items():
         tensor.lerp_(soup[name], size / (size + 1))
-
-
-def _recompute_statistics(trainer: Any, norms: Sequence[nn.Module]) -> None:
-    """Compute the running statistics of some layers anew, from batches of training data in a fixed order."""
-    if not norms:
-        return
-    rows, args = trainer.train_dataset, trainer.args
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(args.seed)).tolist()
-    listed = order[: STATISTICS_BATCHES * args.train_batch_size]
-    loader = DataLoader(rows, args.train_batch_size, sampler=listed, collate_fn=trainer.data_collator, drop_last=False)
-    trainer.model.eval()
-    update_bn(loader, _StatisticsOnly(trainer, norms))
-
-
-class _StatisticsOnly(nn.Module):
-    """The model as `update_bn` takes it: of its modules, it finds, resets and trains only the layers in question.
-
-    So frozen layers keep their statistics and dropout stays off.
-    """
-
-    def __init__(self, trainer: Any, norms: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(norms)
-        self.trainer = trainer  # no module: `update_bn` would find all layers of its model
-
-    def forward(self, batch: Any) -> None:
-        """Run the model on a batch; its answer does not matter."""
-        inputs = {name: value for name, value in self.trainer._prepare_inputs(batch).items() if name != "labels"}
-        with self.trainer.compute_loss_context_manager():
-            self.trainer.model(**inputs)

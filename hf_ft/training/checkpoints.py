@@ -63,8 +63,8 @@ class Checkpoint:
 
 
 @contextmanager
-def writing(folder: Path, what: str = "The checkpoint") -> Iterator[None]:
-    """Turn errors of the disk (full, over quota, too many files) into a `UserError`."""
+def writing(folder: Path, what: str = "The checkpoint", then: str = "continue with --resume") -> Iterator[None]:
+    """Turn errors of the disk (full, over quota, too many files) into a `UserError`, which says what to do then."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -74,7 +74,7 @@ def writing(folder: Path, what: str = "The checkpoint") -> Iterator[None]:
         if reason is None:
             raise
         raise UserError(
-            f"{what} cannot be written to {folder}: {reason}. Free some space there, then continue with --resume."
+            f"{what} cannot be written to {folder}: {reason}. Free some space there, then {then}."
         ) from error
 
 

@@ -15,7 +15,7 @@ from hf_ft.data import Splits
 from hf_ft.feature_cache import name_of
 from hf_ft.methods import Plan
 from hf_ft.models import DepthGroups, LoadReport
-from hf_ft.records import ClassesRecord, FreezeDepthChoice
+from hf_ft.records import ClassesRecord, FreezeDepthChoice, RunRecord, RunSoupRecord
 from hf_ft.settings import Config
 from hf_ft.tasks import Learning, Task, get_task
 from hf_ft.training.extensions import Extensions
@@ -67,6 +67,21 @@ class StageResult:
         return math.inf if loss is None else loss
 
 
+@dataclass(frozen=True)
+class Averaged:
+    """The finished runs whose average a model is.
+
+    Args:
+        soup: Which of them joined, and why.
+        folders: Their result folders, best first.
+        best: The record of the best of them, whose settings and plan are told of the average as well.
+    """
+
+    soup: RunSoupRecord
+    folders: tuple[Path, ...]
+    best: RunRecord
+
+
 @dataclass
 class Run:
     """A training run and its model, as `score` and `save` take it.
@@ -79,6 +94,7 @@ class Run:
         adapter: The folder of the adapter that makes up the whole result, without the name of its base model.
         resumed: Whether the run continues one of an earlier process.
         extensions: The caller's own code.
+        averaged: The runs that the model is the average of; None for a model that was trained.
     """
 
     config: Config
@@ -98,6 +114,7 @@ class Run:
     adapter: Path | None = None
     resumed: bool = False
     extensions: Extensions = field(default_factory=Extensions)
+    averaged: Averaged | None = None
 
     @property
     def groups(self) -> DepthGroups:
@@ -119,6 +136,8 @@ class Run:
 
     def described_extensions(self) -> dict[str, Any]:
         """Return the names of the caller's own code that took part, for the record."""
+        if self.averaged is not None:
+            return self.averaged.best.extensions
         found = self.extensions.names()
         if self.task is not get_task(self.config.task):
             found = {"task": name_of(self.task.encode), **found}
