@@ -74,7 +74,7 @@ class Averaged:
     Args:
         soup: Which of them joined, and why.
         folders: Their result folders, best first.
-        best: The record of the best of them, whose settings and plan are told of the average as well.
+        best: The record of the best of them, whose settings and plan the record of the average has.
     """
 
     soup: RunSoupRecord
