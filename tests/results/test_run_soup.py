@@ -183,6 +183,21 @@ def test_the_best_alone_keeps_its_statistics(
     assert record["proofs"]["frozen"] == record_of(best)["proofs"]["frozen"]
 
 
+def test_what_is_frozen_in_one_run_alone_is_not_claimed(
+    image_runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_proof: None
+) -> None:
+    """Frozen tensors of the best run count as proved only where all that joined froze the same groups."""
+    best, other = best_first(image_runs)
+    best = edited(best, tmp_path / "best", lambda found: found["stages"][0].update(frozen_checked=5))
+    frozen = edited(
+        other, tmp_path / "other", lambda found: found["plan"]["stages"][0]["settings"][0].update(mode="frozen")
+    )
+    for scores, claimed in (((0.5, 0.6), 0), ((0.5, 0.4), 5)):
+        scripted(monkeypatch, *scores)
+        record = hf_ft.soup([best, frozen], output_dir=tmp_path / f"soup-{claimed}").record
+        assert record["proofs"]["frozen"]["tensors"] == [claimed]
+
+
 def test_data_that_moved_are_named_anew(
     runs: list[Path], opinions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_proof: None
 ) -> None:
