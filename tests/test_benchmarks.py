@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("variants", "frozen", "side_by_side"))
-OTHERS = ("compare", "depth", "few_shot_text", "imbalance", "long_texts", "methods", "rank", "tune_defaults")
+MODULES = ("variants", "frozen", "side_by_side", "quality_data", "quality_peers")
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in MODULES)
+OTHERS = ("compare", "depth", "few_shot_text", "imbalance", "long_texts", "methods", "quality", "rank", "tune_defaults")
 COMPARISONS = [path for path in SCRIPTS if path.stem not in OTHERS]
 MIB = 2**20
 
