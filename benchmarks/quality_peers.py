@@ -223,8 +223,8 @@ def with_fastai(request: Request) -> Answer:
     learner = vision_learner(loaders, request["architecture"], metrics=error_rate, path=request["scratch"], **weights)
     with learner.no_bar():
         seconds = timed(lambda: learner.fine_tune(4))
-        files = [Path(request["data"], row["file"]) for row in rows_of(request, "test")]
-        shares, _ = learner.get_preds(dl=loaders.test_dl(files))
+        test = pandas.DataFrame(rows_of(request, "test"))
+        shares, _ = learner.get_preds(dl=loaders.test_dl(test))
     return [str(loaders.vocab[number]) for number in shares.argmax(1).tolist()], seconds
 
 
