@@ -373,8 +373,8 @@ def summary(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 def goals(rows: Sequence[Row], ours: Sequence[str]) -> list[str]:
     """Where the default of hf_ft is distinguishably below the best, and where it is slower than the best other tool."""
-    found = []
-    for row in (row for row in rows if DEFAULT in row.cells):
+    found, there = [], [row for row in rows if DEFAULT in row.cells]
+    for row in there:
         mine, where = row.cells[DEFAULT], f"{row.name[0]}, {row.name[2]}"
         if not mine.level_with(row.cells[row.best]):
             found.append(
@@ -385,6 +385,8 @@ def goals(rows: Sequence[Row], ours: Sequence[str]) -> list[str]:
         if peer and took > statistics.median(row.cells[peer].whole):
             theirs = statistics.median(row.cells[peer].whole)
             found.append(f"{where}: {DEFAULT} takes {took:.0f} s, {peer}, the best other tool, {theirs:.0f} s.")
+    if not there:
+        return [f"{DEFAULT} was not run."]
     return found or [f"{DEFAULT} is nowhere below the best beyond noise, and nowhere slower than the best other tool."]
 
 
@@ -406,7 +408,7 @@ def report(options: argparse.Namespace, runs: Sequence[Mapping[str, Any]], left_
     names, ours = [side.name for side in sides], [side.name for side in sides if side.tool == "hf_ft"]
     known = {public_name(model) for model in options.models}
     chosen = [line for line in runs if line["model"] in known and line["scored"] == options.scored]
-    chosen = [line for line in chosen if line["seed"] in options.seeds]
+    chosen = [line for line in chosen if line["seed"] in options.seeds and line["side"] in names]
     facts = [one for _, one, _ in cases_with_facts(options)]
     rows = rows_of(chosen, facts, names)
     if not rows:
@@ -473,6 +475,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run what has not been run, and print the tables."""
     options = parse()
+    import datasets
+
+    datasets.disable_progress_bars()
     options.device, options.model = "cpu", " and ".join(str(public_name(model)) for model in options.models)
     print(machine_line(options) + "\n", flush=True)
     options.output_dir.mkdir(parents=True, exist_ok=True)
