@@ -177,16 +177,18 @@ def predictions_of(out: Path, files: Path, facts: Facts) -> list[Any]:
 
     record, task, model, processor = load_folder(out)
     config = input_settings(record, dataset=str(files))
-    rows = load_evaluation_split(str(files), config, facts["labels"])
+    names = record.data.labels  # in the order of the model's outputs
+    rows = load_evaluation_split(str(files), config, names)
     outputs = predict_outputs(model, processor, task, rows.rows, config)
-    predicted: list[Any]
+    named: list[Any]
     if facts["kind"] == TAGS:
-        predicted = [[int(tag) for tag, _ in sentence] for sentence in outputs]
+        named = [[names[int(tag)] for tag, _ in sentence] for sentence in outputs]
     elif facts["kind"] == SEVERAL:
         shares = rows.target.probabilities(outputs)
-        predicted = [np.flatnonzero(row >= record.threshold).tolist() for row in shares]
+        named = [[names[number] for number in np.flatnonzero(row >= record.threshold)] for row in shares]
     else:
-        predicted = outputs.argmax(-1).tolist()
+        named = [names[number] for number in outputs.argmax(-1)]
+    predicted = numbered(named, facts)
     value, reported = score(facts, predicted)[0], record.metrics["test"][facts["metric"]].value
     if abs(value - reported) > 1e-6:
         raise RuntimeError(f"{out}: the predictions have {facts['metric']} {value}, and the run reports {reported}.")
