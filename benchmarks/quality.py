@@ -74,7 +74,7 @@ class Side:
         tool: `hf_ft`, or a tool of `quality_peers.TOOLS`.
         python: The Python that runs it.
         tasks: The tasks it is run for.
-        settings: What the tool is told beside the data.
+        settings: What its request has beside the data.
         one_label: Whether it takes one label an example alone.
         of_timm: Whether it needs a model of timm for images.
         most: Most examples of a class.
