@@ -367,6 +367,7 @@ TOOLS: Mapping[str, tuple[Callable[[Request], Answer], str]] = {
 def main() -> None:
     """Answer the request on the command line."""
     request = json.loads(sys.argv[1])
+    sys.path.pop(0)  # this folder, whose modules have names that a library may have as well
     import numpy
     import torch
 
