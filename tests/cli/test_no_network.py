@@ -70,9 +70,11 @@ def another(model: str, folder: Path) -> str:
 def commands(model: str, data: str, folder: Path) -> list[list[str]]:
     """Every command on local input."""
     usual = ["--task=text_classification", f"--dataset={data}", "--max_steps=1", f"--cache_dir={folder / 'cache'}"]
-    out, one = str(folder / "out"), f"--model={model}"
+    out, other, one = str(folder / "out"), str(folder / "other"), f"--model={model}"
     return [
         ["train", *usual, one, f"--output_dir={out}", "--method=lora"],
+        ["train", *usual, one, f"--output_dir={other}", "--method=full"],
+        ["soup", out, other, f"--output_dir={folder / 'soup'}"],
         ["compare", *usual, one, f"--output_dir={folder / 'compared'}", "--methods=head,full", "--seeds=1"],
         ["depth", *usual, one, f"--output_dir={folder / 'depth'}", "--depths=0,1"],
         ["rank", model, another(model, folder), *usual, f"--output_dir={folder / 'ranked'}"],
