@@ -20,6 +20,7 @@ from hf_ft.settings.merge import build
 from hf_ft.training import checkpoint_soup, checkpoints
 from hf_ft.training import stage_runner as training
 from hf_ft.training.weight_average import FILE, WeightAverage, decay_of, trained_tensors, warmed_up
+from tests.support.scripted_scores import scripted_losses
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "head by sgd": ("text", {"method": "head", "head_solver": "sgd", "cache": "off"}),
@@ -147,18 +148,6 @@ def test_average_holds_what_trains_alone() -> None:
 # --- Soup -------------------------------------------------------------------------------------------------------------
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
-    """Let evaluations find these losses, one after the other."""
-    loop, told = training.StageTrainer.evaluation_loop, iter(losses)
-
-    def evaluated(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        found = loop(trainer, *args, **kwargs)
-        found.metrics["eval_loss"] = next(told)
-        return found
-
-    monkeypatch.setattr(training.StageTrainer, "evaluation_loop", evaluated)
-
-
 @pytest.mark.parametrize(
     ("tried", "used"),
     [((1.0, 0.9), [6, 9, 3]), ((1.1, 0.9), [6, 3]), ((1.1, 1.1), [6])],
@@ -182,7 +171,7 @@ def test_soup_is_greedy(
         weights.setdefault(int(Path(folder).name.removeprefix("checkpoint-")), state)
 
     monkeypatch.setattr(checkpoint_soup, "_load", remembered)
-    scripted(monkeypatch, *during, *tried)
+    scripted_losses(monkeypatch, *during, *tried)
     assert main(words("full", request, keep, soup=3)) == 0
     record = json.loads((keep / "run.json").read_text())["stages"][0]
     assert record["soup"]["candidates"] == [6, 9, 3]
@@ -202,7 +191,7 @@ def test_soup_with_batch_norm_after_a_kill(
 ) -> None:
     """Statistics are those of the training data under the averaged weights; killed in the middle, it ends alike."""
     during, tried = (3.0, 1.0, 2.0, 9.0), (0.5, 0.4)
-    scripted(monkeypatch, *during, *tried, *during, *tried)
+    scripted_losses(monkeypatch, *during, *tried, *during, *tried)
     assert main(words("BatchNorm", request, tmp_path / "whole", soup=3, load_back_proof="true")) == 0
     record = json.loads((tmp_path / "whole/run.json").read_text())
     assert record["proofs"]["load_back"]["passed"]

@@ -22,6 +22,7 @@ from hf_ft.training import stage_runner as training
 from hf_ft.training.loop import train
 from hf_ft.training.planning import make_plan
 from hf_ft.training.run import Run
+from tests.support.scripted_scores import scripted_stages
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +79,7 @@ def test_trap_best_stage_of_renamed_weights(
     tiny_vit: str, image_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the second stage did worse, the model goes back to the best checkpoint of the first."""
-    result = training._result
-
-    def worse(*args: Any) -> Any:
-        found = result(*args)
-        found.best_metric = float(found.name == "full")
-        return found
-
-    monkeypatch.setattr(training, "_result", worse)
+    scripted_stages(monkeypatch, {"full": 1.0})
     out = tmp_path / "out"
     settings = {"model": tiny_vit, "dataset": image_data, "output_dir": out, "method": "lp_ft", "max_steps": 4}
     run = trained(**settings, metric_for_best_model="loss")

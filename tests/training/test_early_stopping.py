@@ -21,6 +21,7 @@ from hf_ft.training import stage_runner as training
 from hf_ft.training.early_stopping import EarlyStop, Patience, patience_of
 from hf_ft.training.run import StageResult
 from hf_ft.training.stage_options import holds_batch_norm
+from tests.support.scripted_scores import scripted_losses
 
 
 def patience(setting: Any = "auto", epochs: float = 10, validation: int = 200, **changes: Any) -> Patience | None:
@@ -75,18 +76,6 @@ def command(model: str, data: str, out: Path, **settings: Any) -> list[str]:
     return ["train", *(f"--{name}={value}" for name, value in usual.items())]
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
-    """Let evaluations find these losses, one after the other."""
-    original, told = training.StageTrainer.evaluation_loop, iter(losses)
-
-    def evaluated(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        found = original(trainer, *args, **kwargs)
-        found.metrics["eval_loss"] = next(told)
-        return found
-
-    monkeypatch.setattr(training.StageTrainer, "evaluation_loop", evaluated)
-
-
 def test_stage_that_stops_early(
     text_model: str,
     text_data: str,
@@ -97,7 +86,7 @@ def test_stage_that_stops_early(
     """By default, on the terminal, in `run.json` and on the card; interrupted, it stops at the same step."""
     monkeypatch.setattr(early_stopping, "MIN_VALIDATION", 1)
     losses = (3.0, 1.0, 2.0, 1.5, 1.1)
-    scripted(monkeypatch, *losses, *losses)
+    scripted_losses(monkeypatch, *losses, *losses)
     assert main(command(text_model, text_data, tmp_path / "whole")) == 0
     shown = capsys.readouterr().out
     record = json.loads((tmp_path / "whole/run.json").read_text())["stages"][0]
@@ -130,7 +119,7 @@ def test_stage_that_trains_to_its_end(
 ) -> None:
     """Switched off, and by default with the four validation examples that there are."""
     monkeypatch.setattr(early_stopping, "MIN_VALIDATION", 5 if setting is None else 1)
-    scripted(monkeypatch, *range(1, 7))
+    scripted_losses(monkeypatch, *range(1, 7))
     own = {} if setting is None else {"early_stopping_patience": setting}
     assert main(command(text_model, text_data, tmp_path / "out", num_train_epochs=6, **own)) == 0
     record = json.loads((tmp_path / "out/run.json").read_text())["stages"][0]

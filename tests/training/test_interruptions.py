@@ -30,6 +30,7 @@ from hf_ft.storage import sealed_files as sealed
 from hf_ft.training import checkpoints, loop
 from hf_ft.training import data_order as order
 from hf_ft.training import stage_runner as training
+from tests.support.scripted_scores import scripted_losses
 
 
 class Work:
@@ -63,18 +64,6 @@ def at_step(step: int, action: Callable[[], Any]) -> type[Any]:
                 action()
 
     return Doing
-
-
-def scripted(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
-    """Let evaluations find these losses, one after the other."""
-    loop, told = training.StageTrainer.evaluation_loop, iter(losses)
-
-    def evaluated(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        found = loop(trainer, *args, **kwargs)
-        found.metrics["eval_loss"] = next(told)
-        return found
-
-    monkeypatch.setattr(training.StageTrainer, "evaluation_loop", evaluated)
 
 
 def differing(one: Path, other: Path) -> int:
@@ -216,7 +205,7 @@ def test_no_step_follows_the_last(work: Work, tmp_path: Path, monkeypatch: pytes
 
 def test_patience_is_not_forgotten(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Early stopping counts the evaluations before an interruption, too."""
-    scripted(monkeypatch, *(1.0, 2.0, 3.0), *(1.0, 2.0), *(3.0, 9.0, 9.0))
+    scripted_losses(monkeypatch, *(1.0, 2.0, 3.0), *(1.0, 2.0), *(3.0, 9.0, 9.0))
     settings = {"num_train_epochs": 6, "early_stopping_patience": 2}
     assert main(work.words(tmp_path / "whole", **settings)) == 0
     work.interrupted(tmp_path / "out", 7, monkeypatch, **settings)
@@ -233,7 +222,7 @@ def test_trap_path_inside_trainer_state(
     work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Begun by a relative path, moved, and resumed by an absolute one from elsewhere: the best stays the best."""
-    scripted(monkeypatch, *(1.0, 2.0, 3.0, 4.0), *(1.0, 2.0, 3.0, 4.0))
+    scripted_losses(monkeypatch, *(1.0, 2.0, 3.0, 4.0), *(1.0, 2.0, 3.0, 4.0))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     assert main(work.words("whole")) == 0
@@ -254,7 +243,7 @@ def test_last_weights_after_a_kill_at_the_end(
     method: str, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `load_best_model_at_end` false, what a resumed run ends with is the last state, and not the best one."""
-    scripted(monkeypatch, *map(float, range(100)))
+    scripted_losses(monkeypatch, *map(float, range(100)))
     settings = {"load_best_model_at_end": "false", "method": method, "head_solver": "sgd" if method != "full" else None}
     assert main(work.words(tmp_path / "whole", **settings)) == 0
 

@@ -18,6 +18,7 @@ from hf_ft.records import RunRecord, from_json
 from hf_ft.reports.learning_curves import curves
 from hf_ft.settings.merge import build
 from hf_ft.training import stage_runner as training
+from tests.support.scripted_scores import scripted_stages
 
 
 def run(text_model: str, text_data: str, out: Path, stages: list[dict[str, Any]] | None, **settings: Any) -> Any:
@@ -90,14 +91,7 @@ def test_best_of_all_stages_may_be_one_with_adapters(
     text_model: str, text_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a later stage does worse, the merged model of the adapters comes back, and their adapter with it."""
-    result = training._result
-
-    def worse(*args: Any) -> Any:
-        found = result(*args)
-        found.best_metric = float(found.name == "lora")
-        return found
-
-    monkeypatch.setattr(training, "_result", worse)
+    scripted_stages(monkeypatch, {"lora": 1.0})
     stages = [ADAPTERS, {"name": "all", "trains": "all", "learning_rate": 0.1}]
     strategy = {"eval_strategy": "epoch", "save_strategy": "epoch"}
     run(text_model, text_data, tmp_path / "out", stages, metric_for_best_model="loss", **strategy)
