@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.errors import UserError, nearest
 from hf_ft.methods import MethodSpec, check_options
 from hf_ft.settings import resume_check as resuming
+from hf_ft.settings.method_checks import check_start
 from hf_ft.settings.paths import check_output_dir
 from hf_ft.settings.plan_yaml import read_stages, read_yaml
 from hf_ft.settings.schema import (
@@ -213,43 +214,6 @@ def _merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     return explicit
 
 
-def _check_start(config: Config) -> None:
-    """Check that what the head reads and starts from goes with the method.
-
-    Raises:
-        UserError: Random weights have no embeddings, or the method fits the head anew.
-    """
-    for name, value in (("pooling", "sentence"), ("head_init", "label_names")):
-        if getattr(config, name) == value and not config.method.definition.pretrained:
-            raise UserError(
-                f"--{name} {value} does not go with method '{config.method}', which starts from random weights.",
-                option=name,
-                value=value,
-                hint="Leave it out.",
-            )
-    if config.mixing and config.method.contrastive:
-        name = next(iter(config.mixing))
-        raise UserError(
-            f"--{name} mixes labels, and a contrastive stage needs one class for each example.",
-            option=name,
-            hint="Leave it out.",
-        )
-    if config.long_text == "windows" and config.method.contrastive:
-        raise UserError(
-            "--long_text windows does not go with a contrastive stage, which compares whole texts.",
-            option="long_text",
-            value="windows",
-            hint="Use truncate or head_tail.",
-        )
-    if config.head_init == "label_names" and config.method.contrastive:
-        raise UserError(
-            "--head_init label_names does not go with a contrastive stage, which moves the embeddings of the labels.",
-            option="head_init",
-            value="label_names",
-            hint="Leave it out, or use method head or lp_ft.",
-        )
-
-
 def _check(settings: Settings, sections: Sequence[type[Section]]) -> None:
     """Check the sections that are needed, and what must hold between them and `TrainingArguments`."""
     config, training = settings.config, settings.training
@@ -270,7 +234,7 @@ def _check(settings: Settings, sections: Sequence[type[Section]]) -> None:
     if TrainingSettings in sections:
         check_steps(config, training)
     if {ModelSettings, MethodSettings} <= {*sections}:
-        _check_start(config)
+        check_start(config)
     if config.loss == "focal" and training.get("label_smoothing_factor"):
         raise UserError(
             "--label_smoothing_factor does not go with --loss focal.",

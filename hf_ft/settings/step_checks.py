@@ -22,8 +22,6 @@ def check_steps(config: Config, training: Mapping[str, Any]) -> None:
             option="early_stopping_patience",
             hint="Leave out the strategy `no`.",
         )
-    if config.method.name == "contrastive":
-        _check_contrastive(config)
     for name in ("ema", "soup"):
         if getattr(config, name) is not None:
             _check_average(name, config, training)
@@ -37,20 +35,6 @@ def check_steps(config: Config, training: Mapping[str, Any]) -> None:
             value="eval",
             hint="Leave it out.",
         )
-
-
-def _check_contrastive(config: Config) -> None:
-    """Check that nothing is to be chosen by the scores of a stage that has none, since it trains no head."""
-    chosen = {"ema": config.ema, "soup": config.soup, "early_stopping_patience": config.stops_early}
-    for name, value in chosen.items():
-        if value:
-            raise UserError(
-                f"--{name} does not go with method 'contrastive', whose first stage keeps its last state and whose "
-                "second one solves the head in closed form.",
-                option=name,
-                value=getattr(config, name),
-                hint="Leave it out.",
-            )
 
 
 def _check_average(name: str, config: Config, training: Mapping[str, Any]) -> None:
