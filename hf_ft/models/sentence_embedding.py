@@ -92,7 +92,7 @@ def _with_mean_block(model: PreTrainedModel) -> PreTrainedModel:
     try:
         config.num_hidden_layers += 1
         wider = type(model)(config)
-    except (AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # the model's own code: a list with an entry for each block is too short, for example
         raise CannotRead(f"{type(model).__name__} takes no further block") from error
     missing, unexpected = wider.load_state_dict(model.state_dict(), strict=False)
     blocks = {name[: name.index(".attention.")] for name in missing if ".attention." in name}
@@ -148,7 +148,10 @@ def embedding_difference(
     batch = _random_texts(encoder)
     body: Any = getattr(encoder, encoder.base_model_prefix)
     with torch.no_grad(), evaluating(encoder):
-        states = body(**batch).last_hidden_state
+        try:
+            states = body(**batch).last_hidden_state
+        except Exception as error:  # the model's own code: an encoder and a decoder want more inputs, for example
+            raise CannotRead(f"{type(body).__name__} does not read texts alone") from error
     mask = batch["attention_mask"][..., None].to(states)
     embedding = (states * mask).sum(1) / mask.sum(1) if pooling == MEAN else states[:, 0]
     try:

@@ -53,7 +53,7 @@ def sentence_head(
     """
     if not _reads_texts(task):
         return model, groups
-    if config.reads_sentence:
+    if config.reads_sentence and (pooling is not None or _asked(config)):
         model, groups = _reading(model, groups, pooling, config, notes)
     if config.head_init == "label_names":
         if not reads_embedding(model, groups, pooling):
@@ -67,6 +67,11 @@ def sentence_head(
         start_from_names(model, tokenizer, groups, labels, config.label_template)
         notes.append(f"the head starts from label names: '{config.label_template}'")
     return model, groups
+
+
+def _asked(config: Config) -> bool:
+    """Whether the settings need a sentence embedding, so that a model without one is told."""
+    return config.pooling == "sentence" or config.head_init == "label_names" or config.method.contrastive
 
 
 def _reading(

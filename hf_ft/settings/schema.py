@@ -92,7 +92,7 @@ class ModelSettings(TaskSettings):
     keep_head: bool = _option("keep the checkpoint's head when its labels are those of the data", False)
     pooling: str | None = _option(
         "what the head of a text classifier reads: what its architecture pools, or the sentence embedding that its "
-        "encoder was trained for (default: model; sentence, if possible, for contrastive and head_init label_names)",
+        "encoder was trained for (default: sentence, where there is one that a new head can read)",
         choices=("model", "sentence"),
     )
     head_init: str = _option(
@@ -379,11 +379,10 @@ class TrainingSettings(Section):
     soup: int | None = _option(
         "average up to this many of the last stage's best checkpoints, as long as validation does not fall"
     )
-    batch_norm: str = _option(
-        "running statistics of BatchNorm in layers that train: train updates them, eval keeps them, auto keeps them "
-        "where batches are below 16",
-        "train",
-        choices=("train", "eval", "auto"),
+    batch_norm: str | None = _option(
+        "running statistics of BatchNorm in layers that train: train updates them, eval keeps those of the source "
+        "model (default: eval, and train from random weights)",
+        choices=("train", "eval"),
     )
     drop_path: float | None = _option(
         "rate of stochastic depth, such as 0.1: residual branches are skipped at random in training, in most models "
@@ -492,11 +491,16 @@ class Config(
     must_match: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def holds_batch_norm(self) -> bool:
+        """Whether BatchNorm keeps its running statistics where a group trains as a whole."""
+        return self.batch_norm == "eval" or (self.batch_norm is None and self.method.definition.pretrained)
+
+    @property
     def reads_sentence(self) -> bool:
         """Whether the head of a text classifier is to read the sentence embedding, where its encoder has one."""
         if self.pooling is not None or self.keep_head:
             return self.pooling == "sentence"
-        return self.method.contrastive or self.head_init == "label_names"
+        return self.method.definition.pretrained
 
 
 def config_fields() -> dict[str, dataclasses.Field[Any]]:

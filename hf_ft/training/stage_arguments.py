@@ -13,7 +13,9 @@ from hf_ft.methods import AppliedStage
 from hf_ft.training.run import Run
 
 EVALUATIONS = 20
-"""Most evaluations (and checkpoints) of a stage with very short epochs."""
+"""Most evaluations (and checkpoints) of a stage with short epochs."""
+SHORT_EPOCH = 10
+"""Steps of an epoch below which a stage has half as many: writing a checkpoint takes as long as several such epochs."""
 RARELY = 500
 """Steps from one checkpoint to the next in a stage that does not evaluate, as by default in `Trainer`."""
 
@@ -71,11 +73,12 @@ def _without_evaluation(args: TrainingArguments, saves: bool, steps: int) -> Tra
 
 def _schedule_evaluation(args: TrainingArguments, stage: AppliedStage, train_examples: int) -> None:
     """Evaluate after each epoch, or less often where epochs are a few steps long."""
-    total = total_steps(args, stage, train_examples)
-    if total <= EVALUATIONS * steps_per_epoch(args, train_examples) and stage.max_steps < 0:
+    total, epoch = total_steps(args, stage, train_examples), steps_per_epoch(args, train_examples)
+    most = EVALUATIONS if epoch >= SHORT_EPOCH else EVALUATIONS // 2
+    if total <= most * epoch and stage.max_steps < 0:
         args.eval_strategy = args.save_strategy = "epoch"
         return
-    steps = max(1, math.ceil(total / EVALUATIONS))
+    steps = max(1, math.ceil(total / most))
     args.eval_strategy = args.save_strategy = "steps"
     args.eval_steps = args.save_steps = steps
 

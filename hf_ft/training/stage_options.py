@@ -17,17 +17,12 @@ from hf_ft.feature_cache import format_size
 from hf_ft.heads import expects_solved_head
 from hf_ft.methods import AppliedStage
 from hf_ft.models import has_statistics
-from hf_ft.settings import Config
 from hf_ft.training.divergence import LOWER, DivergenceGuard
 from hf_ft.training.early_stopping import Patience, patience_of, planned_evaluations
 from hf_ft.training.run import Run
 from hf_ft.training.run_start import stage_folder
 from hf_ft.training.stage_arguments import stage_arguments, total_steps
 from hf_ft.training.weight_average import decay_of
-
-SMALL_BATCH = 16
-"""With `--batch_norm auto`: batches below this give statistics too noisy to train with, see figure 1 of
-https://arxiv.org/abs/1803.08494."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +50,6 @@ def stage_options(run: Run, stage: AppliedStage, args: TrainingArguments, train_
         soup=config.soup or 0 if stage is run.plan.stages[-1] else 0,
         patience=patience_of(config, args, stage, train_examples, len(run.splits.validation)),
     )
-
-
-def holds_batch_norm(config: Config, args: TrainingArguments) -> bool:
-    """Whether BatchNorm keeps its running statistics where a group trains as a whole."""
-    if config.batch_norm == "auto":
-        return config.method.definition.pretrained and args.per_device_train_batch_size < SMALL_BATCH
-    return config.batch_norm == "eval"
 
 
 def check_options(run: Run, train_examples: int) -> None:
@@ -119,7 +107,7 @@ def announce(
             args,
         )
     held = [module for module in in_eval if has_statistics(module)]
-    if holds_batch_norm(run.config, args) and held:
+    if run.config.holds_batch_norm and held:
         print_on_main(f"norms    {len(held)} BatchNorm layers keep their running statistics", args)
 
 

@@ -50,7 +50,7 @@ from hf_ft.training.run import Run, StageResult, epochs_of
 from hf_ft.training.run_start import ended_before, of_main, stage_folder
 from hf_ft.training.stage_arguments import stage_arguments, total_steps
 from hf_ft.training.stage_data import read_once
-from hf_ft.training.stage_options import StageOptions, announce, guard_of, holds_batch_norm, stage_options
+from hf_ft.training.stage_options import StageOptions, announce, guard_of, stage_options
 from hf_ft.training.trainer import StageTrainer, evaluation_order
 from hf_ft.training.weight_average import WeightAverage, trained_tensors
 
@@ -67,7 +67,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     if ended_before(run, folder):
         return
     args = stage_arguments(run, stage, folder, len(train_set))
-    in_eval = modules_in_eval(run.model, stage, holds_batch_norm(run.config, args))
+    in_eval = modules_in_eval(run.model, stage, run.config.holds_batch_norm)
     names = stage.frozen_tensors | held_statistics(run.model, in_eval)
     untouched = snapshot(run.model, names) if stage.peft else {}
     model = _prepare(run, stage, total_steps(args, stage, len(train_set)))

@@ -82,14 +82,13 @@ def test_a_deaf_head_is_told_with_its_remedy(
     deaf_model: str, opinions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Output, record and card say what is lost; the method that they name reaches what the layers offer."""
-    record = run(deaf_model, opinions, tmp_path / "head", "head")
+    record = run(deaf_model, opinions, tmp_path / "head", "head", "--pooling=model")
     found, text = record["head_input"], capsys.readouterr().out
     assert found["reads_less"]
     assert found["head_score"] < 0.6
     assert max(found["boundary_scores"]) > 0.95
     assert found["difference"][0] > 0.2
     assert found["boundaries"] == [0, 1, 2, 3]
-    assert "trained for mean pooling" in " ".join(record["model"]["notes"])
     card = (tmp_path / "head/README.md").read_text()
     for told in (" ".join(text.split()), card):
         assert "reads less than the frozen layers offer" in told
@@ -97,11 +96,19 @@ def test_a_deaf_head_is_told_with_its_remedy(
         assert f"{max(found['boundary_scores']):.3f}" in told
     # Random weights learn from higher rates than pretrained ones.
     steps = ("--learning_rate=3e-3", "--num_train_epochs=10")
-    mended = run(deaf_model, opinions, tmp_path / "mended", found["suggested_method"], *steps)
+    mended = run(deaf_model, opinions, tmp_path / "mended", found["suggested_method"], "--pooling=model", *steps)
     assert mended["metrics"]["validation"]["accuracy"]["value"] > 0.95
     assert mended["head_input"] is None
     answers = pipeline("text-classification", str(tmp_path / "mended"))(["great great film", "awful awful film"])
     assert [answer["label"] for answer in answers] == ["positive", "negative"]
+
+
+def test_a_head_reads_the_sentence_embedding_by_default(deaf_model: str, opinions: str, tmp_path: Path) -> None:
+    """The same model without an option: the head reads the mean of the tokens and misses nothing."""
+    record = run(deaf_model, opinions, tmp_path / "head", "head")
+    assert not record["head_input"]["reads_less"]
+    assert record["head_input"]["head_score"] > 0.95
+    assert "a block was added that averages the tokens" in " ".join(record["model"]["notes"])
 
 
 def test_a_head_that_reads_well_is_told_nothing(
@@ -170,6 +177,7 @@ def test_depth_says_what_contradicts_its_choice(
 ) -> None:
     """A handful of steps cannot open a deaf head: the probes show what the layers hold, and this is said."""
     settings = {"task": "text_classification", "model": deaf_model, "dataset": opinions, "depths": "0,2,3"}
+    settings["pooling"] = "model"
     record = depth(**settings, num_train_epochs=1, output_dir=str(tmp_path / "out"))
     choice = record.choice
     assert choice is not None

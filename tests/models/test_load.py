@@ -199,7 +199,7 @@ def test_architectures_without_weights_train_from_scratch(name: str) -> None:
 
 def test_pretrained_text_model_of_the_real_world(minilm: str) -> None:
     """MiniLM: six blocks, pooler kept from the checkpoint, the classifier alone is new."""
-    model, tokenizer, report = load_model(config_for(minilm), ("no", "yes"), SINGLE)
+    model, tokenizer, report = load_model(config_for(minilm, pooling="model"), ("no", "yes"), SINGLE)
     assert isinstance(model, AutoModelForSequenceClassification._model_mapping[type(model.config)])
     assert set(report.new) == {"classifier.weight", "classifier.bias"}
     assert len(report.groups.of_role("block")) == 6

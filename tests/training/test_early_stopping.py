@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 from hf_ft import finetune
 from hf_ft.cli.app import main
+from hf_ft.methods import MethodSpec
+from hf_ft.settings import Config
 from hf_ft.training import early_stopping, loop
 from hf_ft.training import stage_runner as training
 from hf_ft.training.early_stopping import EarlyStop, Patience, patience_of
 from hf_ft.training.run import StageResult
-from hf_ft.training.stage_options import holds_batch_norm
 from tests.support.scripted_scores import scripted_losses
 
 
@@ -205,14 +206,9 @@ def test_batch_norm(mode: str, image_model: str, image_data: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("mode", "batch", "pretrained", "held"),
-    [("auto", 8, True, True), ("auto", 16, True, False), ("auto", 8, False, False), ("eval", 64, True, True)],
+    ("mode", "method", "held"),
+    [(None, "full", True), (None, "scratch", False), ("train", "full", False), ("eval", "full", True)],
 )
-def test_batch_norm_by_batch(mode: str, batch: int, pretrained: bool, held: bool) -> None:
-    """`auto` holds the statistics where batches are small, never where they are random."""
-    method = SimpleNamespace(definition=SimpleNamespace(pretrained=pretrained))
-    config, args = (
-        SimpleNamespace(batch_norm=mode, method=method),
-        SimpleNamespace(per_device_train_batch_size=batch),
-    )
-    assert holds_batch_norm(config, args) is held  # type: ignore[arg-type]
+def test_batch_norm_by_default(mode: str | None, method: str, held: bool) -> None:
+    """The statistics of a source model are held, never random ones."""
+    assert Config(method=MethodSpec(method), batch_norm=mode).holds_batch_norm is held
