@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,14 +75,35 @@ def preset(name: str) -> Preset:
     return PRESETS.get(name, Preset())
 
 
+REFERENCE_SIZE = 86e6
+"""Parameters in the blocks of BERT-base and of ViT-B, for which the rates of transformers are written down."""
+LEAST_FACTOR, MOST_FACTOR = 0.5, 4.0
+"""How far the size of a transformer changes its rate: those in use are 1e-5 for 300 M parameters, 2e-4 for 10 M."""
+
+
+def rate_for_size(rate: float, parameters: int) -> float:
+    """The rate of a transformer with so many parameters in its blocks, from that of `REFERENCE_SIZE`.
+
+    Smaller networks take higher rates. Between the rates in use for BERT-base and those measured on MiniLM (the
+    benchmarks' README), the inverse square root of the size fits.
+    """
+    return rate * min(MOST_FACTOR, max(LEAST_FACTOR, math.sqrt(REFERENCE_SIZE / max(parameters, 1))))
+
+
+PLAN_ONLY = frozenset({"min_steps", "transformer_rate"})
+"""Defaults that are no settings. `min_steps` raises the number of epochs on small data. `transformer_rate` is the rate
+of networks without BatchNorm, scaled by `rate_for_size`; `learning_rate` is then that of networks with BatchNorm."""
+
 # Rates are those of the body; the head's is `head_lr_multiplier` times as high (ten, as in
-# https://d2l.ai/chapter_computer-vision/fine-tuning.html). `min_steps` raises the number of epochs on small data.
-_TUNE = {"head_lr_multiplier": 10.0, "min_steps": 300}
+# https://d2l.ai/chapter_computer-vision/fine-tuning.html).
+_TUNE = {"head_lr_multiplier": 10.0, "min_steps": 100, "transformer_rate": 5e-5}
 # A linear probe is a convex problem and its loss falls smoothly, while its accuracy on a small validation split is
 # mostly noise from epoch to epoch: so its best epoch is the one of least loss.
 _PROBE = {"metric_for_best_model": "loss", "min_steps": 300}
 # A few small parameters need a high rate; the head's is that of the adapters' head.
 _PART = {"head_lr_multiplier": 2.5, "min_steps": 300}
+_ADAPT = {"head_lr_multiplier": 10.0, "min_steps": 300}
+_PAIRS = {"min_steps": 40, "transformer_rate": 7.5e-5}
 DEFAULTS: dict[str, Mapping[str, Mapping[str, Any]]] = {
     "scratch": {
         "image": {"learning_rate": 1e-3, "num_train_epochs": 10, "augment": "basic", "min_steps": 600},
@@ -110,20 +132,20 @@ DEFAULTS: dict[str, Mapping[str, Mapping[str, Any]]] = {
         "text": {"learning_rate": 5e-5, "num_train_epochs": 4} | _TUNE,
     },
     "contrastive": {
-        "image": {"learning_rate": 3e-4, "num_train_epochs": 30, "augment": "basic", "min_steps": 40},
-        "text": {"learning_rate": 2e-4, "num_train_epochs": 30, "min_steps": 40},
+        "image": {"learning_rate": 3e-4, "num_train_epochs": 30, "augment": "basic"} | _PAIRS,
+        "text": {"learning_rate": 2e-4, "num_train_epochs": 30} | _PAIRS,
     },
     "gradual": {
         "image": {"learning_rate": 3e-4, "num_train_epochs": 12, "augment": "basic"} | _TUNE,
-        "text": {"learning_rate": 1e-4, "num_train_epochs": 8} | _TUNE,
+        "text": {"learning_rate": 1e-4, "num_train_epochs": 8} | _TUNE | {"transformer_rate": 1e-4},
     },
     "lora": {
-        "image": {"learning_rate": PRESETS["lora"].image, "num_train_epochs": 10, "augment": "basic"} | _TUNE,
-        "text": {"learning_rate": PRESETS["lora"].text, "num_train_epochs": 4} | _TUNE,
+        "image": {"learning_rate": PRESETS["lora"].image, "num_train_epochs": 10, "augment": "basic"} | _ADAPT,
+        "text": {"learning_rate": PRESETS["lora"].text, "num_train_epochs": 4} | _ADAPT,
     },
     "peft": {
-        "image": {"num_train_epochs": 10, "augment": "basic"} | _TUNE,
-        "text": {"num_train_epochs": 4} | _TUNE,
+        "image": {"num_train_epochs": 10, "augment": "basic"} | _ADAPT,
+        "text": {"num_train_epochs": 4} | _ADAPT,
     },
     "bitfit": {
         "image": {"learning_rate": 3e-3, "num_train_epochs": 10, "augment": "basic"} | _PART,
@@ -142,7 +164,7 @@ DEFAULTS: dict[str, Mapping[str, Mapping[str, Any]]] = {
         "text": {"learning_rate": 5e-5, "num_train_epochs": 3} | _TUNE,
     },
 }
-"""Method -> modality -> settings that train well without being set; `min_steps` raises the epochs on small data."""
+"""Method -> modality -> settings that train well without being set, and `PLAN_ONLY`."""
 
 
 DEEP_HEAD_RATE = 1e-3

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_ft.errors import UserError, choose, split_argument
-from hf_ft.methods.defaults import HEAD_RATES, preset
+from hf_ft.methods.defaults import HEAD_RATES, PLAN_ONLY, preset, rate_for_size
 from hf_ft.methods.peft_methods import check_name
 from hf_ft.methods.registry import METHODS, Method
 from hf_ft.methods.selectors import Group, check_argument
@@ -93,16 +93,24 @@ class MethodSpec:
         return self.definition.stages(self.argument, groups)
 
     def defaults(self, modality: str) -> dict[str, Any]:
-        """The settings that the method brings for a modality; `min_steps` is the plan's own and left out."""
+        """The settings that the method brings for a modality."""
         settings = dict(self.definition.defaults[modality])
         if self.definition.argument == "NAME":
             settings |= adapter_rates(self.argument or "", modality)
-        return {name: value for name, value in settings.items() if name != "min_steps"}
+        return {name: value for name, value in settings.items() if name not in PLAN_ONLY}
 
     def default_epochs(self, modality: str, steps_per_epoch: int) -> int:
         """Epochs when the user set none: the method's, or more where so few data would make too few steps."""
         settings = self.definition.defaults[modality]
         return max(settings["num_train_epochs"], -(-settings["min_steps"] // max(steps_per_epoch, 1)))
+
+    def default_rate(self, modality: str, groups: Sequence[Group]) -> float:
+        """The learning rate when the user set none: the method's, by the kind of network and by its size."""
+        rate = self.definition.defaults[modality].get("transformer_rate")
+        batch_norm = any(name.endswith("running_mean") for group in groups for name in group.buffers)
+        if rate is None or batch_norm:
+            return float(self.defaults(modality)["learning_rate"])
+        return rate_for_size(rate, sum(group.size for group in groups if group.role == "block"))
 
 
 def join_patterns(words: Sequence[str]) -> list[str]:

@@ -195,10 +195,14 @@ class AppliedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does to a model: the stages of a method, applied to its depth groups."""
+    """What a run does to a model: the stages of a method, applied to its depth groups.
+
+    `learning_rate` is the rate of which those of the stages are multiples.
+    """
 
     method: str
     stages: tuple[AppliedStage, ...]
+    learning_rate: float = 0.0
 
     def combined(self, name: str = "all stages", epochs: float = 1.0) -> AppliedStage:
         """One stage in which a group is frozen only where no stage trains or adapts it."""
@@ -259,7 +263,7 @@ def plan_stages(
             "No stage trains the head, which is new and so random: nothing below it could make up for that. Let at "
             "least one stage have `head: train`."
         )
-    return Plan(method, tuple(applied))
+    return Plan(method, tuple(applied), learning_rate)
 
 
 def _pairs(

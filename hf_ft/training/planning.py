@@ -16,7 +16,10 @@ from hf_ft.tasks import Task, get_task
 def make_plan(
     config: Config, args: TrainingArguments, groups: DepthGroups, train_examples: int, task: Task | None = None
 ) -> Plan:
-    """Apply the method to the model's depth groups; epochs that the user did not set follow from the data's size.
+    """Apply the method to the model's depth groups.
+
+    Epochs that the user did not set follow from the size of the data, a learning rate from the kind and size of the
+    network.
 
     Raises:
         UserError: a method that the model cannot take, such as `last_n` with more blocks than there are.
@@ -27,13 +30,13 @@ def make_plan(
             f"{args.per_device_train_batch_size:,}. Leave it out, or set --per_device_train_batch_size."
         )
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    epochs = args.num_train_epochs
+    modality = (task or get_task(config.task)).modality.method_defaults
+    epochs, rate = args.num_train_epochs, args.learning_rate
     if "num_train_epochs" not in config.explicit:
-        modality = (task or get_task(config.task)).modality
-        epochs = config.method.default_epochs(modality.method_defaults, math.ceil(train_examples / batch))
-    rate = args.learning_rate
-    if config.method.name == "head" and "learning_rate" not in config.explicit and not linear_head(groups):
-        rate = DEEP_HEAD_RATE
+        epochs = config.method.default_epochs(modality, math.ceil(train_examples / batch))
+    if "learning_rate" not in config.explicit:
+        deep = config.method.name == "head" and not linear_head(groups)
+        rate = DEEP_HEAD_RATE if deep else config.method.default_rate(modality, groups)
     return plan_method(
         config.method,
         groups,

@@ -116,9 +116,8 @@ def guard_of(run: Run, stage: AppliedStage, args: TrainingArguments, trainer: li
     own = next((one for one in run.config.method.own_stages if one.name == stage.name), None)
     if own is not None and own.learning_rate is not None:
         option = f"learning_rate {own.learning_rate / LOWER:g} in its plan"
-    else:  # the rate of a head alone may be that of a head of several layers, which no option has set
-        alone = run.config.method.name == "head"
-        option = f"--learning_rate {(stage.rate if alone else run.args.learning_rate) / LOWER:g}"
+    else:
+        option = f"--learning_rate {run.plan.learning_rate / LOWER:.3g}"
 
     def kept() -> str:
         sign, state = 1 if run.higher_is_better else -1, trainer[0].state

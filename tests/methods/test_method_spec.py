@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from hf_ft.errors import UserError
+from hf_ft.methods.defaults import LEAST_FACTOR, MOST_FACTOR, REFERENCE_SIZE
 from hf_ft.methods.method_spec import MethodSpec, plan_method
 from hf_ft.methods.registry import METHODS
 from hf_ft.settings.schema import config_fields
@@ -64,6 +66,31 @@ def test_few_data_get_more_epochs() -> None:
     assert full.default_epochs("image", 7) == math.ceil(least / 7)
     assert full.default_epochs("image", 10_000) == usual
     assert full.default_epochs("image", 0) == least
+
+
+@pytest.mark.parametrize("method", ["full", "lp_ft", "last_n:2", "gradual", "train:*"])
+def test_rate_follows_from_the_network(method: str) -> None:
+    """Without BatchNorm a small network takes a higher rate, within limits; with BatchNorm the size does not matter."""
+
+    def rate(size: int, *buffers: str) -> float:
+        groups = [replace(group, size=size // 3, buffers=buffers) for group in THREE_BLOCKS if group.role == "block"]
+        return MethodSpec.parse(method).default_rate("image", groups)
+
+    reference = round(REFERENCE_SIZE)
+    assert rate(reference // 4) == pytest.approx(2 * rate(reference), rel=1e-4)
+    assert rate(reference // 400) == rate(3) == pytest.approx(MOST_FACTOR * rate(reference), rel=1e-4)
+    assert rate(reference * 9) == pytest.approx(LEAST_FACTOR * rate(reference), rel=1e-4)
+    usual = METHODS[method.partition(":")[0]].defaults["image"]["learning_rate"]
+    assert rate(100, "norm.running_mean") == rate(reference, "norm.running_mean") == usual
+
+
+@pytest.mark.parametrize("method", ["head", "lora", "bitfit", "scratch", "peft:ia3"])
+def test_rates_that_do_not_depend_on_the_network(method: str) -> None:
+    """A head, adapters and a few small parameters take the rate of the method at every size."""
+    spec = MethodSpec.parse(method)
+    for size in (10, 10**9):
+        groups = [replace(group, size=size) for group in THREE_BLOCKS]
+        assert spec.default_rate("text", groups) == spec.defaults("text")["learning_rate"]
 
 
 @pytest.mark.parametrize("task", task_names())

@@ -19,6 +19,7 @@ class Row:
     modules: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     label_sized: tuple[str, ...] = ()
+    size: int = 1
 
 
 def table(*names: str) -> tuple[Row, ...]:
