@@ -103,7 +103,7 @@ _PROBE = {"metric_for_best_model": "loss", "min_steps": 300}
 # A few small parameters need a high rate; the head's is that of the adapters' head.
 _PART = {"head_lr_multiplier": 2.5, "min_steps": 300}
 _ADAPT = {"head_lr_multiplier": 10.0, "min_steps": 300}
-_PAIRS = {"min_steps": 40, "transformer_rate": 7.5e-5}
+_PAIRS = {"min_steps": 28, "transformer_rate": 7.5e-5}
 DEFAULTS: dict[str, Mapping[str, Mapping[str, Any]]] = {
     "scratch": {
         "image": {"learning_rate": 1e-3, "num_train_epochs": 10, "augment": "basic", "min_steps": 600},
