@@ -92,12 +92,16 @@ def gpu_peak() -> int:
 
 
 def hf_ft_settings(request: Request, method: str) -> dict[str, Any]:
-    """The settings of hf_ft: one rate for head and body, as a plain `Trainer` has, and no augmentation."""
+    """The settings of hf_ft with which it trains as a plain `Trainer` does.
+
+    One rate for head and body, no augmentation, BatchNorm that follows the data, and the pooling of the architecture.
+    """
     settings = {"task": request["task"], "model": request["model"], "dataset": request["dataset"], "method": method}
     for name in ("max_train_examples", "max_eval_examples"):
         settings[name] = request[name]
-    settings |= {"head_lr_multiplier": 1.0}
-    return settings | ({"augment": "none"} if request["task"] == "image_classification" else {})
+    images = request["task"] == "image_classification"
+    same = {"augment": "none", "batch_norm": "train"} if images else {"pooling": "model"}
+    return settings | {"head_lr_multiplier": 1.0} | same
 
 
 def prepare(request: Request) -> dict[str, Any]:
