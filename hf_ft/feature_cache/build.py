@@ -28,7 +28,7 @@ from hf_ft.feature_cache.feature_files import Features, FeatureStore, Unusable
 from hf_ft.feature_cache.function_identity import Unidentifiable
 from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheable, forecast
 from hf_ft.feature_cache.rows import CachedRows
-from hf_ft.modalities import longest_first
+from hf_ft.modalities import filled_batches, longest_first
 from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split
 
 TOKENS, EXAMPLES = 512, 32
@@ -168,12 +168,7 @@ def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iter
     if lengths is None:
         yield from np.array_split(np.arange(count), math.ceil(count / examples))
         return
-    order = longest_first(lengths)
-    begin = 0
-    while begin < count:
-        size = max(1, tokens // max(1, int(lengths[order[begin]])))
-        yield order[begin : begin + size]
-        begin += size
+    yield from filled_batches(lengths, longest_first(lengths), tokens)
 
 
 def _rows(request: CacheRequest, split: ModelSplit, features: Features, part: EncodedSplit) -> CachedRows:

@@ -14,6 +14,7 @@ from .image_views import MOST_VIEWS as MOST_VIEWS
 from .processor_size import output_side as output_side
 from .processor_size import resize_processor as resize_processor
 from .text import batch_tokens as batch_tokens
+from .text import filled_batches as filled_batches
 from .text import full_lengths as full_lengths
 from .text import longest_first as longest_first
 from .text import token_counts as token_counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.modalities.base import ColumnType, Modality
@@ -103,6 +103,21 @@ def longest_first(lengths: NDArray[Any]) -> NDArray[np.int64]:
     return np.argsort(-lengths, kind="stable")
 
 
+def filled_batches(lengths: NDArray[Any], order: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Cut an order of texts into batches of at most so many tokens, padding included.
+
+    A text that is longer is a batch of its own. In an order by length batches hold little padding.
+    """
+    begin, longest = 0, 1
+    for place, length in enumerate(lengths[order].tolist()):
+        longest = max(longest, length)
+        if place > begin and (place - begin + 1) * longest > tokens:
+            yield order[begin:place]
+            begin, longest = place, max(1, length)
+    if len(order):
+        yield order[begin:]
+
+
 def full_lengths(processor: Any, columns: Sequence[Sequence[Any]]) -> list[int]:
     """The number of tokens of each text (or pair, for two columns) that is not truncated."""
     return [len(tokens) for tokens in processor(*columns, verbose=False)["input_ids"]]
@@ -127,7 +142,7 @@ MODALITY = Modality(
     plural="texts",
     unit="tokens",
     example='"some text"',
-    options=("max_length", "long_text", "pooling", "head_init", "label_template"),
+    options=("max_length", "long_text", "pooling", "head_init", "label_template", "tokens_per_batch"),
     columns={"text": _TEXT, "text_pair": _TEXT, "tokens": ColumnType(_holds_words, "lists of words")},
     method_defaults="text",
     load_processor=load_processor,

@@ -152,6 +152,18 @@ class RunSoupRecord:
 
 
 @dataclass
+class TokenBatchesRecord:
+    """Batches of a stage filled by tokens: most `tokens` of one, how many an epoch, and of the first epoch the mean
+    number of `texts` and the share of tokens that are `padding`.
+    """
+
+    tokens: int
+    batches: int
+    texts: float
+    padding: float
+
+
+@dataclass
 class StageRecord:
     """A finished stage.
 
@@ -180,6 +192,7 @@ class StageRecord:
     ema: float | None = None
     stopped: StoppedEarly | None = None
     soup: SoupRecord | None = None
+    token_batches: TokenBatchesRecord | None = None
 
 
 @dataclass

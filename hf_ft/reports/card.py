@@ -177,7 +177,9 @@ def _training_note(record: RunRecord) -> str:
     machine, settings = record.machine, record.settings
     seconds = sum(stage.seconds for stage in record.stages)
     memory = max(stage.peak_memory for stage in record.stages)
-    names = ("per_device_train_batch_size", "lr_scheduler_type", "seed", "weight_decay")
+    by_tokens = settings.get("tokens_per_batch") is not None
+    batch = "tokens_per_batch" if by_tokens else "per_device_train_batch_size"
+    names = (batch, "lr_scheduler_type", "seed", "weight_decay")
     named = ", ".join(f"{name} {settings[name]}" for name in names)
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     random = regularisation(settings)

@@ -24,7 +24,7 @@ from hf_ft.settings.schema import (
     TrainingSettings,
     config_fields,
 )
-from hf_ft.settings.step_checks import check_steps
+from hf_ft.settings.step_checks import check_steps, check_token_batches
 from hf_ft.settings.training_arguments import (
     TRAINING_DEFAULTS,
     check_training,
@@ -233,6 +233,7 @@ def _check(settings: Settings, sections: Sequence[type[Section]]) -> None:
         )
     if TrainingSettings in sections:
         check_steps(config, training)
+        check_token_batches(config, training)
     if {ModelSettings, MethodSettings} <= {*sections}:
         check_start(config)
     if config.loss == "focal" and training.get("label_smoothing_factor"):

@@ -53,7 +53,7 @@ RANGES: dict[str, Range] = {
         (
             *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
             *("eval_accumulation_steps", "torch_empty_cache_steps", "save_total_limit", "dataloader_prefetch_factor"),
-            *("ddp_bucket_cap_mb", "ddp_timeout", "lora_r", "max_length"),
+            *("ddp_bucket_cap_mb", "ddp_timeout", "lora_r", "max_length", "tokens_per_batch"),
             "image_size",
             *("max_train_examples", "max_eval_examples", "examples_per_class", "val_examples_per_class"),
         ),

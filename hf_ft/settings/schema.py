@@ -384,6 +384,10 @@ class TrainingSettings(Section):
         "model (default: eval, and train from random weights)",
         choices=("train", "eval"),
     )
+    tokens_per_batch: int | None = _option(
+        "fill each batch of texts up to this many tokens, padding included, with texts of similar length (default: "
+        "batches of --per_device_train_batch_size texts)"
+    )
     drop_path: float | None = _option(
         "rate of stochastic depth, such as 0.1: residual branches are skipped at random in training, in most models "
         "more often in later blocks (default: as the model's config says)"

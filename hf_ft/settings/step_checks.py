@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,42 @@ def check_steps(config: Config, training: Mapping[str, Any]) -> None:
             option="batch_norm",
             value="eval",
             hint="Leave it out.",
+        )
+
+
+def check_token_batches(config: Config, training: Mapping[str, Any]) -> None:
+    """Check that nothing else decides which examples make a batch where it is filled by tokens.
+
+    Raises:
+        UserError: the first contradiction.
+    """
+    if config.tokens_per_batch is None:
+        return
+    by_length = training.get("train_sampling_strategy") in (None, "group_by_length")
+    reasons = {
+        "per_device_train_batch_size": "sets the number of texts of a batch"
+        if "per_device_train_batch_size" in config.explicit
+        else "",
+        "auto_find_batch_size": "looks for a number of texts" if training.get("auto_find_batch_size") else "",
+        "dataloader_drop_last": "drops batches of fewer texts" if training.get("dataloader_drop_last") else "",
+        "train_sampling_strategy": "" if by_length else "orders texts without regard to their length",
+        "method": f"{config.method} draws pairs of examples" if config.method.contrastive else "",
+    }
+    for name, why in reasons.items():
+        if why:
+            raise UserError(
+                f"--tokens_per_batch fills batches by tokens, and --{name} {why}.",
+                option="tokens_per_batch",
+                value=config.tokens_per_batch,
+                hint="Keep one of them.",
+            )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise UserError(
+            f"--tokens_per_batch is for one process, and these are {processes}: they would read unequal batches.",
+            option="tokens_per_batch",
+            value=config.tokens_per_batch,
+            hint="Use --train_sampling_strategy group_by_length.",
         )
 
 

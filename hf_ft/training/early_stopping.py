@@ -43,7 +43,7 @@ class Patience:
 
 
 def patience_of(
-    config: Config, args: TrainingArguments, stage: AppliedStage, train_examples: int, validation_examples: int
+    config: Config, args: TrainingArguments, stage: AppliedStage, epoch: int, validation_examples: int
 ) -> Patience | None:
     """The patience of a stage; None where it does not end early.
 
@@ -52,16 +52,16 @@ def patience_of(
     patience = config.early_stopping_patience
     if isinstance(patience, int):
         return Patience(patience, False) if patience else None
-    planned = planned_evaluations(args, stage, train_examples)
+    planned = planned_evaluations(args, stage, epoch)
     if patience != "auto" or validation_examples < MIN_VALIDATION or not args.load_best_model_at_end:
         return None
     wait = max(LEAST_PATIENCE, math.ceil(PATIENCE_SHARE * planned))
     return Patience(wait, True) if wait < planned else None
 
 
-def planned_evaluations(args: TrainingArguments, stage: AppliedStage, train_examples: int) -> int:
+def planned_evaluations(args: TrainingArguments, stage: AppliedStage, epoch: int) -> int:
     """How many evaluations a stage has if it trains to its end; `Trainer` adds one after the last step."""
-    return math.ceil(evaluations(args, stage, train_examples))
+    return math.ceil(evaluations(args, stage, epoch))
 
 
 class EarlyStop(EarlyStoppingCallback):

@@ -76,6 +76,7 @@ def train(
     run = _new_run(model, processor, splits, plan, config, args, loaded, task or get_task(config.task), extensions)
     run.others = others
     encoded = _encoded(run)
+    check_options(run, encoded[0])
     check_tokens(encoded[0], processor, config.model)
     if run.learning.start:
         run.learning.start(model)
@@ -145,7 +146,6 @@ def _new_run(
     run = Run(config, args, splits, plan, loaded, model, processor, metric, [], task, learning, extensions=extensions)
     run.default_metric = by_default
     _ = run.higher_is_better  # refuses a metric that is not known
-    check_options(run, len(splits.train))
     return run
 
 

@@ -19,6 +19,7 @@ from hf_ft.records import ClassesRecord, FreezeDepthChoice, RunRecord, RunSoupRe
 from hf_ft.settings import Config
 from hf_ft.tasks import Learning, Task, get_task
 from hf_ft.training.extensions import Extensions
+from hf_ft.training.token_batches import TokenBatches
 
 
 @dataclass
@@ -38,6 +39,7 @@ class StageResult:
         ema: The decay of the average of weights that the stage's result has; None without one.
         stopped: How early stopping ended the stage, see `hf_ft.records.StoppedEarly`; None if it trained to its end.
         soup: The soup of the stage's checkpoints, see `hf_ft.records.SoupRecord`; None without one.
+        token_batches: Batches by tokens, see `hf_ft.records.TokenBatchesRecord`; None for batches of examples.
     """
 
     name: str
@@ -59,6 +61,7 @@ class StageResult:
     ema: float | None = None
     stopped: dict[str, Any] | None = None
     soup: dict[str, Any] | None = None
+    token_batches: dict[str, float] | None = None
 
     def best_loss(self, metric: str) -> float:
         """The loss on validation of the first evaluation with the best score; infinite if there is none."""
@@ -95,6 +98,7 @@ class Run:
         resumed: Whether the run continues one of an earlier process.
         extensions: The caller's own code.
         averaged: The runs that the model is the average of; None for a model that was trained.
+        batches: Of each stage whose batches are filled by tokens, see `token_batches`.
     """
 
     config: Config
@@ -115,6 +119,7 @@ class Run:
     resumed: bool = False
     extensions: Extensions = field(default_factory=Extensions)
     averaged: Averaged | None = None
+    batches: dict[str, TokenBatches] = field(default_factory=dict)
 
     @property
     def groups(self) -> DepthGroups:

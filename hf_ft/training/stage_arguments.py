@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from hf_ft.methods import AppliedStage
 from hf_ft.training.run import Run
+from hf_ft.training.token_batches import token_batches
 
 EVALUATIONS = 20
 """Most evaluations (and checkpoints) of a stage with short epochs."""
@@ -20,8 +22,12 @@ RARELY = 500
 """Steps from one checkpoint to the next in a stage that does not evaluate, as by default in `Trainer`."""
 
 
-def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples: int) -> TrainingArguments:
-    """The user's `TrainingArguments` with what the plan decides: folder, epochs, rate, evaluations, best metric."""
+def stage_arguments(run: Run, stage: AppliedStage, folder: Path, epoch: int) -> TrainingArguments:
+    """The user's `TrainingArguments` with what the plan decides: folder, epochs, rate, evaluations, best metric.
+
+    Args:
+        epoch: How many optimizer steps an epoch of the stage has, see `steps_per_epoch`.
+    """
     args = copy.deepcopy(run.args)
     args.output_dir = str(folder)
     args.num_train_epochs = stage.epochs
@@ -39,9 +45,9 @@ def stage_arguments(run: Run, stage: AppliedStage, folder: Path, train_examples:
     args.greater_is_better = run.higher_is_better
     explicit = run.config.explicit
     if stage.objective is not None:
-        return _without_evaluation(args, "save_strategy" in explicit, total_steps(args, stage, train_examples))
+        return _without_evaluation(args, "save_strategy" in explicit, total_steps(stage, epoch))
     if "eval_strategy" not in explicit and "save_strategy" not in explicit:
-        _schedule_evaluation(args, stage, train_examples)
+        _schedule_evaluation(args, stage, epoch)
     elif "save_strategy" not in explicit:  # the best is loaded at the end, so what is evaluated must be saved
         args.save_strategy, args.save_steps = SaveStrategy(args.eval_strategy), args.eval_steps or args.save_steps
     elif "eval_strategy" not in explicit and args.save_strategy in ("epoch", "steps"):
@@ -71,9 +77,9 @@ def _without_evaluation(args: TrainingArguments, saves: bool, steps: int) -> Tra
     return args
 
 
-def _schedule_evaluation(args: TrainingArguments, stage: AppliedStage, train_examples: int) -> None:
+def _schedule_evaluation(args: TrainingArguments, stage: AppliedStage, epoch: int) -> None:
     """Evaluate after each epoch, or less often where epochs are a few steps long."""
-    total, epoch = total_steps(args, stage, train_examples), steps_per_epoch(args, train_examples)
+    total = total_steps(stage, epoch)
     most = EVALUATIONS if epoch >= SHORT_EPOCH else EVALUATIONS // 2
     if total <= most * epoch and stage.max_steps < 0:
         args.eval_strategy = args.save_strategy = "epoch"
@@ -83,21 +89,25 @@ def _schedule_evaluation(args: TrainingArguments, stage: AppliedStage, train_exa
     args.eval_steps = args.save_steps = steps
 
 
-def evaluations(args: TrainingArguments, stage: AppliedStage, train_examples: int) -> float:
-    """How often a stage evaluates."""
+def evaluations(args: TrainingArguments, stage: AppliedStage, epoch: int) -> float:
+    """How often a stage evaluates whose epochs have `epoch` optimizer steps."""
     if args.eval_strategy == "no":
         return 0
-    steps = total_steps(args, stage, train_examples)
+    steps = total_steps(stage, epoch)
     return stage.epochs if args.eval_strategy == "epoch" else steps / (args.eval_steps or 1)
 
 
-def total_steps(args: TrainingArguments, stage: AppliedStage, train_examples: int) -> int:
-    """How many optimizer steps a stage has."""
-    return stage.max_steps if stage.max_steps > 0 else math.ceil(steps_per_epoch(args, train_examples) * stage.epochs)
+def total_steps(stage: AppliedStage, epoch: int) -> int:
+    """How many optimizer steps a stage has whose epochs have `epoch` of them."""
+    return stage.max_steps if stage.max_steps > 0 else math.ceil(epoch * stage.epochs)
 
 
-def steps_per_epoch(args: TrainingArguments, train_examples: int) -> int:
-    """How many optimizer steps an epoch has."""
+def steps_per_epoch(run: Run, stage: AppliedStage, rows: Any) -> int:
+    """How many optimizer steps an epoch of a stage has on some encoded rows."""
+    args = run.args
+    batches = token_batches(run, stage, rows)
+    if batches is not None:
+        return math.ceil(len(batches) / args.gradient_accumulation_steps)
     return math.ceil(
-        train_examples / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
+        len(rows) / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
     )

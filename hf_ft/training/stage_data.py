@@ -74,9 +74,10 @@ def _opened(
 
 def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> CacheRequest:
     """What a stage reads and how often; without validation if it does not evaluate."""
-    examples, collator = len(sets[0]), run.task.collator(run.processor)
-    passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / steps_per_epoch(args, examples)
-    reads = passes * (1 + run.others), evaluations(args, stage, examples) * (1 + run.others)
+    collator = run.task.collator(run.processor)
+    epoch = steps_per_epoch(run, stage, sets[0])
+    passes = stage.epochs if stage.max_steps < 0 else stage.max_steps / epoch
+    reads = passes * (1 + run.others), evaluations(args, stage, epoch) * (1 + run.others)
     solved = should_solve(run.config, run.plan.stages, stage) and run.learning.of_fixed_features is not None
     parts = sets if reads[1] or solved else sets[:1]
     return CacheRequest(

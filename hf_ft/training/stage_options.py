@@ -21,7 +21,7 @@ from hf_ft.training.divergence import LOWER, DivergenceGuard
 from hf_ft.training.early_stopping import Patience, patience_of, planned_evaluations
 from hf_ft.training.run import Run
 from hf_ft.training.run_start import stage_folder
-from hf_ft.training.stage_arguments import stage_arguments, total_steps
+from hf_ft.training.stage_arguments import stage_arguments, steps_per_epoch, total_steps
 from hf_ft.training.weight_average import decay_of
 
 
@@ -40,19 +40,22 @@ class StageOptions:
     patience: Patience | None
 
 
-def stage_options(run: Run, stage: AppliedStage, args: TrainingArguments, train_examples: int) -> StageOptions:
-    """The options of a stage; one with an objective of its own keeps its last weights, so it has none of them."""
+def stage_options(run: Run, stage: AppliedStage, args: TrainingArguments, epoch: int) -> StageOptions:
+    """The options of a stage whose epochs have `epoch` steps.
+
+    One with an objective of its own keeps its last weights, so it has none of them.
+    """
     if stage.objective is not None:
         return StageOptions(decay=None, soup=0, patience=None)
-    config, steps = run.config, total_steps(args, stage, train_examples)
+    config, steps = run.config, total_steps(stage, epoch)
     return StageOptions(
         decay=None if config.ema is None else decay_of(config.ema, steps),
         soup=config.soup or 0 if stage is run.plan.stages[-1] else 0,
-        patience=patience_of(config, args, stage, train_examples, len(run.splits.validation)),
+        patience=patience_of(config, args, stage, epoch, len(run.splits.validation)),
     )
 
 
-def check_options(run: Run, train_examples: int) -> None:
+def check_options(run: Run, train_set: Any) -> None:
     """Check before anything is trained that averaging has something to average, and that there is BatchNorm to hold.
 
     Raises:
@@ -70,8 +73,9 @@ def check_options(run: Run, train_examples: int) -> None:
                 hint="Leave it out, or train the head by steps with --head_solver sgd.",
             )
     if config.soup is not None:
-        args = stage_arguments(run, stages[-1], stage_folder(run, len(stages)), train_examples)
-        number = planned_evaluations(args, stages[-1], train_examples)
+        epoch = steps_per_epoch(run, stages[-1], train_set)
+        args = stage_arguments(run, stages[-1], stage_folder(run, len(stages)), epoch)
+        number = planned_evaluations(args, stages[-1], epoch)
         if number < 2:
             raise UserError(
                 f"--soup averages checkpoints of stage '{stages[-1].name}', which has {number} evaluation"
@@ -96,6 +100,13 @@ def announce(
     if options.decay is not None:
         print_on_main(
             f"ema      stage '{stage.name}' is scored and saved with averaged weights, decay {options.decay:.4g}", args
+        )
+    if (batches := run.batches.get(stage.name)) is not None:
+        facts = batches.facts()
+        print_on_main(
+            f"batches  {facts['batches']:,} an epoch of at most {batches.tokens:,} tokens: {facts['texts']:.1f} texts "
+            f"on average, {facts['padding']:.1%} padding",
+            args,
         )
     if options.soup:
         parameters = list(run.model.parameters())

@@ -48,7 +48,7 @@ from hf_ft.training.memory import training_memory
 from hf_ft.training.pooled_metrics import over_examples
 from hf_ft.training.run import Run, StageResult, epochs_of
 from hf_ft.training.run_start import ended_before, of_main, stage_folder
-from hf_ft.training.stage_arguments import stage_arguments, total_steps
+from hf_ft.training.stage_arguments import stage_arguments, steps_per_epoch, total_steps
 from hf_ft.training.stage_data import read_once
 from hf_ft.training.stage_options import StageOptions, announce, guard_of, stage_options
 from hf_ft.training.trainer import StageTrainer, evaluation_order
@@ -66,17 +66,18 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     folder = stage_folder(run, number)
     if ended_before(run, folder):
         return
-    args = stage_arguments(run, stage, folder, len(train_set))
+    epoch = steps_per_epoch(run, stage, train_set)
+    args = stage_arguments(run, stage, folder, epoch)
     in_eval = modules_in_eval(run.model, stage, run.config.holds_batch_norm)
     names = stage.frozen_tensors | held_statistics(run.model, in_eval)
     untouched = snapshot(run.model, names) if stage.peft else {}
-    model = _prepare(run, stage, total_steps(args, stage, len(train_set)))
+    model = _prepare(run, stage, total_steps(stage, epoch))
     before = snapshot(model, names)
     rewritten = {name for name, digest in untouched.items() if before.get(name) != digest}
     initial = adapters.adapter_state(model) if rewritten and isinstance(model, PeftModel) else None
     if adapters.allocates(model):  # an earlier checkpoint has other ranks, and its importance scores are lost
         args.load_best_model_at_end = False
-    options = stage_options(run, stage, args, len(train_set))
+    options = stage_options(run, stage, args, epoch)
     started, soup = time.perf_counter(), None
     _reset_peak_memory()
     with without_progress_bars(), training_memory():
@@ -324,6 +325,7 @@ def _trainer(
         make_average=average if options.decay is not None else None,
         needed=lambda trainer: [one.folder for one in ranked(trainer, run.metric)[: options.soup]],
         order=in_pairs(run.splits.train["labels"][:]) if contrasts else None,
+        batches=run.batches.get(stage.name),
     )
     itself.append(trainer)
     for printing in (ProgressCallback, PrinterCallback):
@@ -388,6 +390,7 @@ def _add_facts(run: Run, trainer: StageTrainer, options: StageOptions, soup: dic
     if stopped := result.stopped:
         print_on_main(f"early    {stopped_early_line(result.name, StoppedEarly(**stopped))}", trainer.args)
     result.soup = soup
+    result.token_batches = None if trainer.batches is None else trainer.batches.facts()
     if soup and len(soup["used"]) > 1:
         result.checkpoint, result.best_metric = None, soup["score"]  # its weights are no checkpoint: they are saved
 

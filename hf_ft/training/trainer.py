@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 
 from hf_ft.environment import Stop, exception_of, ignore_in_worker
 from hf_ft.feature_cache import CachedRows, row_lengths
@@ -21,6 +21,7 @@ from hf_ft.training import checkpoints
 from hf_ft.training.data_order import EpochOrder, balanced_order
 from hf_ft.training.divergence import DivergenceGuard
 from hf_ft.training.pooled_metrics import LOSS
+from hf_ft.training.token_batches import FilledBatches, TokenBatches, TokenBatchSampler
 from hf_ft.training.weight_average import AverageUpdates, WeightAverage
 
 
@@ -37,6 +38,7 @@ class StageTrainer(Trainer):
         make_average: Makes the average of weights that evaluations and checkpoints have; None without one.
         needed: The checkpoints that stay on disk whatever `most` says, besides the best and the newest.
         order: Makes the order of the rows in an epoch, where the objective needs one of its own.
+        batches: The training batches, where they are filled by tokens; those of evaluations are then as well.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class StageTrainer(Trainer):
         make_average: Callable[[], WeightAverage] | None = None,
         needed: Callable[[Any], Collection[Path]] = lambda _: (),
         order: Callable[[torch.Generator], Any] | None = None,
+        batches: TokenBatches | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -57,7 +60,8 @@ class StageTrainer(Trainer):
         self.average: WeightAverage | None = None
         self.resumed_from: Path | None = None
         self.grouping, self.steps_before, self.epochs_before = grouping, steps_before, epochs_before
-        self.order = order
+        self.order, self.batches = order, batches
+        self.loss_scale: float | None = None
         self.stop, self.best = stop, cast(Path | None, None)
         self.most, self.args.save_total_limit = self.args.save_total_limit, None  # `Trainer` removes too early
         self.add_callback(_Endings(self))
@@ -175,13 +179,24 @@ class StageTrainer(Trainer):
         kept = {*self.needed(self), *([best] if best else [])}
         checkpoints.rotate(folder.parent, self.most, kept)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate; where rows are parts of examples, the loss is that of the examples."""
-        found = super().evaluation_loop(*args, **kwargs)
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; where rows are parts of examples, the loss is that of the examples.
+
+        `Trainer` takes the mean of the losses of batches, as if all had the same number of rows.
+        """
+        self.loss_scale = None if self.batches is None else len(dataloader) / len(dataloader.dataset)
+        found = super().evaluation_loop(dataloader, *args, **kwargs)
         values = found.metrics or {}
         for name in [name for name in values if name.endswith(f"_{LOSS}")]:
             values[name.removesuffix(LOSS) + "loss"] = values.pop(name)
         return found
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run one batch; its loss counts by its rows where batches have different numbers of them."""
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        if loss is not None and self.loss_scale is not None:
+            loss = loss * (find_batch_size(inputs) * self.loss_scale)
+        return loss, logits, labels
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with steps and epochs counted over all stages; trackers and learning curves read them from the state."""
@@ -215,10 +230,32 @@ class StageTrainer(Trainer):
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """The loader of training or evaluation, whose workers ignore signals."""
+        if self.batches is not None:
+            return self._token_loader(*args, **kwargs)
         loader = super()._get_dataloader(*args, **kwargs)
         inner = getattr(loader, "base_dataloader", loader)  # accelerate's has the one that starts the workers in it
         inner.worker_init_fn = functools.partial(ignore_in_worker, inner.worker_init_fn)
         return loader
+
+    def _token_loader(self, dataset: Any, *_: Any, is_training: bool = False, **__: Any) -> Any:
+        """The loader of batches that are filled by tokens; `Trainer` makes those of one size only."""
+        assert self.batches is not None
+        sampler: Any
+        if is_training:
+            sampler = TokenBatchSampler(self.batches, lambda: int(self.state.epoch or 0))
+        else:
+            sampler = FilledBatches(dataset, self.batches.tokens)
+        args = self.args
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=functools.partial(ignore_in_worker, None),
+        )
+        return self.accelerator.prepare(loader)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """A reproducible order for each epoch; with `group_by_length`, batches of similar length."""

@@ -28,9 +28,8 @@ from tests.support.scripted_scores import scripted_losses
 def patience(setting: Any = "auto", epochs: float = 10, validation: int = 200, **changes: Any) -> Patience | None:
     """The patience of a stage that evaluates after each epoch."""
     usual = {"eval_strategy": "epoch", "load_best_model_at_end": True, "world_size": 1}
-    usual |= {"per_device_train_batch_size": 10, "gradient_accumulation_steps": 1}
     args, stage = SimpleNamespace(**usual | changes), SimpleNamespace(epochs=epochs, max_steps=-1)
-    return patience_of(SimpleNamespace(early_stopping_patience=setting), args, stage, 100, validation)  # type: ignore[arg-type]
+    return patience_of(SimpleNamespace(early_stopping_patience=setting), args, stage, 10, validation)  # type: ignore[arg-type]
 
 
 def test_patience_by_default() -> None:
