@@ -66,9 +66,11 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     folder = stage_folder(run, number)
     if ended_before(run, folder):
         return
-    epoch = steps_per_epoch(run, stage, train_set)
+    epoch, in_eval = (
+        steps_per_epoch(run, stage, train_set),
+        modules_in_eval(run.model, stage, run.config.holds_batch_norm),
+    )
     args = stage_arguments(run, stage, folder, epoch)
-    in_eval = modules_in_eval(run.model, stage, run.config.holds_batch_norm)
     names = stage.frozen_tensors | held_statistics(run.model, in_eval)
     untouched = snapshot(run.model, names) if stage.peft else {}
     model = _prepare(run, stage, total_steps(stage, epoch))
@@ -330,18 +332,19 @@ def _trainer(
     itself.append(trainer)
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
-    by_steps = [
-        planned.epochs
-        for planned, done in itertools.zip_longest(run.plan.stages, run.stages)
-        if done is None or done.solver is None
-    ]
-    trainer.add_callback(Lines(stage, run.shown, sum(by_steps)))
+    trainer.add_callback(Lines(stage, run.shown, _epochs_by_steps(run)))
     if not args.disable_tqdm:
         trainer.add_callback(Bar())
     for callback in trainer.callback_handler.callbacks:
         if getattr(callback, "logging_dir", "") is None:  # TensorBoard's: else it stands among the checkpoints
             callback.logging_dir = str(run.output_dir / ".local/tensorboard")
     return trainer
+
+
+def _epochs_by_steps(run: Run) -> float:
+    """The epochs of all stages, without those whose head was solved."""
+    stages = itertools.zip_longest(run.plan.stages, run.stages)
+    return sum(planned.epochs for planned, done in stages if done is None or done.solver is None)
 
 
 def _result(
