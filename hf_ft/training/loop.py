@@ -76,8 +76,6 @@ def train(
     run = _new_run(model, processor, splits, plan, config, args, loaded, task or get_task(config.task), extensions)
     run.others = others
     encoded = _encoded(run)
-    check_options(run, encoded[0])
-    check_tokens(encoded[0], processor, config.model)
     if run.learning.start:
         run.learning.start(model)
     undo = _with_drop_path(run)
@@ -216,13 +214,19 @@ def _with_drop_path(run: Run) -> Callable[[], None]:
 
 
 def _encoded(run: Run) -> tuple[Any, Any]:
-    """The training and the validation split as the task encodes them."""
+    """The training and the validation split as the task encodes them, checked with the options.
+
+    Raises:
+        UserError: options that do not go with the data, or tokens that do not come from the model's tokenizer.
+    """
     train_set, validation_set = (
         run.task.encode(run.learning.prepare(split), run.processor, run.config, training)
         for split, training in ((run.splits.train, True), (run.splits.validation, False))
     )
     if run.extensions.transform is not None:
         train_set = with_transform(train_set, run.extensions.transform, run.args.seed)
+    check_options(run, train_set)
+    check_tokens(train_set, run.processor, run.config.model)
     return train_set, validation_set
 
 

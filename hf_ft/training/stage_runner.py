@@ -100,10 +100,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
                 _train(run, trainer, folder)
                 soup = make_soup(trainer, options.soup, run.metric, in_eval) if options.soup else None
             else:
-                if run.extensions.callbacks:
-                    print_on_main("callbacks a solved head makes no steps; --head_solver sgd trains it by steps", args)
-                trainer.log({"loss": fit["objective"]})
-                trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
+                _score_solved(run, trainer, fit)
     seconds = time.perf_counter() - started
     frozen.remove()
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
@@ -124,6 +121,14 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         _save_whole(run, folder / "whole")
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         checkpoints.end(folder, asdict(run.stages[-1]), keep=trainer.most != 1)
+
+
+def _score_solved(run: Run, trainer: StageTrainer, fit: dict[str, Any]) -> None:
+    """Evaluate a solved head, so that its stage has a score and a learning curve of one point."""
+    if run.extensions.callbacks:
+        print_on_main("callbacks a solved head makes no steps; --head_solver sgd trains it by steps", trainer.args)
+    trainer.log({"loss": fit["objective"]})
+    trainer.state.best_metric = trainer.evaluate()[f"eval_{run.metric}"]
 
 
 def _image_notes(run: Run, stage: AppliedStage, rows: Any, solved: bool) -> list[str]:
