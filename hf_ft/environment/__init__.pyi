@@ -8,6 +8,9 @@ from .console import print_on_main as print_on_main
 from .console import print_table as print_table
 from .console import progress as progress
 from .console import progress_shown as progress_shown
+from .devices import DeviceFacts as DeviceFacts
+from .devices import device_facts as device_facts
+from .devices import tf32 as tf32
 from .host import launcher_note as launcher_note
 from .host import machine as machine
 from .host import versions as versions

@@ -79,7 +79,7 @@ def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
         collator,
         config,
         None,
-        run.args,
+        _in_float32(run.args),
         passes=others + 1,
         evaluations=0,
         encode=task.encode,
@@ -137,6 +137,13 @@ def _prediction_arguments(args: TrainingArguments | None, folder: str) -> Traini
     found.dataloader_drop_last = False  # every example is predicted
     found.dataloader_pin_memory = False
     found.disable_tqdm = found.disable_tqdm or not progress_shown()
+    return found
+
+
+def _in_float32(args: TrainingArguments) -> TrainingArguments:
+    """The settings of training in float32: features in another precision would give other scores than the model's."""
+    found = copy.copy(args)
+    found.bf16 = found.fp16 = False
     return found
 
 

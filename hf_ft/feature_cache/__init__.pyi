@@ -1,5 +1,6 @@
 from .build import CachedStage as CachedStage
 from .build import open_cache as open_cache
+from .cache_key import precision_of as precision_of
 from .cache_request import CacheRequest as CacheRequest
 from .encoding import transform_of as transform_of
 from .eviction import cache_entries as cache_entries

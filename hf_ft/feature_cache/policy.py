@@ -51,8 +51,6 @@ def check_cacheable(request: CacheRequest, depth: int) -> None:
         raise NotCached("one process drives several GPUs (start one process for each with `accelerate launch`)")
     if args.neftune_noise_alpha:
         raise NotCached("neftune_noise_alpha adds other noise to the embeddings in each step")
-    if args.torch_compile:
-        raise NotCached("torch_compile compiles the whole model (--torch_compile false allows the cache)")
     if args.deepspeed or args.fsdp:
         raise NotCached("FSDP and DeepSpeed shard the model in their own way")
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from hf_ft.models.grouping import DepthGroup
@@ -125,7 +126,8 @@ class UpperPart(nn.Module):
         """The logits. `labels` are in the signature so that `Trainer` finds their name; they are not read."""
         kinds = [layout.torch_dtype for layout in self.split.layouts]
         features = [value.to(kind) for value, kind in zip(features, kinds, strict=True)]
-        return ModelOutput(logits=self.split.replay(features, inputs))
+        # A compiled model rebuilds its outputs from their fields, of which a plain `ModelOutput` has none.
+        return SequenceClassifierOutput(logits=self.split.replay(features, inputs))
 
 
 def _container(root: nn.Module, path: str) -> nn.Module:

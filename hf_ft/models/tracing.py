@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_ft.environment import tf32
 from hf_ft.errors import UserError
 from hf_ft.modalities import Modality
 from hf_ft.models.forward_patching import patched_forward
@@ -143,22 +144,12 @@ def all_require_grad(model: nn.Module, only: Sequence[nn.Parameter] | None = Non
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Disable TF32 within the block: by default GPU convolutions round float32 inputs to ten bits of mantissa.
+    """Disable TF32 within the block.
 
     Outputs that are compared then differ by float32 rounding alone, not by the kernel chosen for a batch size.
     """
-    cudnn: Any = torch.backends.cudnn
-    new = hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision")  # torch >= 2.9, where both must not mix
-    places = (cudnn.conv, torch.backends.cuda.matmul) if new else (cudnn, torch.backends.cuda.matmul)
-    name, full = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
-    before = [getattr(place, name) for place in places]
-    try:
-        for place in places:
-            setattr(place, name, full)
+    with tf32(False):
         yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, name, value)
 
 
 @contextmanager

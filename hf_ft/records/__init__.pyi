@@ -46,6 +46,7 @@ from .run import ImageSizeProof as ImageSizeProof
 from .run import NewTensors as NewTensors
 from .run import PlannedStageRecord as PlannedStageRecord
 from .run import PlanRecord as PlanRecord
+from .run import PrecisionRecord as PrecisionRecord
 from .run import Proofs as Proofs
 from .run import RunDescription as RunDescription
 from .run import RunRecord as RunRecord

@@ -74,6 +74,20 @@ class ClassesRecord:
     sampler: str
 
 
+@dataclass
+class PrecisionRecord:
+    """The precision of training: that of autocast (`compute`), while weights and optimizer are float32.
+
+    `tf32` is whether the float32 operations of a GPU round their inputs to TF32. `explicit` is whether an option of the
+    user set `compute`. `note` is advice for the reader.
+    """
+
+    compute: str
+    tf32: bool
+    explicit: bool
+    note: str = ""
+
+
 @dataclass(kw_only=True)
 class RunDescription:
     """The part of the record that is known before training.
@@ -91,6 +105,7 @@ class RunDescription:
     plan: PlanRecord
     extensions: dict[str, Any] = field(default_factory=dict)
     classes: ClassesRecord | None = None
+    precision: PrecisionRecord | None = None
 
 
 @dataclass

@@ -21,6 +21,7 @@ from hf_ft.reports.training_summary import (
     duplicates_lines,
     extension_lines,
     head_input_lines,
+    precision_phrase,
     proof_lines,
     regularisation,
     result_table,
@@ -182,14 +183,14 @@ def _training_note(record: RunRecord) -> str:
     names = (batch, "lr_scheduler_type", "seed", "weight_decay")
     named = ", ".join(f"{name} {settings[name]}" for name in names)
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-    random = regularisation(settings)
+    random, precision = regularisation(settings), precision_phrase(record)
     sentences = [
         *map(escaped, run_soup_lines(record)),
         *(escaped(line) for stage in record.stages for line in averaging_lines(stage)),
         *map(escaped, cache_lines(record)),
         f"Numbers after `train` and `adapt` are learning rates. Settings: {named}{random and f', {random}'}.",
         f"Training took {seconds:.0f} s and at most {memory / 2**30:.1f} GiB on {machine.device} ({machine.cores} "
-        f"cores). Versions: {versions}.",
+        f"cores){precision and f', in {precision}'}. Versions: {versions}.",
         *map(escaped, extension_lines(record)),
         *(f"Classes: {escaped(line)}." for line in classes_lines(record.classes)),
     ]

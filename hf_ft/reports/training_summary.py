@@ -41,12 +41,34 @@ def before_training(record: RunDescription, machine: Machine, note: str = "") ->
         *(f"        {one}" for one in model.notes),
         f"Method  {record.method}",
         f"Device  {machine.device}, {machine.processes} process{'es' * (machine.processes > 1)}",
+        *(f"        {one}" for one in precision_lines(record)),
         *(f"        {one}" for one in [note] if one),
         *(f"Code    {line}" for line in extension_lines(record)),
         "",
         text_table(*depth_group_table(record, [stage.solved for stage in record.plan.stages])),
     ]
     return "\n".join(lines)
+
+
+def precision_lines(record: RunDescription) -> list[str]:
+    """Return the precision of training and how to change it, where it is a choice; a line for a note on it."""
+    found = record.precision
+    if found is None:
+        return []
+    line = precision_phrase(record)
+    if found.compute == "bfloat16" and not found.explicit:
+        line += "; --bf16 false for float32"
+    return [line, *([found.note] if found.note else [])]
+
+
+def precision_phrase(record: RunDescription) -> str:
+    """Return the precision of training in a few words; empty where the record does not say it."""
+    found = record.precision
+    if found is None:
+        return ""
+    if found.compute == "float32":
+        return "float32 with TF32 matrix products" if found.tf32 else "float32"
+    return f"{found.compute} autocast, weights in float32{' (with TF32)' * found.tf32}"
 
 
 def after_training(record: RunRecord, folder: Path) -> str:

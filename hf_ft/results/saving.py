@@ -37,7 +37,7 @@ from hf_ft.reports import after_training, write_reports
 from hf_ft.results.finetune_result import FinetuneResult
 from hf_ft.results.secrets import without_secrets
 from hf_ft.storage import SEAL, output_folder, write_json
-from hf_ft.training import Run, checkpoints, describe, places_of, recorded_settings, without_places
+from hf_ft.training import Run, checkpoints, describe, describe_precision, places_of, recorded_settings, without_places
 
 
 def save(run: Run, results: Results) -> FinetuneResult:
@@ -84,9 +84,10 @@ def make_record(run: Run, results: Results) -> RunRecord:
     loaded, target, sized = run.loaded, run.splits.target, run.loaded.image_size
     description = describe(run.config, run.splits, run.model, loaded, run.plan, run.task)
     description.extensions, description.classes = run.described_extensions(), run.described_classes()
-    settings = recorded_settings(run.config, run.args)
+    description.precision, settings = describe_precision(run.config, run.args), recorded_settings(run.config, run.args)
     if run.averaged is not None:
-        description.plan, settings = run.averaged.best.plan, run.averaged.best.settings
+        best = run.averaged.best
+        description.plan, description.precision, settings = best.plan, best.precision, best.settings
     record = RunRecord(
         schema_version=RunRecord.SCHEMA,
         hf_ft=__version__,

@@ -13,6 +13,7 @@ from .paths import is_local as is_local
 from .paths import not_made as not_made
 from .plan_yaml import read_stages as read_stages
 from .plan_yaml import read_yaml as read_yaml
+from .precision import uses_tf32 as uses_tf32
 from .ranges import check_range as check_range
 from .schema import IN_MEMORY as IN_MEMORY
 from .schema import OF_ADAPTERS as OF_ADAPTERS

@@ -69,15 +69,16 @@ def check_settings(out: Path, config: Config) -> None:
 
 
 def check_content(out: Path, facts: Mapping[str, Any]) -> None:
-    """Check that a resumed run has the data, model and number of processes it was started with.
+    """Check that a resumed run has the data, model, number of processes and precision it was started with.
 
     Raises:
         UserError: One of them differs.
     """
     start = read_start(out) or {}
     _check_extensions(out, start.get("extensions") or {}, facts.get("extensions") or {})
-    for name, what in (("data", "data"), ("model", "weights of the model"), ("processes", "number of processes")):
-        then, now = start.get(name), facts[name]
+    named = {"data": "data", "model": "weights of the model", "processes": "number of processes"}
+    for name, what in {**named, "precision": "precision"}.items():
+        then, now = start.get(name), facts.get(name)
         if then != now:
             shown = [str(value)[:16] for value in (then, now)]
             raise UserError(

@@ -8,15 +8,25 @@ from __future__ import annotations
 import ast
 import functools
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.environment import ENUMERATIONS, class_body, enum_values, missing_package, progress_shown, trackers
+from hf_ft.environment import (
+    ENUMERATIONS,
+    class_body,
+    device_facts,
+    enum_values,
+    missing_package,
+    progress_shown,
+    trackers,
+)
 from hf_ft.errors import UserError, choose
 from hf_ft.settings.dry_run import try_arguments
+from hf_ft.settings.precision import default_precision
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -110,7 +120,7 @@ def check_training(training: Mapping[str, Any]) -> None:
 
 
 def make_arguments(training: Mapping[str, Any]) -> TrainingArguments:
-    """Build the `TrainingArguments`; imports `transformers` and torch.
+    """Build the `TrainingArguments`, with the precision that suits the device; imports `transformers` and torch.
 
     Raises:
         UserError: a value that `TrainingArguments` or `Trainer` refuses, or that this machine has no device for.
@@ -119,10 +129,12 @@ def make_arguments(training: Mapping[str, Any]) -> TrainingArguments:
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     _check_device(training)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = default_precision(training, device_facts(bool(training.get("use_cpu"))), launched)
     try:
         with warnings.catch_warnings():  # the old name is what everybody writes, and it works
             warnings.filterwarnings("ignore", "`gradient_checkpointing.* is deprecated", FutureWarning)
-            arguments = TrainingArguments(**{"disable_tqdm": not progress_shown(), **training})
+            arguments = TrainingArguments(**{"disable_tqdm": not progress_shown(), **training, **precision})
     except Exception as error:  # its checks, and those of what it reads, raise as many kinds as there are
         raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
     if arguments.fsdp and arguments.world_size == 1:
@@ -137,7 +149,7 @@ def make_arguments(training: Mapping[str, Any]) -> TrainingArguments:
 
 
 def _check_device(training: Mapping[str, Any]) -> None:
-    """Check what depends on the machine: precision, backend of several processes, log levels."""
+    """Check what depends on the machine: precision, compiler, backend of several processes, log levels."""
     import torch
     from transformers.training_args import trainer_log_levels
 
@@ -153,6 +165,13 @@ def _check_device(training: Mapping[str, Any]) -> None:
             hint="Leave out --bf16 (float32 is used), or add --use_cpu: processors with bfloat16 units gain from it, "
             "others lose.",
         )
+    compiles = training.get("torch_compile") or training.get("torch_compile_mode")
+    if compiles and training.get("torch_compile_backend") in (None, "inductor") and not _has_compiler():
+        raise UserError(
+            "--torch_compile needs a C++ compiler, and this machine has none (g++ or clang++; CXX names another).",
+            option="torch_compile",
+            hint="Install one, or leave out --torch_compile.",
+        )
     if training.get("ddp_backend") and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(
             "--ddp_backend joins several processes, and this is one.", option="ddp_backend", hint="Leave it out."
@@ -160,3 +179,8 @@ def _check_device(training: Mapping[str, Any]) -> None:
     for name in ("log_level", "log_level_replica"):
         if name in training:
             choose(training[name], trainer_log_levels, f"value for '{name}':", option=name)
+
+
+def _has_compiler() -> bool:
+    """Whether there is a compiler for the code that `torch.compile` generates."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name)

@@ -12,6 +12,7 @@ from .extensions import Extensions as Extensions
 from .extensions import read_extensions as read_extensions
 from .loop import train as train
 from .planning import make_plan as make_plan
+from .precision import describe_precision as describe_precision
 from .run import Averaged as Averaged
 from .run import Run as Run
 from .run import StageResult as StageResult

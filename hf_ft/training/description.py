@@ -43,6 +43,7 @@ RECORDED = (
     "label_smoothing_factor",
     "fp16",
     "bf16",
+    "tf32",
     "gradient_checkpointing",
     "torch_compile",
 )

@@ -23,6 +23,7 @@ from hf_ft.tasks import Task, get_task
 from hf_ft.training.contrastive import check_contrastive
 from hf_ft.training.description import describe
 from hf_ft.training.extensions import Extensions, read_extensions, with_transform
+from hf_ft.training.precision import describe_precision
 from hf_ft.training.run import Run
 from hf_ft.training.run_start import begin, restore, stage_folder
 from hf_ft.training.stage_options import check_options
@@ -96,6 +97,7 @@ def _announce(run: Run) -> None:
     """Print what is about to happen."""
     known = describe(run.config, run.splits, run.model, run.loaded, run.plan, run.task)
     known.extensions, known.classes = run.described_extensions(), run.described_classes()
+    known.precision = describe_precision(run.config, run.args)
     print(before_training(known, Machine(**machine()), launcher_note()) + "\n", flush=True)
     if run.config.random_images or run.config.drop_path is not None:
         print(f"images   in training: {regularisation(vars(run.config))}", flush=True)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
-from hf_ft.feature_cache import identities_of
+from hf_ft.feature_cache import identities_of, precision_of
 from hf_ft.settings import resume_check
 from hf_ft.storage import output_folder
 from hf_ft.tasks import get_task
@@ -30,6 +30,7 @@ def begin(run: Run) -> None:
     """
     out, args, facts = run.output_dir, run.args, {"data": run.splits.fingerprint, "processes": run.args.world_size}
     facts |= {"model": run.loaded.commit or run.loaded.digest, "extensions": _identities(run)}
+    facts |= {"precision": precision_of(run.args)}  # another machine may have another default
     run.resumed = bool(args.resume_from_checkpoint) and resume_check.read_start(out) is not None
     if run.resumed:
         resume_check.check_settings(out, run.config)

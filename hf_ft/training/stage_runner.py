@@ -46,6 +46,7 @@ from hf_ft.training.data_order import SeededRows, classes_of
 from hf_ft.training.early_stopping import EarlyStop, stopped_early
 from hf_ft.training.memory import training_memory
 from hf_ft.training.pooled_metrics import over_examples
+from hf_ft.training.precision import float32_format
 from hf_ft.training.run import Run, StageResult, epochs_of
 from hf_ft.training.run_start import ended_before, of_main, stage_folder
 from hf_ft.training.stage_arguments import stage_arguments, steps_per_epoch, total_steps
@@ -82,7 +83,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     options = stage_options(run, stage, args, epoch)
     started, soup = time.perf_counter(), None
     _reset_peak_memory()
-    with without_progress_bars(), training_memory():
+    with without_progress_bars(), training_memory(), float32_format(run.config, args):
         opened, prepared, images = read_once(run, folder, stage, args, (train_set, validation_set))
         cached = opened if isinstance(opened, CachedStage) else None
         trained = cached.upper if cached else model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +86,33 @@ def test_scores_do_not_depend_on_the_precision_of_training(image_model: str, ima
         losses.append(-np.log(scores[test.features["label"].names[row["label"]]]))
     assert record["metrics"]["test"]["log_loss"]["value"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["bf16"] is True
+
+
+def test_scores_do_not_read_features_in_the_precision_of_training(
+    text_model: str, text_data: str, tmp_path: Path
+) -> None:
+    """Validation is cached in bfloat16 when it is scored; its scores are those of the saved model in float32."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for name, source in (("train", "train"), ("validation", "test")):
+        shutil.copy(f"{text_data}/{source}.csv", data / f"{name}.csv")
+    record = finetune(
+        task="text_classification",
+        model=text_model,
+        dataset=str(data),
+        method="last_n:1",
+        output_dir=str(out),
+        num_train_epochs=2,
+        learning_rate=1e-2,
+        cache="on",
+        bf16=True,
+        use_cpu=True,
+    ).record
+    assert record["stages"][0]["cache"]["computed"] == 56
+    assert record["precision"] == {"compute": "bfloat16", "tf32": False, "explicit": True, "note": ""}
+    classify = pipeline("text-classification", model=str(out), top_k=None)
+    rows = list(csv.DictReader((data / "validation.csv").open(encoding="utf-8")))
+    found = classify([row["text"] for row in rows])
+    answers = [{item["label"]: item["score"] for item in scores} for scores in found]
+    expected = np.mean([-np.log(answer[row["label"]]) for answer, row in zip(answers, rows, strict=True)])
+    assert record["metrics"]["validation"]["log_loss"]["value"] == pytest.approx(expected, rel=1e-6)

@@ -275,7 +275,6 @@ LIVE: dict[str, tuple[dict[str, Any], str]] = {
     "adapters": ({"plan": {"stages": [{"name": "top", "trains": "last_n:1", "peft": "lora"}]}}, "adapters change"),
     "one pass": ({"num_train_epochs": 1, "eval_strategy": "no"}, "reads each example once"),
     "noise": ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha adds"),
-    "compiled": ({"torch_compile": True}, "torch_compile compiles"),
     "too large": ({"cache_max_gb": 1e-6}, "--cache_max_gb is 1e-06"),
 }
 
