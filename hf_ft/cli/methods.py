@@ -29,6 +29,8 @@ def run(options: Namespace) -> None:
 
     rows = [(method.spelled, method.trains, f"{method.when}\n{method.paper}") for method in METHODS.values()]
     print_table(("method", "trains", "when to use it"), rows, plain=_listed)
+    limited = ", ".join(f"{method.spelled}@last_n:N" for method in METHODS.values() if method.limited)
+    print(f"\nIn the last N blocks only, those below frozen and cached:\n  {limited}")
     print("\nYour own stages: --plan FILE.yaml. PEFT methods: hf-ft methods --peft.")
 
 

@@ -22,6 +22,7 @@ from .packages import missing_package as missing_package
 from .packages import peft_method_names as peft_method_names
 from .packages import schedulers as schedulers
 from .packages import trackers as trackers
+from .random_numbers import random_numbers_of as random_numbers_of
 from .signals import Stop as Stop
 from .signals import Terminated as Terminated
 from .signals import exception_of as exception_of

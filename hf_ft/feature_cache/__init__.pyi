@@ -16,3 +16,4 @@ from .policy import NotCached as NotCached
 from .rows import CachedRows as CachedRows
 from .rows import PrebatchedCollator as PrebatchedCollator
 from .rows import row_lengths as row_lengths
+from .views import CachedViews as CachedViews

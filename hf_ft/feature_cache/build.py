@@ -28,6 +28,7 @@ from hf_ft.feature_cache.feature_files import Features, FeatureStore, Unusable
 from hf_ft.feature_cache.function_identity import Unidentifiable
 from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheable, forecast
 from hf_ft.feature_cache.rows import CachedRows
+from hf_ft.feature_cache.views import FixedViews
 from hf_ft.modalities import filled_batches, longest_first
 from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split
 
@@ -63,7 +64,8 @@ def open_cache(request: CacheRequest) -> CachedStage:
         NotCached: the stage has to run uncached, or is faster so.
         UserError: the setting `cache` is `on`, and the stage cannot use it.
     """
-    required = request.settings.cache == "on"
+    # Views that are fixed are another training than live augmentation, so they are no matter of speed alone.
+    required = "--cache on" if request.settings.cache == "on" else "--augment_views" if request.views else ""
     try:
         return _open(request)
     except Unusable as reason:
@@ -74,7 +76,7 @@ def open_cache(request: CacheRequest) -> CachedStage:
     except (NotCached, CannotSplit, Unidentifiable) as reason:
         if required and str(reason):
             raise UserError(
-                f"--cache on: stage '{request.stage.name}' cannot use the cache: {reason}. Leave out --cache on."
+                f"{required}: stage '{request.stage.name}' cannot use the cache: {reason}. Leave out {required}."
             ) from reason
         raise NotCached(str(reason)) from reason
 
@@ -83,7 +85,7 @@ def _open(request: CacheRequest) -> CachedStage:
     depth = request.stage.frozen_depth
     check_cacheable(request, depth)
     request.model.to(request.args.device)  # type: ignore[arg-type]  # its annotation is that of a decorator
-    splits = [EncodedSplit.of(rows, encoding_of(rows, request)) for rows in request.datasets]
+    splits = [_encoded_split(request, number) for number in range(len(request.datasets))]
     sample = splits[0].sample()
     check_repeatable(request, splits[0], sample)
     split = find_split(request.model, request.groups, depth, sample, request.collate)
@@ -96,6 +98,9 @@ def _open(request: CacheRequest) -> CachedStage:
         expected = _expected(request, split, store, layouts, splits, sample)
         admit(request, expected)
         print_on_main(expected.line(), request.args)
+        if request.views:
+            images = f"{request.views} fixed views of each of {len(request.datasets[0]):,} training images"
+            print_on_main(f"views    {images}", request.args)
         seconds, computed = [], 0
         for part in splits:
             started = time.perf_counter()
@@ -119,7 +124,18 @@ def _open(request: CacheRequest) -> CachedStage:
         "difference": split.difference,
         "notes": [*split.notes, *store.notes],
     }
+    if request.views:
+        facts["views"] = request.views
     return CachedStage(split, UpperPart(split), rows[0], rows[1] if len(rows) > 1 else None, facts)
+
+
+def _encoded_split(request: CacheRequest, number: int) -> EncodedSplit:
+    """One of the datasets with the fingerprints of its rows; the training split in its fixed views, if it has any."""
+    rows = request.datasets[number]
+    encoding = encoding_of(rows, request)
+    if number == 0 and request.views:
+        return EncodedSplit.of_views(rows, request.views, request.data_seed, encoding)
+    return EncodedSplit.of(rows, encoding)
 
 
 def _expected(
@@ -136,7 +152,9 @@ def _expected(
     split.capture(request.collate(sample))
     each = (time.perf_counter() - started) / len(sample)
     solved = request.find_linear_head is not None and request.find_linear_head(split) is not None
-    reads = [1.0 for _ in splits] if solved else request.reads
+    reads = [1.0 for _ in splits] if solved else list(request.reads)
+    if request.views and not solved:
+        reads[0] /= request.views
     return forecast(split.name, store.folder, layouts, splits, missing, reads, each, solved)
 
 
@@ -173,6 +191,8 @@ def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iter
 
 def _rows(request: CacheRequest, split: ModelSplit, features: Features, part: EncodedSplit) -> CachedRows:
     """The rows that training reads: features, labels, and the inputs that the upper part still takes."""
+    if isinstance(part.rows, FixedViews):
+        return part.rows.cached(features)
     plain = part.rows.with_format(None)
     if split.inputs:
         rows = part.rows if transform_of(part.rows) else plain

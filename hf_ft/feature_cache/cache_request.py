@@ -25,6 +25,8 @@ class CacheRequest:
         datasets: the encoded training split and, where the stage evaluates, the validation split.
         collator: the task's, from a list of rows to a batch.
         augment: the augmentation of the training images; None and `none` leave them alone.
+        views: how many fixed views of each training image are cached in place of an augmentation that is new in each
+            epoch; 0 for none.
         erasing: the probability of random erasing of the training images.
         mixes: the options that mix training images, such as `mixup`; the images alone can be cached.
         passes: how often the stage reads the training split, in epochs; may be a fraction.
@@ -33,6 +35,7 @@ class CacheRequest:
             is one, the frozen layers would run only once in any case.
         encode: the task's, which belongs to the identity of examples that it changes as they are read.
         uncacheable: why the training split may give other inputs each time it is read; empty where it does not.
+        unsplittable: why the upper part of the model cannot train alone, whatever the data; empty where it can.
     """
 
     model: PreTrainedModel
@@ -49,8 +52,10 @@ class CacheRequest:
     find_linear_head: Callable[[ModelSplit], object] | None = None
     encode: Callable[..., Any] | None = None
     uncacheable: str = ""
+    unsplittable: str = ""
     erasing: float = 0.0
     mixes: Sequence[str] = ()
+    views: int = 0
 
     @property
     def reads(self) -> list[float]:
@@ -61,6 +66,11 @@ class CacheRequest:
     def augments(self) -> bool:
         """Whether the training images differ from epoch to epoch."""
         return self.augment not in (None, "none") or self.erasing > 0
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the order of the data and of random transforms."""
+        return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
 
     @property
     def root(self) -> Path:

@@ -49,7 +49,7 @@ def check_repeatable(request: CacheRequest, split: EncodedSplit, sample: list[di
     Raises:
         NotCached: It does not.
     """
-    if not encoding_of(split.rows, request):
+    if not encoding_of(request.datasets[0], request):
         return
     once, again = request.collator(sample), request.collator(split.sample())
     if any(not torch.equal(value, again[name]) for name, value in once.items() if torch.is_tensor(value)):

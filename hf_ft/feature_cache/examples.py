@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hf_ft.feature_cache.cache_key import fingerprints
 from hf_ft.feature_cache.rows import records, row_lengths
+from hf_ft.feature_cache.views import FixedViews
 from hf_ft.modalities import longest_first
 
 SAMPLE = 8
@@ -25,7 +26,7 @@ class EncodedSplit:
     `lengths` is None if all rows have the same size, as encoded images do.
     """
 
-    rows: Dataset
+    rows: Dataset | FixedViews
     fingerprints: NDArray[np.uint8]
     lengths: NDArray[np.int64] | None
 
@@ -33,6 +34,12 @@ class EncodedSplit:
     def of(cls, rows: Dataset, encoding: str = "") -> EncodedSplit:
         """Return a split with the fingerprints and lengths of its rows; for `encoding` see `encoding_of`."""
         return cls(rows, fingerprints(rows, encoding), row_lengths(rows))
+
+    @classmethod
+    def of_views(cls, rows: Dataset, views: int, seed: int, encoding: str) -> EncodedSplit:
+        """Return a split of which each image has several fixed views, as rows of their own."""
+        fixed = FixedViews(rows, views, seed)
+        return cls(fixed, fixed.fingerprints(fingerprints(rows, encoding)), None)
 
     def fetch(self, indices: Iterable[int]) -> list[dict[str, Any]]:
         """Return some rows as a collator takes them."""
@@ -45,7 +52,8 @@ class EncodedSplit:
         slow the verification down.
         """
         if self.lengths is None:
-            return self.fetch(range(min(SAMPLE // 2, len(self.rows))))
+            step = self.rows.views if isinstance(self.rows, FixedViews) else 1  # one view of each image
+            return self.fetch(range(0, min(SAMPLE // 2 * step, len(self.rows)), step))
         last = len(self.rows) - 1
         places = np.linspace(0.1 * last, last, min(SAMPLE, len(self.rows))).astype(int)
         return self.fetch(longest_first(self.lengths)[places])

@@ -337,6 +337,7 @@ def _build(
     fill: Fill,
 ) -> None:
     """Store the output of `fill` for the images `left` of a split."""
+    assert isinstance(split.rows, Dataset)  # only features have fixed views
     plain, lengths = split.rows.with_format(None), None if split.lengths is None else split.lengths[left]
     with (
         progress("Images", len(left), "images", shown=not request.args.disable_tqdm) as advance,

@@ -37,16 +37,16 @@ def check_cacheable(request: CacheRequest, depth: int) -> None:
     roles = [group.role for group in request.groups if group.role != "unused"]
     if roles[depth - 1 : depth + 1] == ["stem", "block"]:
         raise NotCached  # only the embeddings are frozen, which are as cheap as reading from the disk
-    if request.uncacheable:
-        raise NotCached(request.uncacheable)
-    if request.stage.peft:
-        raise NotCached("its adapters change the outputs of the frozen layers")
+    if reason := request.uncacheable or request.unsplittable:
+        raise NotCached(reason)
     if request.mixes:
         raise NotCached(f"its images are mixed in another way in each epoch ({' and '.join(request.mixes)})")
-    if request.augments and file_column(request.datasets[0]):
+    if request.augments and not request.views and file_column(request.datasets[0]):
         named = f"augmentation '{request.augment}'", "augment none"
         what, off = named if request.augment not in (None, "none") else ("random erasing", "random_erasing 0")
-        raise NotCached(f"{what} changes the images from epoch to epoch (--{off} allows the cache)")
+        raise NotCached(
+            f"{what} changes the images from epoch to epoch (--{off} or --augment_views 4 allows the cache)"
+        )
     if args.n_gpu > 1:
         raise NotCached("one process drives several GPUs (start one process for each with `accelerate launch`)")
     if args.neftune_noise_alpha:
@@ -127,7 +127,8 @@ def admit(request: CacheRequest, expected: Forecast) -> None:
         NotCached: caching saves no time, or does not fit.
     """
     needed, limit = expected.bytes, request.settings.cache_max_gb
-    if expected.seconds <= 0 and not expected.solved and request.settings.cache != "on":
+    needed_anyway = expected.solved or request.views or request.settings.cache == "on"
+    if expected.seconds <= 0 and not needed_anyway:
         raise NotCached("it reads each example once, so nothing would be saved")
     if needed > limit * 1e9:
         raise NotCached(f"it needs {format_size(needed)}, and --cache_max_gb is {limit:g}")

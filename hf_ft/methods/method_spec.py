@@ -10,7 +10,7 @@ from hf_ft.errors import UserError, choose, split_argument
 from hf_ft.methods.defaults import HEAD_RATES, PLAN_ONLY, preset, rate_for_size
 from hf_ft.methods.peft_methods import check_name
 from hf_ft.methods.registry import METHODS, Method
-from hf_ft.methods.selectors import Group, check_argument
+from hf_ft.methods.selectors import Group, check_argument, check_top, split_top
 from hf_ft.methods.stages import CONTRASTIVE, Plan, Stage, plan_stages
 
 
@@ -22,29 +22,34 @@ class MethodSpec:
         name: Name of the method in `METHODS`, or `plan` with stages of the user's own.
         argument: The text after the colon (`4` in `last_n:4`), None without a colon.
         own_stages: The stages of a plan.
+        top: The blocks that it is limited to, as in `lora@last_n:4`; None for all of them.
 
     Example:
-        >>> MethodSpec.parse("last_n:4")
-        MethodSpec(name='last_n', argument='4', own_stages=())
+        >>> MethodSpec.parse("lora@last_n:4")
+        MethodSpec(name='lora', argument=None, own_stages=(), top='last_n:4')
     """
 
     name: str
     argument: str | None = None
     own_stages: tuple[Stage, ...] = ()
+    top: str | None = None
 
     def __str__(self) -> str:
-        return self.name if self.argument is None else f"{self.name}:{self.argument}"
+        named = self.name if self.argument is None else f"{self.name}:{self.argument}"
+        return named if self.top is None else f"{named}@{self.top}"
 
     @classmethod
     def parse(cls, text: str | MethodSpec) -> MethodSpec:
         """Read a method with its argument; a `MethodSpec` is returned as it is.
 
         Raises:
-            UserError: Unknown method (with the nearest); argument missing, unexpected or invalid.
+            UserError: Unknown method (with the nearest); argument missing, unexpected or invalid; or a method that
+                cannot be limited to the top blocks.
         """
         if isinstance(text, MethodSpec):
             return text
-        name, argument = split_argument(text)
+        what, top = split_top(text)
+        name, argument = split_argument(what)
         method = METHODS[choose(name, METHODS, "method", option="method")]
         if method.argument != "NAME":
             check_argument(name, argument, method.argument, "method")
@@ -57,7 +62,9 @@ class MethodSpec:
                 value=text,
                 hint=f"Use {method.spelled}, for example {name}:loha.",
             )
-        return cls(name, argument)
+        if top is not None:
+            top = check_top(text, top, [one.spelled for one in METHODS.values() if one.limited], "method")
+        return cls(name, argument, top=top)
 
     @classmethod
     def from_stages(cls, stages: Sequence[Stage]) -> MethodSpec:
@@ -76,7 +83,7 @@ class MethodSpec:
     @property
     def depends_on_model(self) -> bool:
         """Whether only a model's depth groups show that it can take the method, as for `last_n:4` or a plan."""
-        return bool(self.own_stages) or self.definition.argument in ("N", "PATTERN")
+        return bool(self.own_stages or self.top) or self.definition.argument in ("N", "PATTERN")
 
     @property
     def contrastive(self) -> bool:
@@ -90,7 +97,8 @@ class MethodSpec:
 
     def stages(self, groups: Sequence[Group]) -> tuple[Stage, ...]:
         """Its stages, which may follow from the depth groups (`gradual`)."""
-        return self.definition.stages(self.argument, groups)
+        stages = self.definition.stages(self.argument, groups)
+        return stages if self.top is None else tuple(stage.limited(self.top) for stage in stages)
 
     def defaults(self, modality: str) -> dict[str, Any]:
         """The settings that the method brings for a modality."""

@@ -29,6 +29,7 @@ class Method:
         defaults: Modality -> settings that train well; `min_steps` raises the number of epochs on small data.
         argument: What follows the colon (`N` in `last_n:N`), None for methods without an argument.
         pretrained: Whether it starts from pretrained weights.
+        limited: Whether it can be limited to the top blocks, as in `lora@last_n:4`; see `MethodSpec.top`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Method:
     defaults: Mapping[str, Mapping[str, Any]]
     argument: str | None = None
     pretrained: bool = True
+    limited: bool = False
 
     @property
     def spelled(self) -> str:
@@ -174,6 +176,7 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/2106.09685",
             stages=_peft,
             defaults=DEFAULTS["lora"],
+            limited=True,
         ),
         Method(
             name="peft",
@@ -183,6 +186,7 @@ METHODS: dict[str, Method] = {
             stages=_peft,
             defaults=DEFAULTS["peft"],
             argument="NAME",
+            limited=True,
         ),
         Method(
             name="bitfit",
@@ -191,6 +195,7 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/2106.10199",
             stages=_one("bitfit"),
             defaults=DEFAULTS["bitfit"],
+            limited=True,
         ),
         Method(
             name="norms",
@@ -199,6 +204,7 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/2312.11420",
             stages=_one("norms"),
             defaults=DEFAULTS["norms"],
+            limited=True,
         ),
         Method(
             name="train",

@@ -1,4 +1,7 @@
-"""What a stage trains: from a word (`last_n:4`, `bitfit`, `train:*attention*`) to the groups or parameters it means."""
+"""What a stage trains: from a word (`last_n:4`, `bitfit`, `train:*attention*`) to the groups or parameters it means.
+
+`bitfit@last_n:4` limits what a word means to the top blocks, so that the blocks below are frozen.
+"""
 
 from __future__ import annotations
 
@@ -144,16 +147,69 @@ SELECTORS: dict[str, Callable[[Sequence[Group], str], Chosen]] = {
 ARGUMENTS = {"last_n": "N", "first_n": "N", "train": "PATTERN"}
 """Selector -> what follows its colon; the others take no argument."""
 
+TOP = "last_n"
+"""The selector that may follow an `@`: `bitfit@last_n:4`."""
+LIMITED = ("bitfit", "norms")
+"""Selectors that may be limited to the top blocks so."""
+
+
+def split_top(text: str) -> tuple[str, str | None]:
+    """Split `bitfit@last_n:4` at its `@`; the second part is None without one. Patterns of `train:` keep theirs.
+
+    Example:
+        >>> split_top("lora@last_n:4")
+        ('lora', 'last_n:4')
+    """
+    what, sign, top = text.partition("@")
+    return (what, top) if sign and split_argument(what)[0] != "train" else (text, None)
+
+
+def check_top(text: str, top: str, limited: Sequence[str], kind: str) -> str:
+    """Check what follows an `@`, and that what stands before it may be limited to the top blocks.
+
+    Args:
+        text: The whole text, as in `bitfit@last_n:4`.
+        top: What follows the `@`.
+        limited: What may stand before it, as it is spelled.
+        kind: What the text is, for the message.
+
+    Raises:
+        UserError: It is not `last_n:N`, or does not go with what stands before it.
+    """
+    name, argument = split_argument(top)
+    what = split_top(text)[0]
+    start = kind[0].upper() + kind[1:]
+    if split_argument(what)[0] not in [split_argument(one)[0] for one in limited]:
+        raise UserError(
+            f"{start} '{text}': only adapters and parts of blocks can be limited to the top blocks.",
+            option="method" if kind == "method" else split_argument(what)[0],
+            value=text,
+            hint=f"Use {', '.join(f'{one}@{TOP}:N' for one in limited)}.",
+        )
+    if name != TOP or not (argument or "").isdecimal() or int(argument or 0) < 1:
+        raise UserError(
+            f"{start} '{text}' needs a number of top blocks after its '@'.",
+            option="method" if kind == "method" else split_argument(what)[0],
+            value=text,
+            hint=f"Use {what}@{TOP}:N, for example {what}@{TOP}:2.",
+        )
+    return f"{TOP}:{int(argument or 0)}"
+
 
 def check_selector(text: str, kind: str = "selection of depth groups") -> tuple[str, str]:
     """Split `last_n:4` into the selector and its checked argument, which is empty where there is none.
 
+    What follows an `@` is checked as well, and not returned.
+
     Raises:
         UserError: Unknown selector (with the nearest); argument missing, unexpected or no positive number.
     """
-    name, argument = split_argument(text)
+    what, top = split_top(text)
+    name, argument = split_argument(what)
     choose(name, SELECTORS, kind)
     check_argument(name, argument, ARGUMENTS.get(name), kind)
+    if top is not None:
+        check_top(text, top, LIMITED, kind)
     return name, argument or ""
 
 
@@ -186,13 +242,23 @@ def check_argument(name: str, argument: str | None, takes: str | None, kind: str
 
 
 def choose_parameters(selector: str, groups: Sequence[Group]) -> Chosen:
-    """What a selector (`all`, `last_n:4`, `bitfit`) trains of the groups of a model.
+    """What a selector (`all`, `last_n:4`, `bitfit`, `bitfit@last_n:4`) trains of the groups of a model.
 
     Raises:
         UserError: unknown selector, or one that the model cannot take.
     """
     name, argument = check_selector(selector)
-    return SELECTORS[name](groups, argument)
+    chosen, top = SELECTORS[name](groups, argument), split_top(selector)[1]
+    if top is None:
+        return chosen
+    inside = _last(groups, split_argument(top)[1] or "")
+    found = {group: only for group, only in chosen.items() if group in inside}
+    if found.keys() <= _head(groups, "").keys():
+        raise UserError(
+            f"{selector} finds nothing to train below the head. Use more blocks, or {top} to train them whole.",
+            value=selector,
+        )
+    return found
 
 
 def choose_groups(text: Mapping[str, str], groups: Sequence[Group]) -> dict[str, str]:

@@ -7,7 +7,7 @@ A `Stage` says what trains; everything else is frozen. `plan_stages` applies sta
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_ft.errors import UserError
@@ -82,6 +82,10 @@ class Stage:
     peft: str | None = None
     peft_options: Mapping[str, Any] = field(default_factory=dict)
     objective: str | None = None
+
+    def limited(self, top: str) -> Stage:
+        """The stage limited to the top blocks, as in `last_n:4`: it adapts these alone, or trains parts of these."""
+        return replace(self, trains=top if self.peft else f"{self.trains}@{top}")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_ft.errors import UserError
 from hf_ft.methods import AppliedStage, check_name, configuration, mergeable, preset
-from hf_ft.models.freezing import ensure_gradients
+from hf_ft.models.freezing import ensure_gradients, plain_name
 from hf_ft.models.tracing import example_inputs
 from hf_ft.storage import read_json, write_json
 
@@ -240,6 +240,22 @@ class Allocation(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Update the ranks after the step, before the gradients that their importance is computed from are cleared."""
         self.model.base_model.update_and_allocate(state.global_step)
+
+
+def shared_tensors(model: PeftModel, stage: AppliedStage) -> bool:
+    """Return whether adapters share tensors between layers (the bank of VB-LoRA, the projections of VeRA).
+
+    Such a tensor has no single place in the upper part of a split model, so a checkpoint of that part alone would
+    lack it or hold it several times.
+    """
+    base: nn.Module = model.get_base_model()
+    inside = {id(parameter) for parameter in base.parameters()}
+    if any(parameter.requires_grad and id(parameter) not in inside for parameter in model.parameters()):
+        return True
+    plain = {name for group in stage.groups for name in (*group.parameters, *group.buffers)}
+    tensors = {name: tensor for name, tensor in base.state_dict().items() if tensor.numel()}
+    places = Counter(tensor.data_ptr() for tensor in tensors.values())
+    return any(places[tensor.data_ptr()] > 1 and plain_name(name) not in plain for name, tensor in tensors.items())
 
 
 def allocates(model: nn.Module) -> bool:

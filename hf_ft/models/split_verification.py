@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_ft.models.freezing import plain_name
 from hf_ft.models.grouping import DepthGroup
 from hf_ft.models.model_split import Collate, ModelSplit, Rows, UpperPart, by_example
 from hf_ft.models.module_calls import Batch, CannotSplit, running_model_code
@@ -44,8 +45,11 @@ def verify(split: ModelSplit, rows: Rows, collate: Collate) -> None:
     """
     whole = collate(rows)
     features, alone = _captured_in_other_batches(split, rows, collate)
-    parameters = [split.model.get_parameter(name) for group in split.upper for name in group.parameters]
     upper = UpperPart(split)
+    # Those of adapters as well, which no group names; a weight that is shared with the lower part is the lower part's.
+    lower = {name for group in split.lower for name in group.parameters}
+    shared = {id(value) for name, value in split.model.named_parameters() if plain_name(name) in lower}
+    parameters = [value for value in upper.parameters() if id(value) not in shared]
     with all_require_grad(split.model, parameters), torch.enable_grad(), running_model_code(split.place):
         with split.installed():  # before the whole pass, which may leave states in the model that would help
             found, own = _logits_and_gradients(upper, {"features": features, **whole}, parameters)
@@ -117,13 +121,15 @@ def informative_head(model: PreTrainedModel, head: DepthGroup, batch: Batch) -> 
     if float((logits - logits[:1]).abs().max()) > LOGIT_TOLERANCE * float(logits.abs().max()):
         yield
         return
-    before = {name: model.get_parameter(name).detach().clone() for name in head.parameters}
+    # By the plain model's names, which PEFT changes where the head trains beside adapters.
+    own = {plain_name(name): value for name, value in model.named_parameters()}
+    before = {name: own[name].detach().clone() for name in head.parameters}
     with torch.no_grad(), torch.random.fork_rng():
         for name in before:
-            model.get_parameter(name).normal_(std=0.1)
+            own[name].normal_(std=0.1)
     try:
         yield
     finally:
         with torch.no_grad():
             for name, value in before.items():
-                model.get_parameter(name).copy_(value)
+                own[name].copy_(value)

@@ -165,7 +165,7 @@ def _length(stage: PlannedStageRecord) -> str:
 
 def regularisation(settings: Mapping[str, Any]) -> str:
     """Return the settings that make training images random or skip layers; empty if there are none."""
-    names = ("augment", "random_erasing", "mixup", "cutmix", "drop_path")
+    names = ("augment", "augment_views", "random_erasing", "mixup", "cutmix", "drop_path")
     used = {name: settings.get(name) for name in names}
     return ", ".join(f"{name} {value}" for name, value in used.items() if value not in (None, "none", 0))
 

@@ -22,6 +22,29 @@ def check_start(config: Config) -> None:
             )
     if config.method.contrastive:
         _check_contrastive(config)
+    if config.augment_views:
+        _check_views(config)
+
+
+def _check_views(config: Config) -> None:
+    """Check that fixed views of the training images can be cached: the cache is on, and the method freezes blocks."""
+    if config.cache == "off":
+        raise UserError(
+            "--augment_views caches features of augmented images, which --cache off rules out.",
+            option="augment_views",
+            value=config.augment_views,
+            hint="Leave out one of the two.",
+        )
+    method = config.method
+    everywhere = method.definition.limited and not method.top
+    if method.name in ("scratch", "full") or everywhere:
+        top = f"{method}@last_n:2" if everywhere else "last_n:2"
+        raise UserError(
+            f"--augment_views caches what frozen blocks give, and method '{method}' freezes none.",
+            option="augment_views",
+            value=config.augment_views,
+            hint=f"Leave it out, or use a method that freezes blocks, such as head or {top}.",
+        )
 
 
 def _check_contrastive(config: Config) -> None:

@@ -213,6 +213,10 @@ class EncodingSettings(TaskSettings):
         "erase a random rectangle of a training image with this probability (default: 0.25 with `--augment strong`, "
         "else 0)"
     )
+    augment_views: int | None = _option(
+        "augment each training image this many times only, such as 4, and cache these views: epochs cycle through them "
+        "and frozen layers run once (default: another augmentation in each epoch, uncached)"
+    )
     mixup: float | None = _option(
         "blend training images and their labels in pairs; X is the parameter of the Beta distribution, such as 0.2"
     )
@@ -233,7 +237,12 @@ class EncodingSettings(TaskSettings):
 
     @property
     def random_images(self) -> list[str]:
-        """The explicit options because of which an image differs each time that training reads it."""
+        """The explicit options because of which an image differs each time that training reads it.
+
+        None with `augment_views`, whose images are fixed: a head can be solved on all of them.
+        """
+        if self.augment_views:
+            return []
         found = {"augment": self.augment not in (None, "none"), "random_erasing": self.random_erasing, **self.mixing}
         return [name for name, used in found.items() if used and name in self.explicit]
 
@@ -242,12 +251,32 @@ class EncodingSettings(TaskSettings):
         task = get_task(self.task)
         own = task.modality.options
         _refuse_foreign(self, [name for other in modalities() for name in other.options if name not in own])
+        if self.augment_views:
+            self._check_views()
         if self.long_text != "truncate" and task.limit is None:
             raise UserError(
                 f"--long_text does not go with {task.name}, which splits long texts and truncates none.",
                 option="long_text",
                 value=self.long_text,
                 hint="Leave it out.",
+            )
+
+    def _check_views(self) -> None:
+        """Check that views of an image differ, and that nothing mixes what is cached of them."""
+        if self.augment in (None, "none") and not self.erasing:
+            raise UserError(
+                f"--augment_views {self.augment_views} needs an augmentation: else all views are the same image.",
+                option="augment_views",
+                value=self.augment_views,
+                hint="Add --augment basic, or leave it out.",
+            )
+        if self.mixing:
+            name = next(iter(self.mixing))
+            raise UserError(
+                f"--augment_views caches features of single images, and --{name} mixes images in each step.",
+                option="augment_views",
+                value=self.augment_views,
+                hint=f"Leave out --augment_views or --{name}.",
             )
 
 

@@ -6,14 +6,14 @@ skips the batches that were done, and restores the random state only after it ha
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
+
+from hf_ft.environment import random_numbers_of
+from hf_ft.feature_cache import CachedViews
 
 
 class EpochOrder(Sampler[int]):
@@ -57,7 +57,8 @@ class SeededRows(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         whole = getattr(self.rows, "__getitems__", None)
-        places = [index % len(self.rows) for index in indices]
+        by_epoch = isinstance(self.rows, CachedViews)
+        places = indices if by_epoch else [index % len(self.rows) for index in indices]
         with random_numbers_of([self.seed, *indices]):
             return self.collate(whole(places) if whole else [self.rows[place] for place in places])
 
@@ -87,19 +88,3 @@ def balanced_order(classes: torch.Tensor, generator: torch.Generator) -> list[in
     every = torch.cat(drawn)
     found: list[int] = every[torch.randperm(len(every), generator=generator)].tolist()
     return found
-
-
-@contextmanager
-def random_numbers_of(what: Sequence[int]) -> Iterator[None]:
-    """Seed all random generators by some integers; afterwards their states are restored."""
-    seed = int(np.random.SeedSequence(what).generate_state(1)[0])
-    python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would touch the GPUs' too
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(own)

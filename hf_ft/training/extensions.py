@@ -248,9 +248,9 @@ def with_transform(rows: Dataset, own: Callable[[Any], Any], seed: int) -> Datas
     Raises:
         UserError: the task has no images, or the transform fails on the first of them.
     """
+    from hf_ft.environment import random_numbers_of
     from hf_ft.feature_cache import transform_of
     from hf_ft.modalities import upright_rgb
-    from hf_ft.training.data_order import random_numbers_of
 
     inner = transform_of(rows)
     if inner is None or "image" not in rows.column_names:

@@ -99,7 +99,7 @@ def _announce(run: Run) -> None:
     known.extensions, known.classes = run.described_extensions(), run.described_classes()
     known.precision = describe_precision(run.config, run.args)
     print(before_training(known, Machine(**machine()), launcher_note()) + "\n", flush=True)
-    if run.config.random_images or run.config.drop_path is not None:
+    if run.config.random_images or run.config.augment_views or run.config.drop_path is not None:
         print(f"images   in training: {regularisation(vars(run.config))}", flush=True)
 
 
@@ -185,6 +185,13 @@ def _config_for(extensions: Extensions, config: Config, args: TrainingArguments)
     if extensions.data_collator is not None and config.mixing:
         name = next(iter(config.mixing))
         raise UserError(f"{name} mixes the built-in batches, which data_collator= replaces.", option=name, hint=LEAVE)
+    if config.augment_views and extensions.uncacheable:
+        raise UserError(
+            f"augment_views caches features of the training images, and {extensions.uncacheable}.",
+            option="augment_views",
+            value=config.augment_views,
+            hint=LEAVE,
+        )
     if extensions.unsolvable and config.head_solver == "exact":
         hint = "Leave out head_solver, and the head trains by steps."
         raise UserError(f"head_solver exact: {extensions.unsolvable}.", option="head_solver", hint=hint)

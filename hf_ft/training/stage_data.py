@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import TrainingArguments
 
 from hf_ft.environment import print_on_main
@@ -14,6 +16,7 @@ from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, cache_images, open_cache
 from hf_ft.heads import expects_solved_head, linear_head_of, should_solve
 from hf_ft.methods import AppliedStage
+from hf_ft.models import adapters
 from hf_ft.settings import Config
 from hf_ft.tables import file_column
 from hf_ft.training import checkpoints
@@ -23,15 +26,17 @@ from hf_ft.training.stage_arguments import evaluations, steps_per_epoch
 
 
 def read_once(
-    run: Run, folder: Path, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any]
+    run: Run, folder: Path, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], model: Any
 ) -> tuple[CachedStage | str, Sequence[Any], dict[str, float] | None]:
     """The cached stage or why it runs uncached, its datasets, and facts about cached images.
+
+    `model` is that of the run, with the adapters of the stage.
 
     Whether caching pays off is measured, so a resumed stage keeps to what was decided when it began.
     """
     earlier = of_main(run, lambda notes: checkpoints.decided(folder, notes)) if run.resumed else None
     uncached = earlier["uncached"] if earlier else None
-    job, opened = _opened(run, stage, args, sets, uncached)
+    job, opened = _opened(run, stage, args, sets, uncached, _unsplittable(stage, model))
     if earlier and uncached is None and isinstance(opened, str) and checkpoints.steps(folder):
         raise UserError(
             f"--resume: stage '{stage.name}' read the outputs of its frozen layers from the cache, and now it "
@@ -43,6 +48,9 @@ def read_once(
     else:
         without = earlier is not None and not earlier["images"]
         prepared, images = (job.datasets, None) if without else cache_images(job)
+    if run.config.augment_views and isinstance(opened, str):
+        why = f"stage '{stage.name}', which freezes no block: its images are augmented anew in each epoch"
+        print_on_main(f"views    not used in {why}", args)
     if earlier is None and run.args.should_save:
         kept = images is not None
         reason = None if isinstance(opened, CachedStage) else opened
@@ -51,25 +59,37 @@ def read_once(
 
 
 def _opened(
-    run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], uncached: str | None
+    run: Run,
+    stage: AppliedStage,
+    args: TrainingArguments,
+    sets: tuple[Any, Any],
+    uncached: str | None,
+    unsplittable: str,
 ) -> tuple[CacheRequest, CachedStage | str]:
     """The request of a stage, and its cached form or why it runs uncached (`uncached`, if known from before).
 
-    Augmentation and mixing are for training by steps: a head to be solved reads plain images.
+    Augmentation and mixing are for training by steps: a head to be solved reads plain images, unless the augmented ones
+    are fixed views.
     """
     config = run.config
     if uncached is not None:
         return _job(run, stage, args, sets, config), uncached
     changes = file_column(sets[0]) and (config.augment not in (None, "none") or config.erasing or config.mixing)
-    if changes and expects_solved_head(config, run.plan.stages, stage, run.groups):
+    if changes and not config.augment_views and expects_solved_head(config, run.plan.stages, stage, run.groups):
         plain = replace(config, augment="none", random_erasing=None, mixup=None, cutmix=None)
         rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)
         job = _job(run, stage, args, (rows, sets[1]), plain)
         opened = _open_cache(job)
         if isinstance(opened, CachedStage) and linear_head_of(opened.split):
             return job, opened
-    job = _job(run, stage, args, sets, config)
+    job = replace(_job(run, stage, args, sets, config), unsplittable=unsplittable)
     return job, _open_cache(job)
+
+
+def _unsplittable(stage: AppliedStage, model: Any) -> str:
+    """Why the upper part of a model cannot train alone with the adapters of a stage; empty where it can."""
+    shared = isinstance(model, PeftModel) and adapters.shared_tensors(model, stage)
+    return f"the adapters of peft:{stage.peft} share tensors between layers" if shared else ""
 
 
 def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> CacheRequest:
@@ -87,7 +107,15 @@ def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any
         uncacheable=run.extensions.uncacheable,
         erasing=config.erasing,
         mixes=tuple(config.mixing),
+        views=_views(run, stage, passes) if file_column(sets[0]) else 0,
     )
+
+
+def _views(run: Run, stage: AppliedStage, epochs: float) -> int:
+    """How many views of each image a stage reads: one in each epoch, or all where its head is solved."""
+    views = run.config.augment_views or 0
+    solved = expects_solved_head(run.config, run.plan.stages, stage, run.groups)
+    return views if solved else min(views, math.ceil(epochs))
 
 
 def _open_cache(job: CacheRequest) -> CachedStage | str:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Tra
 
 from hf_ft.environment import Stop, print_on_main
 from hf_ft.errors import UserError
-from hf_ft.feature_cache import CachedImages, CachedStage, PrebatchedCollator
+from hf_ft.feature_cache import CachedImages, CachedStage, CachedViews, PrebatchedCollator
 from hf_ft.heads import expects_solved_head, linear_head_of, options_against_solver, should_solve, solve_head
 from hf_ft.methods import CONTRASTIVE, AppliedStage
 from hf_ft.modalities import ImageMixing
@@ -84,7 +84,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     started, soup = time.perf_counter(), None
     _reset_peak_memory()
     with without_progress_bars(), training_memory(), float32_format(run.config, args):
-        opened, prepared, images = read_once(run, folder, stage, args, (train_set, validation_set))
+        opened, prepared, images = read_once(run, folder, stage, args, (train_set, validation_set), model)
         cached = opened if isinstance(opened, CachedStage) else None
         trained = cached.upper if cached else model
         sets = (*prepared, validation_set)[:2]
@@ -98,7 +98,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         with cached.split.installed() if cached else nullcontext(), _objective(run, stage):
             if fit is None:
                 announce(run, stage, options, args, in_eval)
-                _train(run, trainer, folder)
+                _train(run, trainer, folder, model)
                 soup = make_soup(trainer, options.soup, run.metric, in_eval) if options.soup else None
             else:
                 _score_solved(run, trainer, fit)
@@ -156,10 +156,16 @@ def _balance(run: Run, trainer: StageTrainer, train_set: Any) -> None:
         rows.classes = classes_of(train_set)
 
 
-def _train(run: Run, trainer: StageTrainer, folder: Path) -> None:
-    """Train, from the newest checkpoint that is whole where a stage was interrupted."""
+def _train(run: Run, trainer: StageTrainer, folder: Path, model: PreTrainedModel | PeftModel) -> None:
+    """Train, from the newest checkpoint that is whole where a stage was interrupted.
+
+    The trainer may have the upper part of the model alone; `model` is the whole, with its adapters.
+    """
+    allocates = isinstance(model, PeftModel) and adapters.allocates(model)
+    if allocates:
+        trainer.add_callback(adapters.Allocation(cast(PeftModel, model)))
     found: checkpoints.Checkpoint | None = None
-    if run.resumed and trainer.model and adapters.allocates(trainer.model):
+    if run.resumed and allocates:
         print_on_main("resume   these adapters settle their ranks as they train: the stage starts over", run.args)
     elif run.resumed and trainer.args.save_only_model:
         print_on_main(
@@ -203,7 +209,7 @@ def _solve(run: Run, stage: AppliedStage, cached: CachedStage | None) -> dict[st
     few = contrasted and len(cached.validation) < FEW
     fit = solve_head(
         *layer,
-        cached.train,
+        cached.train.every if isinstance(cached.train, CachedViews) else cached.train,
         cached.validation,
         run.learning.of_fixed_features,
         finetuned_next,
@@ -303,8 +309,6 @@ def _trainer(
     contrasts = stage.objective == CONTRASTIVE
     if patience := options.patience:
         callbacks.append(EarlyStop(patience.evaluations, watches_loss=patience.watches_loss))
-    if adapters.allocates(model):
-        callbacks.append(adapters.Allocation(model))
     collator = run.task.collator(run.processor)
     collate: Any = PrebatchedCollator(run.extensions.data_collator or collator)
     if run.config.mixing:

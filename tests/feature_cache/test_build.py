@@ -23,11 +23,14 @@ from transformers import (
     BertModel,
     LongformerConfig,
     LongformerModel,
+    pipeline,
 )
 
 import hf_ft
 from hf_ft import UserError, finetune
+from hf_ft.cli.app import main
 from hf_ft.tasks.registry import task_names
+from tests.support.interruption import interrupted_after
 
 EXAMPLES = 300
 
@@ -82,7 +85,11 @@ def saved(record: dict[str, Any]) -> list[int | None]:
     return [stage["cache"] and stage["cache"]["computed"] for stage in record["stages"]]
 
 
-@pytest.mark.parametrize("method", ["head", "last_n:1", "first_n:2"])
+LIMITED = ["lora@last_n:1", "peft:adalora@last_n:2", "bitfit@last_n:1", "norms@last_n:2", "train:*layer.2.*norm*"]
+"""Methods that change less than whole groups, above a frozen prefix."""
+
+
+@pytest.mark.parametrize("method", ["head", "last_n:1", "first_n:2", *LIMITED])
 def test_cached_training_is_live_training(method: str, still_model: str, many_texts: str, tmp_path: Path) -> None:
     """The same steps on the same batches give the same weights, and the same scores, whether cached or not."""
     settings = {"method": method, "learning_rate": 1e-3}
@@ -272,7 +279,7 @@ def test_half_precision_takes_half_the_room(still_model: str, many_texts: str, t
 
 
 LIVE: dict[str, tuple[dict[str, Any], str]] = {
-    "adapters": ({"plan": {"stages": [{"name": "top", "trains": "last_n:1", "peft": "lora"}]}}, "adapters change"),
+    "adapters": ({"method": "peft:vblora@last_n:2", "peft_options": {"vector_length": 16}}, "share tensors"),
     "one pass": ({"num_train_epochs": 1, "eval_strategy": "no"}, "reads each example once"),
     "noise": ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha adds"),
     "too large": ({"cache_max_gb": 1e-6}, "--cache_max_gb is 1e-06"),
@@ -286,8 +293,6 @@ def test_runs_live_and_says_why(
     """What cannot be cached, or does not pay, runs live with its reason; `cache on` makes the reason an error."""
     settings, reason = LIVE[case]
     settings = {"max_train_examples": 40, "cache_dir": str(tmp_path / "cache"), **settings}
-    if "plan" in settings:
-        settings["method"] = None
     record = train(text_model, many_texts, tmp_path / "out", **settings)
     assert saved(record) == [None]
     assert reason in record["stages"][0]["uncached"]
@@ -342,6 +347,52 @@ def test_resumed_in_a_cached_stage(text_model: str, many_texts: str, tmp_path: P
     assert list((tmp_path / "torn/checkpoints").rglob("checkpoint-*/model.safetensors"))
     train(text_model, many_texts, tmp_path / "torn", resume_from_checkpoint=True, **settings)
     assert alike(weights(tmp_path / "whole"), weights(tmp_path / "torn"), 0.0)
+
+
+def test_adapters_resumed_in_a_cached_stage(text_model: str, many_texts: str, tmp_path: Path) -> None:
+    """Adapters above cached features continue from their checkpoint to the very same merged model and adapter."""
+    settings = {"method": "lora@last_n:1", "cache_dir": str(tmp_path / "cache")}
+    settings |= {"learning_rate": 1e-2, "per_device_train_batch_size": 32}
+    train(text_model, many_texts, tmp_path / "whole", **settings)
+    with interrupted_after(15):
+        train(text_model, many_texts, tmp_path / "torn", **settings)
+    (begun,) = (tmp_path / "torn/checkpoints").rglob("checkpoint-10/model.safetensors")
+    names = set(load_file(begun))
+    assert {name.partition(".layer.")[2].partition(".")[0] for name in names if ".layer." in name} == {"2"}
+    assert any("lora_A" in name for name in names)
+    record = train(text_model, many_texts, tmp_path / "torn", resume_from_checkpoint=True, **settings)
+    assert saved(record) == [0]
+    assert alike(weights(tmp_path / "whole"), weights(tmp_path / "torn"), 0.0)
+    one, other = (load_file(tmp_path / out / "adapter/adapter_model.safetensors") for out in ("whole", "torn"))
+    assert alike(one, other, 0.0)
+    start = load_file(Path(text_model) / "model.safetensors")
+    assert any(not torch.equal(start[name], weights(tmp_path / "torn")[f"bert.{name}"]) for name in start)
+
+
+def test_adapters_and_whole_blocks_share_features(text_model: str, many_texts: str, tmp_path: Path) -> None:
+    """What `last_n:1` has cached serves adapters in the last block: the layers below are the same."""
+    cache = {"cache_dir": str(tmp_path / "cache"), "num_train_epochs": 2}
+    assert saved(train(text_model, many_texts, tmp_path / "blocks", method="last_n:1", **cache)) == [EXAMPLES + 40]
+    assert saved(train(text_model, many_texts, tmp_path / "adapters", method="lora@last_n:1", **cache)) == [0]
+    assert saved(train(text_model, many_texts, tmp_path / "deeper", method="lora@last_n:2", **cache)) == [EXAMPLES + 40]
+
+
+def test_limited_adapters_from_the_command_line(text_model: str, text_data: str, tmp_path: Path) -> None:
+    """`hf-ft train --method lora@last_n:1` on files ends as a plain model, with its adapter, proved to load back."""
+    words = f"train --task text_classification --model {text_model} --dataset {text_data} --method lora@last_n:1"
+    assert main([*words.split(), "--num_train_epochs", "2", "--output_dir", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    (stage,) = record["stages"]
+    assert record["method"] == "lora@last_n:1"
+    assert stage["cache"]["split"] == "after block 1"
+    assert record["proofs"]["load_back"]["passed"]
+    assert (tmp_path / "out/adapter/adapter_model.safetensors").exists()
+    start, end = load_file(Path(text_model) / "model.safetensors"), weights(tmp_path / "out")
+    moved = {name for name in start if not torch.equal(start[name], end[f"bert.{name}"])}
+    assert moved
+    assert all(".layer.2." in name and name.endswith("weight") and "norm" not in name.lower() for name in moved)
+    answer = pipeline("text-classification", model=str(tmp_path / "out"))("a good film")
+    assert answer[0]["label"] in record["data"]["labels"]
 
 
 def test_an_example_that_cannot_be_kept(text_model: str, tmp_path: Path) -> None:

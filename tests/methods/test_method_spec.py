@@ -34,6 +34,19 @@ MISTAKES = {
     "first_n:0": r"first_n:0 freezes no block\.",
     "train": r"Method 'train' needs patterns of names\. Use train:PATTERN, for example train:\*attention\*\.",
     "train: ,": r"Method 'train' needs patterns of names",
+    "lora@": r"'lora@' needs a number of top blocks after its '@'\. Use lora@last_n:N, for example lora@last_n:2\.",
+    "lora@last_n": r"Method 'lora@last_n' needs a number of top blocks",
+    "lora@last_n:0": r"Method 'lora@last_n:0' needs a number of top blocks",
+    "bitfit@head": r"Use bitfit@last_n:N, for example bitfit@last_n:2\.",
+    "norms@first_n:2": r"Use norms@last_n:N",
+    "peft:loha@last_n:x": r"Use peft:loha@last_n:N",
+    "lora@last_n:2@last_n:1": r"needs a number of top blocks",
+    "last_n:2@last_n:1": r"only adapters and parts of blocks .* Use lora@last_n:N, peft:NAME@last_n:N, bitfit@last_n:N",
+    "lp_ft@last_n:2": r"Method 'lp_ft@last_n:2': only adapters and parts of blocks can be limited to the top blocks\.",
+    "lora:8@last_n:2": r"Method 'lora' takes no argument\.",
+    "lorra@last_n:2": r"Unknown method 'lorra'\. Did you mean 'lora'\?",
+    "peft@last_n:2": r"Method 'peft' needs the name of a PEFT method",
+    "peft:lohaa@last_n:2": r"Unknown PEFT method 'lohaa'\. Did you mean 'loha'\?",
     "peft": r"Method 'peft' needs the name of a PEFT method\. Use peft:NAME, for example peft:loha\.",
     "peft:lohaa": r"Unknown PEFT method 'lohaa'\. Did you mean 'loha'\? Choose from: adalora, ",
     "peft:prefix_tuning": r"peft:prefix_tuning cannot end as a plain model: it adds virtual tokens",
@@ -55,6 +68,26 @@ def test_method_with_its_argument_is_split() -> None:
     """`last_n:4` is the method `last_n` and "4"; other methods have no argument."""
     assert MethodSpec.parse("last_n:4") == MethodSpec("last_n", "4")
     assert MethodSpec.parse("lora") == MethodSpec("lora")
+
+
+@pytest.mark.parametrize("text", ["lora@last_n:4", "peft:loha@last_n:1", "bitfit@last_n:2", "norms@last_n:12"])
+def test_a_limited_method_stays_what_it_is(text: str) -> None:
+    """It is written as it was read, has the defaults of the whole method, and only a model shows that it fits."""
+    spec, whole = MethodSpec.parse(text), MethodSpec.parse(text.partition("@")[0])
+    assert str(spec) == text
+    assert spec.top == text.partition("@")[2]
+    assert MethodSpec.parse(str(spec)) == spec != whole
+    assert spec.definition == whole.definition
+    assert spec.defaults("text") == whole.defaults("text")
+    assert spec.peft == whole.peft
+    assert (spec.depends_on_model, whole.depends_on_model) == (True, False)
+    with pytest.raises(UserError, match="more blocks than the model has"):
+        plan_method(f"{whole}@last_n:99", THREE_BLOCKS, 1, 1.0)
+
+
+def test_a_pattern_may_have_the_sign_of_a_limit() -> None:
+    """`@` in `train:PATTERN` belongs to the pattern."""
+    assert MethodSpec.parse("train:*a@b*") == MethodSpec("train", "*a@b*")
 
 
 def test_few_data_get_more_epochs() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from hf_ft.errors import UserError
 from hf_ft.methods.defaults import MEASURED, preset
-from hf_ft.methods.method_spec import plan_method
+from hf_ft.methods.method_spec import MethodSpec, plan_method
 from hf_ft.methods.peft_methods import REFUSED, mergeable
 from hf_ft.methods.registry import METHODS, UNFREEZINGS
 from hf_ft.methods.stages import split_epochs
@@ -44,6 +44,11 @@ MODES = {
     "bitfit": ["part part part part part train frozen"],
     "norms": ["part part part part part train frozen"],
     "train:block.1": ["frozen frozen train frozen frozen train frozen"],
+    "lora@last_n:2": ["frozen frozen adapt adapt frozen train frozen"],
+    "lora@last_n:3": ["frozen adapt adapt adapt frozen train frozen"],
+    "peft:loha@last_n:1": ["frozen frozen frozen adapt frozen train frozen"],
+    "bitfit@last_n:1": ["frozen frozen frozen part part train frozen"],
+    "norms@last_n:2": ["frozen frozen part part part train frozen"],
     "train:*linear*, neck.norm": ["part part part part train train frozen"],
 }
 """Method -> for each stage the mode of each group of `THREE_BLOCKS`, by hand; `part` is a group that trains in part."""
@@ -55,7 +60,9 @@ STAGED = [name for name in METHODS if name != "auto"]
 
 def test_the_table_of_modes_covers_every_method() -> None:
     """A new method must be written into `MODES`."""
-    assert {method.split(":")[0] for method in MODES} == set(STAGED)
+    specs = [MethodSpec.parse(method) for method in MODES]
+    assert {spec.name for spec in specs} == set(STAGED)
+    assert {spec.name for spec in specs if spec.top} == {name for name in STAGED if METHODS[name].limited}
 
 
 def test_auto_has_to_choose_first() -> None:
@@ -70,7 +77,7 @@ def test_modes_of_each_method(method: str) -> None:
     plan = plan_method(method, THREE_BLOCKS, epochs=4, learning_rate=1e-3)
     assert [" ".join(mode_of(setting) for _, setting in stage) for stage in plan.stages] == MODES[method]
     assert plan.method == method
-    assert any(stage.peft for stage in plan.stages) == (method in ("lora", "peft:loha"))
+    assert any(stage.peft for stage in plan.stages) == (MethodSpec.parse(method).name in ("lora", "peft"))
     for stage in plan.stages:
         assert all((setting.rate > 0) == (not setting.frozen) for _, setting in stage)
 

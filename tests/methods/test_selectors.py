@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -22,13 +23,14 @@ SELECTED = {
     "bitfit": {"stem", "block 0", "block 1", "block 2", "neck", "head"},
     "norms": {"stem", "block 0", "block 1", "block 2", "neck", "head"},
     "train:neck": {"neck", "head"},
+    "bitfit@last_n:1": {"block 2", "neck", "head"},
+    "norms@last_n:2": {"block 1", "block 2", "neck", "head"},
 }
 
 
 def test_the_table_of_selectors_covers_every_selector() -> None:
     """A new selector must be written into `SELECTED`."""
-    assert {selector.split(":")[0] for selector in SELECTED} == set(SELECTORS)
-    assert (len(SELECTORS), len(SELECTED)) == (8, 10)
+    assert {selector.split(":")[0].split("@")[0] for selector in SELECTED} == set(SELECTORS)
 
 
 @pytest.mark.parametrize("selector", SELECTED)
@@ -71,6 +73,7 @@ def test_parts_are_exactly_the_parameters_meant() -> None:
 UNFIT = {
     "first_n:3": r"first_n:3 would freeze all blocks of the model \(it has 3\)\. Use first_n:1 to first_n:2, or `head`",
     "train:block.9": r"train:block\.9 matches no parameter and no module of the model\. Did you mean 'block\.\d'\?",
+    "bitfit@last_n:4": r"last_n:4 asks for more blocks than the model has \(3\)",
     "train:*norm*,query": r"train:query matches no parameter",
 }
 
@@ -80,6 +83,22 @@ def test_methods_that_the_model_cannot_take(method: str) -> None:
     """Each says what there is."""
     with pytest.raises(UserError, match=UNFIT[method]):
         plan_method(method, THREE_BLOCKS, 1, 1.0)
+
+
+def test_selectors_that_cannot_be_limited() -> None:
+    """In a stage of a plan only parts of blocks can be limited so; whole blocks have a selector of their own."""
+    with pytest.raises(UserError, match=r"Use bitfit@last_n:N, norms@last_n:N\."):
+        choose_parameters("all@last_n:1", THREE_BLOCKS)
+    with pytest.raises(UserError, match=r"Use bitfit@last_n:N, for example bitfit@last_n:2\."):
+        choose_parameters("bitfit@last_n:0", THREE_BLOCKS)
+
+
+def test_top_blocks_without_what_is_to_train() -> None:
+    """Norms in the lower blocks do not help a method that is limited to the upper ones."""
+    rows = tuple(replace(row, norms=()) if row.name in ("block 2", "neck") else row for row in THREE_BLOCKS)
+    with pytest.raises(UserError, match=r"norms@last_n:1 finds nothing to train below the head\."):
+        plan_method("norms@last_n:1", rows, 1, 1.0)
+    assert set(choose_parameters("norms@last_n:2", rows)) == {"block 1", "head"}
 
 
 def test_models_without_biases_or_norms_below_the_head() -> None:

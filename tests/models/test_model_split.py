@@ -10,6 +10,9 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, FNetConfig, FNetForSequenceClassification
 
 from hf_ft import depth_groups
+from hf_ft.methods.method_spec import plan_method
+from hf_ft.methods.peft_methods import mergeable
+from hf_ft.models.adapters import attach, shared_tensors
 from hf_ft.models.forward_split import ForwardSplit
 from hf_ft.models.head_split import HeadSplit
 from hf_ft.models.model_split import UpperPart
@@ -152,3 +155,36 @@ def test_comparisons_are_in_full_precision() -> None:
         precision = getattr(cudnn, "conv", None)
         assert precision.fp32_precision == "ieee" if precision else not cudnn.allow_tf32
     assert (cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+
+@pytest.mark.parametrize("name", mergeable())
+def test_adapters_above_a_split(name: str) -> None:
+    """Every PEFT method in the top blocks is split and verified, or said to share tensors; the lower part is plain."""
+    model = bert()
+    groups = depth_groups(model)
+    (stage,) = plan_method(f"peft:{name}@last_n:2", groups, 1, 1e-3, peft_options=OPTIONS.get(name)).stages
+    before, batch = tensors(model), collator(0)(texts())
+    adapted = attach(model, stage, name, OPTIONS.get(name))
+    if shared_tensors(adapted, stage):
+        assert name in SHARING
+        return
+    assert name not in SHARING
+    assert stage.frozen_depth == 3
+    split = find_split(model, groups, stage.frozen_depth, texts(), collator(0))
+    assert split.name == "after block 1"
+    upper = UpperPart(split)
+    inside = {id(parameter) for parameter in upper.parameters()}
+    assert all(id(parameter) in inside for parameter in adapted.parameters() if parameter.requires_grad)
+    assert all(same_bits(before[n], value) for n, value in tensors(model).items() if n.startswith(BELOW))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.01)
+        whole = adapted.eval()(**batch).logits
+        with split.installed():
+            assert torch.allclose(upper(split.capture(batch), **batch).logits, whole, atol=1e-5)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {"c3a": {"block_size": 16}, "vblora": {"vector_length": 16}}
+SHARING = {"vblora"}
+"""PEFT methods whose adapters share tensors between layers."""
