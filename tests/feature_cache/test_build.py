@@ -85,7 +85,7 @@ def saved(record: dict[str, Any]) -> list[int | None]:
     return [stage["cache"] and stage["cache"]["computed"] for stage in record["stages"]]
 
 
-LIMITED = ["lora@last_n:1", "peft:adalora@last_n:2", "bitfit@last_n:1", "norms@last_n:2", "train:*layer.2.*norm*"]
+LIMITED = ["lora@last_n:1", "peft:adalora@last_n:2", "bitfit@last_n:1", "train:*layer.2.*LayerNorm*"]
 """Methods that change less than whole groups, above a frozen prefix."""
 
 

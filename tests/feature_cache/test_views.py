@@ -134,7 +134,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "model.safetensors")
 
 
-@pytest.mark.parametrize("method", ["head", "last_n:1", "norms@last_n:1"])
+@pytest.mark.parametrize("method", ["head", "norms@last_n:1"])
 def test_training_reads_features_of_the_views(
     method: str, image_model: str, image_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

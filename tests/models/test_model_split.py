@@ -185,6 +185,14 @@ def test_adapters_above_a_split(name: str) -> None:
             assert torch.allclose(upper(split.capture(batch), **batch).logits, whole, atol=1e-5)
 
 
-OPTIONS: dict[str, dict[str, Any]] = {"c3a": {"block_size": 16}, "vblora": {"vector_length": 16}}
-SHARING = {"vblora"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "c3a": {"block_size": 16},
+    "miss": {"r": 8},
+    "road": {"group_size": 16},
+    "shira": {"r": 4},
+    "vblora": {"vector_length": 16},
+    "waveft": {"n_frequency": 64},
+}
+"""Options for layers as small as those of the test."""
+SHARING = {"pvera", "randlora", "tinylora", "unilora", "vblora", "vera"}
 """PEFT methods whose adapters share tensors between layers."""
