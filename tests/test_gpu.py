@@ -19,7 +19,7 @@ from hf_ft.cli import main
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("quick_proof")]
 
 METHODS = ("head", "last_n:1", "full", "lp_ft", "lora", "bitfit")
-PRECISIONS: Mapping[str, tuple[str, ...]] = {"float32": (), "bf16": ("--bf16",), "fp16": ("--fp16",)}
+PRECISIONS: Mapping[str, tuple[str, ...]] = {"default": (), "float32": ("--bf16", "false"), "fp16": ("--fp16",)}
 
 
 def trained(model: str, data: str, out: Path, task: str, *options: str) -> dict[str, Any]:
@@ -59,8 +59,22 @@ def test_images(image_model: str, image_data: str, tmp_path: Path, method: str, 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_texts(text_model: str, text_data: str, tmp_path: Path, method: str) -> None:
-    """The same for texts, in bfloat16, as most would train them."""
-    check(trained(text_model, text_data, tmp_path / "out", "text_classification", "--method", method, "--bf16"))
+    """The same for texts, in the default precision, as most would train them."""
+    check(trained(text_model, text_data, tmp_path / "out", "text_classification", "--method", method))
+
+
+def test_default_precision(text_model: str, text_data: str, tmp_path: Path) -> None:
+    """bfloat16 where the GPU has units for it; `--bf16 false` is float32 without TF32; no setting outlives a run."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    units = torch.cuda.is_bf16_supported(including_emulation=False)
+    default = trained(text_model, text_data, tmp_path / "default", "text_classification", "--method", "full")
+    assert default["precision"]["compute"] == ("bfloat16" if units else "float32")
+    assert default["settings"]["bf16"] is units
+    plain = trained(
+        text_model, text_data, tmp_path / "plain", "text_classification", "--method", "full", "--bf16", "false"
+    )
+    assert (plain["precision"]["compute"], plain["precision"]["tf32"]) == ("float32", False)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 
 
 def test_cached_features_give_the_scores_of_uncached_ones(
@@ -68,7 +82,7 @@ def test_cached_features_give_the_scores_of_uncached_ones(
 ) -> None:
     """The linear probe on cached features and by running the frozen layers in every epoch: the same test scores."""
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "features"))
-    options = ("--method", "last_n:1", "--seed", "1")
+    options = ("--method", "last_n:1", "--seed", "1", "--bf16", "false")
     cached = trained(text_model, text_data, tmp_path / "on", "text_classification", *options, "--cache", "on")
     uncached = trained(text_model, text_data, tmp_path / "off", "text_classification", *options, "--cache", "off")
     assert cached["stages"][0]["cache"]["examples"] > 0

@@ -181,7 +181,8 @@ def _is_library(file: str) -> bool:
     """Return whether a file belongs to an installed package or to this one."""
     own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     places = [*own, str(Path(__file__).parents[1])]
-    return file.startswith("<frozen") or any(Path(file).is_relative_to(place) for place in places)
+    elsewhere = {"site-packages", "dist-packages"} & {*Path(file).parts}  # those of the user, or of `pip --target`
+    return file.startswith("<frozen") or bool(elsewhere) or any(Path(file).is_relative_to(place) for place in places)
 
 
 def _version(module: str) -> str:
