@@ -8,6 +8,13 @@ from .load import load_evaluation_split as load_evaluation_split
 from .load import load_splits as load_splits
 from .readers.table_files import TABLES as TABLES
 from .readers.table_files import read_tables as read_tables
+from .reading import Readers as Readers
+from .reading import choose_readers as choose_readers
+from .reading import cores as cores
+from .reading import in_threads as in_threads
+from .reading import prepare_workers as prepare_workers
+from .reading import read_ahead as read_ahead
+from .reading import start_worker as start_worker
 from .sampling import sample_strata as sample_strata
 from .splits import EvaluationSplit as EvaluationSplit
 from .splits import Splits as Splits

@@ -15,6 +15,9 @@ from .host import launcher_note as launcher_note
 from .host import machine as machine
 from .host import versions as versions
 from .library_output import silence_libraries as silence_libraries
+from .memory_limits import MEMORY as MEMORY
+from .memory_limits import memory_ran_out as memory_ran_out
+from .memory_limits import with_halved_batches as with_halved_batches
 from .packages import ENUMERATIONS as ENUMERATIONS
 from .packages import class_body as class_body
 from .packages import enum_values as enum_values

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
-from hf_ft.environment import progress_shown
+from hf_ft.data import choose_readers, prepare_workers
+from hf_ft.environment import progress_shown, with_halved_batches
 from hf_ft.feature_cache import CacheRequest, NotCached, PrebatchedCollator, open_cache, transform_of
 from hf_ft.modalities import ChangedImages, longest_first, token_counts
 from hf_ft.settings import EncodingSettings
@@ -54,7 +55,7 @@ def predict_outputs(
         encoded = encoded.with_transform(ChangedImages(view, transform_of(encoded)))
     collator, lengths = task.collator(processor), token_counts(encoded)
     joined = compute_metrics if not task.pools(encoded) else None
-    outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, joined)
+    outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, joined, config.explicit)
     outputs = outputs if task.gather is None else task.gather(encoded, outputs)
     if compute_metrics and not joined:
         compute_metrics(EvalPrediction(outputs, np.asarray(dataset["labels"][:])))
@@ -87,7 +88,9 @@ def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
     try:
         cached = open_cache(request)
     except NotCached:
-        outputs = _predicted(run.model, encoded, token_counts(encoded), collator, task.reduce, run.args)
+        outputs = _predicted(
+            run.model, encoded, token_counts(encoded), collator, task.reduce, run.args, None, config.explicit
+        )
     else:
         with cached.split.installed():
             rows, passing = cached.train, PrebatchedCollator(collator)
@@ -103,33 +106,44 @@ def _predicted(
     reduce: Callable[..., torch.Tensor] | None,
     args: TrainingArguments | None,
     compute_metrics: Callable[[Any], Any] | None = None,
+    explicit: Collection[str] = (),
 ) -> NDArray[np.float32]:
     """The outputs for encoded rows in their order; `Trainer.predict` handles batches, devices and several processes.
 
     Texts are batched from the longest to the shortest, so that batches hold little padding.
     """
     order = None if lengths is None else longest_first(lengths)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model=model,
-            args=_prediction_arguments(args, folder),
-            data_collator=collator,
-            compute_loss_func=_no_loss,
-            preprocess_logits_for_metrics=reduce,
-            compute_metrics=compute_metrics,
-        )
-        # In float32, as the saved model runs by default: scores must not depend on the precision of training.
-        trainer.accelerator.native_amp = False
-        output = trainer.predict(rows if order is None else Subset(rows, order.tolist()))
+    settings = _prediction_arguments(args)
+    if "dataloader_num_workers" not in explicit:
+        read = rows.__getitems__ if transform_of(rows) else None
+        prepare_workers(settings, choose_readers(read, len(rows), 1, settings.eval_batch_size, settings).workers)
+
+    def run(size: int) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            settings.output_dir, settings.per_device_eval_batch_size = folder, size
+            trainer = Trainer(
+                model=model,
+                args=settings,
+                data_collator=collator,
+                compute_loss_func=_no_loss,
+                preprocess_logits_for_metrics=reduce,
+                compute_metrics=compute_metrics,
+            )
+            # In float32, as the saved model runs by default: scores must not depend on the precision of training.
+            trainer.accelerator.native_amp = False
+            return trainer.predict(rows if order is None else Subset(rows, order.tolist()))
+
+    size = settings.per_device_eval_batch_size
+    output = with_halved_batches(run, size, "scoring", settings)
     found = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     outputs: NDArray[np.float32] = np.asarray(found, dtype=np.float32)
     return outputs if order is None else outputs[np.argsort(order)]
 
 
-def _prediction_arguments(args: TrainingArguments | None, folder: str) -> TrainingArguments:
+def _prediction_arguments(args: TrainingArguments | None) -> TrainingArguments:
     """The settings of training, without those that `Trainer.predict` must not follow."""
-    found = copy.copy(args) if args else TrainingArguments(output_dir=folder, per_device_eval_batch_size=32)
-    found.output_dir, found.report_to, found.label_names = folder, [], ["labels"]
+    found = copy.copy(args) if args else TrainingArguments(tempfile.gettempdir(), per_device_eval_batch_size=32)
+    found.report_to, found.label_names = [], ["labels"]
     found.save_strategy, found.load_best_model_at_end = "no", False
     found.eval_strategy = "no"  # otherwise `Trainer` wants an evaluation dataset
     found.remove_unused_columns = False

@@ -7,9 +7,10 @@ moving boundary comes from AutoFreeze, https://arxiv.org/abs/2102.01386.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import default_data_collator
 
-from hf_ft.environment import print_on_main, progress
+from hf_ft.data import choose_readers, read_ahead
+from hf_ft.environment import MEMORY, memory_ran_out, print_on_main, progress
 from hf_ft.errors import UserError
 from hf_ft.feature_cache.cache_key import feature_key, precision_of
 from hf_ft.feature_cache.cache_request import CacheRequest
@@ -173,11 +175,60 @@ def _compute(
     precision = precision_of(request.args)
     autocast = torch.autocast(request.args.device.type, getattr(torch, precision), enabled=precision != "float32")
     with bar as advance, autocast, store.build(part.fingerprints[rows], layouts, ragged) as writer:
-        for places in _batches(len(rows), lengths, request.args.device.type):
-            tensors = split.capture(request.collate(part.fetch(rows[places])))
-            pairs = zip(tensors, layouts, strict=True)
-            writer.put(places, [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs])
+        batches = list(_batches(len(rows), lengths, request.args.device.type))
+        run = _InParts(request, split, layouts)
+        read = functools.partial(_read, request, part, rows)
+        loaded = read_ahead(read, batches, _workers(request, part, len(rows)), request.args.device.type == "cuda")
+        for places, batch in zip(batches, loaded, strict=True):
+            for piece, tensors in run.outputs(places, batch, read):
+                writer.put(piece, tensors)
             advance(len(places))
+
+
+def _read(request: CacheRequest, part: EncodedSplit, rows: NDArray[np.int64], places: NDArray[np.int64]) -> Any:
+    """A batch of some rows, still on the CPU: it may be read by a worker process."""
+    return request.collator(part.fetch(rows[places]))
+
+
+def _workers(request: CacheRequest, part: EncodedSplit, rows: int) -> int:
+    """How many processes read the rows: none where they are tokens in memory, or as the user says."""
+    if "dataloader_num_workers" in request.settings.explicit:
+        return request.args.dataloader_num_workers
+    read = (lambda places: request.collator(part.fetch(places))) if transform_of(part.rows) else None
+    found = choose_readers(read, rows, 1, EXAMPLES, request.args)
+    if found.workers:
+        print_on_main(f"reading  by {found.workers} worker processes: {found.reason}", request.args)
+    return found.workers
+
+
+class _InParts:
+    """Runs the lower part of a split model; once memory has run out, on parts of each batch."""
+
+    def __init__(self, request: CacheRequest, split: ModelSplit, layouts: Sequence[Layout]) -> None:
+        self.request, self.split, self.layouts, self.parts = request, split, layouts, 1
+
+    def outputs(
+        self, places: NDArray[np.int64], batch: Any, read: Callable[[NDArray[np.int64]], Any]
+    ) -> list[tuple[NDArray[np.int64], list[torch.Tensor]]]:
+        """The outputs for a batch, on the CPU, each with the places of its rows; parts of it are read again."""
+        before = self.parts
+        while True:
+            try:
+                pieces = [piece for piece in np.array_split(places, self.parts) if len(piece)]
+                found = [(piece, self._run(batch if self.parts == 1 else read(piece))) for piece in pieces]
+            except RuntimeError as error:
+                if self.parts >= len(places) or not memory_ran_out(error):
+                    raise
+            else:
+                if self.parts > before:
+                    said = MEMORY.format("computing features", len(places), len(pieces[0]))
+                    print_on_main(said, self.request.args)
+                return found
+            self.parts *= 2
+
+    def _run(self, batch: Any) -> list[torch.Tensor]:
+        pairs = zip(self.split.capture(self.request.on_device(batch)), self.layouts, strict=True)
+        return [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs]
 
 
 def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iterator[NDArray[np.int64]]:

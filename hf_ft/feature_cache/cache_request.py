@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,5 +79,8 @@ class CacheRequest:
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch without labels, on the device of the stage."""
-        batch = self.collator(rows)
+        return self.on_device(self.collator(rows))
+
+    def on_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch without labels, on the device of the stage."""
         return {name: value.to(self.args.device) for name, value in batch.items() if name != "labels"}

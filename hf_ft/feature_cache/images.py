@@ -23,6 +23,7 @@ from torchvision.transforms import Compose, ToTensor
 from torchvision.transforms.functional import pil_to_tensor
 from transformers import default_data_collator
 
+from hf_ft.data import in_threads
 from hf_ft.environment import print_on_main, progress
 from hf_ft.errors import first_line
 from hf_ft.feature_cache.cache_key import encoded_files, fingerprints, image_key
@@ -343,7 +344,11 @@ def _build(
         progress("Images", len(left), "images", shown=not request.args.disable_tqdm) as advance,
         store.build(split.fingerprints[left], layouts, lengths) as writer,
     ):
-        for begin in range(0, len(left), BATCH):
-            places = np.arange(begin, min(begin + BATCH, len(left)))
-            writer.put(places, fill([upright_rgb(image) for image in plain[left[places].tolist()]["image"]]))
+        batches = [np.arange(begin, min(begin + BATCH, len(left))) for begin in range(0, len(left), BATCH)]
+
+        def filled(places: NDArray[np.int64]) -> list[torch.Tensor]:
+            return fill([upright_rgb(image) for image in plain[left[places].tolist()]["image"]])
+
+        for places, tensors in zip(batches, in_threads(filled, batches), strict=True):
+            writer.put(places, tensors)
             advance(len(places))

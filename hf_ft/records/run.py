@@ -179,6 +179,23 @@ class TokenBatchesRecord:
 
 
 @dataclass
+class ReadingRecord:
+    """How a stage that trains by steps read its data.
+
+    `workers` is the number of processes that read examples, and `reason` why; `row_seconds` the time that reading one
+    took, None if it was not measured. `waited` are the seconds that steps waited for data, `share` that of their time,
+    `device_idle` the share in which a GPU had nothing to do between two steps, None on other devices.
+    """
+
+    workers: int
+    reason: str
+    row_seconds: float | None
+    waited: float
+    share: float
+    device_idle: float | None
+
+
+@dataclass
 class StageRecord:
     """A finished stage.
 
@@ -208,6 +225,7 @@ class StageRecord:
     stopped: StoppedEarly | None = None
     soup: SoupRecord | None = None
     token_batches: TokenBatchesRecord | None = None
+    reading: ReadingRecord | None = None
 
 
 @dataclass

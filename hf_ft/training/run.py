@@ -40,6 +40,7 @@ class StageResult:
         stopped: How early stopping ended the stage, see `hf_ft.records.StoppedEarly`; None if it trained to its end.
         soup: The soup of the stage's checkpoints, see `hf_ft.records.SoupRecord`; None without one.
         token_batches: Batches by tokens, see `hf_ft.records.TokenBatchesRecord`; None for batches of examples.
+        reading: How data were read, see `hf_ft.records.ReadingRecord`; None for a solved head.
     """
 
     name: str
@@ -62,6 +63,7 @@ class StageResult:
     stopped: dict[str, Any] | None = None
     soup: dict[str, Any] | None = None
     token_batches: dict[str, float] | None = None
+    reading: dict[str, Any] | None = None
 
     def best_loss(self, metric: str) -> float:
         """The loss on validation of the first evaluation with the best score; infinite if there is none."""

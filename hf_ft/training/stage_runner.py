@@ -52,6 +52,7 @@ from hf_ft.training.run_start import ended_before, of_main, stage_folder
 from hf_ft.training.stage_arguments import stage_arguments, steps_per_epoch, total_steps
 from hf_ft.training.stage_data import read_once
 from hf_ft.training.stage_options import StageOptions, announce, guard_of, stage_options
+from hf_ft.training.stage_reading import report_waiting, set_readers
 from hf_ft.training.trainer import StageTrainer, evaluation_order
 from hf_ft.training.weight_average import WeightAverage, trained_tensors
 
@@ -177,6 +178,7 @@ def _train(run: Run, trainer: StageTrainer, folder: Path, model: PreTrainedModel
         print_on_main(f"resume   stage '{folder.name.partition('-')[2]}' continues {at}", run.args)
     if found is None and run.args.should_save:
         checkpoints.clear(folder)
+    set_readers(run, trainer)
     trainer.train_from(found)
 
 
@@ -403,6 +405,7 @@ def _add_facts(run: Run, trainer: StageTrainer, options: StageOptions, soup: dic
     if stopped := result.stopped:
         print_on_main(f"early    {stopped_early_line(result.name, StoppedEarly(**stopped))}", trainer.args)
     result.soup = soup
+    result.reading = report_waiting(result.name, trainer)
     result.token_batches = None if trainer.batches is None else trainer.batches.facts()
     if soup and len(soup["used"]) > 1:
         result.checkpoint, result.best_metric = None, soup["score"]  # its weights are no checkpoint: they are saved

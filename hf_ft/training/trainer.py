@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 
-from hf_ft.environment import Stop, exception_of, ignore_in_worker
+from hf_ft.data import Readers, start_worker
+from hf_ft.environment import Stop, exception_of, with_halved_batches
 from hf_ft.feature_cache import CachedRows, row_lengths
 from hf_ft.training import checkpoints
 from hf_ft.training.data_order import EpochOrder, balanced_order
+from hf_ft.training.data_wait import DataWait
 from hf_ft.training.divergence import DivergenceGuard
 from hf_ft.training.pooled_metrics import LOSS
 from hf_ft.training.token_batches import FilledBatches, TokenBatches, TokenBatchSampler
@@ -61,7 +63,10 @@ class StageTrainer(Trainer):
         self.resumed_from: Path | None = None
         self.grouping, self.steps_before, self.epochs_before = grouping, steps_before, epochs_before
         self.order, self.batches = order, batches
+        self.eval_tokens = batches.tokens if batches else 1
         self.loss_scale: float | None = None
+        self.wait = DataWait(events=self.args.device.type == "cuda")
+        self.readers, self.eval_workers = cast(Readers | None, None), self.args.dataloader_num_workers
         self.stop, self.best = stop, cast(Path | None, None)
         self.most, self.args.save_total_limit = self.args.save_total_limit, None  # `Trainer` removes too early
         self.add_callback(_Endings(self))
@@ -104,11 +109,23 @@ class StageTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate the averaged weights, if there are any; a loss that is not finite ends training."""
-        with self._averaged():
-            metrics = super().evaluate(*args, **kwargs)
+        with self._averaged(), self.wait.pausing():
+            metrics = with_halved_batches(
+                lambda size: self._evaluated(size, *args, **kwargs),
+                self.args.per_device_eval_batch_size,
+                "evaluation",
+                self.args,
+            )
         if self.is_in_train:
             self.guard.check_evaluation(metrics.get("eval_loss"), self)
         return metrics
+
+    def _evaluated(self, size: int, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate in batches of a size, which later evaluations have as well."""
+        if size < self.args.per_device_eval_batch_size:
+            self.eval_tokens = max(1, self.eval_tokens * size // self.args.per_device_eval_batch_size)
+            self.args.per_device_eval_batch_size = size
+        return super().evaluate(*args, **kwargs)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Leave the averaged weights in the model, before `Trainer` loads the best checkpoint if it does."""
@@ -118,6 +135,11 @@ class StageTrainer(Trainer):
         return super()._finalize_training(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     # Divergence.
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Fetch the batches of a step, and count the time that it waits for them."""
+        with self.wait.fetching():
+            return super().get_batch_samples(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run one batch; a loss that is not finite ends training."""
@@ -155,7 +177,7 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         earlier = self.state.best_model_checkpoint
         try:
-            with checkpoints.writing(folder):
+            with checkpoints.writing(folder), self.wait.pausing():
                 self.args.output_dir = str(begun.parent)
                 super()._save_checkpoint(model, trial)
                 self.args.output_dir = str(stage)
@@ -228,13 +250,32 @@ class StageTrainer(Trainer):
         if self.average is not None and output_dir is not None and not self.args.save_only_model:
             self.average.save(Path(output_dir))
 
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
         """The loader of training or evaluation, whose workers ignore signals."""
+        if is_training or self.eval_workers:
+            return self._loader(*args, is_training=is_training, **kwargs)
+        # Without workers, a loader refuses what is for workers.
+        alone = {
+            "num_workers": 0,
+            "multiprocessing_context": None,
+            "prefetch_factor": None,
+            "persistent_workers": False,
+        }
+        before = {name: getattr(self.args, f"dataloader_{name}") for name in alone}
+        try:
+            for name, value in alone.items():
+                setattr(self.args, f"dataloader_{name}", value)
+            return self._loader(*args, **kwargs)
+        finally:
+            for name, value in before.items():
+                setattr(self.args, f"dataloader_{name}", value)
+
+    def _loader(self, *args: Any, **kwargs: Any) -> Any:
         if self.batches is not None:
             return self._token_loader(*args, **kwargs)
         loader = super()._get_dataloader(*args, **kwargs)
         inner = getattr(loader, "base_dataloader", loader)  # accelerate's has the one that starts the workers in it
-        inner.worker_init_fn = functools.partial(ignore_in_worker, inner.worker_init_fn)
+        inner.worker_init_fn = functools.partial(start_worker, inner.worker_init_fn)
         return loader
 
     def _token_loader(self, dataset: Any, *_: Any, is_training: bool = False, **__: Any) -> Any:
@@ -244,7 +285,7 @@ class StageTrainer(Trainer):
         if is_training:
             sampler = TokenBatchSampler(self.batches, lambda: int(self.state.epoch or 0))
         else:
-            sampler = FilledBatches(dataset, self.batches.tokens)
+            sampler = FilledBatches(dataset, self.eval_tokens)
         args = self.args
         loader = DataLoader(
             dataset,
@@ -252,8 +293,9 @@ class StageTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
             prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=functools.partial(ignore_in_worker, None),
+            worker_init_fn=functools.partial(start_worker, None),
         )
         return self.accelerator.prepare(loader)
 
