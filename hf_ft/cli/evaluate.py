@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_ft.cli.autotune_option import add_autotune
 from hf_ft.cli.result_argument import check_result
 from hf_ft.cli.tta_option import add_tta, views_of
 
@@ -21,6 +22,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--dataset", required=True, help="Hub id, folder or file")
     parser.add_argument("--split", help="split to score (default: test, else validation, else train)")
     add_tta(parser)
+    add_autotune(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -30,6 +32,7 @@ def run(options: Namespace) -> None:
 
     check_path(options.dataset, "dataset")
     views = views_of(options.tta, check_result(options.folder))
+    tune = options.autotune == "on"
     from hf_ft.evaluation import evaluate_folder
 
-    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json, views))
+    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json, views, tune))

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_ft.cli.autotune_option import add_autotune
 from hf_ft.cli.result_argument import check_result
 from hf_ft.cli.tta_option import add_tta, views_of
 from hf_ft.errors import UserError
@@ -29,6 +30,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--batch_size", type=int, metavar="N", default=32, help="examples per batch")
     add_tta(parser)
+    add_autotune(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output", metavar="FILE", help="write .csv or .jsonl to FILE (default: print CSV)")
     output.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
@@ -45,6 +47,7 @@ def run(options: Namespace) -> None:
         raise UserError(f"--output {options.output} has no known format. Use a file name that ends in .csv or .jsonl.")
     if options.output:
         check_new_file(Path(options.output).expanduser(), "--output", options.inputs, options.overwrite)
+    tune = options.autotune == "on"
     from hf_ft.evaluation import predict_inputs
 
-    predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size, views)
+    predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size, views, tune)

@@ -20,7 +20,7 @@ from hf_ft.data import (
     max_input_tokens,
 )
 from hf_ft.errors import UserError
-from hf_ft.evaluation.result_folder import input_settings, load_folder
+from hf_ft.evaluation.result_folder import command_tuner, input_settings, load_folder
 from hf_ft.evaluation.scores import RareClass, Results, add_scores, score_without
 from hf_ft.evaluation.views import VIEWS_NOTE, predict_views
 from hf_ft.metrics import Score
@@ -29,11 +29,14 @@ from hf_ft.reports import class_table, duplicates_note, text_table, threshold_no
 from hf_ft.storage import LOCAL
 
 
-def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool, views: int = 1) -> str:
+def evaluate_folder(
+    folder: Path, dataset: str, split: str | None, as_json: bool, views: int = 1, tune: bool = True
+) -> str:
     """Score a trained model on a dataset, whose labels are matched by name; returns a table, or JSON.
 
     Args:
         views: of each image, over which predictions are averaged (test-time augmentation); 1 takes the image alone.
+        tune: whether to run the model in its fastest form, see `hf_ft.autotune`.
 
     Raises:
         UserError: data that do not fit the model, such as labels that it does not know.
@@ -44,7 +47,7 @@ def evaluate_folder(folder: Path, dataset: str, split: str | None, as_json: bool
     _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
     cut = count_truncated(rows.split, rows.rows, task, processor, config)
     notes = [*rows.notes, *([cut.note(max_input_tokens(processor))] if cut else [])]
-    outputs = predict_views(views, model, processor, task, rows.target, rows.rows, config)
+    outputs = predict_views(views, model, processor, task, rows.target, rows.rows, config, tuner=command_tuner(tune))
     if views > 1:
         notes.append(VIEWS_NOTE.format(views))
     rule = record.rare_class

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
+from hf_ft.autotune import USUAL, Autotuner, Work, applied
 from hf_ft.data import choose_readers, prepare_workers
 from hf_ft.environment import progress_shown, with_halved_batches
 from hf_ft.feature_cache import CacheRequest, NotCached, PrebatchedCollator, open_cache, transform_of
@@ -39,6 +40,7 @@ def predict_outputs(
     args: TrainingArguments | None = None,
     compute_metrics: Callable[[Any], Any] | None = None,
     view: Callable[[Any], Any] | None = None,
+    tuner: Autotuner | None = None,
 ) -> Any:
     """The model's outputs for a dataset with the task's input columns, in its order.
 
@@ -46,6 +48,7 @@ def predict_outputs(
         args: where and in which batches to predict; batches of 32 by default.
         compute_metrics: called with all predictions, as `Trainer` does it; with those of whole texts, not of windows.
         view: changes each image before it is encoded.
+        tuner: chooses the form in which the model runs; None is the usual one.
 
     Returns:
         Logits `(examples, classes)` in float32, or what the task's `reduce` and `gather` make of them.
@@ -55,18 +58,19 @@ def predict_outputs(
         encoded = encoded.with_transform(ChangedImages(view, transform_of(encoded)))
     collator, lengths = task.collator(processor), token_counts(encoded)
     joined = compute_metrics if not task.pools(encoded) else None
-    outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, joined, config.explicit)
+    outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, joined, config.explicit, tuner)
     outputs = outputs if task.gather is None else task.gather(encoded, outputs)
     if compute_metrics and not joined:
         compute_metrics(EvalPrediction(outputs, np.asarray(dataset["labels"][:])))
     return outputs
 
 
-def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
+def predict_split(run: Run, split: Dataset, others: int = 0, tuner: Autotuner | None = None) -> Any:
     """The outputs of a trained model for a split, as `predict_outputs`, from cached features where that saves time.
 
     Args:
         others: how many other models with the same frozen layers will predict the same split.
+        tuner: as in `predict_outputs`.
     """
     task, config = run.task, dataclasses.replace(run.config, augment="none")
     encoded = task.encode(split, run.processor, config, False)
@@ -84,17 +88,18 @@ def predict_split(run: Run, split: Dataset, others: int = 0) -> Any:
         passes=others + 1,
         evaluations=0,
         encode=task.encode,
+        tuner=tuner,
     )
     try:
         cached = open_cache(request)
     except NotCached:
         outputs = _predicted(
-            run.model, encoded, token_counts(encoded), collator, task.reduce, run.args, None, config.explicit
+            run.model, encoded, token_counts(encoded), collator, task.reduce, run.args, None, config.explicit, tuner
         )
     else:
         with cached.split.installed():
             rows, passing = cached.train, PrebatchedCollator(collator)
-            outputs = _predicted(cached.upper, rows, rows.lengths, passing, task.reduce, run.args)
+            outputs = _predicted(cached.upper, rows, rows.lengths, passing, task.reduce, run.args, tuner=tuner)
     return outputs if task.gather is None else task.gather(encoded, outputs)
 
 
@@ -107,6 +112,7 @@ def _predicted(
     args: TrainingArguments | None,
     compute_metrics: Callable[[Any], Any] | None = None,
     explicit: Collection[str] = (),
+    tuner: Autotuner | None = None,
 ) -> NDArray[np.float32]:
     """The outputs for encoded rows in their order; `Trainer.predict` handles batches, devices and several processes.
 
@@ -131,13 +137,34 @@ def _predicted(
             )
             # In float32, as the saved model runs by default: scores must not depend on the precision of training.
             trainer.accelerator.native_amp = False
-            return trainer.predict(rows if order is None else Subset(rows, order.tolist()))
+            ordered = rows if order is None else Subset(rows, order.tolist())
+            with applied(model, tuner.choose(_work(trainer, ordered)) if tuner else USUAL):
+                return trainer.predict(ordered)
 
     size = settings.per_device_eval_batch_size
     output = with_halved_batches(run, size, "scoring", settings)
     found = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     outputs: NDArray[np.float32] = np.asarray(found, dtype=np.float32)
     return outputs if order is None else outputs[np.argsort(order)]
+
+
+def _work(trainer: Trainer, rows: Any) -> Work:
+    """The prediction of some rows, as the autotuner tries it."""
+    args, model = trainer.args, cast(torch.nn.Module, trainer.model)
+
+    def batch(size: int) -> dict[str, Any]:
+        found = trainer.data_collator(rows.__getitems__(list(range(min(size, len(rows))))))
+        return trainer._prepare_inputs({name: value for name, value in found.items() if name != "labels"})
+
+    def step(inputs: Mapping[str, Any]) -> Sequence[torch.Tensor]:
+        model.eval()
+        with torch.inference_mode():
+            logits = model(**inputs)["logits"]
+        return list(logits) if isinstance(logits, tuple) else [logits]
+
+    return Work(
+        "prediction", model, batch, step, len(rows), min(args.per_device_eval_batch_size, len(rows)), args.device
+    )
 
 
 def _prediction_arguments(args: TrainingArguments | None) -> TrainingArguments:

@@ -15,17 +15,20 @@ from datasets import Dataset
 from hf_ft.data import count_truncated, max_input_tokens
 from hf_ft.errors import UserError
 from hf_ft.evaluation.inputs import file_rows, text_rows
-from hf_ft.evaluation.result_folder import input_settings, load_folder
+from hf_ft.evaluation.result_folder import command_tuner, input_settings, load_folder
 from hf_ft.evaluation.views import VIEWS_NOTE, predict_views
 from hf_ft.reports import threshold_note
 from hf_ft.settings import check_path, not_made
 
 
-def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batch_size: int, views: int = 1) -> None:
+def predict_inputs(
+    folder: Path, inputs: Sequence[str], output: str | None, batch_size: int, views: int = 1, tune: bool = True
+) -> None:
     """Predict for files, folders or texts; CSV to the screen, or CSV or JSON lines to a file.
 
     Args:
         views: of each image, over which predictions are averaged (test-time augmentation); 1 takes the image alone.
+        tune: Whether to run the model in its fastest form, see `hf_ft.autotune`.
 
     Raises:
         UserError: an input that does not exist or that the model cannot read.
@@ -51,7 +54,7 @@ def predict_inputs(folder: Path, inputs: Sequence[str], output: str | None, batc
         output_dir=str(folder), per_device_eval_batch_size=batch_size, report_to="none", dataloader_pin_memory=False
     )
     target, labels = task.target(record.data.problem_type), record.data.labels
-    outputs = predict_views(views, model, processor, task, target, dataset, config, arguments)
+    outputs = predict_views(views, model, processor, task, target, dataset, config, arguments, command_tuner(tune))
     if views > 1:
         print(VIEWS_NOTE.format(views), file=sys.stderr)
     threshold = record.threshold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel
 
+from hf_ft.autotune import Autotuner
 from hf_ft.errors import UserError, first_line, shorten
+from hf_ft.feature_cache import default_root
 from hf_ft.models import silent_loading
 from hf_ft.records import RunRecord, read_record
 from hf_ft.settings import DataSettings, EncodingSettings
@@ -55,6 +58,11 @@ def _loaded(folder: Path, load: Callable[[], Any]) -> Any:
     except Exception as error:
         message = first_line(f"Cannot load the model in {folder}", error)
         raise UserError(f"{message} Copy the folder anew, or train again.") from error
+
+
+def command_tuner(tune: bool) -> Autotuner | None:
+    """The autotuner of a command; it prints to stderr, since predictions go to stdout."""
+    return Autotuner(default_root(), lambda line: print(line, file=sys.stderr)) if tune else None
 
 
 @dataclass(frozen=True)

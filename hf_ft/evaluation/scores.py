@@ -11,7 +11,9 @@ from datasets import Dataset
 
 from hf_ft.evaluation.head_input import compare_head_input
 from hf_ft.evaluation.outputs import predict_outputs
+from hf_ft.feature_cache import make_tuner
 from hf_ft.metrics import ClassScore, Score
+from hf_ft.records import AutotuneRecord
 from hf_ft.tasks import BoolArray, Target
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ class Results:
     the scores on the examples that do not stand in train as well, for splits that have others. `head_input` is that of
     `compare_head_input`. `custom[split]` holds the metrics that the caller
     brought. `by_class[split]` are the scores of each class, `undefined[split]` the metrics that its labels do not
-    define, with the reason, and `rare_class` the scores with a threshold for the rarer of two classes.
+    define, with the reason, and `rare_class` the scores with a threshold for the rarer of two classes. `autotune` is
+    how the predictions ran where that was tried.
     """
 
     metrics: dict[str, dict[str, Score]]
@@ -40,6 +43,7 @@ class Results:
     by_class: dict[str, list[ClassScore]] = field(default_factory=dict)
     undefined: dict[str, dict[str, str]] = field(default_factory=dict)
     rare_class: RareClass | None = None
+    autotune: list[AutotuneRecord] = field(default_factory=list)
 
 
 @dataclass
@@ -61,14 +65,14 @@ def score(run: Run) -> Results:
     head reads is compared with what the layers offer.
     """
     task, splits = run.task, run.splits
-    results = Results({}, {}, head_input=compare_head_input(run))
+    results, tuner = Results({}, {}, head_input=compare_head_input(run)), make_tuner(run.config, run.args)
     for name, split in (("validation", splits.validation), ("test", splits.test)):
         if split is None:
             continue
         found: dict[str, float] = {}
         own = run.extensions.metrics(splits.target, splits.labels)
         hook = _collected(own, found) if own else None
-        outputs = predict_outputs(run.model, run.processor, task, split, run.config, run.args, hook)
+        outputs = predict_outputs(run.model, run.processor, task, split, run.config, run.args, hook, tuner=tuner)
         if own:
             results.custom[name] = found
         if name == "validation":
@@ -81,6 +85,7 @@ def score(run: Run) -> Results:
                 copied, outputs, split, splits.target, splits.labels, results.threshold
             )
         results.baseline[name] = splits.target.baseline(splits.train, split, splits.labels)
+    results.autotune = tuner.choices if tuner else []
     return results
 
 

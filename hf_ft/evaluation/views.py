@@ -13,6 +13,7 @@ from hf_ft.tasks import Target, Task
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from hf_ft.autotune import Autotuner
     from hf_ft.settings import EncodingSettings
 
 VIEWS_NOTE = "Predictions are means over {} views of each image (--tta)."
@@ -27,17 +28,21 @@ def predict_views(
     dataset: Dataset,
     config: EncodingSettings,
     args: TrainingArguments | None = None,
+    tuner: Autotuner | None = None,
 ) -> Any:
     """Return outputs whose probabilities are the means of those for several views, as `predict_outputs` does for one.
 
     Args:
         number: How many views; 1 takes the input alone.
+        tuner: As in `predict_outputs`.
 
     Raises:
         UserError: The task's inputs have no such number of views.
     """
     task.modality.check_views(number)
     if number == 1 or task.modality.views is None:
-        return predict_outputs(model, processor, task, dataset, config, args)
+        return predict_outputs(model, processor, task, dataset, config, args, tuner=tuner)
     views = task.modality.views(number)
-    return target.mean([predict_outputs(model, processor, task, dataset, config, args, view=view) for view in views])
+    return target.mean(
+        [predict_outputs(model, processor, task, dataset, config, args, view=view, tuner=tuner) for view in views]
+    )

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits
 from hf_ft.errors import UserError
-from hf_ft.feature_cache import CachedRows, CacheRequest, NotCached, open_cache
+from hf_ft.feature_cache import CachedRows, CacheRequest, NotCached, make_tuner, open_cache
 from hf_ft.heads import constant_score, transferability_scores
 from hf_ft.methods import MethodSpec, plan_method
 from hf_ft.modalities import check_tokens
@@ -64,7 +64,9 @@ def score_candidate(config: Config, args: TrainingArguments, splits: Splits) -> 
     # Two passes, since a cache that is read once would not be built.
     collator = task.collator(processor)
     job = CacheRequest(
-        *(model, loaded.groups, stage, (rows,), processor, collator, config, None, args, 2, 0), encode=task.encode
+        *(model, loaded.groups, stage, (rows,), processor, collator, config, None, args, 2, 0),
+        encode=task.encode,
+        tuner=make_tuner(config, args),
     )
     try:
         cached = open_cache(job)

@@ -16,4 +16,5 @@ from .policy import NotCached as NotCached
 from .rows import CachedRows as CachedRows
 from .rows import PrebatchedCollator as PrebatchedCollator
 from .rows import row_lengths as row_lengths
+from .tuning import make_tuner as make_tuner
 from .views import CachedViews as CachedViews

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import default_data_collator
 
+from hf_ft.autotune import USUAL, Variant, Work, applied
 from hf_ft.data import choose_readers, read_ahead
 from hf_ft.environment import MEMORY, memory_ran_out, print_on_main, progress
 from hf_ft.errors import UserError
@@ -94,9 +95,9 @@ def _open(request: CacheRequest) -> CachedStage:
     if not split.inputs:
         check_labels(request, sample)
     layouts = [Layout(request.settings.cache_dtype, layout.shape, layout.ragged) for layout in split.layouts]
-    store = FeatureStore(request.root, feature_key(request, split, layouts))
     # Of several processes the first one writes; the others wait here and then find everything.
     with request.args.main_process_first(desc="computing features"):
+        variant, store = _store(request, split, layouts, splits)
         expected = _expected(request, split, store, layouts, splits, sample)
         admit(request, expected)
         print_on_main(expected.line(), request.args)
@@ -108,7 +109,8 @@ def _open(request: CacheRequest) -> CachedStage:
             started = time.perf_counter()
             missing = store.missing(part.fingerprints)  # asked again: the first split may have had the same examples
             if len(missing):
-                _compute(request, split, store, layouts, part, missing)
+                with applied(split.model, variant):
+                    _compute(request, split, store, layouts, part, missing)
             computed += len(missing)
             seconds.append(round(time.perf_counter() - started, 3))
     for note in store.notes:
@@ -138,6 +140,46 @@ def _encoded_split(request: CacheRequest, number: int) -> EncodedSplit:
     if number == 0 and request.views:
         return EncodedSplit.of_views(rows, request.views, request.data_seed, encoding)
     return EncodedSplit.of(rows, encoding)
+
+
+def _store(
+    request: CacheRequest, split: ModelSplit, layouts: Sequence[Layout], splits: Sequence[EncodedSplit]
+) -> tuple[Variant, FeatureStore]:
+    """The form in which the frozen layers run, and where their outputs are: those of another form differ by rounding.
+
+    What is cached in the usual form is read whatever would be faster.
+    """
+    key = feature_key(request, split, layouts)
+    usual = FeatureStore(request.root, key)
+    missing = [(part, rows) for part in splits if len(rows := usual.missing(part.fingerprints))]
+    read_once = max(request.reads) <= 1 and request.find_linear_head is None and request.settings.cache != "on"
+    if not missing or request.tuner is None or read_once:
+        return USUAL, usual
+    part, rows = missing[0]
+    device, precision = request.args.device, precision_of(request.args)
+
+    def step(batch: Mapping[str, torch.Tensor]) -> Sequence[torch.Tensor]:
+        with _autocast(request):
+            return split.capture(dict(batch))
+
+    work = Work(
+        what="features",
+        model=split.model,
+        batch=lambda size: request.collate(part.fetch(rows[:size])),
+        step=step,
+        examples=sum(len(rows) for _, rows in missing),
+        batch_size=min(len(rows), EXAMPLES if device.type == "cpu" else WIDE_EXAMPLES),
+        device=device,
+        precision=precision,
+    )
+    variant = request.tuner.choose(work)
+    return variant, FeatureStore(request.root, {**key, **variant.changes()}) if variant.changes() else usual
+
+
+def _autocast(request: CacheRequest) -> torch.autocast:
+    """The precision in which the frozen layers run."""
+    precision = precision_of(request.args)
+    return torch.autocast(request.args.device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 def _expected(
@@ -172,9 +214,7 @@ def _compute(
     lengths = None if part.lengths is None else part.lengths[rows]
     ragged = lengths if any(layout.ragged for layout in layouts) else None
     bar = progress("Features", len(rows), "examples", shown=not request.args.disable_tqdm)
-    precision = precision_of(request.args)
-    autocast = torch.autocast(request.args.device.type, getattr(torch, precision), enabled=precision != "float32")
-    with bar as advance, autocast, store.build(part.fingerprints[rows], layouts, ragged) as writer:
+    with bar as advance, _autocast(request), store.build(part.fingerprints[rows], layouts, ragged) as writer:
         batches = list(_batches(len(rows), lengths, request.args.device.type))
         run = _InParts(request, split, layouts)
         read = functools.partial(_read, request, part, rows)

@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_ft.feature_cache.eviction import default_root
+from hf_ft.autotune import Autotuner
+from hf_ft.feature_cache.eviction import cache_root
 from hf_ft.methods import AppliedStage
 from hf_ft.models import DepthGroups, ModelSplit
 from hf_ft.settings import CacheSettings
@@ -34,6 +35,7 @@ class CacheRequest:
         find_linear_head: given where the head is to be solved. It looks for a linear head in the split model; if there
             is one, the frozen layers would run only once in any case.
         encode: the task's, which belongs to the identity of examples that it changes as they are read.
+        tuner: decides how the frozen layers run; None runs them in the usual form.
         uncacheable: why the training split may give other inputs each time it is read; empty where it does not.
         unsplittable: why the upper part of the model cannot train alone, whatever the data; empty where it can.
     """
@@ -53,6 +55,7 @@ class CacheRequest:
     encode: Callable[..., Any] | None = None
     uncacheable: str = ""
     unsplittable: str = ""
+    tuner: Autotuner | None = None
     erasing: float = 0.0
     mixes: Sequence[str] = ()
     views: int = 0
@@ -75,7 +78,7 @@ class CacheRequest:
     @property
     def root(self) -> Path:
         """The folder of the cache."""
-        return Path(self.settings.cache_dir).expanduser() if self.settings.cache_dir else default_root()
+        return cache_root(self.settings)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch without labels, on the device of the stage."""

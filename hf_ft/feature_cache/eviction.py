@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_ft.settings import CacheSettings
 from hf_ft.storage import read_json
 
 KEY_FILE, SHARD_FILE = "key.json", "shard.json"
@@ -48,6 +49,11 @@ def default_root() -> Path:
     from huggingface_hub.constants import HF_HOME
 
     return Path(os.environ.get("HF_FT_CACHE") or Path(HF_HOME) / "hf_ft" / "features").expanduser()
+
+
+def cache_root(settings: CacheSettings) -> Path:
+    """The folder of the cache: that of `--cache_dir`, else `default_root`."""
+    return Path(settings.cache_dir).expanduser() if settings.cache_dir else default_root()
 
 
 def cache_entries(root: Path) -> list[Entry]:

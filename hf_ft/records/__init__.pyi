@@ -33,6 +33,7 @@ from .record_files import drawing as drawing
 from .record_files import read_finished as read_finished
 from .record_files import read_record as read_record
 from .record_files import write_record as write_record
+from .run import AutotuneRecord as AutotuneRecord
 from .run import Baseline as Baseline
 from .run import ClassesRecord as ClassesRecord
 from .run import ClassScoreRecord as ClassScoreRecord

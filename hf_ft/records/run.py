@@ -119,6 +119,25 @@ class StoppedEarly:
 
 
 @dataclass
+class AutotuneRecord:
+    """How a step runs (`--autotune`): the fastest of several forms that give the same numbers up to rounding.
+
+    `what` is `training`, `features` or `prediction`. `attention` is None for the model's own. `gain` is how many times
+    as fast as the usual form it is, `ms_per_example` the median of each form, `difference` the largest difference of
+    outputs relative to their scale. `source` is `tried`, `remembered` or `resumed`; `seconds` are those of the trial.
+    """
+
+    what: str
+    memory_format: str = "contiguous"
+    attention: str | None = None
+    gain: float = 1.0
+    ms_per_example: dict[str, float] = field(default_factory=dict)
+    difference: float = 0.0
+    seconds: float = 0.0
+    source: str = "tried"
+
+
+@dataclass
 class SoupRecord:
     """A greedy soup of a stage's checkpoints.
 
@@ -203,7 +222,8 @@ class StageRecord:
     with steps and epochs counted over all stages. `frozen_checked` is the number of tensors that were verified to be
     unchanged. `cache` describes the cached features, or `uncached` says why frozen layers ran in every epoch; `images`
     describes the image cache, and `solver` how a closed-form head was fitted. `ema` is the decay of the average of
-    weights. `epochs` are those that were planned: `stopped` says where early stopping ended them.
+    weights. `epochs` are those that were planned: `stopped` says where early stopping ended them. `autotune` is how
+    steps ran where that was tried.
     """
 
     name: str
@@ -226,6 +246,7 @@ class StageRecord:
     soup: SoupRecord | None = None
     token_batches: TokenBatchesRecord | None = None
     reading: ReadingRecord | None = None
+    autotune: list[AutotuneRecord] = field(default_factory=list)
 
 
 @dataclass
@@ -360,6 +381,7 @@ class _RunResult(RunDescription):
     undefined_metrics: dict[str, dict[str, str]] = field(default_factory=dict)
     rare_class: ThresholdRecord | None = None
     soup: RunSoupRecord | None = None
+    autotune: list[AutotuneRecord] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -371,7 +393,8 @@ class RunRecord(_RunResult, Record):
     show. `custom_metrics` are the caller's. `confusion[split]` lists true class, predicted class and count.
     `by_class[split]` are the scores of each class; `undefined_metrics[split]` are those that the labels of the split do
     not define, with the reason. `rare_class` is the threshold for the rarer of two classes, if one was set. `soup` says
-    of which runs the weights are the average; settings, plan and stages are those of the best of them.
+    of which runs the weights are the average; settings, plan and stages are those of the best of them. `autotune` is
+    how predictions for the scores ran where that was tried.
     """
 
     FILE: ClassVar[str] = "run.json"

@@ -111,6 +111,7 @@ def make_record(run: Run, results: Results) -> RunRecord:
         confusion=results.confusion,
         head_input=HeadInputRecord(**results.head_input) if results.head_input else None,
         soup=run.averaged.soup if run.averaged else None,
+        autotune=results.autotune,
         proofs=Proofs(
             only_head_new=NewTensors(list(loaded.new), loaded.loaded) if loaded.loaded else None,
             frozen=FrozenProof([stage.frozen_checked for stage in run.stages]),

@@ -23,6 +23,7 @@ from .schema import CacheSettings as CacheSettings
 from .schema import Config as Config
 from .schema import DataSettings as DataSettings
 from .schema import EncodingSettings as EncodingSettings
+from .schema import MachineSettings as MachineSettings
 from .schema import ModelSettings as ModelSettings
 from .schema import OutputSettings as OutputSettings
 from .schema import TrainingSettings as TrainingSettings

@@ -478,6 +478,20 @@ class CacheSettings(Section):
 
 
 @dataclass(frozen=True)
+class MachineSettings(Section):
+    """How a run uses the machine."""
+
+    title = "machine"
+
+    autotune: str = _option(
+        "try memory formats and attention kernels that give the same numbers up to rounding, and run the fastest; "
+        "short runs are not tried",
+        "on",
+        choices=("on", "off"),
+    )
+
+
+@dataclass(frozen=True)
 class OutputSettings(Section):
     """What becomes of the output folder and of the result in it."""
 
@@ -498,6 +512,7 @@ SECTIONS: tuple[type[Section], ...] = (
     MethodSettings,
     TrainingSettings,
     CacheSettings,
+    MachineSettings,
     OutputSettings,
 )
 """All sections, in the order of `--help` and of the checks."""
@@ -511,6 +526,7 @@ class Config(
     MethodSettings,
     TrainingSettings,
     CacheSettings,
+    MachineSettings,
     OutputSettings,
 ):
     """All options of a run beyond `TrainingArguments`: every section in one.

@@ -41,6 +41,7 @@ class StageResult:
         soup: The soup of the stage's checkpoints, see `hf_ft.records.SoupRecord`; None without one.
         token_batches: Batches by tokens, see `hf_ft.records.TokenBatchesRecord`; None for batches of examples.
         reading: How data were read, see `hf_ft.records.ReadingRecord`; None for a solved head.
+        autotune: How its steps ran where that was tried, see `hf_ft.records.AutotuneRecord`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class StageResult:
     soup: dict[str, Any] | None = None
     token_batches: dict[str, float] | None = None
     reading: dict[str, Any] | None = None
+    autotune: list[dict[str, Any]] = field(default_factory=list)
 
     def best_loss(self, metric: str) -> float:
         """The loss on validation of the first evaluation with the best score; infinite if there is none."""

@@ -11,9 +11,10 @@ from typing import Any
 from peft import PeftModel
 from transformers import TrainingArguments
 
+from hf_ft.autotune import Autotuner
 from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
-from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, cache_images, open_cache
+from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, cache_images, make_tuner, open_cache
 from hf_ft.heads import expects_solved_head, linear_head_of, should_solve
 from hf_ft.methods import AppliedStage
 from hf_ft.models import adapters
@@ -23,20 +24,23 @@ from hf_ft.training import checkpoints
 from hf_ft.training.run import Run
 from hf_ft.training.run_start import of_main
 from hf_ft.training.stage_arguments import evaluations, steps_per_epoch
+from hf_ft.training.tuned_steps import pinned_variants, recorded_variants
 
 
 def read_once(
     run: Run, folder: Path, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], model: Any
-) -> tuple[CachedStage | str, Sequence[Any], dict[str, float] | None]:
-    """The cached stage or why it runs uncached, its datasets, and facts about cached images.
+) -> tuple[CachedStage | str, Sequence[Any], dict[str, float] | None, Autotuner | None]:
+    """The cached stage or why it runs uncached, its datasets, facts about cached images, and the stage's autotuner.
 
     `model` is that of the run, with the adapters of the stage.
 
-    Whether caching pays off is measured, so a resumed stage keeps to what was decided when it began.
+    Whether caching pays off is measured, and so is the form in which steps run: a resumed stage keeps to what was
+    decided when it began.
     """
     earlier = of_main(run, lambda notes: checkpoints.decided(folder, notes)) if run.resumed else None
     uncached = earlier["uncached"] if earlier else None
-    job, opened = _opened(run, stage, args, sets, uncached, _unsplittable(stage, model))
+    tuner = make_tuner(run.config, args, pinned_variants(earlier, folder))
+    job, opened = _opened(run, stage, args, sets, uncached, tuner, _unsplittable(stage, model))
     if earlier and uncached is None and isinstance(opened, str) and checkpoints.steps(folder):
         raise UserError(
             f"--resume: stage '{stage.name}' read the outputs of its frozen layers from the cache, and now it "
@@ -54,8 +58,9 @@ def read_once(
     if earlier is None and run.args.should_save:
         kept = images is not None
         reason = None if isinstance(opened, CachedStage) else opened
-        checkpoints.write_file(folder / checkpoints.BEGUN, {"uncached": reason, "images": kept})
-    return opened, prepared, images
+        decided = {"uncached": reason, "images": kept, "autotune": recorded_variants(tuner)}
+        checkpoints.write_file(folder / checkpoints.BEGUN, decided)
+    return opened, prepared, images, tuner
 
 
 def _opened(
@@ -64,6 +69,7 @@ def _opened(
     args: TrainingArguments,
     sets: tuple[Any, Any],
     uncached: str | None,
+    tuner: Autotuner | None,
     unsplittable: str,
 ) -> tuple[CacheRequest, CachedStage | str]:
     """The request of a stage, and its cached form or why it runs uncached (`uncached`, if known from before).
@@ -73,16 +79,16 @@ def _opened(
     """
     config = run.config
     if uncached is not None:
-        return _job(run, stage, args, sets, config), uncached
+        return _job(run, stage, args, sets, config, tuner), uncached
     changes = file_column(sets[0]) and (config.augment not in (None, "none") or config.erasing or config.mixing)
     if changes and not config.augment_views and expects_solved_head(config, run.plan.stages, stage, run.groups):
         plain = replace(config, augment="none", random_erasing=None, mixup=None, cutmix=None)
         rows = run.task.encode(run.learning.prepare(run.splits.train), run.processor, plain, False)
-        job = _job(run, stage, args, (rows, sets[1]), plain)
+        job = _job(run, stage, args, (rows, sets[1]), plain, tuner)
         opened = _open_cache(job)
         if isinstance(opened, CachedStage) and linear_head_of(opened.split):
             return job, opened
-    job = replace(_job(run, stage, args, sets, config), unsplittable=unsplittable)
+    job = replace(_job(run, stage, args, sets, config, tuner), unsplittable=unsplittable)
     return job, _open_cache(job)
 
 
@@ -92,7 +98,14 @@ def _unsplittable(stage: AppliedStage, model: Any) -> str:
     return f"the adapters of peft:{stage.peft} share tensors between layers" if shared else ""
 
 
-def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], config: Config) -> CacheRequest:
+def _job(
+    run: Run,
+    stage: AppliedStage,
+    args: TrainingArguments,
+    sets: tuple[Any, Any],
+    config: Config,
+    tuner: Autotuner | None,
+) -> CacheRequest:
     """What a stage reads and how often; without validation if it does not evaluate."""
     collator = run.task.collator(run.processor)
     epoch = steps_per_epoch(run, stage, sets[0])
@@ -108,6 +121,7 @@ def _job(run: Run, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any
         erasing=config.erasing,
         mixes=tuple(config.mixing),
         views=_views(run, stage, passes) if file_column(sets[0]) else 0,
+        tuner=tuner,
     )
 
 

@@ -16,6 +16,7 @@ from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
 
+from hf_ft.autotune import Autotuner
 from hf_ft.environment import Stop, print_on_main
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedImages, CachedStage, CachedViews, PrebatchedCollator
@@ -54,6 +55,7 @@ from hf_ft.training.stage_data import read_once
 from hf_ft.training.stage_options import StageOptions, announce, guard_of, stage_options
 from hf_ft.training.stage_reading import report_waiting, set_readers
 from hf_ft.training.trainer import StageTrainer, evaluation_order
+from hf_ft.training.tuned_steps import tuned_steps
 from hf_ft.training.weight_average import WeightAverage, trained_tensors
 
 FEW, CONTRASTED = 50, 0.1
@@ -85,7 +87,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     started, soup = time.perf_counter(), None
     _reset_peak_memory()
     with without_progress_bars(), training_memory(), float32_format(run.config, args):
-        opened, prepared, images = read_once(run, folder, stage, args, (train_set, validation_set), model)
+        opened, prepared, images, tuner = read_once(run, folder, stage, args, (train_set, validation_set), model)
         cached = opened if isinstance(opened, CachedStage) else None
         trained = cached.upper if cached else model
         sets = (*prepared, validation_set)[:2]
@@ -99,8 +101,9 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         with cached.split.installed() if cached else nullcontext(), _objective(run, stage):
             if fit is None:
                 announce(run, stage, options, args, in_eval)
-                _train(run, trainer, folder, model)
-                soup = make_soup(trainer, options.soup, run.metric, in_eval) if options.soup else None
+                with tuned_steps(run, stage, folder, trainer, tuner, total_steps(stage, epoch)):
+                    _train(run, trainer, folder, model)
+                    soup = make_soup(trainer, options.soup, run.metric, in_eval) if options.soup else None
             else:
                 _score_solved(run, trainer, fit)
     seconds = time.perf_counter() - started
@@ -108,18 +111,13 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
     extract_model_from_parallel(trained, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
-    run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit))
+    run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit, tuner))
     if fit is None:
         _add_facts(run, trainer, options, soup)
     run.stages[-1].notes += [*notes, *_image_notes(run, stage, sets[0], fit is not None)]
     if isinstance(model, PeftModel):
         _merge(run, number, model, folder, initial)
-    elif (
-        cached
-        or stage.objective  # it keeps the last state
-        or run.extensions.callbacks  # they may change the weights at the end of training, after the last checkpoint
-        or (args.save_strategy != "no" and not run.stages[-1].checkpoint)  # the last state is kept
-    ):
+    elif cached or _ends_elsewhere(run, stage, args):
         _save_whole(run, folder / "whole")
     if run.args.should_save and run.stages[-1].checkpoint:  # without one, the stage has to be repeated
         checkpoints.end(folder, asdict(run.stages[-1]), keep=trainer.most != 1)
@@ -246,6 +244,15 @@ def _objective(run: Run, stage: AppliedStage) -> AbstractContextManager[None]:
     return features_as_logits(run.model, run.groups) if stage.objective == CONTRASTIVE else nullcontext()
 
 
+def _ends_elsewhere(run: Run, stage: AppliedStage, args: TrainingArguments) -> bool:
+    """Whether the weights of a stage that has ended are in none of its checkpoints."""
+    return bool(
+        stage.objective  # it keeps the last state
+        or run.extensions.callbacks  # they may change the weights at the end of training, after the last checkpoint
+        or (args.save_strategy != "no" and not run.stages[-1].checkpoint)  # the last state is kept
+    )
+
+
 def _save_whole(run: Run, folder: Path) -> None:
     """Save the whole model at the end of a stage, where no checkpoint holds it."""
     run.stages[-1].checkpoint = str(folder.relative_to(run.output_dir))
@@ -369,6 +376,7 @@ def _result(
     opened: CachedStage | str,
     images: dict[str, float] | None,
     fit: dict[str, Any] | None,
+    tuner: Autotuner | None,
 ) -> StageResult:
     keeps_best, best, best_metric = trainer.args.load_best_model_at_end, None, None
     history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
@@ -394,6 +402,7 @@ def _result(
         uncached="" if isinstance(opened, CachedStage) else opened,
         images=images,
         solver=fit,
+        autotune=[asdict(choice) for choice in tuner.choices] if tuner else [],
     )
 
 

@@ -243,7 +243,7 @@ class StageTrainer(Trainer):
             model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
         try:
             with self._averaged():
-                super()._save(output_dir, state_dict)
+                super()._save(output_dir, _contiguous(self.model) if state_dict is None else state_dict)
         finally:
             if renames:
                 del model.save_pretrained
@@ -355,6 +355,14 @@ class StageTrainer(Trainer):
             }
             optimizer.param_groups = [{**options, **group} for group in self.grouping(model or self.model)]
         return optimizer
+
+
+def _contiguous(model: Any) -> dict[str, torch.Tensor] | None:
+    """The tensors of a model that safetensors takes, where some are stored channels last; None where none is."""
+    state: dict[str, torch.Tensor] = model.state_dict()
+    if all(tensor.is_contiguous() for tensor in state.values()):
+        return None
+    return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
 def evaluation_order(rows: Any, processes: int) -> list[int] | None:

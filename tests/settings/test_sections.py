@@ -17,6 +17,7 @@ from hf_ft.settings.schema import (
     Config,
     DataSettings,
     EncodingSettings,
+    MachineSettings,
     MethodSettings,
     ModelSettings,
     OutputSettings,
@@ -35,6 +36,7 @@ GOOD: list[Section] = [
     MethodSettings(method=MethodSpec("lora"), lora_r=4, explicit=frozenset({"method", "lora_r"})),
     TrainingSettings(head_solver="sgd"),
     CacheSettings(cache="on", cache_max_gb=1),
+    MachineSettings(autotune="off"),
     OutputSettings(overwrite_output_dir=True),
 ]
 
@@ -92,6 +94,7 @@ WRONG: list[tuple[Section, str, Any]] = [
     (TrainingSettings(batch_norm="off"), "batch_norm", "off"),
     (CacheSettings(cache="sometimes"), "cache", "sometimes"),
     (CacheSettings(cache_dir=3), "cache_dir", 3),  # type: ignore[arg-type]
+    (MachineSettings(autotune="fast"), "autotune", "fast"),
     (OutputSettings(load_back_proof="yes"), "load_back_proof", "yes"),  # type: ignore[arg-type]
 ]
 
