@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.environment import Stop, silence_libraries, stoppable
+from hf_ft.environment import Stop, phase, phases_measured, silence_libraries, stoppable
 from hf_ft.errors import UserError
 from hf_ft.records import RankingRecord, RunRecord, read_record
 from hf_ft.results import FinetuneResult
@@ -166,7 +166,7 @@ def execute(settings: Settings, brought: Brought | None = None) -> FinetuneResul
         UserError: a mistake in the settings or the data, or another process writes into the output folder.
     """
     out, resume = Path(settings.training["output_dir"]).expanduser(), settings.training.get("resume_from_checkpoint")
-    with stoppable() as stop, locked(out, "run"):
+    with stoppable() as stop, locked(out, "run"), phases_measured():
         config = settings.config
         # Once more: another run may have ended there since.
         check_output_dir(str(out), config.model, config.dataset, config.overwrite_output_dir, resume)
@@ -181,11 +181,12 @@ def execute(settings: Settings, brought: Brought | None = None) -> FinetuneResul
 
 def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult:
     # Options have been checked by now; the imports below take seconds.
-    from hf_ft.data import load_splits
-    from hf_ft.evaluation import score
-    from hf_ft.models import check_model, load_model
-    from hf_ft.results import save
-    from hf_ft.training import make_plan, train, writing
+    with phase("imports"):
+        from hf_ft.data import load_splits
+        from hf_ft.evaluation import score
+        from hf_ft.models import check_model, load_model
+        from hf_ft.results import save
+        from hf_ft.training import make_plan, train, writing
 
     chosen = None
     if settings.config.method.name == "auto":
@@ -199,13 +200,16 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
     config, args = settings.config, settings.arguments()
     check_model(config, args)  # before the data are read, which may take long
     task, head = brought.task, brought.extensions.head
-    splits = load_splits(config, args.seed, task, brought.data)
-    model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed, task, head)
-    plan = make_plan(config, args, loaded.groups, len(splits.train), task)
+    with phase("data"):
+        splits = load_splits(config, args.seed, task, brought.data)
+    with phase("model"):
+        model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed, task, head)
+        plan = make_plan(config, args, loaded.groups, len(splits.train), task)
     args.metric_for_best_model = brought.best or args.metric_for_best_model
-    run = train(model, processor, splits, plan, config, args, loaded, task, **vars(brought.extensions))
+    with phase("training"):
+        run = train(model, processor, splits, plan, config, args, loaded, task, **vars(brought.extensions))
     run.chosen = chosen
     results = score(run)
     stop.check()
-    with writing(run.output_dir, "The result"):
+    with writing(run.output_dir, "The result"), phase("saving"):
         return save(run, results)

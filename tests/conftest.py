@@ -10,7 +10,7 @@ import os
 import string
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -66,7 +66,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def stranger() -> Iterator[Callable[[Mapping[str, Any]], dict[str, Any]]]:
     """A process in which hf_ft is never imported, and which answers all requests: its imports take seconds."""
-    from hf_ft.evaluation.load_back import encoded_request, fresh_environment, fresh_script
+    from hf_ft.evaluation.plain_process import encoded_request, fresh_environment, fresh_script
 
     command = [sys.executable, fresh_script()]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -87,7 +87,23 @@ def stranger() -> Iterator[Callable[[Mapping[str, Any]], dict[str, Any]]]:
 @pytest.fixture
 def quick_proof(monkeypatch: pytest.MonkeyPatch, stranger: Callable[..., dict[str, Any]]) -> None:
     """Load-back proofs ask the one process that is there already."""
-    monkeypatch.setattr("hf_ft.evaluation.load_back.in_fresh_process", stranger)
+
+    class Stranger:
+        """What answers in place of a process of its own."""
+
+        def __init__(self, modules: Sequence[str] = ()) -> None:
+            self.request: Mapping[str, Any] = {}
+
+        def ask(self, request: Mapping[str, Any]) -> None:
+            self.request = request
+
+        def answer(self) -> dict[str, Any]:
+            return stranger(self.request)
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr("hf_ft.evaluation.load_back.PlainProcess", Stranger)
 
 
 @pytest.fixture(scope="session")

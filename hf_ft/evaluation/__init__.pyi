@@ -1,5 +1,5 @@
 from .evaluate import evaluate_folder as evaluate_folder
-from .load_back import verify_load_back as verify_load_back
+from .load_back import load_back_begun as load_back_begun
 from .outputs import predict_outputs as predict_outputs
 from .outputs import predict_split as predict_split
 from .predict import predict_inputs as predict_inputs

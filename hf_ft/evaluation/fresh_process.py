@@ -1,13 +1,17 @@
 """A script that runs saved models without hf_ft: with the plain `pipeline` of `transformers`, on raw inputs.
 
 It is run by path in its own process, where hf_ft must not be imported; see `load_back`. Each line of standard input is
-a request in JSON, and each line of standard output the answer.
+a request in JSON, and each line of standard output the answer. Arguments name modules that it imports before the first
+request comes.
 """
 
+import importlib
 import json
 import os
 import re
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 ARRAY = "array of float32"
@@ -67,11 +71,19 @@ def reason(error: Exception) -> str:
     return packed[0] if packed else f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
-def main() -> None:
+def prepare(modules: Sequence[str]) -> None:
+    """Import what requests will need; what cannot be imported is reported by the request that needs it."""
+    for name in ("transformers.pipelines", *modules):
+        with suppress(Exception):
+            importlib.import_module(name)
+
+
+def main(modules: Sequence[str]) -> None:
     """Answer one request after another; answer a request that fails with its error."""
     # Output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    prepare(modules)
     for line in sys.stdin:
         try:
             found = answer(json.loads(line))
@@ -83,4 +95,4 @@ def main() -> None:
 if __name__ == "__main__":
     # Python puts the script's own folder first on the path, where its modules would shadow others.
     sys.path.pop(0)
-    main()
+    main(sys.argv[1:])

@@ -14,17 +14,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from hf_ft.errors import UserError
-from hf_ft.heads import MAX_CLASSES, HiddenStateReader, fit_layer_probes, sample_rows
-from hf_ft.models import CannotSplit, scale_of
+from hf_ft.feature_cache import CachedStage
+from hf_ft.heads import PROBED, SAMPLE_SEED, HiddenStateReader, fit_layer_probes, sample_rows
+from hf_ft.models import CannotSplit, HeadSplit, scale_of
 
 if TYPE_CHECKING:
     from hf_ft.training import Run
 
-MOST, LEAST, SECONDS = 500, 100, 20.0
-"""Maximum and minimum number of examples per split, and the target in seconds: slow inputs such as photos get fewer."""
+LEAST, SECONDS = 100, 20.0
+"""Least number of examples per split, and the target in seconds: slow inputs such as photos get fewer in a pass of
+their own."""
 BOUNDARIES = 9
 """Maximum number of boundaries to probe, evenly spread in deeper models."""
 PENALTIES, TOLERANCE = (1.0, 0.1, 0.01), 1e-3
@@ -46,28 +50,16 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
         the best layer probe, `difference` the 95 % interval of the difference, widened for the number of layers
         compared, and `suggested_method` the method that trains the blocks in between.
     """
+    if not run.probes_layers:
+        return None
     target, splits = run.splits.target, run.splits
-    blocks = [setting for group, setting in run.plan.combined() if group.role == "block"]
-    trained = not all(setting.frozen for setting in blocks)
-    if trained or not blocks or run.task.reduce is not None or run.learning.loss is None or run.args.world_size > 1:
-        return None
-    if len(splits.labels) > MAX_CLASSES:
-        return None
     # With `keep_head`, `learning` of a regression would change the head to prepare it for training.
     config = dataclasses.replace(run.config, augment="none", keep_head=False, long_text="truncate")
-    reader = HiddenStateReader(
-        run.model,
-        run.groups,
-        lambda rows: run.task.encode(rows, run.processor, config, False),
-        run.task.collator(run.processor),
-        run.args.device,
-        head=True,
-    )
     started = time.perf_counter()
-    rows = [sample_rows(part, _sample_size(run), run.args.seed) for part in (splits.train, splits.validation)]
     try:
-        every = list(zip(*(reader.states(part) for part in rows), strict=True))
-        places = sorted({round(place) for place in np.linspace(0, len(blocks), min(BOUNDARIES, len(blocks) + 1))})
+        rows, every = _states(run, config)
+        blocks = len(every) - 2
+        places = sorted({round(place) for place in np.linspace(0, blocks, min(BOUNDARIES, blocks + 1))})
         loss = target.learning(scale_of(run.model), rows[0], splits.labels, config, run.args).of_fixed_features
         if loss is None:
             return None
@@ -93,12 +85,60 @@ def compare_head_input(run: Run) -> dict[str, Any] | None:
     }
 
 
+def _states(run: Run, config: Any) -> tuple[list[Dataset], list[tuple[torch.Tensor, ...]]]:
+    """Samples of the training and the validation split, and their states at each boundary and at the head's input.
+
+    Taken from the cache, or from a pass of their own.
+
+    Returns:
+        The samples; for each boundary, and last for the head, the states of both, `(examples, width)`.
+
+    Raises:
+        CannotSplit: The model has no such states.
+    """
+    parts = run.splits.train, run.splits.validation
+    rows = [sample_rows(part, PROBED, SAMPLE_SEED) for part in parts]
+    encoded = [run.task.encode(part, run.processor, config, False) for part in rows]
+    cached = [_cached_states(run.cached, part) for part in encoded] if run.cached else []
+    if cached and None not in cached:
+        return rows, list(zip(*(states for states in cached if states is not None), strict=True))
+    size = _sample_size(run)
+    if size < PROBED:
+        rows = [sample_rows(part, size, SAMPLE_SEED) for part in parts]
+    reader = HiddenStateReader(
+        run.model,
+        run.groups,
+        lambda part: run.task.encode(part, run.processor, config, False),
+        run.task.collator(run.processor),
+        run.args.device,
+        head=True,
+    )
+    states = [reader.states(part) for part in rows]
+    if run.cached and size >= PROBED:
+        for part, found in zip(encoded, states, strict=True):
+            run.cached.keep_summaries(part, found[:-1])
+    return rows, list(zip(*states, strict=True))
+
+
+def _cached_states(cached: CachedStage, encoded: Dataset) -> list[torch.Tensor] | None:
+    """The states of encoded rows from the cache: those of the boundaries, and the features, where the head reads them.
+
+    None if they are not there, or if the features are not one vector for each example.
+    """
+    layouts = cached.split.layouts
+    if cached.split.name != HeadSplit.name or len(layouts) != 1 or layouts[0].ragged or len(layouts[0].shape) != 1:
+        return None
+    states = cached.summaries_of(encoded)
+    features = cached.rows_of(encoded) if states else None
+    return None if states is None or features is None else [*states, *features.features.take(range(len(encoded)))]
+
+
 def _sample_size(run: Run) -> int:
-    """Return how many examples of a split to probe, from the time that the features of one took."""
+    """Return how many examples of a split to probe in a pass, from the time that the features of one took."""
     facts = run.stages[-1].cache
     if not facts:
         return LEAST
-    return max(LEAST, min(MOST, int(SECONDS / max(facts["build_seconds"] / facts["examples"], 1e-6))))
+    return max(LEAST, min(PROBED, int(SECONDS / max(facts["build_seconds"] / facts["examples"], 1e-6))))
 
 
 def _judged(scores: NDArray[np.float64], draws: NDArray[np.float64], places: Sequence[int]) -> dict[str, Any]:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,7 @@ from transformers import PreTrainedModel
 
 from hf_ft.data import Splits
 from hf_ft.errors import shorten
-from hf_ft.evaluation.fresh_process import ARRAY
+from hf_ft.evaluation.plain_process import PlainProcess
 from hf_ft.settings import EncodingSettings
 from hf_ft.tasks import Raw, Task
 
@@ -34,13 +30,35 @@ class LoadBackFailure(RuntimeError):
     """The saved model, used without hf_ft, differs from the model that was trained."""
 
 
+def start_prover(model: PreTrainedModel) -> PlainProcess:
+    """Start the process that `load_back_begun` will ask: it imports what the model needs while something else runs."""
+    module = type(model).__module__
+    return PlainProcess([module] if module.startswith("transformers.") else [])
+
+
 def verify_load_back(
     folder: Path, model: PreTrainedModel, processor: Any, task: Task, splits: Splits, config: EncodingSettings
 ) -> dict[str, Any]:
+    """Prove that a saved model loads back, and return the record of the proof; see `load_back_begun`."""
+    with load_back_begun(folder, model, processor, task, splits, config) as finish:
+        return finish()
+
+
+@contextmanager
+def load_back_begun(
+    folder: Path,
+    model: PreTrainedModel,
+    processor: Any,
+    task: Task,
+    splits: Splits,
+    config: EncodingSettings,
+    prover: PlainProcess | None = None,
+) -> Iterator[Callable[[], dict[str, Any]]]:
     """Run raw examples through the plain `pipeline` of a saved model in a fresh process, and compare the output.
 
-    The expected output is that of the model in memory for the same examples, one by one, with the run's own labels.
-    Texts beyond the model's limit are truncated on both sides.
+    The fresh process works while the block does something else; the function that the block gets waits for it. The
+    expected output is that of the model in memory for the same examples, one by one, with the run's own labels. Texts
+    beyond the model's limit are truncated on both sides.
 
     Args:
         folder: The folder of the saved model.
@@ -49,26 +67,38 @@ def verify_load_back(
         task: The task, which makes the raw examples.
         splits: The data; examples come from test, else from validation.
         config: How inputs are encoded.
+        prover: The process, if it has been started before.
 
-    Returns:
-        The record of the proof, with the largest differences.
+    Yields:
+        A function that returns the record of the proof, with the largest differences. It raises `LoadBackFailure` if
+        names, labels, scores or logits differ, or if the folder does not load.
+    """
+    prover = prover or start_prover(model)
+    config = dataclasses.replace(config, long_text="truncate")  # which is all that a plain pipeline offers
+    split = splits.test if splits.test is not None else splits.validation
+    rows = split.select(range(min(EXAMPLES, len(split))))
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            raw = task.raw(rows, processor, config, Path(scratch))
+            kept, outputs = _outputs(model, processor, task, raw, config)
+            request = {
+                "folder": str(folder.resolve()),  # the process starts in another folder
+                "pipeline": task.pipeline,
+                "inputs": [raw.inputs[i] for i in kept],
+                "options": dict(raw.options),
+            }
+            prover.ask(request)
+            yield lambda: _judged(prover.answer(), outputs, len(kept), task, splits)
+    finally:
+        prover.stop()
+
+
+def _judged(found: dict[str, Any], outputs: Any, examples: int, task: Task, splits: Splits) -> dict[str, Any]:
+    """The record of the proof.
 
     Raises:
         LoadBackFailure: Names, labels, scores or logits differ, or the folder does not load.
     """
-    config = dataclasses.replace(config, long_text="truncate")  # which is all that a plain pipeline offers
-    split = splits.test if splits.test is not None else splits.validation
-    rows = split.select(range(min(EXAMPLES, len(split))))
-    with tempfile.TemporaryDirectory() as scratch:
-        raw = task.raw(rows, processor, config, Path(scratch))
-        kept, outputs = _outputs(model, processor, task, raw, config)
-        request = {
-            "folder": str(folder.resolve()),  # the process starts in another folder
-            "pipeline": task.pipeline,
-            "inputs": [raw.inputs[i] for i in kept],
-            "options": dict(raw.options),
-        }
-        found = in_fresh_process(request)
     if "error" in found:
         raise LoadBackFailure(f"The saved model does not load in a fresh process: {found['error']}")
     if found["names"] != list(splits.labels):
@@ -79,7 +109,7 @@ def verify_load_back(
     difference = _compare(found["answers"], splits.target.answers(outputs, splits.labels))
     logits = found["logits"] and _difference(found["logits"], outputs, "logits")
     return {
-        "examples": len(kept),
+        "examples": examples,
         "pipeline": task.pipeline,
         "compared": ["id2label", "labels", "scores", *(["logits"] if found["logits"] else [])],
         "largest_difference": difference,
@@ -155,35 +185,3 @@ def _difference(found: Any, expected: Any, what: str) -> float:
             f"The saved model gives other {what} in a plain pipeline: they differ by up to {difference:.3g}."
         )
     return difference
-
-
-def in_fresh_process(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the answer of the `fresh_process` script to one request."""
-    done = subprocess.run(
-        [sys.executable, fresh_script()],
-        input=encoded_request(request) + "\n",
-        capture_output=True,
-        text=True,
-        env=fresh_environment(),
-        check=False,
-        cwd="/",
-    )
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-def encoded_request(request: Mapping[str, Any]) -> str:
-    """Return a request as JSON, with arrays (such as waveforms) in the form that `fresh_process.restored` reads."""
-    return json.dumps(request, default=lambda value: {ARRAY: np.asarray(value).tolist()})
-
-
-def fresh_script() -> str:
-    """Return the path of the `fresh_process` script."""
-    return str(Path(__file__).parent / "fresh_process.py")
-
-
-def fresh_environment() -> dict[str, str]:
-    """Return the environment variables of the fresh process: no network, no GPU."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -24,11 +24,15 @@ from hf_ft.data import choose_readers, prepare_workers
 from hf_ft.environment import progress_shown, with_halved_batches
 from hf_ft.feature_cache import CacheRequest, NotCached, PrebatchedCollator, open_cache, transform_of
 from hf_ft.modalities import ChangedImages, longest_first, token_counts
+from hf_ft.models import UpperPart
 from hf_ft.settings import EncodingSettings
 from hf_ft.tasks import Task
 
 if TYPE_CHECKING:
     from hf_ft.training import Run
+
+Metrics = Callable[[Any], Any]
+"""Metrics of an `EvalPrediction`, as `Trainer(compute_metrics=...)` takes them."""
 
 
 def predict_outputs(
@@ -38,7 +42,7 @@ def predict_outputs(
     dataset: Dataset,
     config: EncodingSettings,
     args: TrainingArguments | None = None,
-    compute_metrics: Callable[[Any], Any] | None = None,
+    compute_metrics: Metrics | None = None,
     view: Callable[[Any], Any] | None = None,
     tuner: Autotuner | None = None,
 ) -> Any:
@@ -57,11 +61,49 @@ def predict_outputs(
     if view is not None:
         encoded = encoded.with_transform(ChangedImages(view, transform_of(encoded)))
     collator, lengths = task.collator(processor), token_counts(encoded)
-    joined = compute_metrics if not task.pools(encoded) else None
-    outputs = _predicted(model, encoded, lengths, collator, task.reduce, args, joined, config.explicit, tuner)
+
+    def predict(joined: Metrics | None) -> Any:
+        return _predicted(model, encoded, lengths, collator, task.reduce, args, joined, config.explicit, tuner)
+
+    return _of_examples(predict, task, encoded, dataset, compute_metrics)
+
+
+def predict_trained(
+    run: Run, split: Dataset, compute_metrics: Metrics | None = None, tuner: Autotuner | None = None
+) -> Any:
+    """The outputs of the model of a run for a split, as `predict_outputs` returns them.
+
+    They come from cached features if the last stage ran from them, and equal those of the whole model but for rounding:
+    the frozen layers run on batches of another size.
+    """
+    task, cached = run.task, run.cached
+    encoded = task.encode(split, run.processor, run.config, False) if cached else None
+    rows = cached.rows_of(encoded) if cached and cached.split.model is run.model else None
+    if cached is None or rows is None:
+        about = run.model, run.processor, task, split, run.config, run.args
+        return predict_outputs(*about, compute_metrics, tuner=tuner)
+    collator = PrebatchedCollator(task.collator(run.processor))
+
+    def predict(joined: Metrics | None) -> Any:
+        return _predicted(UpperPart(cached.split), rows, rows.lengths, collator, task.reduce, run.args, joined)
+
+    with cached.split.installed():
+        return _of_examples(predict, task, encoded, split, compute_metrics)
+
+
+def _of_examples(
+    predict: Callable[[Metrics | None], Any],
+    task: Task,
+    encoded: Any,
+    dataset: Dataset,
+    metrics: Metrics | None,
+) -> Any:
+    """The outputs of examples from those of rows, which may be windows of their texts, and their metrics."""
+    joined = metrics if not task.pools(encoded) else None
+    outputs = predict(joined)
     outputs = outputs if task.gather is None else task.gather(encoded, outputs)
-    if compute_metrics and not joined:
-        compute_metrics(EvalPrediction(outputs, np.asarray(dataset["labels"][:])))
+    if metrics and not joined:
+        metrics(EvalPrediction(outputs, np.asarray(dataset["labels"][:])))
     return outputs
 
 
@@ -110,7 +152,7 @@ def _predicted(
     collator: Callable[[Any], Any],
     reduce: Callable[..., torch.Tensor] | None,
     args: TrainingArguments | None,
-    compute_metrics: Callable[[Any], Any] | None = None,
+    compute_metrics: Metrics | None = None,
     explicit: Collection[str] = (),
     tuner: Autotuner | None = None,
 ) -> NDArray[np.float32]:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
+from hf_ft.environment import phase, training_memory
 from hf_ft.evaluation.head_input import compare_head_input
-from hf_ft.evaluation.outputs import predict_outputs
+from hf_ft.evaluation.load_back import start_prover
+from hf_ft.evaluation.outputs import predict_trained
+from hf_ft.evaluation.plain_process import PlainProcess
 from hf_ft.feature_cache import make_tuner
 from hf_ft.metrics import ClassScore, Score
 from hf_ft.records import AutotuneRecord
@@ -30,7 +33,8 @@ class Results:
     `compare_head_input`. `custom[split]` holds the metrics that the caller
     brought. `by_class[split]` are the scores of each class, `undefined[split]` the metrics that its labels do not
     define, with the reason, and `rare_class` the scores with a threshold for the rarer of two classes. `autotune` is
-    how the predictions ran where that was tried.
+    how the predictions ran where that was tried. `prover` is the process that will prove that the saved model loads
+    back: it starts while scores are computed.
     """
 
     metrics: dict[str, dict[str, Score]]
@@ -44,6 +48,7 @@ class Results:
     undefined: dict[str, dict[str, str]] = field(default_factory=dict)
     rare_class: RareClass | None = None
     autotune: list[AutotuneRecord] = field(default_factory=list)
+    prover: PlainProcess | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -61,18 +66,30 @@ def score(run: Run) -> Results:
     """Score a trained model on validation and on test, with 95 % intervals and a baseline that needs no model.
 
     A threshold for several labels per example, or for the rarer of two classes, is fitted on validation alone. Where
-    all blocks were frozen, what the
-    head reads is compared with what the layers offer.
+    all blocks were frozen, what the head reads is compared with what the layers offer. The process of the load-back
+    proof starts here, and imports what it needs meanwhile.
     """
-    task, splits = run.task, run.splits
-    results, tuner = Results({}, {}, head_input=compare_head_input(run)), make_tuner(run.config, run.args)
+    results = Results({}, {})
+    if run.config.load_back_proof and run.args.should_save:
+        results.prover = start_prover(run.model)
+    with training_memory():
+        with phase("head input"):
+            results.head_input = compare_head_input(run)
+        with phase("scores"):
+            _score_splits(run, results)
+    return results
+
+
+def _score_splits(run: Run, results: Results) -> None:
+    """Add the scores on validation and test."""
+    splits, tuner = run.splits, make_tuner(run.config, run.args)
     for name, split in (("validation", splits.validation), ("test", splits.test)):
         if split is None:
             continue
         found: dict[str, float] = {}
         own = run.extensions.metrics(splits.target, splits.labels)
         hook = _collected(own, found) if own else None
-        outputs = predict_outputs(run.model, run.processor, task, split, run.config, run.args, hook, tuner=tuner)
+        outputs = predict_trained(run, split, hook, tuner)
         if own:
             results.custom[name] = found
         if name == "validation":
@@ -86,7 +103,6 @@ def score(run: Run) -> Results:
             )
         results.baseline[name] = splits.target.baseline(splits.train, split, splits.labels)
     results.autotune = tuner.choices if tuner else []
-    return results
 
 
 def _rare_class(run: Run, outputs: Any) -> RareClass | None:

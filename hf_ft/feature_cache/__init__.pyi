@@ -18,3 +18,4 @@ from .rows import PrebatchedCollator as PrebatchedCollator
 from .rows import row_lengths as row_lengths
 from .tuning import make_tuner as make_tuner
 from .views import CachedViews as CachedViews
+from .watching import Summary as Summary

@@ -7,6 +7,7 @@ moving boundary comes from AutoFreeze, https://arxiv.org/abs/2102.01386.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -16,14 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import default_data_collator
 
 from hf_ft.autotune import USUAL, Variant, Work, applied
 from hf_ft.data import choose_readers, read_ahead
-from hf_ft.environment import MEMORY, memory_ran_out, print_on_main, progress
+from hf_ft.environment import MEMORY, memory_ran_out, phase, print_on_main, progress
 from hf_ft.errors import UserError
-from hf_ft.feature_cache.cache_key import feature_key, precision_of
+from hf_ft.feature_cache.cache_key import feature_key, fingerprints, precision_of
 from hf_ft.feature_cache.cache_request import CacheRequest
 from hf_ft.feature_cache.encoding import check_labels, check_repeatable, encoding_of, transform_of
 from hf_ft.feature_cache.examples import EncodedSplit
@@ -31,6 +33,7 @@ from hf_ft.feature_cache.feature_files import Features, FeatureStore, Unusable
 from hf_ft.feature_cache.function_identity import Unidentifiable
 from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheable, forecast
 from hf_ft.feature_cache.rows import CachedRows
+from hf_ft.feature_cache.summaries import Collector, SummaryStore
 from hf_ft.feature_cache.views import FixedViews
 from hf_ft.modalities import filled_batches, longest_first
 from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split
@@ -43,6 +46,8 @@ docs/performance.md).
 """
 WIDE_TOKENS, WIDE_EXAMPLES = 16_384, 256
 """The same on other devices."""
+SMALL = 2**16
+"""Most bytes of one example's features that are cached although the run reads them once."""
 
 
 @dataclass
@@ -58,8 +63,59 @@ class CachedStage:
     train: CachedRows
     validation: CachedRows | None
     facts: dict[str, Any]
+    request: CacheRequest
+    store: FeatureStore
+    key: dict[str, Any]
+    variant: Variant
+
+    def summaries_of(self, encoded: Dataset) -> list[torch.Tensor] | None:
+        """The summaries of rows that the request names, `(rows, width)` each; None if some are not cached."""
+        return self._summaries().read(self._fingerprints(encoded)) if self.request.summary else None
+
+    def keep_summaries(self, encoded: Dataset, tensors: Sequence[torch.Tensor]) -> None:
+        """Cache summaries of rows that come from a pass of their own."""
+        self._summaries().write(self._fingerprints(encoded), tensors)
+
+    def _summaries(self) -> SummaryStore:
+        assert self.request.summary is not None
+        return SummaryStore(self.request.root, self.key, self.request.summary.name)
+
+    def _fingerprints(self, encoded: Dataset) -> NDArray[np.uint8]:
+        return fingerprints(encoded, encoding_of(encoded, self.request))
+
+    def rows_of(self, encoded: Dataset) -> CachedRows | None:
+        """Other rows of the same data with their features, as the model is now, in float32.
+
+        Features that are not cached are computed and cached if they are small: the pass costs no more than one that is
+        not cached, and the next run with the same frozen layers is spared it.
+
+        Returns:
+            The rows; None if the features would not be those of the model in float32 (it has other weights by now, or
+            they are cached in lower precision), or if they are missing and not small or not admitted.
+        """
+        request = dataclasses.replace(self.request, datasets=(encoded,), views=0, summary=None)
+        layouts = [Layout("float32", layout.shape, layout.ragged) for layout in self.split.layouts]
+        exact = precision_of(request.args) == "float32" and request.settings.cache_dtype == "float32"
+        exact = exact and request.args.device.type != "cuda"  # where they may be computed with TF32
+        if not exact or feature_key(request, self.split, layouts) != self.key:
+            return None
+        try:
+            part = EncodedSplit.of(encoded, encoding_of(encoded, request))
+            missing = self.store.missing(part.fingerprints)
+            if len(missing):
+                reads = [2.0]  # now and in another run
+                expected = forecast(self.split.name, self.store.folder, layouts, [part], [missing], reads, 1.0)
+                if expected.bytes > SMALL * len(missing):
+                    return None
+                admit(request, expected)
+                with applied(self.split.model, self.variant):
+                    _compute(request, self.split, self.store, layouts, part, missing)
+            return _rows(request, self.split, self.store.read(part.fingerprints), part)
+        except (NotCached, CannotSplit, Unidentifiable, Unusable):
+            return None
 
 
+@phase("features")
 def open_cache(request: CacheRequest) -> CachedStage:
     """Split the model at the first group that trains, and compute the features that the cache lacks.
 
@@ -130,7 +186,8 @@ def _open(request: CacheRequest) -> CachedStage:
     }
     if request.views:
         facts["views"] = request.views
-    return CachedStage(split, UpperPart(split), rows[0], rows[1] if len(rows) > 1 else None, facts)
+    validation, key = rows[1] if len(rows) > 1 else None, feature_key(request, split, layouts)
+    return CachedStage(split, UpperPart(split), rows[0], validation, facts, request, store, key, variant)
 
 
 def _encoded_split(request: CacheRequest, number: int) -> EncodedSplit:
@@ -214,15 +271,23 @@ def _compute(
     lengths = None if part.lengths is None else part.lengths[rows]
     ragged = lengths if any(layout.ragged for layout in layouts) else None
     bar = progress("Features", len(rows), "examples", shown=not request.args.disable_tqdm)
-    with bar as advance, _autocast(request), store.build(part.fingerprints[rows], layouts, ragged) as writer:
+    summaries = None
+    if request.summary is not None:
+        summaries = SummaryStore(request.root, feature_key(request, split, layouts), request.summary.name)
+    collector = Collector(request.summary, summaries, rows, part.fingerprints)
+    building = store.build(part.fingerprints[rows], layouts, ragged)
+    with bar as advance, _autocast(request), collector.watching() as taking, building as writer:
         batches = list(_batches(len(rows), lengths, request.args.device.type))
         run = _InParts(request, split, layouts)
         read = functools.partial(_read, request, part, rows)
         loaded = read_ahead(read, batches, _workers(request, part, len(rows)), request.args.device.type == "cuda")
         for places, batch in zip(batches, loaded, strict=True):
-            for piece, tensors in run.outputs(places, batch, read):
+            with taking(rows[places], batch):
+                found = run.outputs(places, batch, read)
+            for piece, tensors in found:
                 writer.put(piece, tensors)
             advance(len(places))
+    collector.keep()
 
 
 def _read(request: CacheRequest, part: EncodedSplit, rows: NDArray[np.int64], places: NDArray[np.int64]) -> Any:

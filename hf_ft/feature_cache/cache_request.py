@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.autotune import Autotuner
 from hf_ft.feature_cache.eviction import cache_root
+from hf_ft.feature_cache.watching import Summary
 from hf_ft.methods import AppliedStage
 from hf_ft.models import DepthGroups, ModelSplit
 from hf_ft.settings import CacheSettings
@@ -36,6 +37,7 @@ class CacheRequest:
             is one, the frozen layers would run only once in any case.
         encode: the task's, which belongs to the identity of examples that it changes as they are read.
         tuner: decides how the frozen layers run; None runs them in the usual form.
+        summary: what a pass through the frozen layers yields besides the features, to be cached too.
         uncacheable: why the training split may give other inputs each time it is read; empty where it does not.
         unsplittable: why the upper part of the model cannot train alone, whatever the data; empty where it can.
     """
@@ -59,6 +61,7 @@ class CacheRequest:
     erasing: float = 0.0
     mixes: Sequence[str] = ()
     views: int = 0
+    summary: Summary | None = None
 
     @property
     def reads(self) -> list[float]:

@@ -1,9 +1,13 @@
 from .closed_form import linear_head_of as linear_head_of
 from .closed_form import solve_head as solve_head
+from .hidden_states import watched_blocks as watched_blocks
 from .layer_probes import MAX_CLASSES as MAX_CLASSES
+from .layer_probes import PROBED as PROBED
+from .layer_probes import SAMPLE_SEED as SAMPLE_SEED
 from .layer_probes import HiddenStateReader as HiddenStateReader
 from .layer_probes import Loss as Loss
 from .layer_probes import fit_layer_probes as fit_layer_probes
+from .layer_probes import sample_places as sample_places
 from .layer_probes import sample_rows as sample_rows
 from .rank_correlation import agreement as agreement
 from .rank_correlation import ranks as ranks

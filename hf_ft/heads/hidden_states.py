@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,54 +13,102 @@ from transformers import PreTrainedModel
 from hf_ft.models import CannotSplit, DepthGroups, evaluating, patched_forward
 
 
-def pooled_states(
-    model: PreTrainedModel, groups: DepthGroups, batch: Mapping[str, torch.Tensor], head: bool = False
-) -> list[torch.Tensor]:
-    """The input of the first block and the output of each block, averaged over positions without padding.
+class BlockWatch:
+    """Records the input of the first block and the output of each block in the passes of a model, pooled at once.
 
     Args:
-        head: adds what the head reads as the last entry: its input, averaged over the positions that the logits depend
-            on.
-
-    Returns:
-        One tensor `(examples, width)` for each boundary, float32 on the CPU; widths differ where the model's do.
-
-    Raises:
-        CannotSplit: the output of a block cannot be pooled, or the input of the head cannot be found.
+        blocks: The names of the modules of each block.
     """
-    blocks = [group.modules for group in groups.of_role("block")]
-    first: list[torch.Tensor] = []
-    outputs: dict[int, torch.Tensor] = {}
-    read: list[torch.Tensor] = []
+
+    def __init__(self, blocks: Sequence[Sequence[str]]) -> None:
+        self.blocks = blocks
+        self._batch: Mapping[str, torch.Tensor] | None = None
+        self._found: dict[int, torch.Tensor] = {}
+        self._problem: CannotSplit | None = None
+
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> None:
+        """Record the next pass, which is that of a batch."""
+        self._batch, self._found, self._problem = batch, {}, None
+
+    def states(self) -> list[torch.Tensor]:
+        """The states of the last pass averaged over positions without padding, one tensor `(examples, width)` each.
+
+        Raises:
+            CannotSplit: the output of a block cannot be pooled.
+        """
+        self._batch = None
+        if self._problem is not None:
+            raise self._problem
+        if absent := set(range(len(self.blocks))) - set(self._found):
+            raise CannotSplit(f"block {min(absent)} was not called as one module")
+        return [self._found[place] for place in range(-1, len(self.blocks))]
+
+    @property
+    def started(self) -> bool:
+        """Whether the pass has reached the first block that is called."""
+        return -1 in self._found
+
+    def record(self, place: int, values: Any) -> None:
+        """Pool the main tensor of the arguments (-1) or of the result of a block; of several calls the last counts."""
+        if self._batch is None or self._problem is not None:
+            return
+        examples, mask = len(next(iter(self._batch.values()))), self._batch.get("attention_mask")
+        try:
+            self._found[place] = pool(_main_tensor(values).detach(), examples, mask).float().cpu()
+        except CannotSplit as problem:  # the pass itself goes on
+            self._problem = problem
+
+
+@contextmanager
+def watched_blocks(model: PreTrainedModel, groups: DepthGroups) -> Iterator[BlockWatch]:
+    """Watch the blocks of a model in the passes within the block of code."""
+    watch = BlockWatch([group.modules for group in groups.of_role("block")])
 
     def wrap(forward: Callable[..., Any], block: int) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
-            if not first:
-                first.append(_main_tensor((args, kwargs)))
+            if not watch.started:
+                watch.record(-1, (args, kwargs))
             output = forward(*args, **kwargs)
-            outputs[block] = _main_tensor(output)
+            watch.record(block, output)
             return output
 
         return watched
 
     watching = {
         name: wrap(module.forward, block)
-        for block, names in enumerate(blocks)
+        for block, names in enumerate(watch.blocks)
         for name in names
         if hasattr(module := model.get_submodule(name), "forward")
     }
-    if head:
-        names = groups.of_role("head")[0].modules
-        watching |= {name: _reading(model.get_submodule(name).forward, read) for name in names}
-    with torch.set_grad_enabled(head), evaluating(model), patched_forward(model, watching):
+    with patched_forward(model, watching):
+        yield watch
+
+
+def pooled_states(
+    model: PreTrainedModel, groups: DepthGroups, batch: Mapping[str, torch.Tensor], head: bool = False
+) -> list[torch.Tensor]:
+    """The states at each boundary in one pass, as `BlockWatch.states` returns them.
+
+    Args:
+        head: adds what the head reads as the last entry: its input, averaged over the positions that the logits depend
+            on.
+
+    Raises:
+        CannotSplit: the output of a block cannot be pooled, or the input of the head cannot be found.
+    """
+    read: list[torch.Tensor] = []
+    names = groups.of_role("head")[0].modules if head else ()
+    reading = {name: _reading(model.get_submodule(name).forward, read) for name in names}
+    with (
+        torch.set_grad_enabled(head),
+        evaluating(model),
+        watched_blocks(model, groups) as watch,
+        patched_forward(model, reading),
+    ):
+        watch.begin(batch)
         logits = model(**batch).logits
-    if len(outputs) < len(blocks):
-        raise CannotSplit(f"block {min(set(range(len(blocks))) - set(outputs))} was not called as one module")
-    states = [first[0], *(outputs[block] for block in range(len(blocks)))]
-    examples, mask = len(next(iter(batch.values()))), batch.get("attention_mask")
-    found = [pool(state, examples, mask) for state in states]
-    found += [_read(read, logits, examples)] if head else []
-    return [state.detach().float().cpu() for state in found]
+    examples = len(next(iter(batch.values())))
+    return watch.states() + ([_read(read, logits, examples).detach().float().cpu()] if head else [])
 
 
 def _reading(forward: Callable[..., Any], read: list[torch.Tensor]) -> Callable[..., Any]:

@@ -70,8 +70,19 @@ class HiddenStateReader:
 
 def sample_rows(rows: Dataset, most: int, seed: int) -> Dataset:
     """A random sample of at most so many rows of a split, in their order."""
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:most]
-    return rows.select(np.sort(chosen))
+    return rows.select(sample_places(len(rows), most, seed))
+
+
+def sample_places(count: int, most: int, seed: int) -> NDArray[np.int64]:
+    """The ascending positions of a random sample of at most so many among `count` rows."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
+
+
+PROBED, SAMPLE_SEED = 500, 0
+"""Most examples of a split whose states are probed beside the head, and the seed of their sample.
+
+The seed is that of no run, so that runs with other seeds find the same states cached.
+"""
 
 
 def fit_layer_probes(

@@ -22,6 +22,7 @@ from .head_features import NoFeatures as NoFeatures
 from .head_features import features_as_logits as features_as_logits
 from .head_option import check_head as check_head
 from .head_scale import scale_of as scale_of
+from .head_split import HeadSplit as HeadSplit
 from .image_size import ImageSize as ImageSize
 from .layout import Layout as Layout
 from .load import LoadReport as LoadReport

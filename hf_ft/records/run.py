@@ -382,6 +382,7 @@ class _RunResult(RunDescription):
     rare_class: ThresholdRecord | None = None
     soup: RunSoupRecord | None = None
     autotune: list[AutotuneRecord] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -394,7 +395,8 @@ class RunRecord(_RunResult, Record):
     `by_class[split]` are the scores of each class; `undefined_metrics[split]` are those that the labels of the split do
     not define, with the reason. `rare_class` is the threshold for the rarer of two classes, if one was set. `soup` says
     of which runs the weights are the average; settings, plan and stages are those of the best of them. `autotune` is
-    how predictions for the scores ran where that was tried.
+    how predictions for the scores ran where that was tried. `phases` are the seconds of the run by phase,
+    up to when this was written; empty where a recipe called the steps one by one.
     """
 
     FILE: ClassVar[str] = "run.json"

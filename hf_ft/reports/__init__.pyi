@@ -5,7 +5,9 @@ from .by_class import class_table as class_table
 from .by_class import threshold_note as threshold_note
 from .by_class import undefined_note as undefined_note
 from .depth_groups_figure import draw_groups as draw_groups
+from .registry import write_figures as write_figures
 from .registry import write_reports as write_reports
+from .registry import write_texts as write_texts
 from .tables import counted as counted
 from .tables import text_table as text_table
 from .tables import title as title

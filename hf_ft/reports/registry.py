@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 R = TypeVar("R", bound=Record)
-Render = Callable[[Any], "str | Figure"]
+Render = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,13 @@ class Report:
     render: Render
     applies: Callable[[Any], bool]
 
+    @property
+    def draws(self) -> bool:
+        """Whether it renders a figure, not a text; its files say so."""
+        return self.files[0].endswith(FIGURES)
 
+
+FIGURES = (".png", ".svg")
 _REPORTS: list[Report] = []
 
 
@@ -79,14 +85,26 @@ def figure_files(record: Record) -> list[str]:
 
 def write_reports(record: Record, folder: Path) -> list[Path]:
     """Render every report of a record into a folder; returns the files of figures."""
+    figures = write_figures(record, folder)
+    write_texts(record, folder)
+    return figures
+
+
+def write_figures(record: Record, folder: Path) -> list[Path]:
+    """Draw every figure of a record into a folder; returns its files."""
     from hf_ft.reports.style import save_figure
 
     figures: list[Path] = []
     for one in reports_of(record):
-        rendered = one.render(record)
-        if isinstance(rendered, str):
-            for name in one.files:
-                write_atomically(folder / name, rendered)
-        else:
-            figures += save_figure(rendered, *(folder / name for name in one.files))
+        if one.draws:
+            figures += save_figure(one.render(record), *(folder / name for name in one.files))
     return figures
+
+
+def write_texts(record: Record, folder: Path) -> None:
+    """Write every report of a record that is a text, such as the model card, into a folder."""
+    for one in reports_of(record):
+        if not one.draws:
+            text = one.render(record)
+            for name in one.files:
+                write_atomically(folder / name, text)

@@ -94,7 +94,16 @@ def after_training(record: RunRecord, folder: Path) -> str:
     ]
     lines = [part for line in sentences for part in ([line] if line.startswith("  ") else wrapped(line) or [""])]
     tables = [text_table(*_narrow(record)), *(["", class_table(by_class, split), ""] if by_class else [])]
-    return "\n".join([*tables, *lines, f"The model is in {folder}"])
+    return "\n".join([*tables, *lines, *phase_lines(record), f"The model is in {folder}"])
+
+
+def phase_lines(record: RunRecord) -> list[str]:
+    """Return one line with the seconds of the run by phase, without those below a second; none if it was not timed."""
+    if not record.phases:
+        return []
+    listed = ", ".join(f"{name} {seconds:.0f}" for name, seconds in record.phases.items() if seconds >= 1)
+    line = f"Seconds: {sum(record.phases.values()):.0f}{f' ({listed})' if listed else ''}"
+    return wrapped(line, " " * len("Seconds: "))
 
 
 DETAILS = ("cohen_kappa", "average_precision")

@@ -6,13 +6,14 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from hf_ft import __version__
 from hf_ft.data import save_contents
-from hf_ft.environment import machine, versions
-from hf_ft.evaluation import Results, verify_load_back
+from hf_ft.environment import machine, phase, phase_seconds, versions
+from hf_ft.evaluation import Results, load_back_begun
 from hf_ft.metrics import ClassScore, Score
 from hf_ft.models import adapters, without_progress_bars
 from hf_ft.records import (
@@ -33,7 +34,7 @@ from hf_ft.records import (
     from_json,
     to_json,
 )
-from hf_ft.reports import after_training, write_reports
+from hf_ft.reports import after_training, write_figures, write_texts
 from hf_ft.results.finetune_result import FinetuneResult
 from hf_ft.results.secrets import without_secrets
 from hf_ft.storage import SEAL, output_folder, write_json
@@ -71,11 +72,21 @@ def _write(run: Run, results: Results, out: Path) -> RunRecord:
         shutil.copytree(run.adapter, out / "adapter", ignore=shutil.ignore_patterns(SEAL))
         adapters.name_base(out / "adapter", loaded.hub_id, loaded.commit)
     record = make_record(run, results)
-    if run.config.load_back_proof:
-        record.proofs.load_back = verify_load_back(out, run.model, run.processor, task, run.splits, run.config)
-    _write_local(run, out / output_folder.LOCAL)
+    with ExitStack() as stack:
+        finish = None
+        if run.config.load_back_proof:  # its process works while figures are drawn
+            about = run.model, run.processor, task, run.splits, run.config
+            with phase("load back"):
+                finish = stack.enter_context(load_back_begun(out, *about, results.prover))
+        _write_local(run, out / output_folder.LOCAL)
+        with phase("figures"):
+            write_figures(record, out)
+        if finish is not None:
+            with phase("load back"):
+                record.proofs.load_back = finish()
+    write_texts(record, out)
+    record.phases = phase_seconds()
     write_json(out / record.FILE, record.as_dict())
-    write_reports(record, out)
     return record
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits
-from hf_ft.feature_cache import name_of
+from hf_ft.feature_cache import CachedStage, name_of
+from hf_ft.heads import MAX_CLASSES
 from hf_ft.methods import Plan
 from hf_ft.models import DepthGroups, LoadReport
 from hf_ft.records import ClassesRecord, FreezeDepthChoice, RunRecord, RunSoupRecord
@@ -103,6 +104,7 @@ class Run:
         extensions: The caller's own code.
         averaged: The runs that the model is the average of; None for a model that was trained.
         batches: Of each stage whose batches are filled by tokens, see `token_batches`.
+        cached: The last stage as it ran from cached features, which scores are computed from too; None if it did not.
     """
 
     config: Config
@@ -124,6 +126,7 @@ class Run:
     extensions: Extensions = field(default_factory=Extensions)
     averaged: Averaged | None = None
     batches: dict[str, TokenBatches] = field(default_factory=dict)
+    cached: CachedStage | None = field(default=None, repr=False)
 
     @property
     def groups(self) -> DepthGroups:
@@ -142,6 +145,17 @@ class Run:
     def shown(self) -> str:
         """The metric to report: the one that selects the best checkpoint, or the default metric if that is the loss."""
         return (self.default_metric or self.splits.target.default_metric) if self.metric == "loss" else self.metric
+
+    @property
+    def probes_layers(self) -> bool:
+        """Whether what the head reads is compared with what the layers offer: all blocks are frozen in all stages.
+
+        Where a block trains, it can supply what the head lacks.
+        """
+        blocks = [setting for group, setting in self.plan.combined() if group.role == "block"]
+        comparable = self.task.reduce is None and self.learning.loss is not None and self.args.world_size <= 1
+        frozen = bool(blocks) and all(setting.frozen for setting in blocks)
+        return frozen and comparable and len(self.splits.labels) <= MAX_CLASSES
 
     def described_extensions(self) -> dict[str, Any]:
         """Return the names of the caller's own code that took part, for the record."""

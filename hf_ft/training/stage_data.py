@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,16 @@ from transformers import TrainingArguments
 from hf_ft.autotune import Autotuner
 from hf_ft.environment import print_on_main
 from hf_ft.errors import UserError
-from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, cache_images, make_tuner, open_cache
-from hf_ft.heads import expects_solved_head, linear_head_of, should_solve
+from hf_ft.feature_cache import CachedStage, CacheRequest, NotCached, Summary, cache_images, make_tuner, open_cache
+from hf_ft.heads import (
+    PROBED,
+    SAMPLE_SEED,
+    expects_solved_head,
+    linear_head_of,
+    sample_places,
+    should_solve,
+    watched_blocks,
+)
 from hf_ft.methods import AppliedStage
 from hf_ft.models import adapters
 from hf_ft.settings import Config
@@ -113,6 +122,7 @@ def _job(
     reads = passes * (1 + run.others), evaluations(args, stage, epoch) * (1 + run.others)
     solved = should_solve(run.config, run.plan.stages, stage) and run.learning.of_fixed_features is not None
     parts = sets if reads[1] or solved else sets[:1]
+    views = _views(run, stage, passes) if file_column(sets[0]) else 0
     return CacheRequest(
         *(run.model, run.groups, stage, parts, run.processor, collator, config, config.augment, args, *reads),
         find_linear_head=linear_head_of if solved else None,
@@ -120,7 +130,8 @@ def _job(
         uncacheable=run.extensions.uncacheable,
         erasing=config.erasing,
         mixes=tuple(config.mixing),
-        views=_views(run, stage, passes) if file_column(sets[0]) else 0,
+        views=views,
+        summary=_block_means(run) if run.probes_layers and not views else None,
         tuner=tuner,
     )
 
@@ -130,6 +141,12 @@ def _views(run: Run, stage: AppliedStage, epochs: float) -> int:
     views = run.config.augment_views or 0
     solved = expects_solved_head(run.config, run.plan.stages, stage, run.groups)
     return views if solved else min(views, math.ceil(epochs))
+
+
+def _block_means(run: Run) -> Summary:
+    """What layer probes need of the pass that computes features: the mean state at each boundary."""
+    sample = partial(sample_places, most=PROBED, seed=SAMPLE_SEED)
+    return Summary("mean states of blocks", partial(watched_blocks, run.model, run.groups), sample)
 
 
 def _open_cache(job: CacheRequest) -> CachedStage | str:

@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
 
 from hf_ft.autotune import Autotuner
-from hf_ft.environment import Stop, print_on_main
+from hf_ft.environment import Stop, print_on_main, training_memory
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedImages, CachedStage, CachedViews, PrebatchedCollator
 from hf_ft.heads import expects_solved_head, linear_head_of, options_against_solver, should_solve, solve_head
@@ -45,7 +45,6 @@ from hf_ft.training.checkpoint_soup import make_soup, ranked
 from hf_ft.training.contrastive import contrastive_loss, in_pairs
 from hf_ft.training.data_order import SeededRows, classes_of
 from hf_ft.training.early_stopping import EarlyStop, stopped_early
-from hf_ft.training.memory import training_memory
 from hf_ft.training.pooled_metrics import over_examples
 from hf_ft.training.precision import float32_format
 from hf_ft.training.run import Run, StageResult, epochs_of
@@ -107,6 +106,7 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
             else:
                 _score_solved(run, trainer, fit)
     seconds = time.perf_counter() - started
+    run.cached = None if stage.peft else cached
     frozen.remove()
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
     extract_model_from_parallel(trained, keep_fp32_wrapper=False)

@@ -29,7 +29,8 @@ from hf_ft import Config, UserError, finetune
 from hf_ft.cli.app import main
 from hf_ft.data.load import load_splits
 from hf_ft.evaluation.fresh_process import restored
-from hf_ft.evaluation.load_back import LoadBackFailure, encoded_request, verify_load_back
+from hf_ft.evaluation.load_back import LoadBackFailure, verify_load_back
+from hf_ft.evaluation.plain_process import encoded_request
 from hf_ft.models.model_config import name_outputs
 from hf_ft.tasks.registry import get_task, task_names
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_ft import Config, finetune
-from hf_ft.evaluation.outputs import predict_outputs
+from hf_ft.evaluation.outputs import predict_outputs, predict_trained
 from hf_ft.tasks.registry import get_task
 
 
@@ -116,3 +117,75 @@ def test_scores_do_not_read_features_in_the_precision_of_training(
     answers = [{item["label"]: item["score"] for item in scores} for scores in found]
     expected = np.mean([-np.log(answer[row["label"]]) for answer, row in zip(answers, rows, strict=True)])
     assert record["metrics"]["validation"]["log_loss"]["value"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts the examples that run through the first block while a run is scored."""
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    import hf_ft.evaluation
+
+    counted, plain, score = {"scoring": 0}, BertLayer.forward, hf_ft.evaluation.score
+    watched: list[Any] = []
+
+    def forward(self: Any, states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        counted["scoring"] += len(states) if self in watched else 0
+        return plain(self, states, *args, **kwargs)
+
+    def scored(run: Any) -> Any:
+        counted["scoring"], watched[:] = 0, [run.model.bert.encoder.layer[0]]
+        results = score(run)
+        watched.clear()
+        live = predict_outputs(run.model, run.processor, run.task, run.splits.validation, run.config, run.args)
+        assert np.allclose(predict_trained(run, run.splits.validation), live, atol=1e-5)
+        return results
+
+    monkeypatch.setattr(BertLayer, "forward", forward)
+    monkeypatch.setattr("hf_ft.evaluation.score", scored)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "live"),
+    [
+        ("head", {}, False),
+        ("last_n:1", {}, False),
+        ("head", {"cache_dtype": "float16"}, True),  # scores are those of the model in float32
+        ("head", {"cache": "off"}, True),
+        ("full", {}, True),
+    ],
+)
+def test_final_scores_read_cached_features(
+    method: str,
+    settings: dict[str, str],
+    live: bool,
+    passes: dict[str, int],
+    text_model: str,
+    text_data: str,
+    tmp_path: Path,
+) -> None:
+    """No example runs through frozen layers again, test ones once per cache, and scores are those of the model."""
+    found = []
+    for name in ("first",) if live else ("first", "again"):
+        record = finetune(
+            task="text_classification",
+            model=text_model,
+            dataset=text_data,
+            method=method,
+            num_train_epochs=2,
+            output_dir=str(tmp_path / name),
+            cache_dir=str(tmp_path / "cache"),
+            load_back_proof=False,
+            **settings,
+        ).record
+        found.append((passes["scoring"], record))
+    sizes = record["data"]["sizes"]
+    if live:
+        assert found[0][0] >= sizes["validation"] + sizes["test"]
+    else:
+        assert found[0][0] <= sizes["test"]  # once per cache; validation and probes add nothing
+        assert found[1][0] == 0
+        assert found[0][1]["metrics"] == found[1][1]["metrics"]
+    assert (record["head_input"] is not None) == (method == "head")
+    assert sum(record["phases"].values()) > record["stages"][0]["seconds"] > 0

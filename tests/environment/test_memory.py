@@ -11,11 +11,11 @@ import sys
 import pytest
 import torch
 
-from hf_ft.training.memory import OF_USERS, VARIABLE, _allocator, training_memory
+from hf_ft.environment.memory import OF_USERS, VARIABLE, _allocator, training_memory
 
 PROGRAM = """
 import ctypes, sys
-from hf_ft.training.memory import training_memory
+from hf_ft.environment.memory import training_memory
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
 library.malloc.argtypes, library.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]

@@ -1,4 +1,4 @@
-"""Memory of the process while it trains: the garbage collector of Python and the allocator of the C library."""
+"""Memory of a process that trains or scores: the garbage collector of Python and the allocator of the C library."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-
-import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of `mallopt`, https://man7.org/linux/man-pages/man3/mallopt.3.html."""
@@ -55,6 +53,8 @@ def training_memory() -> Iterator[None]:
 
 def _allocator(environment: Mapping[str, str]) -> Any:
     """The C library where its thresholds matter and are ours to set: glibc, no accelerator, none set by the user."""
+    import torch
+
     if torch.accelerator.is_available() or platform.libc_ver()[0] != "glibc":
         return None
     by_user = any(name in environment for name in OF_USERS) or "glibc.malloc" in environment.get("GLIBC_TUNABLES", "")
