@@ -15,10 +15,10 @@ from .host import launcher_note as launcher_note
 from .host import machine as machine
 from .host import versions as versions
 from .library_output import silence_libraries as silence_libraries
+from .memory import training_memory as training_memory
 from .memory_limits import MEMORY as MEMORY
 from .memory_limits import memory_ran_out as memory_ran_out
 from .memory_limits import with_halved_batches as with_halved_batches
-from .memory import training_memory as training_memory
 from .packages import ENUMERATIONS as ENUMERATIONS
 from .packages import class_body as class_body
 from .packages import enum_values as enum_values
@@ -26,10 +26,10 @@ from .packages import missing_package as missing_package
 from .packages import peft_method_names as peft_method_names
 from .packages import schedulers as schedulers
 from .packages import trackers as trackers
-from .random_numbers import random_numbers_of as random_numbers_of
 from .phases import phase as phase
 from .phases import phase_seconds as phase_seconds
 from .phases import phases_measured as phases_measured
+from .random_numbers import random_numbers_of as random_numbers_of
 from .signals import Stop as Stop
 from .signals import Terminated as Terminated
 from .signals import exception_of as exception_of
