@@ -22,7 +22,7 @@ from hf_ft.records import AutotuneRecord
 from hf_ft.storage import json_digest
 
 EXAMPLES = 4
-"""Examples of the batch that is tried on a CPU, where a larger one costs more and decides alike.
+"""Examples of the batch that is tried on a CPU, where a larger one costs more and mostly decides alike.
 
 Other devices need the batch of the run: a small one would only measure how fast kernels are launched.
 """
