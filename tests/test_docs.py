@@ -27,9 +27,10 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONGEST_README = 200
-OF_OTHERS = {"--nproc_per_node", "--strict", "--page"}
-"""Options of `torchrun`, `mypy` and the scripts of tests that the pages name."""
 
+
+OF_OTHERS = {"--mixed_precision", "--nproc_per_node", "--strict", "--page"}
+"""Options of `accelerate launch`, `torchrun`, `mypy` and the scripts of tests that the pages name."""
 
 BASES = (ROOT, ROOT / "hf_ft")
 CODE = {path.name for base in BASES for path in base.iterdir() if path.is_dir()} - {"figures"}

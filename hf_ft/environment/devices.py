@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 
 @dataclass(frozen=True)
 class DeviceFacts:
@@ -27,6 +25,8 @@ class DeviceFacts:
 
 def device_facts(use_cpu: bool = False) -> DeviceFacts:
     """Return the facts of the device that `Trainer` chooses; of several GPUs, what all of them have."""
+    import torch
+
     if use_cpu or not torch.accelerator.is_available():
         units = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public names for them
         return DeviceFacts("cpu", bfloat16=any(getattr(torch.cpu, name, lambda: False)() for name in units))
@@ -48,6 +48,8 @@ def tf32(enabled: bool) -> Iterator[None]:
     Each kind of operation is set by itself. By default convolutions may use TF32 and matrix products may not, and what
     is set for an operation is stronger than `torch.backends.fp32_precision`, which `Trainer(tf32=...)` sets.
     """
+    import torch
+
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
     new = hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision")  # torch >= 2.9, where both must not mix

@@ -70,7 +70,7 @@ def sentence_head(
 
 
 def _asked(config: Config) -> bool:
-    """Whether the settings need a sentence embedding, so that a model without one is told."""
+    """Whether the settings need a sentence embedding, so that a model without one is reported."""
     return config.pooling == "sentence" or config.head_init == "label_names" or config.method.contrastive
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hf_ft.environment import DeviceFacts
 
 LAUNCHED = {"bf16": "bf16", "fp16": "fp16"}
-"""What `accelerate launch --mixed_precision` passes on -> the option of `TrainingArguments` that says the same."""
+"""What the mixed precision of `accelerate launch` passes on -> the option of `TrainingArguments` that says the same."""
 
 
 def default_precision(training: Mapping[str, Any], device: DeviceFacts, launched: str = "no") -> dict[str, bool]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 NOTABLE = 0.1
-"""The share of time above which waiting is reported with a remedy."""
+"""The share of time above which waiting is reported with a fix."""
 KEPT = 1_000
 """Most pairs of events whose times are not read yet."""
 
@@ -87,8 +87,8 @@ def waiting_line(what: str, share: float, workers: int, cores: int, idle: float 
         return ""
     most = max(1, cores - 1) if idle is not None else cores
     if workers < most:
-        remedy = f"--dataloader_num_workers {min(most, max(2, 2 * workers))} reads it in more processes"
+        fix = f"--dataloader_num_workers {min(most, max(2, 2 * workers))} reads it in more processes"
     else:
-        remedy = "store images closer to the size that the model reads, or use a machine with more cores"
+        fix = "store images closer to the size that the model reads, or use a machine with more cores"
     device = f" (the GPU was idle for {idle:.0%})" if idle is not None else ""
-    return f"waiting  {what} waited {share:.0%} of its time for data{device}: {remedy}"
+    return f"waiting  {what} waited {share:.0%} of its time for data{device}: {fix}"

@@ -39,7 +39,7 @@ def _takes_time(rows: Any) -> bool:
 
 
 def report_waiting(stage: str, trainer: StageTrainer) -> dict[str, Any]:
-    """Print how long a stage waited for data if that is notable, with the remedy; returns it for the record."""
+    """Print how long a stage waited for data if that is notable, with the fix; returns it for the record."""
     facts: dict[str, Any] = trainer.wait.facts()
     workers = trainer.args.dataloader_num_workers
     line = waiting_line(f"stage '{stage}'", facts["share"], workers, cores(), facts["device_idle"])

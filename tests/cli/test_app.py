@@ -16,7 +16,7 @@ from hf_ft.cli.app import COMMANDS, GROUPS, main, module_of
 from hf_ft.errors import UserError
 from hf_ft.settings.argument_parser import Parser
 
-SHARED = {"__init__", "app", "redraw", "result_argument", "tta_option", "wrapping"}
+SHARED = {"__init__", "app", "autotune_option", "redraw", "result_argument", "tta_option", "wrapping"}
 """Modules of the package that are no command."""
 
 
