@@ -70,15 +70,17 @@ class CachedStage:
 
     def summaries_of(self, encoded: Dataset) -> list[torch.Tensor] | None:
         """The summaries of rows that the request names, `(rows, width)` each; None if some are not cached."""
-        return self._summaries().read(self._fingerprints(encoded)) if self.request.summary else None
+        store = self._summaries()
+        return store.read(self._fingerprints(encoded)) if store else None
 
     def keep_summaries(self, encoded: Dataset, tensors: Sequence[torch.Tensor]) -> None:
-        """Cache summaries of rows that come from a pass of their own."""
-        self._summaries().write(self._fingerprints(encoded), tensors)
+        """Cache summaries of rows that come from a pass of their own, if the request names any."""
+        if store := self._summaries():
+            store.write(self._fingerprints(encoded), tensors)
 
-    def _summaries(self) -> SummaryStore:
-        assert self.request.summary is not None
-        return SummaryStore(self.request.root, self.key, self.request.summary.name)
+    def _summaries(self) -> SummaryStore | None:
+        summary = self.request.summary
+        return SummaryStore(self.request.root, self.key, summary.name) if summary else None
 
     def _fingerprints(self, encoded: Dataset) -> NDArray[np.uint8]:
         return fingerprints(encoded, encoding_of(encoded, self.request))

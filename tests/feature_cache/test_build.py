@@ -105,7 +105,9 @@ def test_cached_training_is_live_training(method: str, still_model: str, many_te
     for split in ("validation", "test"):
         one, other = (record["metrics"][split]["log_loss"]["value"] for record in (cached, live))
         assert one == pytest.approx(other, abs=1e-4)
-    assert sum(1 for _ in (tmp_path / "cache").rglob("shard.json")) == 2  # train and validation
+    # Features of train and validation, those of test where the scores read them, and the means that a head is judged by.
+    shards = sum(1 for _ in (tmp_path / "cache").rglob("shard.json"))
+    assert shards == {"head": 5}.get(method, 2 if method.startswith(("lora", "peft")) else 3)
 
 
 def test_dropout_above_the_cut_stays_alive(text_model: str, many_texts: str, tmp_path: Path) -> None:
@@ -469,7 +471,7 @@ def test_flipped_byte_is_noticed_and_rebuilt(
     still_model: str, many_texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One byte of the features of train: said, computed again, and the result is that of before."""
-    cache = {"cache_dir": str(tmp_path / "cache")}
+    cache = {"cache_dir": str(tmp_path / "cache"), "method": "last_n:1"}
     train(still_model, many_texts, tmp_path / "before", **cache)
     largest = max((tmp_path / "cache").rglob("0.npy"), key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
@@ -540,7 +542,7 @@ def test_two_processes_share_features(still_model: str, many_texts: str, tmp_pat
     for name in ("auto", "off"):
         done = subprocess.run([*command, "--cache", name, "--output_dir", str(tmp_path / name)], capture_output=True)
         assert done.returncode == 0, done.stderr.decode()[-2000:]
-    assert sum(1 for _ in (tmp_path / "cache").rglob("shard.json")) == 2  # train and validation, each once
+    assert sum(1 for _ in (tmp_path / "cache").rglob("shard.json")) == 3  # train, validation and test, each once
     cached, live = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("auto", "off"))
     assert (saved(cached), saved(live)) == ([EXAMPLES + 40], [None])
     assert cached["stages"][0]["steps"] == live["stages"][0]["steps"] == 2 * -(-EXAMPLES // (2 * 16))
