@@ -57,10 +57,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, text_model: str, opinions: Pa
 
 @pytest.fixture(scope="module")
 def image_runs(tmp_path_factory: pytest.TempPathFactory, image_model: str, image_data: str) -> list[Path]:
-    """Two runs with BatchNorm in training, which differ in the order of the data."""
+    """Two runs whose BatchNorm follows the data, which differ in the order of the data."""
     folder = tmp_path_factory.mktemp("image-runs")
     usual = {"task": "image_classification", "model": image_model, "dataset": image_data, "method": "full"}
     usual |= {"max_steps": 24, "per_device_train_batch_size": 8, "augment": "none", "learning_rate": 1e-2}
+    usual |= {"batch_norm": "train"}
     usual |= {"metric_for_best_model": "accuracy", "examples_per_class": 9, "val_examples_per_class": 5}
     return [trained(folder / f"order-{seed}", **usual, data_seed=seed) for seed in (0, 1)]
 
