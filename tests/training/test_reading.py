@@ -80,7 +80,8 @@ def test_memory_that_runs_out_halves_batches(
     assert max(sizes) > 8
     said = capsys.readouterr().out
     assert "computing features ran out of it at 19 examples a batch: 5 are used" in said
-    assert said.count("memory ") == 1  # though 10 were too many as well
+    # Once for train, though 10 were too many as well, and once for test, whose features the scores read.
+    assert said.count("memory ") == 2
     monkeypatch.setattr(ResNetForImageClassification, "forward", small)
     record = finetune(
         **common, method="full", cache="off", validation_fraction=0.5, output_dir=str(tmp_path / "full")
