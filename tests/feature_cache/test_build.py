@@ -105,7 +105,7 @@ def test_cached_training_is_live_training(method: str, still_model: str, many_te
     for split in ("validation", "test"):
         one, other = (record["metrics"][split]["log_loss"]["value"] for record in (cached, live))
         assert one == pytest.approx(other, abs=1e-4)
-    # Features of train and validation, those of test where the scores read them, and the means that a head is judged by.
+    # Features of train and validation, those of test where the scores read them, and the means a head is judged by.
     shards = sum(1 for _ in (tmp_path / "cache").rglob("shard.json"))
     assert shards == {"head": 5}.get(method, 2 if method.startswith(("lora", "peft")) else 3)
 
