@@ -1,4 +1,4 @@
-"""A trial: the same step in several variants by turns, which leaves no trace in the model or the random numbers."""
+"""A trial: the same step in several variants, alternating, which leaves no trace in the model or the random numbers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def try_variants(
     share_of_run: float,
     precision: str = "float32",
 ) -> Trial | None:
-    """Run a step in each variant by turns; None where the run is too short for that, or memory does not suffice.
+    """Run a step in the variants, alternating; None where the run is too short for that, or memory does not suffice.
 
     Variants whose outputs or gradients differ by more than rounding are dropped. Buffers, gradients, modes and random
     states are afterwards as before.

@@ -73,7 +73,6 @@ def test_traced_run_is_the_uncompiled_run(
         assert record["stages"][0]["frozen_checked"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
 def test_generated_code_trains_alike(image_data: str, tmp_path: Path) -> None:
     """The usual backend, whose kernels round in another way, on everything with BatchNorm of one block."""
