@@ -9,6 +9,7 @@ alone does not show the problem.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -126,11 +127,15 @@ def _cached_states(cached: CachedStage, encoded: Dataset) -> list[torch.Tensor] 
     None if they are not there, or if the features are not one vector for each example.
     """
     layouts = cached.split.layouts
-    if cached.split.name != HeadSplit.name or len(layouts) != 1 or layouts[0].ragged or len(layouts[0].shape) != 1:
+    if cached.split.name != HeadSplit.name or len(layouts) != 1 or layouts[0].ragged:
+        return None
+    if math.prod(layouts[0].shape) != layouts[0].shape[0]:  # maps of one position, as ResNet's head reads, are vectors
         return None
     states = cached.summaries_of(encoded)
     features = cached.rows_of(encoded) if states else None
-    return None if states is None or features is None else [*states, *features.features.take(range(len(encoded)))]
+    if states is None or features is None:
+        return None
+    return [*states, *(read.flatten(1) for read in features.features.take(range(len(encoded))))]
 
 
 def _sample_size(run: Run) -> int:

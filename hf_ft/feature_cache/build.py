@@ -12,6 +12,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -280,13 +281,11 @@ def _compute(
     building = store.build(part.fingerprints[rows], layouts, ragged)
     with bar as advance, _autocast(request), collector.watching() as taking, building as writer:
         batches = list(_batches(len(rows), lengths, request.args.device.type))
-        run = _InParts(request, split, layouts)
+        run = _InParts(request, split, layouts, lambda places, batch: taking(rows[places], batch))
         read = functools.partial(_read, request, part, rows)
         loaded = read_ahead(read, batches, _workers(request, part, len(rows)), request.args.device.type == "cuda")
         for places, batch in zip(batches, loaded, strict=True):
-            with taking(rows[places], batch):
-                found = run.outputs(places, batch, read)
-            for piece, tensors in found:
+            for piece, tensors in run.outputs(places, batch, read):
                 writer.put(piece, tensors)
             advance(len(places))
     collector.keep()
@@ -309,10 +308,20 @@ def _workers(request: CacheRequest, part: EncodedSplit, rows: int) -> int:
 
 
 class _InParts:
-    """Runs the lower part of a split model; once memory has run out, on parts of each batch."""
+    """Runs the lower part of a split model; once memory has run out, on parts of each batch.
 
-    def __init__(self, request: CacheRequest, split: ModelSplit, layouts: Sequence[Layout]) -> None:
-        self.request, self.split, self.layouts, self.parts = request, split, layouts, 1
+    Args:
+        taking: A context around each pass, which gets the places of its rows and its batch.
+    """
+
+    def __init__(
+        self,
+        request: CacheRequest,
+        split: ModelSplit,
+        layouts: Sequence[Layout],
+        taking: Callable[[NDArray[np.int64], Any], AbstractContextManager[None]],
+    ) -> None:
+        self.request, self.split, self.layouts, self.taking, self.parts = request, split, layouts, taking, 1
 
     def outputs(
         self, places: NDArray[np.int64], batch: Any, read: Callable[[NDArray[np.int64]], Any]
@@ -322,7 +331,7 @@ class _InParts:
         while True:
             try:
                 pieces = [piece for piece in np.array_split(places, self.parts) if len(piece)]
-                found = [(piece, self._run(batch if self.parts == 1 else read(piece))) for piece in pieces]
+                found = [(piece, self._run(piece, batch if self.parts == 1 else read(piece))) for piece in pieces]
             except RuntimeError as error:
                 if self.parts >= len(places) or not memory_ran_out(error):
                     raise
@@ -333,8 +342,10 @@ class _InParts:
                 return found
             self.parts *= 2
 
-    def _run(self, batch: Any) -> list[torch.Tensor]:
-        pairs = zip(self.split.capture(self.request.on_device(batch)), self.layouts, strict=True)
+    def _run(self, places: NDArray[np.int64], batch: Any) -> list[torch.Tensor]:
+        with self.taking(places, batch):
+            outputs = self.split.capture(self.request.on_device(batch))
+        pairs = zip(outputs, self.layouts, strict=True)
         return [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs]
 
 
