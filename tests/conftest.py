@@ -11,7 +11,10 @@ import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.hub import LocalHub
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -104,6 +107,15 @@ def quick_proof(monkeypatch: pytest.MonkeyPatch, stranger: Callable[..., dict[st
             pass
 
     monkeypatch.setattr("hf_ft.evaluation.load_back.PlainProcess", Stranger)
+
+
+@pytest.fixture
+def local_hub() -> Iterator[LocalHub]:
+    """An empty Hub on loopback, for processes that are started with `local_hub.environment(...)`."""
+    from tests.hub import LocalHub
+
+    with LocalHub() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="session")
