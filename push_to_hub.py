@@ -1,6 +1,6 @@
-"""Publish a trained model: shows what would go to the Hub, and refuses tokens and paths of this machine.
+"""Publish a trained model: shows what will go to the Hub, refuses tokens and paths of this machine, adds one commit.
 
-python push_to_hub.py OUT --repo_id me/name [--private] [--dry_run]
+python push_to_hub.py OUT --repo_id me/name [--public] [--dry_run]
 """
 
 import sys

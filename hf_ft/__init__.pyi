@@ -14,6 +14,8 @@ from .models import depth_groups as depth_groups
 from .models import freeze as freeze
 from .models import load_model as load_model
 from .models import param_groups as param_groups
+from .publishing import Publication as Publication
+from .publishing import push as push
 from .results import FinetuneResult as FinetuneResult
 from .results import save as save
 from .results import soup as soup

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.environment import Stop, phase, phases_measured, silence_libraries, stoppable
+from hf_ft.environment import Stop, phase, phases_measured, print_error, silence_libraries, stoppable
 from hf_ft.errors import UserError
 from hf_ft.records import RankingRecord, RunRecord, read_record
-from hf_ft.results import FinetuneResult
+from hf_ft.results import FinetuneResult, NotPublished, publish_result
 from hf_ft.settings import IN_MEMORY, Config, Settings, build, check_output_dir, parse_recipe
 from hf_ft.settings import resume_check as resuming
 from hf_ft.storage import locked
@@ -54,6 +54,9 @@ def finetune(
             `from_pretrained` loads it again.
         settings: All else.
 
+    Returns:
+        The result; with `push_to_hub=True` and an upload that failed, `result.publication` is None.
+
     Raises:
         UserError: a mistake in the settings, the data or the extensions.
 
@@ -67,7 +70,11 @@ def finetune(
         settings, loss = {**settings, "loss": loss}, None
     extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform, head)
     settings, brought = _read_call(task, dataset, extensions, settings)
-    return execute(build(("the call of finetune()", settings)), brought)
+    try:
+        return execute(build(("the call of finetune()", settings)), brought)
+    except NotPublished as error:  # the result must not be lost with it
+        print_error(error)
+        return error.result
 
 
 @dataclass(frozen=True)
@@ -153,8 +160,10 @@ def parse(
     """
     own, arguments = parse_recipe(config, training, argv, description)
     from hf_ft.models import check_model
+    from hf_ft.publishing import check_publishing
 
     check_model(own, arguments)
+    check_publishing(vars(arguments))
     return own, arguments
 
 
@@ -175,7 +184,7 @@ def execute(settings: Settings, brought: Brought | None = None) -> FinetuneResul
 
             tidy(out)
             print(f"resume   the run in {out} has finished: nothing is left to do")
-            return FinetuneResult(read_record(out, RunRecord).as_dict(), out)
+            return publish_result(FinetuneResult(read_record(out, RunRecord).as_dict(), out), settings.training)
         return _execute(settings, brought or Brought(), stop)
 
 
@@ -185,6 +194,7 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
         from hf_ft.data import load_splits
         from hf_ft.evaluation import score
         from hf_ft.models import check_model, load_model
+        from hf_ft.publishing import check_publishing
         from hf_ft.results import save
         from hf_ft.training import make_plan, train, writing
 
@@ -199,6 +209,7 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
         settings, chosen = resolve(settings)
     config, args = settings.config, settings.arguments()
     check_model(config, args)  # before the data are read, which may take long
+    check_publishing(settings.training)
     task, head = brought.task, brought.extensions.head
     with phase("data"):
         splits = load_splits(config, args.seed, task, brought.data)

@@ -1,6 +1,7 @@
 """Publish a trained model on the Hub.
 
-Shows what would be published, and refuses files with tokens, keys or local paths in them.
+Shows what will be published, refuses files with tokens, keys, names or local paths in them, and adds one commit. A new
+repository is private unless --public is set.
 """
 
 from __future__ import annotations
@@ -14,20 +15,39 @@ from hf_ft.cli.result_argument import check_result
 if TYPE_CHECKING:
     from hf_ft.settings import Parser
 
-EXAMPLE = "hf-ft push beans --repo_id me/beans --private --dry_run"
+EXAMPLE = "hf-ft push beans --repo_id me/beans --dry_run"
 
 
 def add_arguments(parser: Parser) -> None:
-    """The result, and the repository."""
+    """The result, the repository, and how to publish."""
     parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
     parser.add_argument("--repo_id", required=True, metavar="ME/NAME", help="repository on the Hub")
-    parser.add_argument("--private", action="store_true", help="make the repository private")
-    parser.add_argument("--dry_run", action="store_true", help="only show what would be published")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument(
+        "--private", dest="private", action="store_true", default=True, help="only you may read it: the default"
+    )
+    seen.add_argument("--public", dest="private", action="store_false", help="everybody may read it")
+    parser.add_argument("--adapter", action="store_true", help="publish the adapter alone, as a PEFT repository")
+    parser.add_argument("--revision", metavar="B", help="branch, made from main if it does not exist")
+    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of writing to the branch")
+    parser.add_argument("--tag", metavar="T", help="tag for the commit")
+    parser.add_argument("--commit_message", metavar="TEXT", help="title of the commit")
+    parser.add_argument("--overwrite", action="store_true", help="replace what the repository holds")
+    parser.add_argument(
+        "--allow",
+        metavar="KIND",
+        action="append",
+        default=[],
+        choices=["email", "host", "path", "user"],
+        help="publish e-mail addresses, host names, local paths or user names that were found: email, host, path, user",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="only show what would be published; asks no Hub")
 
 
 def run(options: Namespace) -> None:
     """Publish, or show what would be published."""
     check_result(options.folder)
-    from hf_ft.results import push
+    from hf_ft.publishing import push
 
-    print("\n".join(push(Path(options.folder), options.repo_id, options.private, options.dry_run)))
+    values = dict(vars(options))
+    push(Path(values.pop("folder")), values.pop("repo_id"), **values)

@@ -212,7 +212,7 @@ def _work(trainer: Trainer, rows: Any) -> Work:
 def _prediction_arguments(args: TrainingArguments | None) -> TrainingArguments:
     """The settings of training, without those that `Trainer.predict` must not follow."""
     found = copy.copy(args) if args else TrainingArguments(tempfile.gettempdir(), per_device_eval_batch_size=32)
-    found.report_to, found.label_names = [], ["labels"]
+    found.report_to, found.label_names, found.push_to_hub = [], ["labels"], False
     found.save_strategy, found.load_best_model_at_end = "no", False
     found.eval_strategy = "no"  # otherwise `Trainer` wants an evaluation dataset
     found.remove_unused_columns = False

@@ -9,9 +9,9 @@ from hf_ft.experiments.comparison_settings import SECTIONS_OF_TRIALS
 from hf_ft.experiments.depth_settings import read_depth_settings
 from hf_ft.experiments.freeze_depth import search
 from hf_ft.records import FreezeDepthChoice
-from hf_ft.settings import Settings, build
+from hf_ft.settings import HUB_OPTIONS, Settings, build
 
-NOT_SEARCHED = {"method", "output_dir", "overwrite_output_dir", "resume_from_checkpoint"}
+NOT_SEARCHED = {"method", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", *HUB_OPTIONS}
 """Settings of a run that its search does not have, or sets itself."""
 
 

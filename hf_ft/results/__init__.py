@@ -1,4 +1,4 @@
-"""The result folder: saving a plain Hub model, averaging several, and publishing.
+"""The result folder: saving a plain Hub model, averaging several, and publishing at the end of a run.
 
 Its door, the names that other rooms may use, stands in `__init__.pyi`.
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_ft.publishing import Publication
 from hf_ft.reports import text_table, title
 
 
@@ -17,6 +18,7 @@ class FinetuneResult:
     Args:
         record: The content of `run.json`: settings, data, stages, scores with intervals, proofs, versions.
         output_dir: The result folder, which a plain `from_pretrained` loads.
+        publication: What was published on the Hub at the end, with `push_to_hub=True`.
 
     Example:
         >>> result = finetune(...)  # doctest: +SKIP
@@ -29,6 +31,7 @@ class FinetuneResult:
     output_dir: Path
     _model: Any = field(default=None, repr=False, compare=False)
     _processor: Any = field(default=None, repr=False, compare=False)
+    publication: Publication | None = None
 
     @property
     def model(self) -> Any:

@@ -16,6 +16,7 @@ from hf_ft.environment import machine, phase, phase_seconds, versions
 from hf_ft.evaluation import Results, load_back_begun
 from hf_ft.metrics import ClassScore, Score
 from hf_ft.models import adapters, without_progress_bars
+from hf_ft.publishing import without_secrets
 from hf_ft.records import (
     Baseline,
     ClassScoreRecord,
@@ -36,16 +37,17 @@ from hf_ft.records import (
 )
 from hf_ft.reports import after_training, write_figures, write_texts
 from hf_ft.results.finetune_result import FinetuneResult
-from hf_ft.results.secrets import without_secrets
+from hf_ft.results.publish_result import publish_result
 from hf_ft.storage import SEAL, output_folder, write_json
 from hf_ft.training import Run, checkpoints, describe, describe_precision, places_of, recorded_settings, without_places
 
 
 def save(run: Run, results: Results) -> FinetuneResult:
-    """Write the result folder, prove that it loads back, and remove the checkpoints.
+    """Write the result folder, prove that it loads back, remove the checkpoints, and publish if that was asked for.
 
     Raises:
         LoadBackFailure: The saved model differs from the trained one.
+        NotPublished: With `push_to_hub=True`: the result is complete, but the Hub refused it.
     """
     if not run.args.should_save:  # in a distributed run one process writes
         return FinetuneResult(make_record(run, results).as_dict(), run.output_dir, run.model, run.processor)
@@ -58,7 +60,7 @@ def save(run: Run, results: Results) -> FinetuneResult:
         logs = (path for path in (out / output_folder.LOCAL / "tensorboard").rglob("*") if path.is_file())
         output_folder.record_files(out, logs)
     output_folder.let_go(out)
-    return FinetuneResult(record.as_dict(), out, run.model, run.processor)
+    return publish_result(FinetuneResult(record.as_dict(), out, run.model, run.processor), vars(run.args))
 
 
 def _write(run: Run, results: Results, out: Path) -> RunRecord:

@@ -1,5 +1,6 @@
 from . import resume_check as resume_check
 from .argument_parser import Parser as Parser
+from .hub_options import HUB_OPTIONS as HUB_OPTIONS
 from .merge import Settings as Settings
 from .merge import build as build
 from .merge import normalise as normalise

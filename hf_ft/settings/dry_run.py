@@ -33,6 +33,7 @@ def try_arguments(args: TrainingArguments) -> None:
     args = copy.deepcopy(args)
     args.report_to, args.load_best_model_at_end, args.metric_for_best_model = [], False, "loss"
     args.train_sampling_strategy = "random"  # others ask the data
+    args.push_to_hub = False  # `Trainer` would make the repository
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder
         with _refused("The settings of TrainingArguments"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.errors import UserError, nearest
 from hf_ft.methods import MethodSpec, check_options
 from hf_ft.settings import resume_check as resuming
+from hf_ft.settings.hub_options import check_hub_options
 from hf_ft.settings.method_checks import check_start
 from hf_ft.settings.paths import check_output_dir
 from hf_ft.settings.plan_yaml import read_stages, read_yaml
@@ -68,7 +69,6 @@ FORMER = {
     "do_train": "This command always trains; `hf-ft evaluate` only evaluates.",
     "do_eval": "The validation and test splits are always evaluated.",
     "do_predict": "Use `hf-ft predict` to label new inputs.",
-    "push_to_hub": "Use `hf-ft push`: it lists what will be published before it publishes.",
     "remove_unused_columns": "Each task removes the columns that its model does not take.",
     "greater_is_better": "Every metric knows its direction.",
     "prediction_loss_only": "The metrics need the predictions.",
@@ -248,6 +248,7 @@ def _check(settings: Settings, sections: Sequence[type[Section]]) -> None:
             option="sampler",
             hint="Keep one of them.",
         )
+    check_hub_options(training, config.explicit, OutputSettings in sections)
     check_training(training)
     get_task(config.task).check({**vars(config), **training})
     if OutputSettings in sections:

@@ -29,7 +29,7 @@ def statistics_trainer(run: Run) -> Iterator[Trainer]:
     collator = run.task.collator(run.processor)
     args = copy.copy(run.args)
     args.report_to, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = [], "no", "no", False
-    args.remove_unused_columns = False
+    args.remove_unused_columns = args.push_to_hub = False
     with TemporaryDirectory() as folder:
         args.output_dir = folder
         seeded = SeededRows(rows, args.seed, collator)

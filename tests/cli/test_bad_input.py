@@ -287,9 +287,13 @@ OPTIONS: dict[str, Mistake] = {
         lambda w: w.train(warmup_ratio=0.1),
         r"`--warmup_ratio` in the command line is not supported\. Use `--warmup_steps 0\.1`: .*",
     ),
-    "option of Trainer that is none here": (
+    "checkpoints on the Hub": (
+        lambda w: w.train(push_to_hub=True, hub_strategy="every_save"),
+        r"--hub_strategy every_save is not supported: only the finished result is published, .*Choose from: end\.",
+    ),
+    "publishing without the Hub": (
         lambda w: w.train(push_to_hub=True),
-        r"`push_to_hub` in the command line is not supported\. Use `hf-ft push`: it .*\.",
+        r"The result could not be published: HF_HUB_OFFLINE is set, so the Hub is not asked\. Unset it\.",
     ),
     "unknown task": (
         lambda w: w.train(task="text_clasification"),

@@ -35,8 +35,8 @@ from hf_ft.experiments.freeze_depth import Race, TrainedDepth
 from hf_ft.experiments.trials import Trial
 from hf_ft.heads.hidden_states import pool, pooled_states
 from hf_ft.models.module_calls import CannotSplit
+from hf_ft.publishing.contents import publishable
 from hf_ft.records import FreezeDepthRecord, TrialResult, read_record
-from hf_ft.results.publishing import publishable
 from hf_ft.tasks.registry import task_names
 
 LEAST_STEPS = depths.MIN_STEPS

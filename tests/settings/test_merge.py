@@ -156,7 +156,7 @@ def test_former_options_say_what_to_write_today(name: str) -> None:
 
 def test_usual_former_options_are_known() -> None:
     """Those that are asked for most are among them."""
-    assert {"warmup_ratio", "evaluation_strategy", "group_by_length", "no_cuda", "push_to_hub"} <= set(FORMER)
+    assert {"warmup_ratio", "evaluation_strategy", "group_by_length", "no_cuda", "save_safetensors"} <= set(FORMER)
 
 
 MISSPELT = [

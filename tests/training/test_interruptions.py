@@ -340,7 +340,7 @@ def test_every_free_setting_exists() -> None:
 
 def test_a_token_is_not_written_down(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run began with is in the folder, but for secrets."""
-    work.interrupted(tmp_path / "out", 2, monkeypatch, hub_token="hf_" + "a" * 30)
+    work.interrupted(tmp_path / "out", 2, monkeypatch, push_to_hub=False, hub_token="hf_" + "a" * 30)
     text = (tmp_path / "out" / resuming.START).read_text()
     assert '"seed": 3' in text
     assert "hf_aaaa" not in text

@@ -1,180 +1,49 @@
-"""What may be published, and that no token and no path of this machine is among it."""
+"""What of a result folder may be published: what the run wrote, unchanged, and nothing that names this machine."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from hf_ft import finetune
+from hf_ft import UserError, finetune, push
 from hf_ft.cli.app import main
-from hf_ft.results import secrets as leaks
-from hf_ft.results.publishing import publishable
-from hf_ft.results.secrets import find_leaks
+from hf_ft.publishing.contents import publishable
+from hf_ft.publishing.leaks import HIDDEN
 from hf_ft.storage import output_folder
 
 TOKEN = "hf_" + "AbCdEfGhIj" * 3
 
 
-@pytest.fixture(scope="module")
-def run_with_token(text_model: str, text_data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA run made with `hub_token=` set, which leaves an adapter folder as well."""
-    out = tmp_path_factory.mktemp("runs") / "with-token"
-    finetune(
-        task="text_classification",
-        model=text_model,
-        dataset=text_data,
-        method="lora",
-        output_dir=str(out),
-        max_steps=2,
-        hub_token=TOKEN,
-        load_back_proof=False,
-    )
-    return out
-
-
 def test_nothing_published_holds_a_token_or_a_path(
-    run_with_token: Path, text_model: str, text_data: str, capsys: pytest.CaptureFixture[str]
+    lora_run: Path, text_model: str, text_data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every byte of every file that would be published is searched, not only what our own check reads."""
-    assert main(["push", str(run_with_token), "--repo_id", "me/model", "--dry_run"]) == 0
+    listed = set(push(lora_run, "me/model", dry_run=True).files)
     printed = capsys.readouterr().out
-    files, kept = publishable(run_with_token)
-    listed = {line.split()[0] for line in printed.splitlines() if line.startswith("  ")}
+    files, kept = publishable(lora_run)
     assert listed == {str(name) for name in files}
+    assert all(name in printed for name in listed)
     assert {"config.json", "model.safetensors", "README.md", "run.json", "adapter/adapter_config.json"} <= listed
     assert "Dry run" in printed
     for name in files:
-        content = (run_with_token / name).read_bytes()
-        for secret in (TOKEN, text_model, text_data, str(run_with_token), str(Path.cwd())):
+        content = (lora_run / name).read_bytes()
+        for secret in (TOKEN, text_model, text_data, str(lora_run), str(Path.cwd())):
             assert secret.encode() not in content, f"{name} holds {secret}"
     local = {"lock", "manifest.json", "origin.json", "start.json", "train_contents.npy"}
     assert {str(name) for name in kept} == {f".local/{name}" for name in local}
-    assert not list(run_with_token.rglob("training_args.bin"))
+    assert not list(lora_run.rglob("training_args.bin"))
 
 
-def test_adapter_does_not_name_a_local_base(run_with_token: Path) -> None:
+def test_adapter_does_not_name_a_local_base(lora_run: Path) -> None:
     """PEFT writes the base model's folder there; ours says a Hub id or nothing."""
-    written = json.loads((run_with_token / "adapter/adapter_config.json").read_text())
+    written = json.loads((lora_run / "adapter/adapter_config.json").read_text())
     assert written["base_model_name_or_path"] is None
     assert written["modules_to_save"] == ["classifier"]
 
 
-# --- What must not stand in the files ---------------------------------------------------------------------------------
-
-LETTERS = "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"
-PLANTED = {
-    "Hugging Face token": ("hf_" + LETTERS[:34], "wordhf_" + LETTERS[:34] + "word"),
-    "OpenAI key": ("sk-proj-" + LETTERS, "sk-" + LETTERS, "wordsk-proj-" + LETTERS),
-    "Anthropic key": ("sk-ant-api03-" + LETTERS,),
-    "AWS key": ("AKIA" + "ABCDEFGHIJ234567", "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzzzzzzzzzz"),
-    "GitHub token": ("ghp_" + LETTERS, "github_pat_" + LETTERS),
-    "GitLab token": ("glpat-" + LETTERS[:20],),
-    "Slack token": ("xoxb-1234567890-abcdef", "https://hooks.slack.com/services/T00000000/B00000000/abcdefgh"),
-    "Google key": ("AIza" + LETTERS[:35],),
-    "Weights & Biases key": ("WANDB_API_KEY=" + "0123456789abcdef0123456789abcdef01234567",),
-    "Stripe key": ("sk_live_" + LETTERS[:24],),
-    "private key": ("-----BEGIN OPENSSH PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----"),
-    "JSON web token": ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmN",),
-    "password in an address": ("postgres://me:hunter2@db.example.com/x",),
-    "password or key": ("password: hunter2hunter2", '"api_key": "0a1b2c3d4e5f"'),
-    "e-mail address": ("somebody.else@mail.example.com",),
-    "local path": (
-        *(
-            "/home/somebody/data",
-            "/nfs/team/model",
-            "/workspace/x",
-            "/content/drive/x",
-            "/kaggle/input/x",
-            "(/mnt/a/b)",
-        ),
-        *("file:///etc/passwd", "path=/data/x/y", "D:\\private\\x", "C:\\Users\\somebody", "C:/Users/somebody"),
-        *("\\\\server\\share\\x", "model:/scratch/me/x"),
-    ),
-}
-"""Kind of leak -> texts that are one."""
-
-
-@pytest.mark.parametrize("kind", PLANTED)
-def test_each_kind_is_found_in_each_kind_of_file(kind: str, tmp_path: Path) -> None:
-    """In a card, in JSON with its escapes, in a tokenizer and in metadata of weights; told by file and line, masked."""
-    from safetensors.numpy import save_file
-
-    for planted in PLANTED[kind]:
-        (tmp_path / "README.md").write_text(f"first line\n{planted}\n")
-        (tmp_path / "config.json").write_text(json.dumps({"a": 1, "x": {"y": [f"see {planted}"]}}, indent=1))
-        tokenizer = {"added_tokens": [{"content": f"see {planted}"}], "model": {"vocab": {"a": 0}, "merges": []}}
-        (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer, indent=1, ensure_ascii=False))
-        save_file({"w": np.zeros(1)}, tmp_path / "model.safetensors", {"from": f"see {planted}"})
-        for name, where in (
-            ("README.md", "README.md line 2: "),
-            ("config.json", "config.json line 5: "),
-            ("tokenizer.json", "tokenizer.json line 4: "),
-            ("model.safetensors", "model.safetensors (metadata): "),
-        ):
-            found = find_leaks(tmp_path, [Path(name)])
-            assert any(one.startswith(f"{where}{kind} ") for one in found), (planted, name, found)
-            assert not any(planted in one for one in found)
-
-
-def test_every_kind_is_planted() -> None:
-    """A pattern without an example would be believed, not tested."""
-    rare = {"npm token", "PyPI token", "SendGrid key", "Azure key", "Databricks token", "Replicate token", "Groq key"}
-    assert set(PLANTED) == {*leaks.SECRETS, *leaks.PLACES} - rare
-
-
-def test_innocent_texts_are_none(tmp_path: Path) -> None:
-    """Web addresses, Hub ids, fractions, names of tasks and hashes look a little like leaks, and are none."""
-    text = (
-        "https://huggingface.co/home/x models/opt-125m and/or 1/2 hf_ft facebook/opt s3://data/x "
-        "task-specific-BERT-base-v2-uncased-finetuned-on-SST2 https://arxiv.org/abs/2010.16402 ./data/x train/data/y "
-        "`0123456789abcdef0123456789abcdef01234567` pad_token: [PAD] mask_token = <mask> 10:30 a: b C: D "
-        "git@github.com:a/b http://localhost:8080/data/x token_classification password: "
-    )
-    (tmp_path / "README.md").write_text(text)
-    (tmp_path / "config.json").write_text(json.dumps({"x": "Question:\nAnswer:\n a:\nb", "pad_token": "<|endoftext|>"}))
-    assert find_leaks(tmp_path, [Path("README.md"), Path("config.json")]) == []
-
-
-def test_a_vocabulary_may_hold_pieces_of_paths(tmp_path: Path) -> None:
-    """Pieces that a tokenizer has learnt are no leaks, but a token among them is."""
-    vocabulary = {"/home/": 0, "/usr/local": 1, "/home/x/y": 2, "me@example.com": 3, "hf_": 4}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary, "merges": ["/home /x/y"]}}))
-    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    (tmp_path / "merges.txt").write_text("/home/a /b\n")
-    files = [Path("tokenizer.json"), Path("vocab.json"), Path("merges.txt")]
-    assert find_leaks(tmp_path, files) == []
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary | {TOKEN: 5}}}, indent=1))
-    assert [one.split(":")[0] for one in find_leaks(tmp_path, files)] == ["tokenizer.json line 9"]
-
-
-def test_genes_are_no_keys(tmp_path: Path) -> None:
-    """Vocabularies of DNA hold every word of four letters."""
-    (tmp_path / "vocab.txt").write_text("ACCATTTTTTTTTTTTTTTT\nABIACCCCCCCCCCCCCCCC\n")
-    assert find_leaks(tmp_path, [Path("vocab.txt")]) == []
-
-
-def test_a_short_home_is_found_as_a_path_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container it may be `/models`: Hub ids and addresses with that in them are none of its paths."""
-    monkeypatch.setenv("HOME", "/models")
-    card = tmp_path / "README.md"
-    card.write_text("acme/models https://example.org/models/x ./models/y /models-of-mine x-/models ../models\n")
-    assert find_leaks(tmp_path, [Path("README.md")]) == []
-    for text in ("in /models/x", "(/models)", "path=/models", '"/models"', "/models."):
-        card.write_text(text)
-        assert [one.split(":")[1].strip()[:10] for one in find_leaks(tmp_path, [Path("README.md")])] == ["local path"]
-
-
 # --- What is published ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def finished(run_with_token: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run."""
-    return Path(shutil.copytree(run_with_token, tmp_path / "out"))
 
 
 def pushed(folder: Path, repo_id: str = "me/model") -> int:
@@ -182,7 +51,7 @@ def pushed(folder: Path, repo_id: str = "me/model") -> int:
     return main(["push", str(folder), "--repo_id", repo_id, "--dry_run"])
 
 
-def test_foreign_files_are_not_published(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_files_are_not_published(finished: Path) -> None:
     """Whatever they are called and wherever they point: only what the run wrote leaves the machine."""
     (finished.parent / "elsewhere").mkdir()
     (finished.parent / "elsewhere/x.png").write_text("mine")
@@ -191,8 +60,9 @@ def test_foreign_files_are_not_published(finished: Path, capsys: pytest.CaptureF
         (finished / name).write_text(TOKEN)
     (finished / "model-link.safetensors").symlink_to(finished / "model.safetensors")
     (finished / "linked").symlink_to(finished.parent / "elsewhere")
-    assert pushed(finished) == 0
-    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    publication = push(finished, "me/model", dry_run=True)
+    listed = set(publication.files)
+    assert publication.commit is None
     assert not {*foreign, "model-link.safetensors", "linked", "linked/x.png"} & listed
     assert {"model.safetensors", "run.json", "README.md", "figures/confusion_matrix.png"} <= listed
 
@@ -208,6 +78,7 @@ SPOILT = {
     "picture replaced": ("figures/confusion_matrix.png", lambda path: path.write_bytes(b"\x89PNG")),
     "weights a link": ("model.safetensors", lambda path: path.symlink_to(path.rename(f"{path}.moved"))),
     "pictures a link": ("figures", lambda path: path.symlink_to(path.rename(f"{path}-moved"))),
+    "card in another encoding": ("README.md", lambda path: path.write_bytes(f"x{TOKEN}".encode("utf-16"))),
     "token in the card": ("README.md", lambda path: path.write_text(f"x{TOKEN}")),
     "path in the card of the adapter": ("adapter/README.md", lambda path: path.write_text("in /nfs/me/x")),
 }
@@ -263,6 +134,57 @@ def test_a_find_that_cannot_be_edited_away(finished: Path, capsys: pytest.Captur
     assert "Remove these" in told
 
 
+def test_hidden_files_and_other_kinds_stay_local(finished: Path) -> None:
+    """Also those that the manifest lists: a pickle cannot be searched."""
+    for name in ("adapter/.cache/x.json", ".env", "vocab.pkl", "weights.bin"):
+        output_folder.write(finished, name, TOKEN)
+    assert not {"adapter/.cache/x.json", ".env", "vocab.pkl", "weights.bin"} & {
+        *push(finished, "me/model", dry_run=True).files
+    }
+
+
+def test_allowed_finds(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An address may be meant to be seen, if the user says so; a token never is."""
+    (finished / "README.md").write_text("write to me@example.com\n")
+    with pytest.raises(UserError, match="--allow email"):
+        push(finished, "me/model", dry_run=True)
+    push(finished, "me/model", dry_run=True, allow=["email"])
+    assert "README.md line 1: e-mail address" in capsys.readouterr().out
+    (finished / "README.md").write_text(f"me@example.com {TOKEN}\n")
+    with pytest.raises(UserError, match=r"README\.md line 1: Hugging Face token") as caught:
+        push(finished, "me/model", dry_run=True, allow=["email", "path", "user", "host"])
+    assert "--allow" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        push(finished, "me/model", dry_run=True, allow=["token"])
+    assert (caught.value.option, caught.value.choices) == ("allow", ("email", "path", "user", "host"))
+
+
+MISTAKES = {
+    "revision": ({"revision": "a b"}, "cannot be the name"),
+    "commit": ({"revision": "0" * 40}, "is a commit"),
+    "tag": ({"tag": "v1..2"}, "cannot be the name"),
+    "tag of a pull request": ({"tag": "v1", "create_pr": True}, "--create_pr"),
+    "message": ({"commit_message": " "}, "--commit_message is empty"),
+    "adapter without a base": ({"adapter": True}, "not on the Hub"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_options_are_checked_first(mistake: str, lora_run: Path) -> None:
+    """Without asking the Hub, in a dry run too."""
+    options, said = MISTAKES[mistake]
+    with pytest.raises(UserError, match=said):
+        push(lora_run, "me/model", dry_run=True, **options)
+
+
+def test_a_run_without_an_adapter(finished: Path) -> None:
+    """There is nothing to publish as an adapter."""
+    output_folder.remove(finished, below="adapter")
+    with pytest.raises(UserError, match="holds no adapter") as caught:
+        push(finished, "me/model", dry_run=True, adapter=True)
+    assert caught.value.option == "adapter"
+
+
 def test_only_a_run_with_its_manifest_is_published(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without the manifest nobody knows which files are the run's."""
     (finished / output_folder.MANIFEST).unlink()
@@ -287,7 +209,14 @@ def test_no_token_and_no_path_is_written(
     out = tmp_path / "out"
     words = ["train", "--task=text_classification", f"--model={text_model}", f"--dataset={text_data}", "--max_steps=1"]
     words += [f"--output_dir={out}", f"--hub_token={TOKEN}", f"--cache_dir={tmp_path / 'cache'}", "--method=head"]
-    words += ["--hub_model_id", "me/x", "--load_back_proof=false", "--head_solver=sgd", "--cache=on"]
+    words += [
+        "--push_to_hub=false",
+        "--hub_model_id",
+        "me/x",
+        "--load_back_proof=false",
+        "--head_solver=sgd",
+        "--cache=on",
+    ]
     monkeypatch.setattr("sys.argv", ["hf-ft", *words, "--push_to_hub_token", TOKEN])
     assert main(words) == 0
     files, _ = publishable(out)
@@ -298,7 +227,7 @@ def test_no_token_and_no_path_is_written(
     assert "cache_dir" not in json.loads((out / "run.json").read_text())["settings"]
     command = json.loads((out / ".local/origin.json").read_text())["command"]
     assert f"--cache_dir={tmp_path / 'cache'}" in command  # what is needed to repeat the run is there
-    assert command[-2:] == ["--push_to_hub_token", leaks.HIDDEN]
+    assert command[-2:] == ["--push_to_hub_token", HIDDEN]
     assert pushed(out) == 0
 
 

@@ -1,0 +1,135 @@
+"""Calls to the Hub: tried again a bounded number of times where waiting helps.
+
+`huggingface_hub` retries uploads itself, but not the calls before and after them, and announces its waits with the
+addresses of requests. Both speak the same way here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+TRIES = 5
+"""Most tries of a call that the Hub answers with a passing failure."""
+TRIES_TO_CONNECT = 3
+"""Most tries of a call that does not reach the Hub."""
+LONGEST_WAIT = 300.0
+"""Seconds that are waited at most before a call is tried again."""
+SILENCE = 120.0
+"""Seconds after which a connection on which nothing moves counts as cut; `huggingface_hub` waits for ever."""
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Status codes after which the same request may succeed."""
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Return the result of a call to the Hub; after a passing failure, say so, wait, and try again.
+
+    Raises:
+        Exception: That of the last try.
+    """
+    from huggingface_hub.utils import get_session
+
+    number = 1
+    while True:
+        try:
+            get_session().timeout = SILENCE
+            return call()
+        except Exception as error:
+            wait = _wait(error, number)
+            most = TRIES if status_of(error) else TRIES_TO_CONNECT
+            if wait is None or wait > LONGEST_WAIT or number >= most:
+                raise
+            _say(status_of(error), wait, number, most - 1)
+        time.sleep(wait)
+        number += 1
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the error of the request itself: an upload wraps it."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the status that the Hub answered, None for an error without an answer."""
+    return getattr(getattr(cause_of(error), "response", None), "status_code", None)
+
+
+def is_cut(error: BaseException) -> bool:
+    """Return whether a request got no answer at all: no network, or a connection that was cut."""
+    from huggingface_hub.errors import (
+        HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP library it uses
+        OfflineModeIsEnabled,
+    )
+
+    found = cause_of(error)
+    known = isinstance(found, HTTPError | ConnectionError | TimeoutError)
+    return known and status_of(found) is None and not isinstance(found, OfflineModeIsEnabled)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether the same request may succeed later."""
+    return status_of(error) in PASSING or is_cut(error)
+
+
+def asked_wait(error: BaseException) -> float | None:
+    """Return the seconds that the Hub asked to wait, None if it did not say."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    headers = getattr(getattr(cause_of(error), "response", None), "headers", None)
+    if headers is None:
+        return None
+    after = str(headers.get("retry-after", "")).strip()
+    if after.isdigit():
+        return float(after)
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
+
+
+def _wait(error: BaseException, number: int) -> float | None:
+    """Return the seconds to wait before the next try, None if waiting does not help."""
+    if not is_passing(error):
+        return None
+    asked = asked_wait(error)
+    return float(2 ** (number - 1)) if asked is None else asked
+
+
+def _say(status: int | None, wait: float, number: int, most: int) -> None:
+    what = f"The Hub answered {status}" if status else "The Hub did not answer"
+    what = "The Hub limits the rate of requests" if status == 429 else what
+    print(f"{what}: trying again in {wait:.0f} s ({number} of {most})", flush=True)
+
+
+class _Waits(logging.Filter):
+    """Prints the waits of `huggingface_hub` in our words, without addresses, which may be signed."""
+
+    status: int | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if "thrown while requesting" in text:
+            answered = re.match(r"HTTP Error (\d+)", text)
+            self.status = int(answered[1]) if answered else None
+            return False
+        waits = re.match(r"(?:Rate limited\. Waiting|Retrying in) ([\d.]+)s.*\[Retry (\d+)/(\d+)\]", text)
+        if waits is not None:
+            _say(self.status, float(waits[1]), int(waits[2]), int(waits[3]))
+        return waits is None
+
+
+@contextmanager
+def spoken_waits() -> Iterator[None]:
+    """Print the retries of `huggingface_hub` like those of `patiently`."""
+    logger, waits = logging.getLogger("huggingface_hub.utils._http"), _Waits()
+    logger.addFilter(waits)
+    try:
+        yield
+    finally:
+        logger.removeFilter(waits)
