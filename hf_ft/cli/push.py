@@ -6,6 +6,7 @@ repository is private unless --public is set.
 
 from __future__ import annotations
 
+import argparse
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +24,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
     parser.add_argument("--repo_id", required=True, metavar="ME/NAME", help="repository on the Hub")
     seen = parser.add_mutually_exclusive_group()
-    seen.add_argument(
-        "--private", dest="private", action="store_true", default=True, help="only you may read it: the default"
-    )
-    seen.add_argument("--public", dest="private", action="store_false", help="everybody may read it")
+    hidden = argparse.SUPPRESS  # of defaults that the help need not show
+    seen.add_argument("--private", action="store_true", default=hidden, help="only you may read it (the default)")
+    seen.add_argument("--public", dest="private", action="store_false", default=hidden, help="everybody may read it")
     parser.add_argument("--adapter", action="store_true", help="publish the adapter alone, as a PEFT repository")
     parser.add_argument("--revision", metavar="B", help="branch, made from main if it does not exist")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of writing to the branch")
@@ -37,7 +37,6 @@ def add_arguments(parser: Parser) -> None:
         "--allow",
         metavar="KIND",
         action="append",
-        default=[],
         choices=["email", "host", "path", "user"],
         help="publish e-mail addresses, host names, local paths or user names that were found: email, host, path, user",
     )
@@ -49,5 +48,5 @@ def run(options: Namespace) -> None:
     check_result(options.folder)
     from hf_ft.publishing import push
 
-    values = dict(vars(options))
+    values = {name: value for name, value in vars(options).items() if value is not None}
     push(Path(values.pop("folder")), values.pop("repo_id"), **values)

@@ -14,11 +14,11 @@ from tests.publishing.test_after_training import trained
 LOAD = """
 import json, sys
 import torch
-from peft import AutoPeftModelForSequenceClassification
+from peft import AutoPeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 whole = AutoModelForSequenceClassification.from_pretrained("alice/whole").eval()
-adapted = AutoPeftModelForSequenceClassification.from_pretrained("alice/adapter", num_labels=2).eval()
+adapted = AutoPeftModel.from_pretrained("alice/adapter", num_labels=2).eval()
 tokenizer = AutoTokenizer.from_pretrained("alice/adapter")
 inputs = tokenizer(["a great film", "a dull one"], return_tensors="pt", padding=True)
 with torch.no_grad():
