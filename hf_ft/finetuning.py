@@ -163,7 +163,7 @@ def parse(
     from hf_ft.publishing import check_publishing
 
     check_model(own, arguments)
-    check_publishing(vars(arguments))
+    check_publishing(vars(arguments), own.task)
     return own, arguments
 
 
@@ -209,7 +209,7 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
         settings, chosen = resolve(settings)
     config, args = settings.config, settings.arguments()
     check_model(config, args)  # before the data are read, which may take long
-    check_publishing(settings.training)
+    check_publishing(settings.training, config.task)
     task, head = brought.task, brought.extensions.head
     with phase("data"):
         splits = load_splits(config, args.seed, task, brought.data)

@@ -30,8 +30,12 @@ def destination_of(training: Mapping[str, Any]) -> Destination | None:
     return Destination(repo_id, private, revision, token=token, command=command)
 
 
-def check_publishing(training: Mapping[str, Any]) -> None:
+def check_publishing(training: Mapping[str, Any], task: str) -> None:
     """Check before a training that its result can be published: the token, the rights, what the repository holds.
+
+    Args:
+        training: The fields of `TrainingArguments`.
+        task: The task of the run.
 
     Raises:
         UserError: It cannot.
@@ -41,7 +45,7 @@ def check_publishing(training: Mapping[str, Any]) -> None:
         return
     destination.check()
     upload = Upload(destination, "The result could not be published")
-    upload.prepare(None)
+    upload.prepare(task)
     kind = "private" if destination.private else "public"
     print(f"publish  to {upload.repo_id} on the Hub ({kind}), once the run has ended", flush=True)
 

@@ -143,10 +143,11 @@ class Upload:
         """The address of the repository."""
         return f"{endpoint()}/{self.repo_id}"
 
-    def prepare(self, contents: Contents | None) -> Repository | None:
+    def prepare(self, task: str, contents: Contents | None = None) -> Repository | None:
         """Return the repository, None where it is to be made, once it is known that the result may go there.
 
         Args:
+            task: The task of the result.
             contents: The result; None before the training.
 
         Raises:
@@ -160,7 +161,7 @@ class Upload:
                 hint = "A pull request needs a repository. Leave out --create_pr to make one."
                 raise self._refused(f"{self.repo_id} does not exist", hint, "repo_id")
             return None
-        self._check(repository, contents)
+        self._check(repository, task, contents)
         return repository
 
     def run(self, contents: Contents) -> Publication:
@@ -169,7 +170,7 @@ class Upload:
         Raises:
             UserError: It cannot be; says what was done by then.
         """
-        repository = self.prepare(contents)
+        repository = self.prepare(contents.record.task, contents)
         with self._explained():
             if repository is None:
                 repository = self._made(contents)
@@ -184,7 +185,7 @@ class Upload:
             else:
                 commit, url = str(repository.head), self.url
             self._tag(repository, commit)
-        print(f"Published: {url} (commit {commit[:12]})")
+        print(f"{'Published' if todo.any else 'Nothing new'}: {url} (commit {commit[:12]})")
         return Publication(self.repo_id, repository.private, tuple(item.name for item in items), commit, url)
 
     # Before anything is sent.
@@ -201,7 +202,7 @@ class Upload:
                 "token",
             )
 
-    def _check(self, repository: Repository, contents: Contents | None) -> None:
+    def _check(self, repository: Repository, task: str, contents: Contents | None) -> None:
         wanted, where = self.destination, self.repo_id
         another = f"choose another {wanted.spelled('--repo_id')}"
         if wanted.private and not repository.private:
@@ -213,7 +214,7 @@ class Upload:
         if not repository.has_branch and (wanted.create_pr or self.branch in repository.tags):
             what = "is a tag" if self.branch in repository.tags else "is no branch"
             raise self._refused(f"{self.branch} {what} of {where}", "Give the name of a branch.", "revision")
-        held = _something_else(repository, contents)
+        held = _something_else(repository, task, contents)
         how = f"Replace it with `{wanted.command} --overwrite`" if wanted.command else "Add --overwrite to replace it"
         if held and not wanted.overwrite and not wanted.create_pr:
             raise self._refused(
@@ -242,9 +243,11 @@ class Upload:
             taken = read_repository(self.api, self.repo_id, self.destination.revision)
             if taken is None:  # of an organisation whose private repositories this token does not see
                 raise
-            self._check(taken, contents)
+            self._check(taken, contents.record.task, contents)
         made = read_repository(self.api, self.repo_id, self.destination.revision)
-        assert made is not None
+        if made is None:
+            hint = f"Use one with both rights ({endpoint()}/settings/tokens)."
+            raise self._refused(f"this token may make {self.repo_id}, but not read it", hint, "token")
         if private and not made.private:
             raise self._refused(f"the Hub made {self.repo_id} public", f"Look at {self.url}/settings.", "private")
         return made
@@ -368,20 +371,19 @@ class Upload:
             raise explained(error, self.repo_id, self.destination, self.done) from error
 
 
-def _something_else(repository: Repository, contents: Contents | None) -> str:
-    """Return what a repository holds if it is not an earlier result of the same task, else ""."""
+def _something_else(repository: Repository, task: str, contents: Contents | None) -> str:
+    """Return what a repository holds if it is not an earlier result of the same task and labels, else ""."""
     names, run = repository.content, repository.run
     if not names:
         return ""
     if run is None:
         return f"files that hf_ft did not write ({shorten(names, 3)})"
-    if contents is None:
-        return ""
     labels = run["data"].get("labels", [])
-    if (run["task"], labels) != (contents.record.task, contents.record.data.labels):
+    if run["task"] != task or (contents is not None and contents.record.data.labels != labels):
         return f"another model ({run['task']}: {shorten(labels, 4)})"
-    if ("adapter_config.json" in names) != contents.adapter:
-        return "a whole model" if contents.adapter else "an adapter alone"
+    adapter = contents is not None and contents.adapter
+    if ("adapter_config.json" in names) != adapter:
+        return "a whole model" if adapter else "an adapter alone"
     return ""
 
 
