@@ -9,7 +9,8 @@ from typing import Any
 
 from hf_ft.publishing.contents import read_contents
 from hf_ft.publishing.destination import Destination
-from hf_ft.publishing.publication import Publication, Upload, show
+from hf_ft.publishing.publication import show
+from hf_ft.publishing.upload import Publication, Upload
 from hf_ft.storage import is_first_process
 
 
