@@ -1,4 +1,4 @@
-"""One upload: who the user is, what the repository holds, one commit, and the proof that the Hub holds what was sent."""
+"""One upload: who the user is, what the repository holds, one commit, and a look at what the Hub holds then."""
 
 from __future__ import annotations
 
