@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -33,13 +33,11 @@ def patiently(call: Callable[[], T]) -> T:
     Raises:
         Exception: That of the last try.
     """
-    from huggingface_hub.utils import get_session
-
     number = 1
     while True:
         try:
-            get_session().timeout = SILENCE
-            return call()
+            with bounded_waits():
+                return call()
         except Exception as error:
             wait = _wait(error, number)
             most = TRIES if status_of(error) else TRIES_TO_CONNECT
@@ -48,6 +46,31 @@ def patiently(call: Callable[[], T]) -> T:
             _say(status_of(error), wait, number, most - 1)
         time.sleep(wait)
         number += 1
+
+
+@contextmanager
+def bounded_waits() -> Iterator[None]:
+    """Bound the waits of `huggingface_hub`: for a silent connection, and for as long as the Hub asks to wait."""
+    from huggingface_hub.utils import get_session
+
+    client = get_session()
+    before = client.timeout, client.event_hooks
+    client.timeout = SILENCE
+    client.event_hooks = {**before[1], "response": [*before[1].get("response", ()), _refuse_long_wait]}
+    try:
+        yield
+    finally:
+        client.timeout, client.event_hooks = before
+
+
+def _refuse_long_wait(response: Any) -> None:
+    """Raise the error of a response that asks to wait for long; the library would wait."""
+    from huggingface_hub.utils import hf_raise_for_status
+
+    after = response.headers.get("retry-after", "").strip()
+    if response.status_code in PASSING and after.isdigit() and int(after) > LONGEST_WAIT:
+        response.read()
+        hf_raise_for_status(response)
 
 
 def cause_of(error: BaseException) -> BaseException:

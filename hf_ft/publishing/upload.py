@@ -12,7 +12,7 @@ from hf_ft import __version__
 from hf_ft.errors import UserError, shorten
 from hf_ft.publishing.contents import PLACEHOLDER, Contents, Item
 from hf_ft.publishing.destination import Destination
-from hf_ft.publishing.hub_calls import is_cut, patiently, spoken_waits, status_of
+from hf_ft.publishing.hub_calls import bounded_waits, is_cut, patiently, spoken_waits, status_of
 from hf_ft.publishing.hub_errors import NOTHING, endpoint, explained
 from hf_ft.publishing.repository import MAIN, Changes, Repository, changes, is_stored, read_files, read_repository
 from hf_ft.storage import bytes_digest
@@ -205,7 +205,7 @@ class Upload:
         new = {*todo.added, *todo.replaced}
         added = [CommitOperationAdd(i.name, sent.get(i.name, i.path)) for i in items if i.name in new]
         pr = self.destination.create_pr
-        with spoken_waits(), _card_warnings():
+        with bounded_waits(), spoken_waits(), _card_warnings():
             self.api.preupload_lfs_files(self.repo_id, added, revision=self.branch, create_pr=pr, free_memory=False)
             self._check_sent(items, added)
             removed = [CommitOperationDelete(name, is_folder=False) for name in todo.removed]

@@ -120,6 +120,10 @@ FAULTS = {
         NOT + r"the Hub limits the rate of requests for another 4000 s\.",
         always("POST", "/repos/create", status=429, retry_after=4000),
     ),
+    "rate limit for long at a large file": Fault(
+        NOT + r"the Hub limits the rate of requests for another 4000 s\.",
+        always("PUT", "/storage/", status=429, retry_after=4000),
+    ),
     "rate limit in the end": Fault(
         NOT + r"the Hub limits the rate of requests for another 2 s\.",
         always("POST", "/commit/", status=429, retry_after=2),
