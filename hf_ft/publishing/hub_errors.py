@@ -69,7 +69,7 @@ def _by_status(error: BaseException, repo_id: str, destination: Destination) -> 
         fix = f"Use a token with write access ({tokens}), or {another}."
         return f"this token may not write to {repo_id} ({said})", fix
     if status == 409:
-        return f"the name {repo_id} is taken ({said})", f"C{another[1:]}."
+        return f"{repo_id} is being changed by somebody else ({said})", again
     if status == 412:
         return f"{repo_id} changed meanwhile", again
     if status == 429:

@@ -163,8 +163,11 @@ class Upload:
             if status_of(error) != 409:
                 raise
             taken = read_repository(self.api, self.repo_id, self.destination.revision)
-            if taken is None:  # of an organisation whose private repositories this token does not see
-                raise
+            if taken is None:
+                problem = f"the name {self.repo_id} is taken by a repository that this token may not see"
+                raise self._refused(
+                    problem, f"Choose another {self.destination.spelled('--repo_id')}.", "repo_id"
+                ) from error
             self._check(taken, contents.record.task, contents)
         made = read_repository(self.api, self.repo_id, self.destination.revision)
         if made is None:

@@ -151,7 +151,7 @@ FAULTS = {
     "404 of the repository": Fault(
         NOT + r"alice/model does not exist", always("POST", "/commit/", status=404, error_code="RepoNotFound")
     ),
-    "409 at the commit": Fault(NOT + r".*alice/model.*", always("POST", "/commit/", status=409)),
+    "409 at the commit": Fault(NOT + r"alice/model is being changed ", always("POST", "/commit/", status=409)),
     "412 at the commit": Fault(NOT + r"alice/model changed meanwhile\.", always("POST", "/commit/", status=412)),
     "another hash": Fault(NOT + r"the upload failed .*hash", always("PUT", "/storage/", corrupt=True)),
 }
