@@ -8,6 +8,7 @@ from typing import Any
 from hf_ft.errors import UserError
 from hf_ft.publishing import destination_of, publish_finished
 from hf_ft.results.finetune_result import FinetuneResult
+from hf_ft.storage import is_first_process
 
 
 class NotPublished(UserError):
@@ -33,7 +34,7 @@ def publish_result(result: FinetuneResult, training: Mapping[str, Any]) -> Finet
         NotPublished: It cannot be published.
     """
     destination = destination_of(training)
-    if destination is None:
+    if destination is None or not is_first_process():
         return result
     try:
         result.publication = publish_finished(result.output_dir, destination)
