@@ -51,7 +51,7 @@ def patiently(call: Callable[[], T]) -> T:
 @contextmanager
 def bounded_waits() -> Iterator[None]:
     """Bound the waits of `huggingface_hub`: for a silent connection, and for as long as the Hub asks to wait."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     client = get_session()
     before = client.timeout, client.event_hooks
@@ -65,7 +65,7 @@ def bounded_waits() -> Iterator[None]:
 
 def _refuse_long_wait(response: Any) -> None:
     """Raise the error of a response that asks to wait for long; the library would wait."""
-    from huggingface_hub.utils import hf_raise_for_status
+    from huggingface_hub import hf_raise_for_status
 
     after = response.headers.get("retry-after", "").strip()
     if response.status_code in PASSING and after.isdigit() and int(after) > LONGEST_WAIT:
@@ -87,14 +87,18 @@ def status_of(error: BaseException) -> int | None:
 
 def is_cut(error: BaseException) -> bool:
     """Return whether a request got no answer at all: no network, or a connection that was cut."""
-    from huggingface_hub.errors import (
-        HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP library it uses
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     found = cause_of(error)
-    known = isinstance(found, HTTPError | ConnectionError | TimeoutError)
+    known = isinstance(found, (http_error(), ConnectionError, TimeoutError))
     return known and status_of(found) is None and not isinstance(found, OfflineModeIsEnabled)
+
+
+def http_error() -> type[Exception]:
+    """Return the base class of the errors of the HTTP library that `huggingface_hub` uses, whichever that is."""
+    from huggingface_hub import errors
+
+    return errors.HTTPError  # type: ignore[attr-defined]  # imported there, not exported
 
 
 def is_passing(error: BaseException) -> bool:
@@ -104,7 +108,7 @@ def is_passing(error: BaseException) -> bool:
 
 def asked_wait(error: BaseException) -> float | None:
     """Return the seconds that the Hub asked to wait, None if it did not say."""
-    from huggingface_hub.utils import parse_ratelimit_headers
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # documented
 
     headers = getattr(getattr(cause_of(error), "response", None), "headers", None)
     if headers is None:

@@ -12,7 +12,7 @@ from hf_ft import __version__
 from hf_ft.errors import UserError, shorten
 from hf_ft.publishing.contents import PLACEHOLDER, Contents, Item
 from hf_ft.publishing.destination import Destination
-from hf_ft.publishing.hub_calls import bounded_waits, is_cut, patiently, spoken_waits, status_of
+from hf_ft.publishing.hub_calls import bounded_waits, http_error, is_cut, patiently, spoken_waits, status_of
 from hf_ft.publishing.hub_errors import NOTHING, endpoint, explained
 from hf_ft.publishing.repository import MAIN, Changes, Repository, changes, is_stored, read_files, read_repository
 from hf_ft.storage import bytes_digest
@@ -286,13 +286,11 @@ class Upload:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
         try:
             yield
         except UserError:
             raise
-        except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        except (http_error(), OSError, ValueError, RuntimeError) as error:
             raise explained(error, self.repo_id, self.destination, self.done) from error
 
 

@@ -170,8 +170,8 @@ def test_nothing_is_half_published(what: str, hurried: Pusher) -> None:
     assert re.search(fault.says, err), err
     assert not re.search(r"hf_[A-Za-z0-9]{20}", out + err)
     assert "Traceback" not in err
-    for one in hub.repositories():
-        assert [commit.title for commit in one.commits()] == NEW
+    for made in hub.repositories():
+        assert [commit.title for commit in made.commits()] == NEW
     hub.faults.clear()
     fault.mends(hurried)
     code, out, err = hurried(fault.repo_id)
