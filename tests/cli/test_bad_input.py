@@ -292,7 +292,7 @@ OPTIONS: dict[str, Mistake] = {
         r"--hub_strategy every_save is not supported: only the finished result is published, .*Choose from: end\.",
     ),
     "publishing without the Hub": (
-        lambda w: w.train(push_to_hub=True),
+        lambda w: w.train(push_to_hub=True, hub_token="of-a-user"),
         r"The result could not be published: HF_HUB_OFFLINE is set, so the Hub is not asked\. Unset it\.",
     ),
     "unknown task": (
