@@ -226,8 +226,9 @@ class Upload:
         sent = {operation.path_in_repo: operation for operation in added}
         for item in items:
             operation = sent.get(item.name)
-            weights = operation is not None and item.path.suffix == ".safetensors"
-            if weights and operation.upload_info.sha256.hex() != item.sha256:
+            if operation is None or item.path.suffix != ".safetensors":
+                continue
+            if operation.upload_info.sha256.hex() != item.sha256:
                 raise self._changed(item)
 
     def _commit(

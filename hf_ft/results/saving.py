@@ -36,8 +36,8 @@ from hf_ft.records import (
     to_json,
 )
 from hf_ft.reports import after_training, write_figures, write_texts
+from hf_ft.results.end_of_run_upload import publish_result
 from hf_ft.results.finetune_result import FinetuneResult
-from hf_ft.results.publish_result import publish_result
 from hf_ft.storage import SEAL, output_folder, write_json
 from hf_ft.training import Run, checkpoints, describe, describe_precision, places_of, recorded_settings, without_places
 
