@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from hf_ft.records import Record
 
 
-def add_redraw(group: Any, experiment: str) -> None:
-    """Add the option to a group of options."""
+def add_redraw(group: Any, experiment: str, what: str = "tables and figures") -> None:
+    """Add the option to a group of options: it writes `what` of a finished `experiment` again."""
     group.add_argument(
         "--redraw",
         metavar="OUT",
         default=argparse.SUPPRESS,
-        help=f"only write tables and figures of a finished {experiment} again",
+        help=f"only write {what} of a finished {experiment} again",
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from hf_ft.cli.redraw import add_redraw, record_to_redraw
+
 if TYPE_CHECKING:
     from hf_ft.settings import Parser
 
@@ -21,15 +23,26 @@ def add_arguments(parser: Parser) -> None:
     """Every setting is an option."""
     from hf_ft.settings import add_settings
 
-    parser.usage = "hf-ft train --task T --model M --dataset D --output_dir OUT [options]"
+    parser.usage = (
+        "hf-ft train --task T --model M --dataset D --output_dir OUT [options]\n       hf-ft train --redraw OUT"
+    )
+    group = parser.add_argument_group("finished run")
+    add_redraw(group, "run", "the figures and the model card, in which your own edits stay,")
     add_settings(parser)
 
 
 def run(options: Namespace) -> None:
-    """Train, score and save."""
+    """Train, score and save, or write figures and card again."""
+    from hf_ft.records import RunRecord
     from hf_ft.settings import build, settings_layers
 
-    settings = build(*settings_layers(vars(options)))
+    layers = settings_layers(vars(options))
+    if (folder := record_to_redraw(layers, RunRecord)) is not None:
+        from hf_ft.results import redraw_run
+
+        print("\n".join(redraw_run(folder)))
+        return
+    settings = build(*layers)
     from hf_ft.finetuning import execute
 
     execute(settings)

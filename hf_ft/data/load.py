@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hf_ft.data.columns import find_columns
@@ -22,7 +23,8 @@ from hf_ft.data.sampling import sample_splits, subsample
 from hf_ft.data.split_roles import assign_roles
 from hf_ft.data.splits import EvaluationSplit, Splits
 from hf_ft.data.validate import LabelledSplit, checked_rows, take_split, without_bad
-from hf_ft.errors import UserError, shorten
+from hf_ft.environment import CardFacts, card_facts
+from hf_ft.errors import UserError, shorten, split_argument
 from hf_ft.settings import DataSettings, is_local
 from hf_ft.storage import json_digest
 from hf_ft.tasks import Task, get_task
@@ -82,7 +84,17 @@ def load_splits(config: DataSettings, seed: int = 0, task: Task | None = None, d
         notes.append(f"train: no example of these labels is left: {shorten(absent, 10)}.")
     fingerprint = json_digest([labels, hashes])[:32]
     three = rows["train"], rows["validation"], rows.get("test")
-    return Splits(*three, labels, target, fingerprint, tuple(notes), duplicates)
+    return Splits(
+        *three,
+        labels,
+        target,
+        fingerprint,
+        tuple(notes),
+        duplicates,
+        source_splits={role: name for role, name in roles.items() if role in rows},
+        commit=sources[roles["train"]].commit,
+        card=_card(config) if data is None else CardFacts(),
+    )
 
 
 def load_evaluation_split(
@@ -115,6 +127,13 @@ def load_evaluation_split(
     return EvaluationSplit(
         checked.rows, role, tuple(labels), columns.target, checked.digest, tuple(notes), checked.contents
     )
+
+
+def _card(config: DataSettings) -> CardFacts:
+    """What the card of the data says: of the folder, or of the repository on the Hub."""
+    if not is_local(config.dataset):
+        return card_facts(split_argument(config.dataset)[0], config.dataset_revision, "dataset")
+    return card_facts(config.dataset, kind="dataset") if Path(config.dataset).expanduser().is_dir() else CardFacts()
 
 
 def _numbered(split: LabelledSplit, labels: tuple[str, ...], unknown: str, known: str) -> LabelledSplit:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
 from hf_ft.data.duplicates import Contents, Duplicates
+from hf_ft.environment import CardFacts
 from hf_ft.tasks import Target
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class Splits:
     names the model's outputs, in natural order ("2" before "10"), or in that of the data's own `ClassLabel`.
     `fingerprint` hashes the content of all that is used, independent of paths. `notes` has a sentence for each change
     and each oddity of the data, `duplicates` says which examples occur more than once, `truncation`
-    (once a tokenizer has counted them) which texts are longer than what the model reads.
+    (once a tokenizer has counted them) which texts are longer than what the model reads. `source_splits` are the names
+    of the splits in the data, `commit` and `card` those of a repository on the Hub.
     """
 
     train: Dataset
@@ -36,6 +39,9 @@ class Splits:
     notes: tuple[str, ...]
     duplicates: Duplicates = field(default_factory=Duplicates)
     truncation: tuple[Truncation, ...] | None = None
+    source_splits: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    card: CardFacts = CardFacts()
 
     @property
     def problem_type(self) -> str:

@@ -11,9 +11,13 @@ from .console import progress_shown as progress_shown
 from .devices import DeviceFacts as DeviceFacts
 from .devices import device_facts as device_facts
 from .devices import tf32 as tf32
+from .energy import Energy as Energy
+from .energy import energy_measured as energy_measured
 from .host import launcher_note as launcher_note
 from .host import machine as machine
 from .host import versions as versions
+from .hub_cards import CardFacts as CardFacts
+from .hub_cards import card_facts as card_facts
 from .library_output import silence_libraries as silence_libraries
 from .memory import training_memory as training_memory
 from .memory_limits import MEMORY as MEMORY

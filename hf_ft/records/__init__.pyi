@@ -25,6 +25,7 @@ from .record_files import DataRecord as DataRecord
 from .record_files import DuplicatesRecord as DuplicatesRecord
 from .record_files import Machine as Machine
 from .record_files import ModelRecord as ModelRecord
+from .record_files import NumbersRecord as NumbersRecord
 from .record_files import Record as Record
 from .record_files import ScoreRecord as ScoreRecord
 from .record_files import Scores as Scores
@@ -39,6 +40,9 @@ from .run import ClassesRecord as ClassesRecord
 from .run import ClassScoreRecord as ClassScoreRecord
 from .run import ClassScores as ClassScores
 from .run import DepthGroupRecord as DepthGroupRecord
+from .run import EnergyRecord as EnergyRecord
+from .run import ExampleRecord as ExampleRecord
+from .run import ExamplesRecord as ExamplesRecord
 from .run import FreezeDepthChoice as FreezeDepthChoice
 from .run import FrozenProof as FrozenProof
 from .run import GroupSettingRecord as GroupSettingRecord

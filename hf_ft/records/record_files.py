@@ -156,7 +156,8 @@ class ModelRecord:
     """The source model: its origin, the hash of its weights, its size.
 
     `name` is the Hub id, `builtin:NAME` or the last part of a local path; `digest` is the hash of the weights. `origin`
-    says whose weights they are where the name does not, and `licence` is theirs, where it is known.
+    says whose weights they are where the name does not. `licence` is theirs and `languages` are those of the model, as
+    its card says, where it does; `licence_name` and `licence_link` describe a licence that the Hub has no name for.
     """
 
     name: str
@@ -168,6 +169,9 @@ class ModelRecord:
     notes: list[str] = field(default_factory=list)
     origin: str | None = None
     licence: str | None = None
+    licence_name: str | None = None
+    licence_link: str | None = None
+    languages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -201,8 +205,23 @@ class DuplicatesRecord:
 
 
 @dataclass
+class NumbersRecord:
+    """The numbers that examples of a split have for a label: the smallest, mean, largest, and standard deviation."""
+
+    smallest: float
+    mean: float
+    largest: float
+    deviation: float
+
+
+@dataclass
 class DataRecord:
-    """The data set: name, labels, sizes of the splits, and a fingerprint of the content."""
+    """The data set: name, labels, sizes of the splits, and a fingerprint of the content.
+
+    `config` and `revision` (a commit) are those of a data set on the Hub, `languages` and `licence` what its card says.
+    `source_splits` are the names that splits have there; a validation split that was held out has none.
+    `counts[split][label]` are examples (words, for tags) with a label, `numbers[split]` sums numbers up.
+    """
 
     name: str
     hub_id: str | None
@@ -215,3 +234,10 @@ class DataRecord:
     truncation: list[TruncationRecord]
     duplicates: list[DuplicatesRecord]
     notes: list[str]
+    config: str | None = None
+    revision: str | None = None
+    source_splits: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    numbers: dict[str, NumbersRecord] = field(default_factory=dict)
+    languages: list[str] = field(default_factory=list)
+    licence: str | None = None

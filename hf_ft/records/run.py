@@ -109,6 +109,51 @@ class RunDescription:
 
 
 @dataclass
+class EnergyRecord:
+    """The energy of training as codecarbon reports it: kilowatt-hours, of the processor, memory and GPUs.
+
+    `processor_by` is how the power of the processor was found, in codecarbon's words. `grams` of CO2 equivalents are
+    None where the user has not said in which country the machine is (`CODECARBON_COUNTRY_ISO_CODE`).
+    """
+
+    kwh: float
+    seconds: float
+    parts: dict[str, float]
+    processor: str
+    processor_by: str
+    country: str | None
+    grams: float | None
+    codecarbon: str
+
+
+@dataclass
+class ExampleRecord:
+    """An example on the card: its text shortened or the name of its file, and the true and predicted label.
+
+    `probability` is that of the prediction, where there is one; `error` orders the mistakes.
+    """
+
+    input: str
+    true: str
+    predicted: str
+    probability: float | None
+    error: float
+
+
+@dataclass
+class ExamplesRecord:
+    """Examples of a split that the user allowed to be shown (`--card_examples`).
+
+    `sample` was drawn at random, `mistakes` are the worst, of `wrong` predictions that were not right.
+    """
+
+    split: str
+    sample: list[ExampleRecord]
+    mistakes: list[ExampleRecord]
+    wrong: int | None
+
+
+@dataclass
 class StoppedEarly:
     """How early stopping ended a stage: after which epoch of how many, which was the best, and why."""
 
@@ -383,6 +428,10 @@ class _RunResult(RunDescription):
     soup: RunSoupRecord | None = None
     autotune: list[AutotuneRecord] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
+    command: str = ""
+    adapter: bool = False
+    energy: EnergyRecord | None = None
+    examples: ExamplesRecord | None = None
 
 
 @dataclass(kw_only=True)
@@ -396,7 +445,9 @@ class RunRecord(_RunResult, Record):
     not define, with the reason. `rare_class` is the threshold for the rarer of two classes, if one was set. `soup` says
     of which runs the weights are the average; settings, plan and stages are those of the best of them. `autotune` is
     how predictions for the scores ran where that was tried. `phases` are the seconds of the run by phase,
-    up to when this was written; empty where a recipe called the steps one by one.
+    up to when this was written; empty where a recipe called the steps one by one. `command` is the `hf-ft` command line
+    that asks for the same run, without local paths. `adapter` is whether the folder `adapter/` alone, on the source
+    model, gives the result too.
     """
 
     FILE: ClassVar[str] = "run.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -61,11 +62,26 @@ def wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(text, 79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, its cells escaped."""
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """Return a table in Markdown, its cells escaped; the first columns, `texts` of them, are aligned to the left."""
     lines = [[escaped(cell).replace("|", "\\|") for cell in line] for line in (header, *rows)]
-    lines.insert(1, ["---"] + ["---:"] * (len(header) - 1))
+    lines.insert(1, ["---"] * texts + ["---:"] * (len(header) - texts))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def wrapped_command(command: str) -> str:
+    """Return a command line in lines of at most 79 characters where its words allow, for a block of code."""
+    words = [shlex.quote(" ".join(UNSEEN.sub(" ", word).split())) for word in shlex.split(command)]
+    parts: list[str] = []
+    for word in words:  # an option stays with its value
+        parts[-1:] = [word] if not parts else [parts[-1], word] if word.startswith("--") else [f"{parts[-1]} {word}"]
+    lines = parts[:1]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) > 76:
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return " \\\n".join(lines)
 
 
 CODE = re.compile(r"(`[^`]+`)")

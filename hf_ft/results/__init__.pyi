@@ -1,5 +1,6 @@
 from .end_of_run_upload import NotPublished as NotPublished
 from .end_of_run_upload import publish_result as publish_result
 from .finetune_result import FinetuneResult as FinetuneResult
+from .redrawing import redraw_run as redraw_run
 from .run_soup import soup as soup
 from .saving import save as save

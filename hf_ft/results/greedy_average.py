@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_ft.data import Splits, load_splits, with_truncation
-from hf_ft.environment import Stop
+from hf_ft.environment import CardFacts, Stop
 from hf_ft.errors import UserError
 from hf_ft.evaluation import load_folder, predict_outputs, score
 from hf_ft.models import DepthGroups, ImageSize, LoadReport, depth_groups, has_statistics, scale_of
@@ -112,7 +112,7 @@ def _load_report(member: Member, model: PreTrainedModel) -> LoadReport:
         groups=_groups(model, new),
         notes=tuple(base.notes),
         origin=base.origin,
-        licence=base.licence,
+        card=CardFacts(base.licence, base.licence_name, base.licence_link, tuple(base.languages)),
         image_size=ImageSize(**(asdict(sized) | {"resampled": tuple(sized.resampled)})) if sized else None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from hf_ft.records import (
     Baseline,
     ClassScoreRecord,
     ClassScores,
+    EnergyRecord,
     FrozenProof,
     HeadInputRecord,
     ImageSizeProof,
@@ -39,7 +41,16 @@ from hf_ft.reports import after_training, write_figures, write_texts
 from hf_ft.results.end_of_run_upload import publish_result
 from hf_ft.results.finetune_result import FinetuneResult
 from hf_ft.storage import SEAL, output_folder, write_json
-from hf_ft.training import Run, checkpoints, describe, describe_precision, places_of, recorded_settings, without_places
+from hf_ft.training import (
+    Run,
+    checkpoints,
+    describe,
+    describe_precision,
+    places_of,
+    public_command,
+    recorded_settings,
+    without_places,
+)
 
 
 def save(run: Run, results: Results) -> FinetuneResult:
@@ -125,6 +136,10 @@ def make_record(run: Run, results: Results) -> RunRecord:
         head_input=HeadInputRecord(**results.head_input) if results.head_input else None,
         soup=run.averaged.soup if run.averaged else None,
         autotune=results.autotune,
+        command=_command(run),
+        adapter=run.adapter is not None,
+        energy=EnergyRecord(**asdict(run.energy)) if run.energy else None,
+        examples=results.examples,
         proofs=Proofs(
             only_head_new=NewTensors(list(loaded.new), loaded.loaded) if loaded.loaded else None,
             frozen=FrozenProof([stage.frozen_checked for stage in run.stages]),
@@ -134,6 +149,13 @@ def make_record(run: Run, results: Results) -> RunRecord:
         versions=versions(),
     )
     return from_json(RunRecord, without_places(to_json(record), places_of(run.config, run.output_dir)))
+
+
+def _command(run: Run) -> str:
+    if run.averaged is None:
+        return public_command(run.config)
+    runs = (member.name for member in run.averaged.soup.members)
+    return " ".join(["hf-ft soup", *map(shlex.quote, runs), "--output_dir OUT"])
 
 
 def _usage(run: Run, results: Results) -> str:

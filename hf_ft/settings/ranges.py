@@ -73,6 +73,7 @@ RANGES: dict[str, Range] = {
     "ema": BETWEEN,
     "soup": Range(2, 100),
     "augment_views": Range(1, 1000),
+    "card_examples": Range(0, 100),
     "max_steps": Range(1, MOST, also=(-1,)),
     "weight_decay": Range(0, 1000),
     "adam_epsilon": Range(0, 1, open="low"),

@@ -20,7 +20,8 @@ ELSEWHERE = frozenset(
     {
         *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "do_train", "do_eval", "do_predict"),
         *("model", "model_revision", "trust_remote_code", "allow_pickle", "dataset", "dataset_revision"),
-        *("cache_dir", "cache_max_gb", "load_back_proof", "save_total_limit", "save_on_each_node"),
+        *("cache_dir", "cache_max_gb", "load_back_proof", "card_examples", "energy"),
+        *("save_total_limit", "save_on_each_node"),
         *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
         *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "skip_memory_metrics", "ddp_timeout"),
         *("logging_dir", "logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hf_ft.environment import builtin_name
+from hf_ft.environment import builtin_name, missing_package
 from hf_ft.errors import UserError, choose, split_argument
 from hf_ft.methods import METHODS, MethodSpec
 from hf_ft.modalities import AUGMENTATIONS, ERASING
@@ -489,6 +489,21 @@ class MachineSettings(Section):
         "on",
         choices=("on", "off"),
     )
+    energy: str = _option(
+        "report the energy of training with codecarbon (default: where it is installed: pip install 'hf-ft[energy]')",
+        "auto",
+        choices=("auto", "on", "off"),
+    )
+
+    def check_together(self) -> None:
+        """Check that codecarbon is installed where the user asks for it."""
+        if self.energy == "on" and (package := missing_package("codecarbon")):
+            raise UserError(
+                f"--energy on needs the package {package}, which is not installed.",
+                option="energy",
+                value="on",
+                hint="Install it: pip install 'hf-ft[energy]'",
+            )
 
 
 @dataclass(frozen=True)
@@ -499,6 +514,11 @@ class OutputSettings(Section):
 
     overwrite_output_dir: bool = _option("replace a run that is already in the output folder", False)
     load_back_proof: bool = _option("load the result in a fresh process and compare its outputs", True)
+    card_examples: int = _option(
+        "show this many examples, and as many of the worst mistakes, with their texts or file names on the model card "
+        "and in run.json, which are published with the model (default: none)",
+        0,
+    )
 
 
 IN_MEMORY = "in memory"

@@ -9,6 +9,7 @@ from .registry import modalities as modalities
 from .registry import task_names as task_names
 from .target import BoolArray as BoolArray
 from .target import IntArray as IntArray
+from .target import Judged as Judged
 from .target import Learning as Learning
 from .target import NamedLabels as NamedLabels
 from .target import Target as Target

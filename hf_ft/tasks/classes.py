@@ -6,6 +6,7 @@ This module imports nothing heavy, because a task's metrics are looked up early;
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from hf_ft.metrics import (
 from hf_ft.metrics import classification as metrics
 from hf_ft.tasks.class_balance import class_weights, is_unequal, positive_weights
 from hf_ft.tasks.losses import LossSpec, Total, exclusive_loss, independent_loss, summed_loss
-from hf_ft.tasks.target import INTEGER, FindScale, Learning, Target
+from hf_ft.tasks.target import INTEGER, FindScale, Judged, Learning, Target
 
 if TYPE_CHECKING:
     import torch
@@ -307,6 +308,15 @@ class OneOfSeveral(Classes):
 
         return np.asarray(logsumexp(log_softmax(outputs, axis=-1), axis=0) - np.log(len(outputs)))
 
+    def judged(
+        self, rows: Dataset, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[Judged]:
+        """Yield the more probable class; the error is the negative logarithm of the true one's probability."""
+        for shares, true in zip(self.probabilities(np.asarray(outputs)), references, strict=True):
+            found = int(shares.argmax())
+            error = -float(np.log(max(float(shares[true]), 1e-12)))
+            yield Judged(labels[true], labels[found], float(shares[found]), error, found == true)
+
     def confusion(self, outputs: Any, references: Any) -> list[list[int]]:
         """Return true class, predicted class and count of each pair that occurs."""
         pairs = np.stack([np.asarray(references), outputs.argmax(1)], axis=1)
@@ -387,6 +397,18 @@ class AnyOfSeveral(Classes):
         """Return all labels whose probability reaches the threshold."""
         assert threshold is not None
         return "|".join(label for label, share in zip(labels, probabilities, strict=True) if share >= threshold)
+
+    def judged(
+        self, rows: Dataset, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[Judged]:
+        """Yield the labels that reach the threshold; the error is the mean log loss of all."""
+        actual = np.asarray(references).astype(bool)
+        shares = np.clip(self.probabilities(np.asarray(outputs)), 1e-12, 1 - 1e-12)
+        found = shares >= (0.5 if threshold is None else threshold)
+        losses = -np.log(np.where(actual, shares, 1 - shares)).mean(axis=1)
+        for one, other, loss in zip(actual, found, losses.tolist(), strict=True):
+            true, predicted = (", ".join(itertools.compress(labels, row)) or "none" for row in (one, other))
+            yield Judged(true, predicted, None, loss, bool((one == other).all()))
 
     def probabilities(self, logits: Floats) -> Floats:
         """Return the independent probability of each label, `(examples, labels)`."""

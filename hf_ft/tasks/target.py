@@ -205,6 +205,23 @@ FindScale = Callable[["Floats"], Scale]
 """Returns the scale of numbers, as far as the head of the model in training can represent it."""
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A prediction beside the true label, both in words.
+
+    Args:
+        probability: That of the prediction; None where there is no single one.
+        error: How far off it is: larger is worse.
+        right: Whether it is right; None for numbers.
+    """
+
+    true: str
+    predicted: str
+    probability: float | None
+    error: float
+    right: bool | None
+
+
 class Target(ABC):
     """A kind of label: how it is read, learnt, scored and written.
 
@@ -257,6 +274,10 @@ class Target(ABC):
 
     def counts(self, split: Dataset, labels: Sequence[str]) -> list[int] | None:
         """Return how often each of `labels` occurs in a finished split; None for labels that are not classes."""
+        return None
+
+    def numbers(self, split: Dataset) -> tuple[float, float, float, float] | None:
+        """Return the smallest, mean and largest label of a split, and their deviation; None for classes."""
         return None
 
     def default_metric_of(self, train: Dataset, labels: Sequence[str]) -> str:
@@ -384,6 +405,12 @@ class Target(ABC):
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
         """Yield the predictions for rows whose column `input` names each input."""
+
+    def judged(
+        self, rows: Dataset, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[Judged]:
+        """Yield each prediction of a split beside its label, for examples on the card; by default there are none."""
+        yield from ()
 
     def check_options(self, config: DataSettings, args: TrainingArguments | None = None) -> None:
         """Check that no option is set that does not apply to these labels.

@@ -21,7 +21,7 @@ from hf_ft.modalities import get_modality
 from hf_ft.tasks import text_classification
 from hf_ft.tasks.base import Task
 from hf_ft.tasks.class_options import CLASS_OPTIONS
-from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, Target, Values
+from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Judged, Learning, Target, Values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -127,6 +127,11 @@ class Number(Target):
             )
         return Numbers(column, found, broken)
 
+    def numbers(self, split: Dataset) -> tuple[float, float, float, float]:
+        """Return the smallest, mean and largest number of a split, and the standard deviation."""
+        found = regression.checked_numbers(split["labels"][:])
+        return float(found.min()), float(found.mean()), float(found.max()), float(found.std())
+
     def learning(
         self, find_scale: FindScale, train: Dataset, labels: Sequence[str], config: Config, args: TrainingArguments
     ) -> Learning:
@@ -190,6 +195,14 @@ class Number(Target):
     def columns(self, labels: Sequence[str]) -> list[str]:
         """Return the columns: the input and the predicted number."""
         return ["input", "prediction"]
+
+    def judged(
+        self, rows: Dataset, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[Judged]:
+        """Yield the numbers; the error is their distance."""
+        pairs = zip(regression.checked_numbers(outputs), regression.checked_numbers(references), strict=True)
+        for found, true in pairs:
+            yield Judged(f"{true:.5g}", f"{found:.5g}", None, abs(float(found - true)), None)
 
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None

@@ -21,7 +21,7 @@ from hf_ft.metrics import ClassScore, Floats, Score, tagging
 from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
 from hf_ft.tasks.class_balance import class_weights
-from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Learning, NamedLabels, Target
+from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Judged, Learning, NamedLabels, Target
 
 if TYPE_CHECKING:
     import torch
@@ -440,6 +440,20 @@ class Tag(Target):
     def columns(self, labels: Sequence[str]) -> list[str]:
         """Return the columns: the input, and one entity in it."""
         return ["input", "label", "text", "start", "end", "score"]
+
+    def judged(
+        self, rows: Dataset, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[Judged]:
+        """Yield the entities of a sentence; the error is the number of those that differ."""
+        scheme = tagging.scheme_of(labels)
+        for words, found, true in zip(rows["tokens"], _tags(outputs), references, strict=True):
+            both = [set(tagging.entities([scheme.parts[int(code)] for code in codes])) for codes in (true, found)]
+            spoken = [
+                "; ".join(f"{kind}: {' '.join(words[a:b])}" for kind, a, b in sorted(one, key=lambda one: one[1]))
+                for one in both
+            ]
+            wrong = len(both[0] ^ both[1])
+            yield Judged(spoken[0] or "none", spoken[1] or "none", None, float(wrong), not wrong)
 
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None

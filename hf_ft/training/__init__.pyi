@@ -5,7 +5,6 @@ from .checkpoints import tidy as tidy
 from .checkpoints import writing as writing
 from .description import describe as describe
 from .description import places_of as places_of
-from .description import public_name as public_name
 from .description import recorded_settings as recorded_settings
 from .description import without_places as without_places
 from .extensions import Extensions as Extensions
@@ -13,6 +12,8 @@ from .extensions import read_extensions as read_extensions
 from .loop import train as train
 from .planning import make_plan as make_plan
 from .precision import describe_precision as describe_precision
+from .public_command import public_command as public_command
+from .public_command import public_name as public_name
 from .run import Averaged as Averaged
 from .run import Run as Run
 from .run import StageResult as StageResult

@@ -22,6 +22,7 @@ from hf_ft.records import (
     DuplicatesRecord,
     GroupSettingRecord,
     ModelRecord,
+    NumbersRecord,
     PlannedStageRecord,
     PlanRecord,
     RunDescription,
@@ -29,6 +30,7 @@ from hf_ft.records import (
 )
 from hf_ft.settings import IN_MEMORY, Config
 from hf_ft.tasks import Task
+from hf_ft.training.public_command import public_name
 
 RECORDED = (
     "seed",
@@ -71,7 +73,10 @@ def describe(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             notes=list(loaded.notes),
             origin=loaded.origin,
-            licence=loaded.licence,
+            licence=loaded.card.licence,
+            licence_name=loaded.card.licence_name,
+            licence_link=loaded.card.licence_link,
+            languages=list(loaded.card.languages),
         ),
         data=_data(config, splits, task),
         plan=PlanRecord(
@@ -97,19 +102,32 @@ def describe(
 
 def _data(config: Config, splits: Splits, task: Task) -> DataRecord:
     local = config.dataset == IN_MEMORY or Path(config.dataset).expanduser().exists()
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    hub_id, subset = (None, None) if local else split_argument(config.dataset)
+    three = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    parts = {name: split for name, split in three.items() if split is not None}
+    counts = {name: splits.target.counts(split, splits.labels) for name, split in parts.items()}
+    numbers = {name: splits.target.numbers(split) for name, split in parts.items()}
     return DataRecord(
         name=public_name(config.dataset),
-        hub_id=None if local else split_argument(config.dataset)[0],
+        hub_id=hub_id,
         problem_type=splits.problem_type,
         predicts=splits.target.describe(splits.labels),
         labels=list(splits.labels),
-        sizes={name: len(split) for name, split in parts.items() if split is not None},
+        sizes={name: len(split) for name, split in parts.items()},
         fingerprint=splits.fingerprint,
         inputs=[name for name in task.inputs if name in splits.train.column_names],
         truncation=[TruncationRecord(**asdict(found)) for found in splits.truncation or ()],
         duplicates=[DuplicatesRecord(**asdict(found)) for found in splits.duplicates.overlaps],
         notes=list(splits.notes),
+        config=subset,
+        revision=splits.commit,
+        source_splits=dict(splits.source_splits) if hub_id else {},
+        counts={
+            name: dict(zip(splits.labels, found, strict=True)) for name, found in counts.items() if found is not None
+        },
+        numbers={name: NumbersRecord(*found) for name, found in numbers.items() if found is not None},
+        languages=list(splits.card.languages),
+        licence=splits.card.licence,
     )
 
 
@@ -139,11 +157,6 @@ def places_of(config: Config, out: Path) -> set[str]:
     local = [Path(name).expanduser() for name in named if Path(name).expanduser().exists()]
     local += [Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
     return {str(form) for path in local for form in (path.absolute(), path.resolve()) if len(form.parts) > 2}
-
-
-def public_name(name: str) -> str:
-    """Return a Hub id as it is, a local path as its last part."""
-    return Path(name).expanduser().resolve().name if Path(name).expanduser().exists() else name
 
 
 def _plain(value: Any) -> Any:

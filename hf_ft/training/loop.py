@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits, with_truncation
-from hf_ft.environment import launcher_note, machine, stoppable
+from hf_ft.environment import energy_measured, launcher_note, machine, stoppable
 from hf_ft.errors import UserError
 from hf_ft.heads import check_solver
 from hf_ft.methods import Plan
@@ -87,7 +87,9 @@ def train(
         _announce(run)
         output_folder.hold(run.output_dir, "run")
     with output_folder.let_go_if_raised(run.output_dir):
-        _run_stages(run, *encoded)
+        with energy_measured(run.config.energy != "off" and args.should_save) as measured:
+            _run_stages(run, *encoded)
+        run.energy = None if run.resumed else measured.energy  # that of the last process alone would mislead
         _settle(run)
     undo()
     return run

@@ -12,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_ft.data import Splits
+from hf_ft.environment import Energy
 from hf_ft.feature_cache import CachedStage, name_of
 from hf_ft.heads import MAX_CLASSES
 from hf_ft.methods import Plan
@@ -105,6 +106,7 @@ class Run:
         averaged: The runs that the model is the average of; None for a model that was trained.
         batches: Of each stage whose batches are filled by tokens, see `token_batches`.
         cached: The last stage as it ran from cached features, which scores are computed from too; None if it did not.
+        energy: The energy of training; None where it was not measured as a whole.
     """
 
     config: Config
@@ -127,6 +129,7 @@ class Run:
     averaged: Averaged | None = None
     batches: dict[str, TokenBatches] = field(default_factory=dict)
     cached: CachedStage | None = field(default=None, repr=False)
+    energy: Energy | None = None
 
     @property
     def groups(self) -> DepthGroups:

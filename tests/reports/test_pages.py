@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from hf_ft.cli.app import main
+from hf_ft.reports.model_card.hand_edits import BEGIN
 from hf_ft.reports.style import clip
 from hf_ft.reports.tables import code, escaped, markdown_table
 
@@ -35,9 +36,11 @@ def tokens(page: str) -> list[Token]:
 
 
 def check_page(page: str, headings: int) -> None:
-    """No HTML, no link but those of papers and models, no heading of the data's, and whole tables."""
+    """No HTML but a card's last line, no link but those of papers and models, no heading of the data's, whole tables."""
     found = tokens(page)
-    assert not [token.content for token in found if token.type in ("html_block", "html_inline")]
+    html = [token.content for token in found if token.type in ("html_block", "html_inline")]
+    assert [one for one in html if not one.startswith(BEGIN)] == []
+    assert len(html) <= 1
     links = [str(token.attrs["href"]) for token in found if token.type == "link_open"]
     assert not [link for link in links if "evil" in link]
     assert len([token for token in found if token.type == "heading_open"]) == headings
@@ -89,7 +92,7 @@ def test_a_card_holds_names_as_text(text_model: str, hostile_data: str, tmp_path
     words = ["train", "--task=text_classification", f"--model={text_model}", f"--dataset={hostile_data}"]
     assert main([*words, f"--output_dir={out}", "--max_steps=2", "--method=full", "--load_back_proof=false"]) == 0
     page = (out / "README.md").read_text()
-    check_page(page, headings=7)
+    check_page(page, headings=11)
     metadata = yaml.safe_load(page.split("\n---\n", 1)[0].removeprefix("---\n"))
     assert metadata["library_name"] == "transformers"
     assert "<b>data|x _y_" in metadata["model-index"][0]["name"]

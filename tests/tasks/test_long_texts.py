@@ -200,8 +200,8 @@ def card_logits(out: Path, long: str) -> torch.Tensor:
     _, _, section = (out / "README.md").read_text().partition("`hf-ft predict` and these lines")
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert code
-    names: dict[str, Any] = {"text": long}
-    exec(code.group(1).replace("THIS_REPOSITORY", str(out)), names)
+    names: dict[str, Any] = {}
+    exec(code.group(1).replace('"."', repr(str(out))).replace('"some text"', repr(long)), names)
     logits: torch.Tensor = names["logits"]
     return logits
 

@@ -234,7 +234,7 @@ def test_a_threshold_is_fitted_scored_and_used(
 
     lines = (thresholded / "README.md").read_text().split("```python\n")[1].split("```")[0]
     text = rows[-1]["text"]
-    code = lines.replace("THIS_REPOSITORY", str(thresholded)).replace('"some text"', repr(text))
+    code = lines.replace('"."', repr(str(thresholded))).replace('"some text"', repr(text))
     found: dict[str, Any] = {}
     exec(code, found)
     assert found["label"] == answers[-1]["label"]

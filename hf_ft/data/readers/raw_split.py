@@ -18,16 +18,20 @@ from hf_ft.errors import UserError, root_cause
 
 @dataclass(frozen=True)
 class RawSplit:
-    """A split as it was found; paths of files in a table are relative to one of `folders`."""
+    """A split as it was found; paths of files in a table are relative to one of `folders`.
+
+    `commit` is that of the repository on the Hub.
+    """
 
     rows: Dataset
     folders: tuple[Path, ...] = ()
+    commit: str | None = None
 
 
-def raw_splits(loaded: Dataset | DatasetDict) -> dict[str, RawSplit]:
+def raw_splits(loaded: Dataset | DatasetDict, commit: str | None = None) -> dict[str, RawSplit]:
     """The splits of what `datasets` loaded, by name; a data set without splits is `train`."""
     splits = loaded if isinstance(loaded, DatasetDict) else {"train": loaded}
-    return {str(name): RawSplit(rows) for name, rows in splits.items()}
+    return {str(name): RawSplit(rows, commit=commit) for name, rows in splits.items()}
 
 
 def read_or_explain(path: Path, load: Callable[[], Any], what: str = "cannot be read") -> Any:

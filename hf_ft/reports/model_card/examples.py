@@ -1,0 +1,32 @@
+"""Examples with their predictions, and the worst mistakes, where the user allowed them to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hf_ft.records import ExampleRecord, RunRecord
+from hf_ft.reports.tables import markdown_table
+
+
+def examples(record: RunRecord) -> str:
+    """Return the section of examples; empty unless `--card_examples` asked for it."""
+    found = record.examples
+    if found is None or not found.sample:
+        return ""
+    size = record.data.sizes[found.split]
+    parts = [f"Of {found.split}, drawn at random:\n\n{_table(found.sample)}"]
+    if found.mistakes:
+        what = "The predictions that are furthest off" if found.wrong is None else "The worst mistakes"
+        of = "" if found.wrong is None else f", of {found.wrong:,} among {size:,} examples"
+        parts.append(f"### {what}\n\n{what}{of}:\n\n{_table(found.mistakes)}")
+    return "\n\n".join(parts)
+
+
+def _table(shown: Sequence[ExampleRecord]) -> str:
+    sure = any(one.probability is not None for one in shown)
+    header = ["input", "true", "predicted", *(["probability"] if sure else [])]
+    rows = [
+        [one.input, one.true, one.predicted, *([f"{one.probability:.2f}"] if one.probability is not None else [])]
+        for one in shown
+    ]
+    return markdown_table(header, rows, texts=3)

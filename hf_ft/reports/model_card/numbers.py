@@ -1,0 +1,22 @@
+"""Numbers as the card writes them: three digits that mean something."""
+
+from __future__ import annotations
+
+from hf_ft.records import ScoreRecord
+
+
+def figure(value: float) -> str:
+    """Return a score in three digits; errors may be in any unit."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
+
+
+def interval(score: ScoreRecord) -> str:
+    """Return the 95 % interval of a score."""
+    return f"{figure(score.low)} to {figure(score.high)}"
+
+
+def percentage(part: float, whole: float) -> str:
+    """Return a share in per cent."""
+    return f"{part / whole:.1%}" if whole else "0.0%"
