@@ -41,7 +41,7 @@ class Splits:
     truncation: tuple[Truncation, ...] | None = None
     source_splits: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
-    card: CardFacts = CardFacts()
+    card: CardFacts = field(default_factory=CardFacts)
 
     @property
     def problem_type(self) -> str:

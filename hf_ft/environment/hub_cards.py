@@ -1,4 +1,4 @@
-"""What the card of a model or data set says of its licence and languages: of a folder, or of a repository on the Hub."""
+"""What the card of a model or data set says of its licence and languages, in a folder or on the Hub."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ class Results:
     `threshold` is the probability above which a label counts as predicted (several labels per example), fitted on
     validation; `confusion[split]` lists true class, predicted class and how often that was. `without_copies[split]` are
     the scores on the examples that do not stand in train as well, for splits that have others. `head_input` is that of
-    `compare_head_input`. `custom[split]` holds the metrics that the caller
-    brought. `by_class[split]` are the scores of each class, `undefined[split]` the metrics that its labels do not
-    define, with the reason, and `rare_class` the scores with a threshold for the rarer of two classes. `autotune` is
-    how the predictions ran where that was tried, `examples` those that the user allowed to be shown. `prover` is the process that will prove that the saved model loads
-    back: it starts while scores are computed.
+    `compare_head_input`. `custom[split]` holds the metrics that the caller brought. `by_class[split]` are the scores of
+    each class, `undefined[split]` the metrics that its labels do not define, with the reason, and `rare_class` the
+    scores with a threshold for the rarer of two classes. `autotune` is how the predictions ran where that was tried,
+    `examples` those that the user allowed to be shown. `prover` is the process that will prove that the saved model
+    loads back: it starts while scores are computed.
     """
 
     metrics: dict[str, dict[str, Score]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class LoadReport:
     groups: DepthGroups
     notes: tuple[str, ...] = ()
     origin: str | None = None
-    card: CardFacts = CardFacts()
+    card: CardFacts = field(default_factory=CardFacts)
     image_size: ImageSize | None = None
 
 

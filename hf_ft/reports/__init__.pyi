@@ -4,10 +4,11 @@ from . import ranking_summary as ranking_summary
 from .by_class import class_table as class_table
 from .by_class import threshold_note as threshold_note
 from .by_class import undefined_note as undefined_note
-from .card import card_of as card_of
-from .card import remade_card as remade_card
+from .card import cards as cards
+from .card import published_card as published_card
 from .depth_groups_figure import draw_groups as draw_groups
 from .model_card.hand_edits import CardError as CardError
+from .model_card.hand_edits import merged as merged
 from .registry import write_figures as write_figures
 from .registry import write_reports as write_reports
 from .registry import write_texts as write_texts

@@ -1,8 +1,7 @@
 """The model card of a training run: metadata for the Hub and a page, from `run.json` alone.
 
 `huggingface_hub.ModelCard` fills the template `model_card.md.jinja` with the pieces of `model_card`. Everything that
-comes from the data or the model is escaped for Markdown there, before it is filled in. `model_card.hand_edits` keeps
-what people wrote when a card is made again.
+comes from the data or the model is escaped for Markdown there, before it is filled in.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from pathlib import Path
 from hf_ft.records import RunRecord
 from hf_ft.reports.model_card import data, examples, hand_edits, lead, limits, scores, training, usage
 from hf_ft.reports.model_card.metadata import metadata
-from hf_ft.reports.registry import report
+from hf_ft.reports.registry import report, reports_of
 from hf_ft.reports.tables import bullets, escaped
 from hf_ft.reports.training_summary import proof_lines
 
@@ -22,28 +21,43 @@ TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 @report(RunRecord, "README.md")
 def card(record: RunRecord) -> str:
     """Return the model card of a result folder."""
-    return card_of(record)
+    return _filled(record, usage.usage(record), adapter=False)
 
 
-def card_of(record: RunRecord, repository: str = usage.HERE) -> str:
-    """Return the model card of a run.
+@report(RunRecord, "adapter/README.md", applies=lambda record: record.adapter and bool(record.model.hub_id))
+def adapter_card(record: RunRecord) -> str:
+    """Return the card of the adapter, which may be published alone where its base model is on the Hub."""
+    return _filled(record, usage.adapter_usage(record), adapter=True)
+
+
+def cards(record: RunRecord) -> dict[str, str]:
+    """Return the cards of a run by their names in its folder."""
+    return {name: one.render(record) for one in reports_of(record) for name in one.files if name.endswith("README.md")}
+
+
+def published_card(text: str, repository: str) -> str:
+    """Return a card as it is published: its code loads from the repository, and what people wrote stays.
 
     Args:
-        record: The run.
-        repository: The id of the repository on the Hub, which the code on the card then loads from.
+        text: The card in the result folder.
+        repository: The id of the repository on the Hub.
     """
+    return hand_edits.changed(text, "Use", lambda section: usage.located(section, repository))
+
+
+def _filled(record: RunRecord, loading: str, adapter: bool) -> str:
     from huggingface_hub import ModelCard
 
     filled = ModelCard.from_template(
-        card_data=metadata(record),
+        card_data=metadata(record, adapter),
         template_path=str(TEMPLATE),
         title=escaped(lead.card_title(record)),
         summary=lead.summary(record),
         facts=lead.facts(record),
-        usage=usage.usage(record, repository),
-        results=scores.scores(record),
+        usage=loading,
+        results=scores.scores(record, figures=not adapter),
         examples=examples.examples(record),
-        training=training.training(record),
+        training=training.training(record, figures=not adapter),
         data=data.data(record),
         limits=limits.limits(record),
         proofs=bullets(proof_lines(record)),
@@ -52,18 +66,3 @@ def card_of(record: RunRecord, repository: str = usage.HERE) -> str:
         hf_ft=record.hf_ft,
     )
     return hand_edits.sealed(str(filled))
-
-
-def remade_card(record: RunRecord, old: str, repository: str = usage.HERE) -> tuple[str, list[str]]:
-    """Return the card of a run with what people changed in an old one, and the names of the parts that they changed.
-
-    Args:
-        record: The run.
-        old: The card as it is now.
-        repository: As in `card_of`.
-
-    Raises:
-        CardError: Nothing says which parts of the old card were generated, or its metadata cannot be read.
-    """
-    page = hand_edits.merged(old, card_of(record, repository))
-    return page.text, page.edited

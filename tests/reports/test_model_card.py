@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard, metadata_eval_result, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
 from hf_ft import finetune
 from hf_ft.records import EnergyRecord, RunRecord, read_record
-from hf_ft.reports.card import card_of
+from hf_ft.reports.card import adapter_card, card, cards, published_card
+from hf_ft.reports.model_card.hand_edits import merged
 from hf_ft.reports.model_card.licences import IDENTIFIERS, licence_metadata
 from hf_ft.reports.model_card.metadata import METRICS, metadata
 from tests.support.cards import code_blocks, run_blocks
@@ -127,15 +130,19 @@ def test_code_on_cards_runs_without_hf_ft(runs: dict[str, Path], tmp_path: Path)
 
 
 def test_the_id_of_the_repository_is_in_the_code(runs: dict[str, Path]) -> None:
-    """A published card loads from the Hub, and differs from that in the folder in its use alone."""
-    record = read_record(runs["text"], RunRecord)
-    here, there = card_of(record), card_of(record, "me/opinions")
+    """A published card loads from the Hub, also where its use was edited, and its sections are still known."""
+    here = card(read_record(runs["text"], RunRecord))
+    there = published_card(here, "me/opinions")
     assert 'pipeline("text-classification", model="me/opinions")' in code_blocks(there)[0]
     assert '"."' not in there
-    changed = {
-        one.split("\n")[0] for one, other in zip(here.split("\n## "), there.split("\n## "), strict=True) if one != other
-    }
-    assert changed <= {"Use", "Proofs"}  # the last one ends with the digests
+    assert merged(there, here).text == here
+    edited = here.replace("## Use\n", "## Use\n\nAsk me first.\n")
+    page = published_card(edited, "me/opinions")
+    assert "Ask me first." in page
+    assert 'model="me/opinions")' in page
+    assert merged(page, here).edited == ["Use"]
+    own = '# Mine\n\n```python\nload(".")\n```\n\nAlone ".", as it was.\n'
+    assert published_card(own, "me/x") == own.replace('load(".")', 'load("me/x")')
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,11 +203,15 @@ def test_a_hub_model_is_named_with_licence_and_commit(runs: dict[str, Path]) -> 
     assert (found["license"], found["language"], found["datasets"]) == ("mit", ["en"], ["org/films"])
     about = {"type": "org/films", "config": "reviews", "split": "dev", "revision": "b" * 40}
     assert about.items() <= found["model-index"][0]["results"][0]["dataset"].items()
-    blocks = code_blocks(card_of(record, "me/opinions"))
+    assert set(cards(record)) == {"README.md", "adapter/README.md"}
+    blocks = code_blocks(published_card(card(record), "me/opinions"))
     assert f'"org/base", revision="{"a" * 40}", num_labels=2' in blocks[1]
     assert '"me/opinions", subfolder="adapter"' in blocks[1]
-    adapter = metadata(record, adapter=True).to_dict()
-    assert (adapter["library_name"], adapter["base_model_relation"]) == ("peft", "adapter")
+    alone = adapter_card(record)
+    assert "figures/" not in alone
+    assert 'PeftModel.from_pretrained(base, "me/lora")' in code_blocks(published_card(alone, "me/lora"))[0]
+    front = yaml.safe_load(alone.split("---\n")[1])
+    assert (front["library_name"], front["base_model_relation"]) == ("peft", "adapter")
     scratch = replace(record, proofs=replace(record.proofs, only_head_new=None))
     assert not {"base_model", "license"} & set(metadata(scratch).to_dict())
 
@@ -247,9 +258,9 @@ def test_energy_is_on_the_card_with_how_it_was_found(runs: dict[str, Path]) -> N
     known, unknown = (replace(record, energy=one) for one in (energy, replace(energy, country=None, grams=None)))
     assert metadata(known).to_dict()["co2_eq_emissions"]["emissions"] == 0.11
     assert "co2_eq_emissions" not in metadata(unknown).to_dict()
-    assert "2.000 Wh" in card_of(known)
-    assert "CO2" not in card_of(unknown)
-    assert "codecarbon" not in card_of(record)
+    assert "2.000 Wh" in card(known)
+    assert "CO2" not in card(unknown)
+    assert "codecarbon" not in card(record)
 
 
 def test_the_command_is_that_of_the_run(runs: dict[str, Path]) -> None:
@@ -260,8 +271,6 @@ def test_the_command_is_that_of_the_run(runs: dict[str, Path]) -> None:
     for kind, folder in runs.items():
         record = read_record(folder, RunRecord)
         assert str(folder.parent) not in record.command
-        import shlex
-
         words = shlex.split(record.command)
         assert words[:2] == ["hf-ft", "train"]
         parser = Parser("train")
@@ -284,6 +293,6 @@ def test_records_of_before_have_a_card(runs: dict[str, Path], tmp_path: Path) ->
     for name in ("licence_name", "licence_link", "languages"):
         del content["model"][name]
     (tmp_path / "run.json").write_text(json.dumps(content))
-    text = card_of(read_record(tmp_path, RunRecord))
+    text = card(read_record(tmp_path, RunRecord))
     assert "## Data" in text
     assert "--output_dir" not in text

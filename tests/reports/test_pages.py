@@ -36,7 +36,7 @@ def tokens(page: str) -> list[Token]:
 
 
 def check_page(page: str, headings: int) -> None:
-    """No HTML but a card's last line, no link but those of papers and models, no heading of the data's, whole tables."""
+    """No HTML but a card's last line, no link but to papers and models, no heading of the data's, and whole tables."""
     found = tokens(page)
     html = [token.content for token in found if token.type in ("html_block", "html_inline")]
     assert [one for one in html if not one.startswith(BEGIN)] == []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +112,22 @@ def merged(old: str, new: str) -> Page:
     return Page(front, metadata, sections, digests, edited)
 
 
+def changed(card: str, name: str, change: Callable[[str], str]) -> str:
+    """Return a card with one section changed, which is no edit: what was as generated still is.
+
+    A card without the line of digests is changed as a whole.
+    """
+    page = parse(card)
+    if page.digests is None:
+        return change(card)
+    if name in page.sections:
+        before = page.sections[name]
+        page.sections[name] = change(before)
+        if page.digests["sections"].get(name) == digest(before):
+            page.digests["sections"][name] = digest(page.sections[name])
+    return page.text
+
+
 def _merged(
     mine: Mapping[str, Any], fresh: Mapping[str, Any], known: Mapping[str, str], edited: list[str]
 ) -> dict[str, Any]:
@@ -146,7 +162,9 @@ def _without_digests(text: str) -> tuple[str, Digests | None]:
         return text, None
     try:
         found = json.loads(text[start + len(BEGIN) : end])
-        digests = {kind: {str(name): str(one) for name, one in found[kind].items()} for kind in ("metadata", "sections")}
+        digests = {
+            kind: {str(name): str(one) for name, one in found[kind].items()} for kind in ("metadata", "sections")
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
         return text, None
     return text[:start].rstrip() + "\n" + text[end + len(END) :], digests

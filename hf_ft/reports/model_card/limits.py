@@ -35,8 +35,7 @@ def _scope(record: RunRecord) -> Iterator[str]:
         )
     elif data.problem_type == "single_label_classification":
         yield (
-            f"The model knows {data.predicts} and always answers with one of them, also for inputs that belong to "
-            "none"
+            f"The model knows {data.predicts} and always answers with one of them, also for inputs that belong to none"
         )
     spoken = languages(record)
     if spoken and spoken != ["multilingual"]:

@@ -45,9 +45,10 @@ def metadata(record: RunRecord, adapter: bool = False) -> ModelCardData:
     model, data = record.model, record.data
     pretrained = record.proofs.only_head_new is not None
     based = model.hub_id if pretrained else None
-    kind = ["adapter" if adapter else "finetune"] * bool(based)
     licence = licence_metadata(model.licence, model.licence_name, model.licence_link) if pretrained else {}
-    more: dict[str, Any] = {"base_model_relation": one for one in kind}
+    more: dict[str, Any] = {}
+    if based:
+        more["base_model_relation"] = "adapter" if adapter else "finetune"
     if energy := emissions(record):
         more["co2_eq_emissions"] = energy
     if examples := _widget(record):

@@ -18,16 +18,17 @@ PROBABILITY = {
 """Metrics of probabilities, in the order of the card."""
 
 
-def scores(record: RunRecord) -> str:
-    """Return the section of results."""
+def scores(record: RunRecord, figures: bool = True) -> str:
+    """Return the section of results, with or without its figures."""
     split = list(record.metrics)[-1]
     by_class = record.by_class.get(split)
     parts = [
         markdown_table(*_table(record)),
         _note(record),
-        pictures(record, "confusion_matrix"),
+        pictures(record, "confusion_matrix") if figures else "",
         f"### {class_heading(by_class, split)}\n\n{markdown_table(*class_rows(by_class))}" if by_class else "",
         _calibration(record, split),
+        pictures(record, "reliability", "calibration") if figures else "",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -53,7 +54,7 @@ def _heading(record: RunRecord, split: str) -> str:
 def _note(record: RunRecord) -> str:
     note = f"{record.baseline_description.note}. ".lstrip()
     note += "Intervals are over examples, 95 %: bootstrap, and exact where nearly all answers are right or wrong."
-    note += " Choices of training, such as the best epoch, were made on validation, whose scores may be a little too good"
+    note += " Choices such as the best epoch were made on validation, whose scores may be a little too good"
     note += "; the test split took part in none." if "test" in record.metrics else ". There was no test split."
     if record.threshold is not None:
         origin = "set by --threshold" if isinstance(record.settings.get("threshold"), float) else "fitted on validation"
@@ -68,8 +69,4 @@ def _calibration(record: RunRecord, split: str) -> str:
     if not found:
         return ""
     lines = [f"- {PROBABILITY[name]}: {figure(one.value)} ({interval(one)})" for name, one in found.items()]
-    return "\n\n".join(["### Probabilities", "\n".join(lines), *_picture(record)])
-
-
-def _picture(record: RunRecord) -> list[str]:
-    return [one for one in [pictures(record, "reliability", "calibration")] if one]
+    return "\n\n".join(["### Probabilities", "\n".join(lines)])

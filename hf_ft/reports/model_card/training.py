@@ -35,13 +35,13 @@ LONG = 60
 """Seconds from which a duration is given in minutes too."""
 
 
-def training(record: RunRecord) -> str:
-    """Return the section on training."""
+def training(record: RunRecord, figures: bool = True) -> str:
+    """Return the section on training, with or without its figures."""
     parts = [
         "What trained and what was frozen, from the input to the head. Numbers are learning rates.",
         markdown_table(*depth_group_table(record, [bool(stage.solver) for stage in record.stages])),
         bullets(_notes(record)),
-        other_pictures(record, "confusion_matrix", "reliability", "calibration"),
+        other_pictures(record, "confusion_matrix", "reliability", "calibration") if figures else "",
         f"### Settings\n\n{_settings(record)}",
         _command(record),
         f"### Cost\n\n{_cost(record)}",

@@ -2,68 +2,86 @@
 
 from __future__ import annotations
 
+import re
+
 from hf_ft.records import RunRecord, TruncationRecord
 from hf_ft.reports.by_class import threshold_usage
 from hf_ft.reports.tables import code
 
 HERE = "."
-"""The repository of a card that was not published: the folder that it is in."""
+"""The repository on a card that was not published: the folder that it is in."""
+FOLDER = '; `"."` is the folder that this card is in'
+"""What a card says of `HERE`."""
+ADAPTER = "adapter"
+"""The folder of the adapter in that of the result."""
 
 
-def usage(record: RunRecord, repository: str = HERE) -> str:
-    """Return the section on loading the model.
-
-    Args:
-        record: The run.
-        repository: The id of the repository on the Hub, or `HERE`.
-    """
-    where = (
-        '`"."` is this folder; once the model is published, write the id of its repository instead.'
-        if repository == HERE
-        else f"It needs `transformers` alone: `pip install transformers torch`{_needs(record)}."
-    )
+def usage(record: RunRecord) -> str:
+    """Return the section on loading the model."""
     call = [
         "from transformers import pipeline",
         "",
-        f'classify = pipeline("{record.pipeline}", model="{repository}")',
+        f'classify = pipeline("{record.pipeline}", model="{HERE}")',
         record.usage + threshold_usage(record),
     ]
-    parts = [where, _block(*call), _long_texts(record, repository), _adapter(record, repository)]
+    needs = " timm" * ("Timm" in record.model.class_name) + " pillow" * ("image" in record.data.inputs)
+    parts = [
+        f"The code needs `pip install transformers torch{needs}`{FOLDER}.",
+        _block(*call),
+        _long_texts(record),
+        _adapter(record),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
-def adapter_usage(record: RunRecord, repository: str = HERE, subfolder: str = "") -> str:
-    """Return the lines that load the adapter on its base model, which is on the Hub."""
+def adapter_usage(record: RunRecord) -> str:
+    """Return the section on loading the adapter, in the card of its own folder."""
+    needs = " timm" * ("Timm" in record.model.class_name) + " pillow" * ("image" in record.data.inputs)
+    said = (
+        "This is the adapter alone; the base model is loaded from the Hub. The code needs `pip install peft "
+        f"transformers torch{needs}`{FOLDER}."
+    )
+    return f"{said}\n\n{_on_base(record, HERE)}"
+
+
+def located(card: str, repository: str) -> str:
+    """Return a card whose code loads from a repository on the Hub in place of the folder that the card is in."""
+
+    def elsewhere(block: re.Match[str]) -> str:
+        text = block.group(0).replace(f'"{HERE}/{ADAPTER}"', f'"{repository}", subfolder="{ADAPTER}"')
+        return text.replace(f'"{HERE}"', f'"{repository}"')
+
+    return PYTHON.sub(elsewhere, card.replace(FOLDER, ""))
+
+
+PYTHON = re.compile(r"^```python\n.*?^```", re.DOTALL | re.MULTILINE)
+
+
+def _adapter(record: RunRecord) -> str:
+    """How to load the adapter in the folder `adapter/`; empty where no adapter alone gives the result."""
+    if not record.adapter or not record.model.hub_id:
+        return ""
+    return (
+        "The weights above are whole: the adapter is merged into them. It is also in the folder `adapter`, by itself:"
+        f"\n\n{_on_base(record, f'{HERE}/{ADAPTER}')}"
+    )
+
+
+def _on_base(record: RunRecord, place: str) -> str:
+    """The lines that load an adapter onto its base model on the Hub."""
     model = record.model
-    assert model.hub_id
     pinned = f', revision="{model.commit}"' if model.commit else ""
-    below = f', subfolder="{subfolder}"' if subfolder else ""
     base = f'"{model.hub_id}"{pinned}, num_labels={len(record.data.labels)}'
     return _block(
         "from peft import PeftModel",
         f"from transformers import {record.auto_class}",
         "",
         f"base = {record.auto_class}.from_pretrained({base})",
-        f'model = PeftModel.from_pretrained(base, "{repository}"{below})',
+        f'model = PeftModel.from_pretrained(base, "{place}")',
     )
 
 
-def _adapter(record: RunRecord, repository: str) -> str:
-    """How to load the adapter in the folder `adapter/`; empty where no adapter alone gives the result."""
-    if not record.adapter or not record.model.hub_id:
-        return ""
-    place = (f"{HERE}/adapter", "") if repository == HERE else (repository, "adapter")
-    return (
-        "The weights above are whole: the adapter is merged into them. It is also in the folder `adapter`, by itself:"
-        f"\n\n{adapter_usage(record, *place)}"
-    )
-
-
-def _needs(record: RunRecord) -> str:
-    return " timm" * ("Timm" in record.model.class_name) + " pillow" * ("image" in record.data.inputs)
-
-
-def _long_texts(record: RunRecord, repository: str) -> str:
+def _long_texts(record: RunRecord) -> str:
     """How to answer for long texts as in the evaluation, without hf_ft; empty where `pipeline` does it."""
     found = next((one for one in record.data.truncation if one.long_text != "truncate"), None)
     if found is None:
@@ -73,8 +91,8 @@ def _long_texts(record: RunRecord, repository: str) -> str:
         "import torch",
         f"from transformers import {record.auto_class}, AutoTokenizer",
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{repository}")',
-        f'model = {record.auto_class}.from_pretrained("{repository}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")',
+        f'model = {record.auto_class}.from_pretrained("{HERE}")',
         'text = "some text"',
         *inputs,
         "with torch.no_grad():",
