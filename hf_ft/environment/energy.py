@@ -63,7 +63,7 @@ def _tracker() -> tuple[Any, str | None]:
 
     country = get_hierarchical_config().get("country_iso_code")
     tracker = OfflineEmissionsTracker(
-        country_iso_code=country or NOWHERE, save_to_file=False, log_level="critical", allow_multiple_runs=True
+        country_iso_code=country or NOWHERE, output_methods=[], log_level="critical", allow_multiple_runs=True
     )
     return tracker, country
 
@@ -78,8 +78,21 @@ def _energy(tracker: Any, country: str | None) -> Energy | None:
         seconds=data.duration,
         parts={name: value for name, value in parts.items() if value},
         processor=data.cpu_model or "",
-        processor_by="",
+        processor_by=_means(tracker),
         country=country,
         grams=data.emissions * 1000 if country else None,
         codecarbon=data.codecarbon_version,
     )
+
+
+MEANS = {
+    "intel_rapl": "its energy counters (RAPL)",
+    "cpu_load": "its load and nominal power, an estimate",
+    "constant": "its nominal power, an estimate",
+}
+"""How codecarbon came to the power of the processor -> in words; other means, of other systems, measure it."""
+
+
+def _means(tracker: Any) -> str:
+    modes = [getattr(one, "_mode", None) for one in getattr(tracker, "_hardware", [])]  # its public name is a log line
+    return next((MEANS.get(mode, str(mode)) for mode in modes if mode), "")

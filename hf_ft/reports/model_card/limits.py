@@ -17,7 +17,8 @@ NAMED = 5
 
 def limits(record: RunRecord) -> str:
     """Return the section on limits and on uses that are out of scope."""
-    return bullets([*_scope(record), *_weaknesses(record), *head_input_lines(record), *_rules(record)])
+    found = [*_scope(record), *_weaknesses(record), *head_input_lines(record), *_rules(record)]
+    return bullets(f"{line.rstrip('.')}." for line in found)
 
 
 def _scope(record: RunRecord) -> Iterator[str]:
@@ -39,7 +40,7 @@ def _scope(record: RunRecord) -> Iterator[str]:
         )
     spoken = languages(record)
     if spoken and spoken != ["multilingual"]:
-        yield f"Trained on texts in {', '.join(spoken)}; other languages were not tested"
+        yield f"Language of the texts: {', '.join(spoken)}. Others were not tested"
     for found in data.truncation[:1]:
         if found.long_text == "truncate":
             yield f"Of texts longer than {found.limit:,} tokens the rest is not read"
@@ -65,7 +66,7 @@ def _rules(record: RunRecord) -> Iterator[str]:
         "Not measured: differences between groups of people, and inputs that are made to mislead. Do not let the model "
         "alone decide what affects a person"
     )
-    licences = {"base model": record.model.licence, "data": record.data.licence}
-    named = [f"that of the {name} ({licence})" for name, licence in licences.items() if licence]
+    licences = {"its licence": record.model.licence, "that of the data": record.data.licence}
+    named = [f"{what} ({licence})" for what, licence in licences.items() if licence]
     if record.proofs.only_head_new:
-        yield "The limits of the base model apply, and its licence" + (f": {', '.join(named)}" if named else "")
+        yield f"The limits of the base model apply, and {' and '.join(named) or 'its licence'}"

@@ -27,6 +27,10 @@ METRICS: dict[str, tuple[str, dict[str, str]]] = {
     "spearman": ("spearmanr", {}),
 }
 """Metric -> its identifier among https://huggingface.co/metrics, and how it was computed; others are called as here."""
+LISTED = frozenset(
+    {*(name for name, _ in METRICS.values()), "accuracy", "f1", "precision", "recall", "mse", "mae", "brier_score"}
+)
+"""Identifiers of metrics by which the Hub filters; others are in `model-index` alone."""
 WRITTEN = frozenset({"text", "tokens"})
 """Inputs that are in a language."""
 LOCAL = "unknown"
@@ -60,7 +64,7 @@ def metadata(record: RunRecord, adapter: bool = False) -> ModelCardData:
         pipeline_tag=record.pipeline,
         base_model=based,
         datasets=[data.hub_id] if data.hub_id else None,
-        metrics=list(dict.fromkeys(_identifier(name) for name in record.metrics[_split(record)])),
+        metrics=[name for name in dict.fromkeys(map(_identifier, record.metrics[_split(record)])) if name in LISTED],
         tags=tags(record, adapter),
         model_name=card_title(record),
         eval_results=results(record),

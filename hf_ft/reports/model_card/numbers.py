@@ -1,4 +1,4 @@
-"""Numbers as the card writes them: three digits that mean something."""
+"""Numbers as the card writes them: about as many digits as mean something."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from hf_ft.records import ScoreRecord
 
 
 def figure(value: float) -> str:
-    """Return a score in three digits; errors may be in any unit."""
+    """Return a score with three decimals, or fewer digits where it is large or tiny: errors may be in any unit."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
+    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
 
 
 def interval(score: ScoreRecord) -> str:
