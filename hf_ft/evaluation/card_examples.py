@@ -38,7 +38,8 @@ def choose_examples(
     drawn = sorted(random.Random(0).sample(range(len(judged)), min(most, len(judged))))
     off = [place for place, one in enumerate(judged) if not one.right]
     worst = sorted(off, key=lambda place: -judged[place].error)[:most]
-    inputs = dict(zip(places := sorted({*drawn, *worst}), _inputs(split.select(places), name, places), strict=True))
+    places = sorted({*drawn, *worst})
+    inputs = dict(zip(places, _inputs(split.select(places), name, places), strict=True))
     return ExamplesRecord(
         split=name,
         sample=[_record(inputs[place], judged[place]) for place in drawn],
