@@ -97,8 +97,8 @@ def _write(run: Run, results: Results, out: Path) -> RunRecord:
         if finish is not None:
             with phase("load back"):
                 record.proofs.load_back = finish()
-    write_texts(record, out)
     record.phases = phase_seconds()
+    write_texts(record, out)
     write_json(out / record.FILE, record.as_dict())
     return record
 
