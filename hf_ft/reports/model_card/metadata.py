@@ -50,7 +50,7 @@ def metadata(record: RunRecord, adapter: bool = False) -> ModelCardData:
     pretrained = record.proofs.only_head_new is not None
     based = model.hub_id if pretrained else None
     licence = licence_metadata(model.licence, model.licence_name, model.licence_link) if pretrained else {}
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {**licence}
     if based:
         more["base_model_relation"] = "adapter" if adapter else "finetune"
     if energy := emissions(record):
@@ -59,7 +59,6 @@ def metadata(record: RunRecord, adapter: bool = False) -> ModelCardData:
         more["widget"] = examples
     return ModelCardData(
         language=languages(record) or None,
-        **licence,
         library_name="peft" if adapter else "transformers",
         pipeline_tag=record.pipeline,
         base_model=based,
