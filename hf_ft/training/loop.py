@@ -87,9 +87,7 @@ def train(
         _announce(run)
         output_folder.hold(run.output_dir, "run")
     with output_folder.let_go_if_raised(run.output_dir):
-        with energy_measured(run.config.energy != "off" and args.should_save) as measured:
-            _run_stages(run, *encoded)
-        run.energy = None if run.resumed else measured.energy  # that of the last process alone would mislead
+        _run_stages(run, *encoded)
         _settle(run)
     undo()
     return run
@@ -243,11 +241,13 @@ def _encoded(run: Run) -> tuple[Any, Any]:
 
 def _run_stages(run: Run, train_set: Any, validation_set: Any) -> None:
     begin(run)
-    with stoppable() as stop:
+    wanted = run.config.energy != "off" and run.args.should_save
+    with stoppable() as stop, energy_measured(wanted) as measured:
         for number, stage in enumerate(run.plan.stages, start=1):
             stop.check()
             run_stage(run, number, stage, train_set, validation_set, stop)
         stop.check()  # a signal that arrived after the last step
+    run.energy = None if run.resumed else measured.energy  # that of the last process alone would mislead
 
 
 def _settle(run: Run) -> None:
