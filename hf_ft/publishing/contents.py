@@ -30,8 +30,6 @@ REQUIRED = ("run.json", "config.json")
 ADAPTER, ADAPTER_REQUIRED = "adapter", ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 BASE_MODEL = frozenset({"config.json", WEIGHTS, INDEX})
 """Files that an adapter's repository must not hold: `transformers` would take it for a whole model."""
-PLACEHOLDER = b"THIS_REPOSITORY"
-"""What a card calls the repository before it is published."""
 
 
 @dataclass(frozen=True)

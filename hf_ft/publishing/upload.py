@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft import __version__
 from hf_ft.errors import UserError, shorten
-from hf_ft.publishing.contents import PLACEHOLDER, Contents, Item
+from hf_ft.publishing.contents import Contents, Item
 from hf_ft.publishing.destination import Destination
 from hf_ft.publishing.hub_calls import bounded_waits, http_error, is_cut, patiently, spoken_waits, status_of
 from hf_ft.publishing.hub_errors import NOTHING, endpoint, explained
 from hf_ft.publishing.repository import MAIN, Changes, Repository, changes, is_stored, read_files, read_repository
+from hf_ft.reports import published_card
 from hf_ft.storage import bytes_digest
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Upload:
                 content = item.path.read_bytes()
                 if bytes_digest(content) != item.sha256:
                     raise self._changed(item)
-                found[item.name] = content.replace(PLACEHOLDER, self.repo_id.encode()) if item.is_card else content
+                found[item.name] = published_card(content.decode(), self.repo_id).encode() if item.is_card else content
         return found
 
     def _committed(

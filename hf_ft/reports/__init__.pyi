@@ -5,6 +5,7 @@ from .by_class import class_table as class_table
 from .by_class import threshold_note as threshold_note
 from .by_class import undefined_note as undefined_note
 from .card import cards as cards
+from .card import published_card as published_card
 from .depth_groups_figure import draw_groups as draw_groups
 from .model_card.hand_edits import CardError as CardError
 from .model_card.hand_edits import merged as merged

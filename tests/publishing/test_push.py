@@ -15,6 +15,7 @@ from hf_ft.publishing.contents import publishable
 from hf_ft.storage import output_folder
 from tests.hub import LocalHub
 from tests.publishing.pushing import COMMAND, SCRIPT, Pusher
+from tests.support.cards import code_blocks, run_blocks
 
 NEW = ["initial commit"]
 OURS = "Model trained with hf_ft"
@@ -167,6 +168,20 @@ def test_an_earlier_result_is_replaced(pusher: Pusher) -> None:
     assert "adapter/adapter_config.json" in out
 
 
+def test_the_code_on_the_card_loads_from_the_hub(pusher: Pusher, tmp_path: Path) -> None:
+    """In a fresh process with an empty cache and without hf_ft; an edit of the card is published too."""
+    card = pusher.folder / "README.md"
+    card.write_text(card.read_text().replace("\n## Limits\n", "\n## Authors\n\nMe.\n\n## Limits\n"))
+    code, _, err = pusher("alice/model")
+    assert code == 0, err
+    published = pusher.hub.repo("alice/model").files()["README.md"].decode()
+    assert "## Authors\n\nMe." in published
+    blocks = code_blocks(published)
+    assert 'model="alice/model"' in blocks[0]
+    (answer,) = run_blocks([(tmp_path, blocks)], pusher.hub.environment(pusher.token, tmp_path / "empty"))
+    assert answer[0]["label"] in ("negative", "positive")
+
+
 # --- Branches, tags, pull requests ------------------------------------------------------------------------------------
 
 
@@ -177,7 +192,7 @@ def test_a_branch(pusher: Pusher) -> None:
         assert pusher("alice/model", "--revision", "try/one")[0] == 0
         assert holds(pusher.hub, "alice/model", pusher.folder, "try/one")
         assert titles(pusher.hub, "alice/model") == NEW
-        (pusher.folder / "README.md").write_text("# THIS_REPOSITORY alice/model\n")
+        (pusher.folder / "README.md").write_text('# Mine\n\n```python\nload(".")\n```\n')
     assert len(titles(pusher.hub, "alice/model", "try/one")) == 3
 
 
