@@ -38,8 +38,11 @@ def code_blocks(card: str) -> list[str]:
 
 
 def run_blocks(asked: Sequence[tuple[Path, list[str]]], environment: Mapping[str, str] | None = None) -> list[Any]:
-    """Run blocks of code, each list in its folder, in a process without hf_ft; returns what each answers."""
-    variables = {**os.environ, **(environment or {})}
+    """Run blocks of code, each list in its folder, in a process without hf_ft; returns what each answers.
+
+    `environment` are all environment variables of the process, by default those of this one.
+    """
+    variables = {**(os.environ if environment is None else environment)}
     variables.pop("PYTHONPATH", None)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
