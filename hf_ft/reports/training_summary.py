@@ -18,7 +18,7 @@ from hf_ft.records import (
     StoppedEarly,
 )
 from hf_ft.reports.by_class import class_table, classes_lines, threshold_lines, undefined_note
-from hf_ft.reports.tables import LOWER_IS_BETTER, text_table, title, wrapped
+from hf_ft.reports.tables import LOWER_IS_BETTER, counted, text_table, title, wrapped
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -169,7 +169,9 @@ def depth_group_table(record: RunDescription, solved: Sequence[bool]) -> Table:
 
 
 def _length(stage: PlannedStageRecord) -> str:
-    return f"{stage.max_steps} steps" if stage.max_steps > 0 else f"{stage.epochs:g} epochs"
+    if stage.max_steps > 0:
+        return counted(stage.max_steps, "step")
+    return "1 epoch" if stage.epochs == 1 else f"{stage.epochs:g} epochs"
 
 
 def regularisation(settings: Mapping[str, Any]) -> str:

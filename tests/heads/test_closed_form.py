@@ -45,7 +45,7 @@ def test_lp_ft_begins_with_a_solved_head(
     assert (head["steps"], head["epochs"], full["epochs"]) == (0, 0, 3)
     before, after = text.split("cache ", 1)
     assert "head, closed form" in before
-    assert "1 epochs" not in before
+    assert "1 epoch" not in before
     assert "saves about" not in after  # the features are what is solved on, whatever epochs would have taken
     assert "epoch  3.00/3 " in after
     points, begins = curves(from_json(RunRecord, record))
@@ -55,7 +55,7 @@ def test_lp_ft_begins_with_a_solved_head(
     steps = train(text_model, text_data, tmp_path / "steps", head_solver="sgd")
     assert solved(steps) == [False, False]
     assert [stage["solved"] for stage in steps["plan"]["stages"]] == [False, False]
-    assert "head, 1 epochs" in capsys.readouterr().out
+    assert "head, 1 epoch" in capsys.readouterr().out
 
 
 def test_a_stage_shorter_than_an_epoch_is_solved(text_model: str, text_data: str, tmp_path: Path) -> None:

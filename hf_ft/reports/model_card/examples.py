@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hf_ft.records import ExampleRecord, RunRecord
-from hf_ft.reports.tables import markdown_table
+from hf_ft.reports.tables import counted, markdown_table
 
 
 def examples(record: RunRecord) -> str:
@@ -16,9 +16,12 @@ def examples(record: RunRecord) -> str:
     size = record.data.sizes[found.split]
     parts = [f"Of {found.split}, drawn at random:\n\n{_table(found.sample)}"]
     if found.mistakes:
-        what = "The predictions that are furthest off" if found.wrong is None else "The worst mistakes"
-        of = "" if found.wrong is None else f", of {found.wrong:,} among {size:,} examples"
-        parts.append(f"### {what}\n\n{what}{of}:\n\n{_table(found.mistakes)}")
+        of = f"all {size:,}"
+        if found.wrong is not None:
+            of = f"{counted(found.wrong, 'mistake')} among {size:,} examples"
+        parts.append(
+            f"### Worst mistakes\n\nThe predictions that are furthest off, of {of}:\n\n{_table(found.mistakes)}"
+        )
     return "\n\n".join(parts)
 
 

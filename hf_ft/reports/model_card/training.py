@@ -65,7 +65,12 @@ def _settings(record: RunRecord) -> str:
     settings = record.settings
     by_tokens = settings.get("tokens_per_batch") is not None
     names = ("tokens_per_batch" if by_tokens else "per_device_train_batch_size", *SHOWN)
-    used = [f"{name} {settings[name]}" for name in names if settings.get(name) not in (None, 0, 0.0) or name == "seed"]
+    plain = {"gradient_accumulation_steps": 1}
+    used = [
+        f"{name} {settings[name]}"
+        for name in names
+        if name == "seed" or settings.get(name) not in (None, 0, plain.get(name))
+    ]
     more = [one for one in (regularisation(settings), precision_phrase(record)) if one]
     return escaped(", ".join([*used, *more]) + ".")
 
