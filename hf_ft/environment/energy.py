@@ -7,6 +7,7 @@ is reported.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ def _tracker() -> tuple[Any, str | None]:
     from codecarbon import OfflineEmissionsTracker
     from codecarbon.core.config import get_hierarchical_config
 
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it speaks before it has read its log_level
     country = get_hierarchical_config().get("country_iso_code")
     tracker = OfflineEmissionsTracker(
         country_iso_code=country or NOWHERE, output_methods=[], log_level="critical", allow_multiple_runs=True
