@@ -11,6 +11,7 @@ from hf_ft.publishing.contents import Contents, read_contents
 from hf_ft.publishing.destination import Destination
 from hf_ft.publishing.leaks import ALLOWABLE
 from hf_ft.publishing.upload import Publication, Upload
+from hf_ft.storage import LOCAL
 
 
 def push(
@@ -70,11 +71,18 @@ def show(contents: Contents, destination: Destination) -> None:
     """Print the plan: where to, which files, and what stays here."""
     kind = "private" if destination.private else "public"
     print(f"To {destination.repo_id} ({kind}): {len(contents.items)} files, {readable_size(contents.size)}\n")
-    rows = [(item.name, readable_size(item.size), "edited since the run" * item.edited) for item in contents.items]
-    print_table(("file", "size", ""), rows, right=(1,))
+    edited = any(item.edited for item in contents.items)
+    notes = ["edited since the run" if item.edited else "" for item in contents.items]
+    rows = [
+        (item.name, readable_size(item.size), *([note] if edited else []))
+        for item, note in zip(contents.items, notes, strict=True)
+    ]
+    print_table(("file", "size", *([""] if edited else [])), rows, right=(1,))
     print()
     if contents.local:
-        print(f"Not published: {shorten(contents.local, 8)}")
+        hidden = [name for name in contents.local if name.startswith(f"{LOCAL}/")]
+        others = [name for name in contents.local if name not in hidden]
+        print(f"Not published: {shorten([*others, *([f'{LOCAL}/'] if hidden else [])], 6)}")
     if contents.allowed:
         print(f"Published because of --allow: {shorten(contents.allowed, 8)}")
 

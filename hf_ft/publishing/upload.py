@@ -108,7 +108,8 @@ class Upload:
             else:
                 commit, url = str(repository.head), self.url
             self._tag(repository, commit)
-        print(f"{'Published' if todo.any else 'Nothing new'}: {url} (commit {commit[:12]})")
+        tag = f", tag {self.destination.tag}" if self.destination.tag else ""
+        print(f"{'Published' if todo.any else 'Nothing new'}: {url} (commit {commit[:12]}{tag})")
         return Publication(self.repo_id, repository.private, tuple(item.name for item in items), commit, url)
 
     # Before anything is sent.
@@ -321,4 +322,5 @@ def _card_warnings() -> Iterator[None]:
             yield
         finally:
             for warning in caught:
-                print(" ".join(str(warning.message).split()))
+                if str(warning.message).startswith("Warnings while validating metadata"):
+                    print(" ".join(str(warning.message).split()))
