@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def show(contents: Contents, destination: Destination) -> None:
         print(f"Not published: {shorten([*others, *([f'{LOCAL}/'] if hidden else [])], 6)}")
     if contents.allowed:
         print(f"Published because of --allow: {shorten(contents.allowed, 8)}")
+    sys.stdout.flush()  # before an upload that may take long
 
 
 def readable_size(size: int) -> str:

@@ -182,11 +182,11 @@ class Upload:
     def _announce(self, repository: Repository, todo: Changes) -> None:
         kind = "private" if repository.private else "public"
         branch = self.branch if repository.has_branch else f"the new branch {self.branch}"
-        print(f"{self.repo_id} is {kind}. On {branch}: {todo or 'no files'}")
+        print(f"{self.repo_id} is {kind}. On {branch}: {todo or 'no files'}", flush=True)
         if repository.private and not self.destination.private:
             print(f"It stays private, although --public was set: its visibility is changed at {self.url}/settings")
         if todo.removed:
-            print(f"Removed: {shorten(todo.removed, 8)}")
+            print(f"Removed: {shorten(todo.removed, 8)}", flush=True)
 
     # Sending.
 
