@@ -25,7 +25,7 @@ HIDDEN = "***"
 MARKDOWN_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Find:
     """Something that must not leave the machine: where it is, and its kind."""
 
@@ -35,6 +35,12 @@ class Find:
 
     def __str__(self) -> str:
         return f"{' '.join(filter(None, (self.file, self.place)))}: {self.kind}"
+
+    @property
+    def line(self) -> int:
+        """The number of its line; 0 where there are none."""
+        number = self.place.removeprefix("line ")
+        return int(number) if number.isdecimal() else 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def find_leaks(folder: Path, files: Iterable[Path], search: Search | None = None
             for kind, pattern in patterns.items():
                 for match in pattern.finditer(text.text):
                     found[Find(name.as_posix(), _place(text, match), kind)] = None
-    return [*found]
+    return sorted(found, key=lambda find: (find.file, find.line))
 
 
 def _place(text: _Text, match: re.Match[str]) -> str:
