@@ -36,7 +36,7 @@ def patiently(call: Callable[[], T]) -> T:
     number = 1
     while True:
         try:
-            with bounded_waits():
+            with bounded_waits(), spoken_waits():
                 return call()
         except Exception as error:
             wait = _wait(error, number)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.publishing.contents import Item
-from hf_ft.publishing.hub_calls import SILENCE, patiently
+from hf_ft.publishing.hub_calls import SILENCE, bounded_waits, patiently, spoken_waits
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -94,7 +94,8 @@ def read_files(api: HfApi, repo_id: str, commit: str) -> dict[str, RemoteFile]:
     from huggingface_hub.hf_api import RepoFile
 
     try:
-        tree = patiently(lambda: [*api.list_repo_tree(repo_id, recursive=True, revision=commit)])
+        with bounded_waits(), spoken_waits():  # the library tries listings again itself
+            tree = [*api.list_repo_tree(repo_id, recursive=True, revision=commit)]
     except EntryNotFoundError:  # a commit without any file
         return {}
     files = [entry for entry in tree if isinstance(entry, RepoFile)]
