@@ -18,7 +18,18 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 MODULES = ("variants", "frozen", "side_by_side", "quality_data", "quality_peers", "gpu_wheels")
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in MODULES)
 OTHERS = (
-    *("compare", "depth", "few_shot_text", "gpu", "imbalance", "long_texts", "methods", "quality", "rank"),
+    *(
+        "calibration",
+        "compare",
+        "depth",
+        "few_shot_text",
+        "gpu",
+        "imbalance",
+        "long_texts",
+        "methods",
+        "quality",
+        "rank",
+    ),
     "tune_defaults",
 )
 COMPARISONS = [path for path in SCRIPTS if path.stem not in OTHERS]

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_ft.environment import phase, training_memory
+from hf_ft.evaluation.calibration import Calibrated, calibrate
 from hf_ft.evaluation.card_examples import choose_examples
 from hf_ft.evaluation.head_input import compare_head_input
 from hf_ft.evaluation.load_back import start_prover
@@ -21,6 +22,7 @@ from hf_ft.records import AutotuneRecord, ExamplesRecord
 from hf_ft.tasks import BoolArray, Target
 
 if TYPE_CHECKING:
+    from hf_ft.autotune import Autotuner
     from hf_ft.training import Run
 
 
@@ -34,8 +36,9 @@ class Results:
     `compare_head_input`. `custom[split]` holds the metrics that the caller brought. `by_class[split]` are the scores of
     each class, `undefined[split]` the metrics that its labels do not define, with the reason, and `rare_class` the
     scores with a threshold for the rarer of two classes. `autotune` is how the predictions ran where that was tried,
-    `examples` those that the user allowed to be shown. `prover` is the process that will prove that the saved model
-    loads back: it starts while scores are computed.
+    `examples` those that the user allowed to be shown. `calibration` is what `--calibrate` did: it is in the weights
+    before anything is scored. `prover` is the process that will prove that the saved model loads back: it starts while
+    scores are computed.
     """
 
     metrics: dict[str, dict[str, Score]]
@@ -49,6 +52,7 @@ class Results:
     undefined: dict[str, dict[str, str]] = field(default_factory=dict)
     rare_class: RareClass | None = None
     autotune: list[AutotuneRecord] = field(default_factory=list)
+    calibration: Calibrated | None = None
     examples: ExamplesRecord | None = None
     prover: PlainProcess | None = field(default=None, repr=False, compare=False)
 
@@ -77,14 +81,18 @@ def score(run: Run) -> Results:
     with training_memory():
         with phase("head input"):
             results.head_input = compare_head_input(run)
+        tuner = make_tuner(run.config, run.args)
+        if run.config.calibrate:
+            with phase("calibration"):
+                results.calibration = calibrate(run, tuner)
         with phase("scores"):
-            _score_splits(run, results)
+            _score_splits(run, results, tuner)
     return results
 
 
-def _score_splits(run: Run, results: Results) -> None:
+def _score_splits(run: Run, results: Results, tuner: Autotuner | None) -> None:
     """Add the scores on validation and test."""
-    splits, tuner = run.splits, make_tuner(run.config, run.args)
+    splits = run.splits
     for name, split in (("validation", splits.validation), ("test", splits.test)):
         if split is None:
             continue
@@ -95,8 +103,9 @@ def _score_splits(run: Run, results: Results) -> None:
         if own:
             results.custom[name] = found
         if name == "validation":
-            results.threshold = splits.target.fit(outputs, split["labels"][:], run.config.threshold)
-            results.rare_class = _rare_class(run, outputs)
+            _fit_threshold(run, results, outputs)
+        if results.calibration is not None:
+            results.calibration.measure(name, outputs, split["labels"][:])
         add_scores(results, name, outputs, split, splits.target, splits.labels)
         copied = splits.duplicates.in_train.get(name)
         if copied is not None and not copied.all():
@@ -107,6 +116,19 @@ def _score_splits(run: Run, results: Results) -> None:
         if run.config.card_examples:  # of the last split
             results.examples = choose_examples(run, name, split, outputs, results.threshold)
     results.autotune = tuner.choices if tuner else []
+
+
+def _fit_threshold(run: Run, results: Results, outputs: Any) -> None:
+    """Add the threshold for several labels per example, or for the rarer of two classes; `outputs` are of validation.
+
+    A calibration has moved it: to 0.5 for several labels, and the rarer of two classes needs none.
+    """
+    if results.calibration is not None:
+        moved = results.calibration.found.threshold is not None
+        results.threshold = 0.5 if moved and results.calibration.record.label is None else None
+        return
+    results.threshold = run.splits.target.fit(outputs, run.splits.validation["labels"][:], run.config.threshold)
+    results.rare_class = _rare_class(run, outputs)
 
 
 def _rare_class(run: Run, outputs: Any) -> RareClass | None:

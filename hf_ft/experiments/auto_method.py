@@ -28,7 +28,8 @@ def resolve(settings: Settings) -> tuple[Settings, FreezeDepthChoice]:
     explicit = {name: values[name] for name in settings.config.explicit - NOT_SEARCHED}
     folder = out / "depth"
     overwrite = settings.config.overwrite_output_dir and not settings.training.get("resume_from_checkpoint")
-    layer = {**explicit, "output_dir": str(folder), "overwrite_output_dir": overwrite, "seeds": [values["seed"]]}
+    searched = {name: value for name, value in explicit.items() if name != "calibrate"}
+    layer = {**searched, "output_dir": str(folder), "overwrite_output_dir": overwrite, "seeds": [values["seed"]]}
     record = search(read_depth_settings([("the settings of method auto", layer)]))
     choice, cost = record.choice, record.cost
     assert choice is not None

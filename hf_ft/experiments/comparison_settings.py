@@ -100,7 +100,7 @@ def take_own(
         hint: What to use in place of a method or plan.
 
     Raises:
-        UserError: A method or plan, which the experiment sets itself.
+        UserError: A method or plan, which the experiment sets itself, or a calibration.
     """
     own: dict[str, Any] = {}
     rest: list[Layer] = []
@@ -109,6 +109,12 @@ def take_own(
         others = {name: value for name, value in layer.items() if name not in names}
         if wrong := [name for name in ("method", "plan") if others.get(name) is not None]:
             raise UserError(f"`{wrong[0]}` in {source} is not supported {where}.", option=wrong[0], hint=hint)
+        if others.get("calibrate"):
+            raise UserError(
+                f"`calibrate` in {source} is not supported here: trials are compared as they were trained.",
+                option="calibrate",
+                hint="Add it to the training with the method that you choose.",
+            )
         rest.append((source, others))
     return own, rest
 

@@ -3,6 +3,11 @@ from . import regression as regression
 from . import tagging as tagging
 from .bootstrap import Floats as Floats
 from .bootstrap import Score as Score
+from .calibration import Calibration as Calibration
+from .calibration import CalibrationScore as CalibrationScore
+from .calibration import calibration_score as calibration_score
+from .calibration import fit_temperature as fit_temperature
+from .calibration import fit_temperature_and_bias as fit_temperature_and_bias
 from .classification import MULTI_LABEL as MULTI_LABEL
 from .classification import SINGLE_LABEL as SINGLE_LABEL
 from .classification import default_metric as default_metric

@@ -118,6 +118,17 @@ def _split(logits: npt.ArrayLike, references: npt.ArrayLike, problem_type: str, 
     return _Split(logits, references, (label_probabilities(logits) >= threshold).astype(np.int64))
 
 
+def checked_split(logits: npt.ArrayLike, references: npt.ArrayLike, problem_type: str) -> tuple[Floats, Array]:
+    """Return logits `(examples, classes)` and references as `score` takes them, validated.
+
+    Raises:
+        UserError: Logits are NaN or infinite.
+        ValueError: Shapes do not match, or references are invalid.
+    """
+    checked = _checked_logits(logits)
+    return checked, _checked_references(references, checked.shape, problem_type)
+
+
 def _checked_logits(logits: npt.ArrayLike) -> Floats:
     checked = np.asarray(logits, dtype=np.float64)
     if checked.ndim != 2 or 0 in checked.shape:
@@ -197,7 +208,7 @@ def _or_zero(value: Callable[[Array, Array], float]) -> Callable[[Array, Array],
 
 def _log_loss_single(references: Array, logits: Array) -> float:
     # scikit-learn's `log_loss` builds a table of examples and classes, which takes seconds for thousands of each.
-    return float(_negative_log(class_probabilities(logits)[np.arange(len(logits)), references]).mean())
+    return float(negative_log(class_probabilities(logits)[np.arange(len(logits)), references]).mean())
 
 
 def _log_loss_multi(references: Array, logits: Array) -> float:
@@ -315,15 +326,16 @@ def _resample_ece(split: _Split) -> Statistic:
 
 
 def _losses_single(split: _Split) -> Floats:
-    return _negative_log(class_probabilities(split.logits)[np.arange(len(split.logits)), split.references])
+    return negative_log(class_probabilities(split.logits)[np.arange(len(split.logits)), split.references])
 
 
 def _losses_multi(split: _Split) -> Floats:
     probabilities = label_probabilities(split.logits)
-    return _negative_log(np.where(split.references == 1, probabilities, 1 - probabilities)).mean(axis=1)
+    return negative_log(np.where(split.references == 1, probabilities, 1 - probabilities)).mean(axis=1)
 
 
-def _negative_log(probabilities: Floats) -> Floats:
+def negative_log(probabilities: Floats) -> Floats:
+    """Return the loss of the probability of what is true, in nats."""
     # Clipped as in scikit-learn, so that one wrong prediction with probability 1 costs 36.04 and not infinity.
     epsilon = np.finfo(np.float64).eps
     return -np.log(probabilities.clip(epsilon, 1 - epsilon))

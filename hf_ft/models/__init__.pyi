@@ -18,6 +18,9 @@ from .grouping import DepthGroup as DepthGroup
 from .grouping import DepthGroups as DepthGroups
 from .grouping import depth_groups as depth_groups
 from .grouping import linear_head as linear_head
+from .head_affine import HeadAffine as HeadAffine
+from .head_affine import affine_of_head as affine_of_head
+from .head_affine import why_no_affine as why_no_affine
 from .head_features import NoFeatures as NoFeatures
 from .head_features import features_as_logits as features_as_logits
 from .head_option import check_head as check_head
@@ -40,5 +43,6 @@ from .optimizer_groups import param_groups as param_groups
 from .optimizer_groups import rated_groups as rated_groups
 from .precheck import check_model as check_model
 from .split_search import find_split as find_split
+from .timm_layout import save_model as save_model
 from .tracing import evaluating as evaluating
 from .tracing import example_inputs as example_inputs

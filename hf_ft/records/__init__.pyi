@@ -1,3 +1,7 @@
+from .calibration import CalibratedSplit as CalibratedSplit
+from .calibration import CalibrationRecord as CalibrationRecord
+from .calibration import CalibrationScoreRecord as CalibrationScoreRecord
+from .calibration import ReliabilityPointRecord as ReliabilityPointRecord
 from .comparison import ComparisonRecord as ComparisonRecord
 from .comparison import ComparisonRow as ComparisonRow
 from .comparison import ComparisonSeconds as ComparisonSeconds

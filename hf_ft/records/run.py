@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from hf_ft.records.calibration import CalibrationRecord
 from hf_ft.records.freeze_depth import DepthAlternative, DepthCost
 from hf_ft.records.record_files import DataRecord, Machine, ModelRecord, Record, Scores
 
@@ -427,6 +428,7 @@ class _RunResult(RunDescription):
     rare_class: ThresholdRecord | None = None
     soup: RunSoupRecord | None = None
     autotune: list[AutotuneRecord] = field(default_factory=list)
+    calibration: CalibrationRecord | None = None
     phases: dict[str, float] = field(default_factory=dict)
     command: str = ""
     adapter: bool = False
@@ -444,7 +446,8 @@ class RunRecord(_RunResult, Record):
     `by_class[split]` are the scores of each class; `undefined_metrics[split]` are those that the labels of the split do
     not define, with the reason. `rare_class` is the threshold for the rarer of two classes, if one was set. `soup` says
     of which runs the weights are the average; settings, plan and stages are those of the best of them. `autotune` is
-    how predictions for the scores ran where that was tried. `phases` are the seconds of the run by phase,
+    how predictions for the scores ran where that was tried. `calibration` is what `--calibrate` folded into the last
+    layer; all scores are those of the calibrated model. `phases` are the seconds of the run by phase,
     up to when this was written; empty where a recipe called the steps one by one. `command` is the `hf-ft` command line
     that asks for the same run, without local paths. `adapter` is whether the folder `adapter/` alone, on the source
     model, gives the result too.

@@ -18,6 +18,7 @@ from hf_ft.records import (
     StoppedEarly,
 )
 from hf_ft.reports.by_class import class_table, classes_lines, threshold_lines, undefined_note
+from hf_ft.reports.calibration import calibration_lines, calibration_table
 from hf_ft.reports.tables import LOWER_IS_BETTER, counted, text_table, title, wrapped
 
 Table = tuple[list[str], list[list[str]]]
@@ -81,6 +82,7 @@ def after_training(record: RunRecord, folder: Path) -> str:
         *duplicates_lines(record),
         *undefined_lines(record),
         *threshold_lines(record),
+        *calibration_lines(record),
         "",
         "Verified:",
         *(f"  {line}" for line in proof_lines(record)),
@@ -94,6 +96,7 @@ def after_training(record: RunRecord, folder: Path) -> str:
     ]
     lines = [part for line in sentences for part in ([line] if line.startswith("  ") else wrapped(line) or [""])]
     tables = [text_table(*_narrow(record)), *(["", class_table(by_class, split), ""] if by_class else [])]
+    tables += ["", text_table(*calibration_table(record.calibration)), ""] if record.calibration else []
     return "\n".join([*tables, *lines, *phase_lines(record), f"The model is in {folder}"])
 
 

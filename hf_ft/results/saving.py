@@ -16,7 +16,7 @@ from hf_ft.data import save_contents
 from hf_ft.environment import machine, phase, phase_seconds, versions
 from hf_ft.evaluation import Results, load_back_begun
 from hf_ft.metrics import ClassScore, Score
-from hf_ft.models import adapters, without_progress_bars
+from hf_ft.models import adapters, save_model, without_progress_bars
 from hf_ft.publishing import without_secrets
 from hf_ft.records import (
     Baseline,
@@ -78,12 +78,14 @@ def _write(run: Run, results: Results, out: Path) -> RunRecord:
     """Write the files of a result into an empty folder, prove that they load, and return the record."""
     task, loaded = run.task, run.loaded
     with without_progress_bars():
-        run.model.save_pretrained(out)
+        save_model(run.model, out)
     run.processor.name_or_path = loaded.hub_id or loaded.source  # else its local path is saved
     run.processor.save_pretrained(out)
     if run.adapter is not None:
         shutil.copytree(run.adapter, out / "adapter", ignore=shutil.ignore_patterns(SEAL))
         adapters.name_base(out / "adapter", loaded.hub_id, loaded.commit)
+        if results.calibration is not None:
+            results.calibration.affine.fold_adapter(out / "adapter")
     record = make_record(run, results)
     with ExitStack() as stack:
         finish = None
@@ -140,6 +142,7 @@ def make_record(run: Run, results: Results) -> RunRecord:
         adapter=run.adapter is not None,
         energy=EnergyRecord(**asdict(run.energy)) if run.energy else None,
         examples=results.examples,
+        calibration=results.calibration.record if results.calibration else None,
         proofs=Proofs(
             only_head_new=NewTensors(list(loaded.new), loaded.loaded) if loaded.loaded else None,
             frozen=FrozenProof([stage.frozen_checked for stage in run.stages]),

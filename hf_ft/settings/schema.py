@@ -390,6 +390,11 @@ class TrainingSettings(Section):
         "probability from which the rarer of two classes, or a label of several, is predicted; auto fits it on "
         "validation (default: the more probable class; for several labels auto)"
     )
+    calibrate: bool = _option(
+        "fit a temperature on validation and fold it into the last layer, so that the probabilities of a plain "
+        "pipeline fit frequencies, and a threshold becomes 0.5",
+        False,
+    )
     head_solver: str = _option(
         "how to fit a linear head that trains alone: exact solves it on cached features, sgd trains it by steps "
         "(default: exact wherever possible; with method `head`, options of steps such as --learning_rate mean sgd)",

@@ -9,6 +9,7 @@ CLASS_OPTIONS = (
     "sampler",
     "loss",
     "threshold",
+    "calibrate",
     "label_smoothing_factor",
     "label_separator",
     "examples_per_class",

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,16 @@ from hf_ft.errors import UserError, shorten
 from hf_ft.metrics import (
     MULTI_LABEL,
     SINGLE_LABEL,
+    Calibration,
+    CalibrationScore,
     ClassScore,
     Score,
+    calibration_score,
     class_scores,
     decided,
     default_metric,
+    fit_temperature,
+    fit_temperature_and_bias,
     margins,
 )
 from hf_ft.metrics import classification as metrics
@@ -58,6 +63,8 @@ class Classes(Target):
     """The common base of single-label and multi-label targets; with `multi_hot`, cells are lists of 0 and 1."""
 
     multi_hot: bool = False
+    several: ClassVar[bool] = False
+    """Whether an example may have any number of labels."""
     takes_shares = True
     named = True
     baseline_name = "majority"
@@ -160,6 +167,10 @@ class Classes(Target):
         at = 0.5 if threshold is None else threshold
         return metrics.bootstrap(outputs, references, self.name, at, names=[metric])[metric]
 
+    def calibration_score(self, outputs: Any, references: Any) -> CalibrationScore:
+        """Return how well the probabilities of outputs fit."""
+        return calibration_score(outputs, references, self.name)
+
     def baseline(self, train: Dataset, split: Dataset, labels: Sequence[str]) -> dict[str, float]:
         """Return the scores of always predicting the majority class."""
         return metrics.majority_baseline(train["labels"][:], split["labels"][:], self.name)
@@ -176,13 +187,21 @@ class Classes(Target):
         """Return the columns: the input, its label, and the probability of each class."""
         return ["input", "label", *map(probability_column, labels)]
 
-    def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> str:
-        """Return the predicted label of one example, as written into a cell."""
-        return str(labels[int(probabilities.argmax())])
+    def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> list[str]:
+        """Return the predicted labels of one example."""
+        return [str(labels[int(probabilities.argmax())])]
 
     def probabilities(self, logits: Floats) -> Floats:
         """Return the probability of each class, `(examples, classes)`."""
         return metrics.class_probabilities(logits)
+
+    def results(
+        self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield `{"label": ..., "scores": {class: probability}}` for each row, with several labels `labels`, a list."""
+        for row in self.probabilities(outputs):
+            chosen, scores = self.chosen(row, labels, threshold), dict(zip(labels, row.tolist(), strict=True))
+            yield {"labels": chosen, "scores": scores} if self.several else {"label": chosen[0], "scores": scores}
 
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
@@ -191,7 +210,13 @@ class Classes(Target):
         columns = [probability_column(label) for label in labels]
         for name, row in zip(rows["input"], self.probabilities(outputs), strict=True):
             shares = {column: round(float(p), 6) for column, p in zip(columns, row, strict=True)}
-            yield {"input": name, "label": self.chosen(row, labels, threshold)} | shares
+            yield {"input": name, "label": "|".join(self.chosen(row, labels, threshold))} | shares
+
+
+def _log_odds(threshold: float) -> float:
+    """Return a probability on the scale of logits, where 0 and 1 are infinitely far."""
+    inside = float(np.clip(threshold, 1e-6, 1 - 1e-6))
+    return float(np.log(inside) - np.log1p(-inside))
 
 
 def probability_column(label: str) -> str:
@@ -275,6 +300,20 @@ class OneOfSeveral(Classes):
         margin, actual = margins(outputs, self.positive), np.asarray(references) == self.positive
         return metrics.fit_threshold(margin[:, None], actual[:, None].astype(np.int64))
 
+    def calibration(
+        self, outputs: Any, references: Any, labels: Sequence[str], chosen: str | float | None, rarer: str | None
+    ) -> Calibration:
+        """Return the temperature, and with a threshold what makes the class that it decides for the more probable."""
+        found = fit_temperature(outputs, references)
+        if chosen is None or rarer is None:
+            return found
+        deciding = self.deciding(rarer, labels)
+        threshold = deciding.fit(np.asarray(outputs) * found.scale, references, chosen)
+        assert threshold is not None
+        moved = np.zeros(len(labels))
+        moved[labels.index(rarer)] = -_log_odds(threshold)
+        return dataclasses.replace(found, threshold=threshold, moved=moved)
+
     def score(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> dict[str, Score]:
@@ -286,12 +325,12 @@ class OneOfSeveral(Classes):
         scores = metrics.score(answers, references, self.name)
         return {name: score for name, score in scores.items() if specs[name].reads == "labels"}
 
-    def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> str:
+    def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> list[str]:
         """Return the more probable class, or the positive one if it reaches the threshold."""
         if self.positive is None or threshold is None:
             return super().chosen(probabilities, labels, threshold)
         reached = bool(probabilities[self.positive] >= threshold)
-        return str(labels[self.positive if reached else 1 - self.positive])
+        return [str(labels[self.positive if reached else 1 - self.positive])]
 
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
@@ -329,6 +368,7 @@ class OneOfSeveral(Classes):
 class AnyOfSeveral(Classes):
     """Any number of labels per example."""
 
+    several = True
     name = problem_type = MULTI_LABEL
     metrics = _directions(MULTI_LABEL)
     default_metric = default_metric(MULTI_LABEL)
@@ -389,14 +429,24 @@ class AnyOfSeveral(Classes):
         """Return the probability from which a label counts as predicted."""
         return chosen if isinstance(chosen, float) else metrics.fit_threshold(outputs, references)
 
+    def calibration(
+        self, outputs: Any, references: Any, labels: Sequence[str], chosen: str | float | None, rarer: str | None
+    ) -> Calibration:
+        """Return temperature and biases, and what moves the threshold to 0.5."""
+        found = fit_temperature_and_bias(outputs, references)
+        assert found.bias is not None
+        threshold = self.fit(np.asarray(outputs) * found.scale + found.bias, references, chosen)
+        moved = np.full(len(labels), -_log_odds(threshold))
+        return dataclasses.replace(found, threshold=threshold, moved=moved)
+
     def usage(self, example: str, labels: Sequence[str], threshold: float | None) -> str:
         """Return a call with all scores (`top_k=None` means five for images), with the threshold in a comment."""
         return f"classify({example}, top_k={len(labels)})  # a label counts from a score of {threshold:.3f} on"
 
-    def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> str:
+    def chosen(self, probabilities: Floats, labels: Sequence[str], threshold: float | None) -> list[str]:
         """Return all labels whose probability reaches the threshold."""
         assert threshold is not None
-        return "|".join(label for label, share in zip(labels, probabilities, strict=True) if share >= threshold)
+        return [label for label, share in zip(labels, probabilities, strict=True) if share >= threshold]
 
     def judged(
         self, rows: Dataset, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import EvalPrediction, TrainingArguments
 
-    from hf_ft.metrics import ClassScore, Floats, Score
+    from hf_ft.metrics import Calibration, CalibrationScore, ClassScore, Floats, Score
     from hf_ft.settings import Config, DataSettings, TrainingSettings
 
 BoolArray = NDArray[np.bool_]
@@ -332,6 +332,24 @@ class Target(ABC):
         """
         return None
 
+    def calibration(
+        self, outputs: Any, references: Any, labels: Sequence[str], chosen: str | float | None, rarer: str | None
+    ) -> Calibration:
+        """Return the scale and shift of the outputs with which their probabilities fit, fitted on validation.
+
+        Args:
+            outputs: Those of validation.
+            references: Their labels.
+            labels: The names of the model's outputs.
+            chosen: The setting `threshold`; it becomes 0.5.
+            rarer: The class that a threshold is for; see `rarer_class`.
+        """
+        raise NotImplementedError(f"{self.name} refuses the option calibrate")
+
+    def calibration_score(self, outputs: Any, references: Any) -> CalibrationScore:
+        """Return how well the probabilities of outputs fit."""
+        raise NotImplementedError(f"{self.name} refuses the option calibrate")
+
     def decode(
         self, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None = None
     ) -> tuple[Any, Any]:
@@ -401,10 +419,16 @@ class Target(ABC):
         """Return the names of the columns of the predictions."""
 
     @abstractmethod
+    def results(
+        self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[dict[str, Any] | list[dict[str, Any]]]:
+        """Yield what is predicted for each row, as Python values."""
+
+    @abstractmethod
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
-        """Yield the predictions for rows whose column `input` names each input."""
+        """Yield the lines of a table of predictions for rows whose column `input` names each input."""
 
     def judged(
         self, rows: Dataset, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None

@@ -196,6 +196,13 @@ class Number(Target):
         """Return the columns: the input and the predicted number."""
         return ["input", "prediction"]
 
+    def results(
+        self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield `{"prediction": number}` for each row."""
+        for found in regression.checked_numbers(outputs).tolist():
+            yield {"prediction": float(f"{found:.7g}")}  # all the digits that float32 has
+
     def judged(
         self, rows: Dataset, outputs: Any, references: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[Judged]:
@@ -208,8 +215,8 @@ class Number(Target):
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
     ) -> Iterator[dict[str, Any]]:
         """Yield one row per input."""
-        for name, found in zip(rows["input"], regression.checked_numbers(outputs).tolist(), strict=True):
-            yield {"input": name, "prediction": float(f"{found:.7g}")}  # all the digits that float32 has
+        for name, found in zip(rows["input"], self.results(rows, outputs, labels, threshold), strict=True):
+            yield {"input": name, **found}
 
 
 NUMBER = Number()

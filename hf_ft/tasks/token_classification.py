@@ -330,6 +330,7 @@ class Tag(Target):
         "sampler": "sampler balanced needs one label per example, and a sentence has many tags. Use --class_weights.",
         "threshold": "threshold is for two classes or several labels per example, and a word has one of many tags. "
         "Leave it out.",
+        "calibrate": "calibrate is for classes of whole examples, and token_classification tags words. Leave it out.",
         "label_separator": "label_separator splits text, and token_classification reads lists of tags. Leave it out.",
     }
 
@@ -455,17 +456,27 @@ class Tag(Target):
             wrong = len(both[0] ^ both[1])
             yield Judged(spoken[0] or "none", spoken[1] or "none", None, float(wrong), not wrong)
 
-    def predictions(
+    def results(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
-    ) -> Iterator[dict[str, Any]]:
-        """Yield one row per entity: type, text, first character and the one after the last, and mean probability."""
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield the entities of each row: type, text, first character and the one after the last, mean probability."""
         scheme = tagging.scheme_of(labels)
         for row, found in zip(rows, outputs, strict=True):
+            spans = []
             for kind, first, last in tagging.entities([scheme.parts[int(code)] for code in found[:, 0]]):
                 start, end = row["starts"][first], row["ends"][last - 1]
                 score = round(float(found[first:last, 1].mean()), 6)
-                text = row["input"][start:end]
-                yield {"input": row["input"], "label": kind, "text": text, "start": start, "end": end, "score": score}
+                spans.append(
+                    {"label": kind, "text": row["input"][start:end], "start": start, "end": end, "score": score}
+                )
+            yield spans
+
+    def predictions(
+        self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield one row per entity."""
+        for name, spans in zip(rows["input"], self.results(rows, outputs, labels, threshold), strict=True):
+            yield from ({"input": name, **span} for span in spans)
 
 
 TAG = Tag()

@@ -13,8 +13,17 @@ from hf_ft.environment import energy_measured, launcher_note, machine, stoppable
 from hf_ft.errors import UserError
 from hf_ft.heads import check_solver
 from hf_ft.methods import Plan
+from hf_ft.metrics import MULTI_LABEL
 from hf_ft.modalities import check_tokens
-from hf_ft.models import LoadReport, adapters, drops_anywhere, modules_in_eval, scale_of, set_drop_path
+from hf_ft.models import (
+    LoadReport,
+    adapters,
+    drops_anywhere,
+    modules_in_eval,
+    scale_of,
+    set_drop_path,
+    why_no_affine,
+)
 from hf_ft.records import Machine
 from hf_ft.reports import before_training, regularisation
 from hf_ft.settings import Config
@@ -124,6 +133,7 @@ def _new_run(
     metric = (args.metric_for_best_model or by_default).removeprefix("eval_")
     target.check_options(config, args)
     _check_scoring(config, splits, metric)
+    _check_calibration(config, splits, model)
     check_solver(config, plan.stages)
     if config.method.contrastive:
         check_contrastive(model, loaded.groups, target)
@@ -164,6 +174,23 @@ def _check_scoring(config: Config, splits: Splits, metric: str) -> None:
             option="metric_for_best_model",
             value=metric,
             hint="Choose another metric, or a larger validation split.",
+        )
+
+
+def _check_calibration(config: Config, splits: Splits, model: PreTrainedModel) -> None:
+    """Check that the last layer of a model can hold a calibration, before it is trained.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if not config.calibrate:
+        return
+    shifted = config.threshold is not None or splits.problem_type == MULTI_LABEL
+    if why := why_no_affine(model, shifted):
+        raise UserError(
+            f"--calibrate: the head of {type(model).__name__} cannot hold a calibration: {why}.",
+            option="calibrate",
+            hint="Leave it out, or choose another model.",
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import transformers
 from PIL import Image
@@ -25,15 +26,18 @@ from transformers import PreTrainedModel
 from hf_ft import UserError
 from hf_ft.cli.app import main
 from hf_ft.methods.method_spec import MethodSpec
+from hf_ft.modalities.image import timm_image_settings
 from hf_ft.models import adapters
 from hf_ft.models.freezing import set_trainable
 from hf_ft.models.grouping import DepthGroups, depth_groups, label_sized_parameters
+from hf_ft.models.head_affine import affine_of_head, why_no_affine
 from hf_ft.models.load import load_weights
 from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_split import UpperPart
 from hf_ft.models.module_calls import CannotSplit
 from hf_ft.models.optimizer_groups import rated_groups
 from hf_ft.models.split_search import split_at
+from hf_ft.models.timm_layout import save_model
 from hf_ft.models.tracing import evaluating, padding_matters
 from hf_ft.settings.schema import Config
 from tests.support.contracts import (
@@ -249,6 +253,43 @@ def test_training_moves_what_trains_and_nothing_else(subject: Subject, method: s
     assert same_logits(logits(adapter_reloaded(result.model, model, tmp_path / "adapter"), inputs), answers)
     merged = adapters.merge(result.model)
     assert same_logits(logits(reloaded(merged, tmp_path / "out"), inputs), answers)
+
+
+UNSCALED: dict[str, str] = {}
+"""Subjects whose last layer cannot hold a scale of the logits, and why."""
+
+
+def test_calibration_fits_into_the_head(subject: Subject, tiny: Any, tmp_path: Path) -> None:
+    """Scale and shift of the logits go into the last layer and load back; tags are refused."""
+    model, _, inputs, _ = tiny
+    why = why_no_affine(model, False)
+    if subject.kind == "token" or subject.id in UNSCALED:
+        assert why
+        record(subject, uncalibrated=why)
+        return
+    assert why == ""
+    shift = None if why_no_affine(model, True) else np.linspace(-1, 1, LABELS)
+    expected = logits(model, inputs) * 0.5 + (0 if shift is None else torch.as_tensor(shift).float())
+    folded = copy.deepcopy(model)
+    affine_of_head(folded, 0.5, shift).fold(folded)
+    assert same_logits(logits(folded, inputs), expected)
+    assert same_logits(logits(reloaded(folded, tmp_path), inputs), expected)
+    record(subject, shifted=shift is not None)
+
+
+def test_timm_loads_what_is_saved(subject: Subject, tiny: Any, tmp_path: Path) -> None:
+    """A model of timm gives the same logits by `timm.create_model` and by `from_pretrained`; labels come along."""
+    if subject.kind != "timm":
+        pytest.skip("no model of timm")
+    model, _, inputs, _ = tiny
+    model.config.pretrained_cfg = timm_image_settings(model.config.architecture)
+    save_model(model, tmp_path)
+    expected = logits(model, inputs)
+    assert same_logits(logits(type(model).from_pretrained(tmp_path), inputs), expected)
+    by_timm = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    with torch.no_grad():
+        assert same_logits(by_timm(inputs["pixel_values"]), expected)
+    assert list(by_timm.pretrained_cfg["label_names"]) == list(model.config.id2label.values())
 
 
 DEPTHS = 12
