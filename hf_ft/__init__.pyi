@@ -1,6 +1,8 @@
 from .data import Splits as Splits
 from .data import load_splits as load_splits
 from .errors import UserError as UserError
+from .evaluation import LoadedModel as LoadedModel
+from .evaluation import load as load
 from .evaluation import score as score
 from .experiments import compare as compare
 from .experiments import depth as depth

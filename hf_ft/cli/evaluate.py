@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ft.cli.autotune_option import add_autotune
-from hf_ft.cli.result_argument import check_result
+from hf_ft.cli.result_argument import HELP, find_model
 from hf_ft.cli.tta_option import add_tta, views_of
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ EXAMPLE = "hf-ft evaluate beans --dataset other_photos/"
 
 def add_arguments(parser: Parser) -> None:
     """The result, the data, and the form of the answer."""
-    parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
+    parser.add_argument("folder", metavar="OUT", help=HELP)
     parser.add_argument("--dataset", required=True, help="Hub id, folder or file")
     parser.add_argument("--split", help="split to score (default: test, else validation, else train)")
     add_tta(parser)
@@ -31,8 +30,9 @@ def run(options: Namespace) -> None:
     from hf_ft.settings import check_path
 
     check_path(options.dataset, "dataset")
-    views = views_of(options.tta, check_result(options.folder))
+    folder, task = find_model(options.folder)
+    views = views_of(options.tta, task)
     tune = options.autotune == "on"
     from hf_ft.evaluation import evaluate_folder
 
-    print(evaluate_folder(Path(options.folder), options.dataset, options.split, options.json, views, tune))
+    print(evaluate_folder(folder, options.dataset, options.split, options.json, views, tune, options.folder))

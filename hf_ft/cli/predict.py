@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ft.cli.autotune_option import add_autotune
-from hf_ft.cli.result_argument import check_result
+from hf_ft.cli.result_argument import HELP, find_model
 from hf_ft.cli.tta_option import add_tta, views_of
 from hf_ft.errors import UserError
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 hf-ft predict beans photos/ --output predictions.csv
-hf-ft predict reviews "a film that I would watch again\""""
+hf-ft predict me/reviews "a film that I would watch again\""""
 
 
 def add_arguments(parser: Parser) -> None:
     """The result, the inputs, and where predictions go."""
-    parser.add_argument("folder", metavar="OUT", help="output folder of a training run")
+    parser.add_argument("folder", metavar="OUT", help=HELP)
     parser.add_argument(
         "inputs",
         metavar="INPUT",
@@ -41,13 +41,14 @@ def run(options: Namespace) -> None:
     from hf_ft.settings import check_range
     from hf_ft.storage import check_new_file
 
-    views = views_of(options.tta, check_result(options.folder))
     check_range("per_device_eval_batch_size", options.batch_size, "--batch_size")
     if options.output and not options.output.endswith((".csv", ".jsonl")):
         raise UserError(f"--output {options.output} has no known format. Use a file name that ends in .csv or .jsonl.")
     if options.output:
         check_new_file(Path(options.output).expanduser(), "--output", options.inputs, options.overwrite)
     tune = options.autotune == "on"
+    folder, task = find_model(options.folder)
+    views = views_of(options.tta, task)
     from hf_ft.evaluation import predict_inputs
 
-    predict_inputs(Path(options.folder), options.inputs, options.output, options.batch_size, views, tune)
+    predict_inputs(folder, options.inputs, options.output, options.batch_size, views, tune, options.folder)

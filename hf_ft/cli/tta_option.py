@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from hf_ft.errors import UserError
 
 if TYPE_CHECKING:
-    from hf_ft.records import RunRecord
     from hf_ft.settings import Parser
+    from hf_ft.tasks import Task
 
 
 def add_tta(parser: Parser) -> None:
@@ -25,19 +25,17 @@ def add_tta(parser: Parser) -> None:
     )
 
 
-def views_of(tta: str | None, record: RunRecord) -> int:
+def views_of(tta: str | None, task: Task) -> int:
     """Return how many views the option asks for, 1 where it was left out.
 
     Raises:
         UserError: No number, perhaps an input that follows `--tta`, or none that the inputs of the model have.
     """
-    from hf_ft.tasks import get_task
-
     if tta is not None and not tta.lstrip("-").isdigit():
         problem = f"--tta takes a number of views, not '{tta}'."
         raise UserError(problem, option="tta", value=tta, hint="Write --tta 2 where an input follows.")
     views = 1 if tta is None else int(tta)
     if tta is not None and views == 1:
         raise UserError("--tta 1 averages nothing.", option="tta", value=1, hint="Use 2 or more, or leave it out.")
-    get_task(record.task).modality.check_views(views)
+    task.modality.check_views(views)
     return views

@@ -1,5 +1,9 @@
 from .evaluate import evaluate_folder as evaluate_folder
+from .hub_folder import locate as locate
 from .load_back import load_back_begun as load_back_begun
+from .loaded_model import LoadedModel as LoadedModel
+from .loaded_model import load as load
+from .model_kind import task_of_folder as task_of_folder
 from .outputs import predict_outputs as predict_outputs
 from .outputs import predict_split as predict_split
 from .predict import predict_inputs as predict_inputs

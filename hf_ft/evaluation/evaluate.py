@@ -1,4 +1,4 @@
-"""`hf-ft evaluate`: a trained model scored on a dataset, from the result folder alone."""
+"""`hf-ft evaluate`: a trained model scored on a dataset, from its folder alone."""
 
 from __future__ import annotations
 
@@ -20,45 +20,55 @@ from hf_ft.data import (
     max_input_tokens,
 )
 from hf_ft.errors import UserError
-from hf_ft.evaluation.result_folder import command_tuner, input_settings, load_folder
+from hf_ft.evaluation.loaded_model import open_folder
+from hf_ft.evaluation.result_folder import command_tuner
 from hf_ft.evaluation.scores import RareClass, Results, add_scores, score_without
-from hf_ft.evaluation.views import VIEWS_NOTE, predict_views
+from hf_ft.evaluation.views import VIEWS_NOTE
 from hf_ft.metrics import Score
-from hf_ft.records import ClassScoreRecord, RunRecord, ScoreRecord, Scores, to_json
+from hf_ft.records import ClassScoreRecord, ScoreRecord, Scores, to_json
 from hf_ft.reports import class_table, duplicates_note, text_table, threshold_note, title, undefined_note
 from hf_ft.storage import LOCAL
 
 
 def evaluate_folder(
-    folder: Path, dataset: str, split: str | None, as_json: bool, views: int = 1, tune: bool = True
+    folder: Path,
+    dataset: str,
+    split: str | None,
+    as_json: bool,
+    views: int = 1,
+    tune: bool = True,
+    name: str | None = None,
 ) -> str:
     """Score a trained model on a dataset, whose labels are matched by name; returns a table, or JSON.
 
     Args:
         views: of each image, over which predictions are averaged (test-time augmentation); 1 takes the image alone.
         tune: whether to run the model in its fastest form, see `hf_ft.autotune`.
+        name: what the user calls the model in the folder.
 
     Raises:
         UserError: data that do not fit the model, such as labels that it does not know.
     """
-    record, task, model, processor = load_folder(folder)
-    config = input_settings(record, dataset=dataset, test_split=split)
-    rows = load_evaluation_split(dataset, config, record.data.labels)
-    _check_inputs([role for role in task.inputs if role in rows.rows.column_names], record, dataset)
+    model = open_folder(folder, name)
+    task, processor = model.task, model.processor
+    config = dataclasses.replace(model.settings, dataset=dataset, test_split=split)
+    rows = load_evaluation_split(dataset, config, model.labels)
+    _check_inputs([role for role in task.inputs if role in rows.rows.column_names], model.inputs, dataset)
     cut = count_truncated(rows.split, rows.rows, task, processor, config)
     notes = [*rows.notes, *([cut.note(max_input_tokens(processor))] if cut else [])]
-    outputs = predict_views(views, model, processor, task, rows.target, rows.rows, config, tuner=command_tuner(tune))
+    outputs = model.outputs(rows.rows, views=views, tuner=command_tuner(tune))
     if views > 1:
         notes.append(VIEWS_NOTE.format(views))
-    rule = record.rare_class
+    rule = model.rare_class
     rare = None if rule is None else RareClass(rule.label, rule.value, rule.fitted)
-    results = Results({}, {}, threshold=record.threshold, rare_class=rare)
+    results = Results({}, {}, threshold=model.threshold, rare_class=rare)
     add_scores(results, "test", outputs, rows.rows, rows.target, rows.labels)
     scores = results.metrics["test"]
     scored = split or rows.split
-    copies, fresh = _duplicates(folder, scored, rows, outputs, record.threshold)
+    copies, fresh = _duplicates(folder, scored, rows, outputs, model.threshold)
     if copies:
-        notes.append(duplicates_note(scored, copies.examples, len(rows.rows), record.metric, fresh))
+        metric = model.record.metric if model.record else rows.target.default_metric
+        notes.append(duplicates_note(scored, copies.examples, len(rows.rows), metric, fresh))
     if (missing := undefined_note("this split", results.undefined["test"])) is not None:
         notes.append(missing)
     if as_json:
@@ -91,10 +101,9 @@ def _table(scores: Mapping[str, Score]) -> str:
     return text_table(["metric", "value", "95 % interval"], rows)
 
 
-def _check_inputs(found: Sequence[str], record: RunRecord, dataset: str) -> None:
+def _check_inputs(found: Sequence[str], learnt: Sequence[str] | None, dataset: str) -> None:
     """Raise unless a dataset has the input columns of the training data: pairs of texts for pairs."""
-    learnt = record.data.inputs
-    if set(learnt) != set(found):
+    if learnt is not None and set(learnt) != set(found):
         raise UserError(
             f"The model was trained on {' and '.join(learnt)}, and {dataset} has {' and '.join(found)} for input. Give "
             "data with the columns of the training data."

@@ -88,6 +88,13 @@ def text_rows(
             rows.append({"text": item})
     if not rows:
         raise UserError(f"No text in {', '.join(inputs)}.")
+    return text_columns(rows, task, config, processor, learnt)
+
+
+def text_columns(
+    rows: list[dict[str, Any]], task: Task, config: InputSettings, processor: Any, learnt: Sequence[str] | None
+) -> dict[str, list[Any]]:
+    """Return the input columns of rows of texts; for the arguments and errors see `text_rows`."""
     if task.from_text is not None:
         return task.from_text(rows, processor)
     if learnt is not None:

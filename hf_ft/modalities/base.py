@@ -51,6 +51,7 @@ class FileInput:
         feature: Makes the feature of `datasets` that stores them; rows keep them encoded, and decode when read.
         check: Reads one encoded cell (`bytes`, `path`) completely: its digests, or why it cannot be read.
         layout: An example of a file in a class folder: "CLASS/*.jpg".
+        encode: Makes a cell of an input in memory, such as an image of Pillow or an array; None if it is no such input.
     """
 
     role: str
@@ -59,6 +60,7 @@ class FileInput:
     feature: Callable[[], Any]
     check: Callable[[Mapping[str, Any]], FileDigests | str]
     layout: str
+    encode: Callable[[Any], Mapping[str, Any] | None]
 
 
 class LoadProcessor(Protocol):

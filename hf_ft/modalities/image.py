@@ -41,6 +41,12 @@ def _check_image(cell: Mapping[str, Any] | None) -> FileDigests | str:
     return check_image(cell)
 
 
+def _encode_image(value: Any) -> Mapping[str, Any] | None:
+    from hf_ft.modalities.image_files import encode_image
+
+    return encode_image(value)
+
+
 # --- Processors -----------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +80,7 @@ def load_saved_processor(folder: str, config: PreTrainedConfig) -> Any:
     """The image processor of a result folder."""
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(folder)
+    return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def timm_image_settings(architecture: str) -> dict[str, Any]:
@@ -136,5 +142,5 @@ MODALITY = Modality(
     model_inputs=frozenset({"pixel_values"}),
     views=image_views,
     most_views=MOST_VIEWS,
-    files=FileInput("image", "image", EXTENSIONS, image_feature, _check_image, "CLASS/*.jpg"),
+    files=FileInput("image", "image", EXTENSIONS, image_feature, _check_image, "CLASS/*.jpg", _encode_image),
 )

@@ -9,11 +9,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hf_ft.errors import root_cause
 from hf_ft.modalities.base import FileDigests
 from hf_ft.modalities.image_transforms import upright_rgb
+
+
+def encode_image(value: Any) -> dict[str, Any] | None:
+    """Return an image in memory as a cell: one of Pillow, or an array of uint8, `(height, width[, 3])`; else None."""
+    if not isinstance(value, Image.Image):
+        pixels = np.asarray(value)
+        if (
+            pixels.dtype != np.uint8
+            or pixels.ndim not in (2, 3)
+            or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4))
+        ):
+            return None
+        value = Image.fromarray(pixels)
+    content = io.BytesIO()
+    upright_rgb(value).save(content, "PNG")  # loses nothing
+    return {"path": None, "bytes": content.getvalue()}
 
 
 def check_image(cell: Mapping[str, Any] | None) -> FileDigests | str:

@@ -31,7 +31,7 @@ def load_saved_processor(folder: str, config: PreTrainedConfig) -> Any:
     """The tokenizer of a result folder."""
     from hf_ft.modalities.tokenizer import load_tokenizer
 
-    return load_tokenizer(folder, config, folder)
+    return load_tokenizer(folder, config, folder, trust_remote_code=False)
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:

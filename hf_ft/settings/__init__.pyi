@@ -30,3 +30,4 @@ from .schema import OutputSettings as OutputSettings
 from .schema import TrainingSettings as TrainingSettings
 from .schema import adapter_options as adapter_options
 from .schema import asks_for_steps as asks_for_steps
+from .values import check_value as check_value

@@ -875,9 +875,9 @@ OTHERS: dict[str, Mistake] = {
         lambda w: ["push", w.runs["text"]],
         r"The following arguments are required: --repo_id\. See hf-ft push --help\.",
     ),
-    "evaluate: folder without run.json": (
+    "evaluate: a model that is no classifier": (
         lambda w: ["evaluate", w.models["text"], "--dataset", w.data["text"]],
-        r".*/tiny-bert holds no finished training run \(run\.json is missing\)\. Pass the --output_dir of a .*",
+        r"'.*/tiny-bert' is no classifier that hf_ft supports: its config\.json says BertModel\. Pass a model for .*",
     ),
     "evaluate: no such data set": (
         lambda w: ["evaluate", w.runs["text"], "--dataset", str(w.table(test=OPINIONS).with_name("tabel"))],
@@ -895,9 +895,17 @@ OTHERS: dict[str, Mistake] = {
         lambda w: ["predict", w.runs["names"], str(w.table(("a", "b"), new=[("x", "y")]) / "new.csv")],
         r".*/new\.csv has no column for the tokens: it has a, b\. Name it 'tokens'\.",
     ),
-    "predict: folder without run.json": (
+    "predict: a model that is no classifier": (
         lambda w: ["predict", w.models["text"], "a film"],
-        r".*/tiny-bert holds no finished training run \(run\.json is missing\)\. Pass the --output_dir of a .*",
+        r"'.*/tiny-bert' is no classifier that hf_ft supports: its config\.json says BertModel\. Pass a model for .*",
+    ),
+    "predict: folder without a model": (
+        lambda w: ["predict", str(w.folder), "a film"],
+        r".* holds no finished training run \(run\.json is missing\)\. Pass the --output_dir of a training run\.",
+    ),
+    "predict: folder that is spelt in another way": (
+        lambda w: ["predict", str(w.old_run("done").with_name("doen")), "a film"],
+        r"No such result folder: .*/doen\. Did you mean .*/done\? Use one that exists\.",
     ),
     "predict: no such folder": (
         lambda w: ["predict", "nowhere", "a film"],
