@@ -58,7 +58,7 @@ def run(layers: Any, seed: int, out: Path) -> tuple[list[CalibrationScore], list
     """Scores without and with calibration on test, their accuracies, how many answers differ, and the temperature."""
     places = [out / f"seed-{seed}" / name for name in ("plain", "calibrated")]
     records = [trained(layers, seed, place.name == "calibrated", place) for place in places]
-    config = build(*layers, ("the benchmark", _own(seed, places[0]))).config
+    config = build(*layers, ("the benchmark", {**_own(seed, places[0]), "calibrate": False})).config
     splits, task = load_splits(config, seed), get_task(config.task)
     assert splits.test is not None
     references = np.asarray(splits.test["labels"][:])
