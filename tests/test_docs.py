@@ -29,8 +29,8 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))
 LONGEST_README = 200
 
 
-OF_OTHERS = {"--mixed_precision", "--nproc_per_node", "--strict", "--page"}
-"""Options of `accelerate launch`, `torchrun`, `mypy` and the scripts of tests that the pages name."""
+OF_OTHERS = {"--mixed_precision", "--nproc_per_node", "--strict", "--page", "--port"}
+"""Options of `accelerate launch`, `torchrun`, `mypy` and the programs of tests that the pages name."""
 
 BASES = (ROOT, ROOT / "hf_ft")
 CODE = {path.name for base in BASES for path in base.iterdir() if path.is_dir()} - {"figures"}
@@ -82,6 +82,7 @@ def test_commands_parse(page: Path, line: str) -> None:
         return
     command = words.pop(0)
     if program == "python":
+        command = f"{words.pop(0).replace('.', '/')}/__main__.py" if command == "-m" else command
         assert (ROOT / command).is_file()
         if command.startswith(("benchmarks/", "tests/")):  # scripts with options of their own
             source = (ROOT / command).read_text(encoding="utf-8")

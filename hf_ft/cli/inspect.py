@@ -127,11 +127,13 @@ def _load_bare(name: str, task: str | None) -> PreTrainedModel:
     import transformers
 
     from hf_ft.models import find_config, silent_loading, supports_task
+    from hf_ft.settings import split_revisions
     from hf_ft.tasks import get_task, task_names
 
     if task is not None:
         choose(task, task_names(), "task", option="task")
-    config = find_config(name)
+    named = split_revisions({"model": name})
+    config = find_config(named["model"], named.get("model_revision"))
     names = [task] if task else [other for other in task_names() if supports_task(config, get_task(other))]
     if not names or not supports_task(config, get_task(names[0])):
         wanted = task or ", ".join(task_names())

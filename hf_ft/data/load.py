@@ -83,7 +83,7 @@ def load_splits(config: DataSettings, seed: int = 0, task: Task | None = None, d
     if absent := [name for name, count in zip(labels, counts or (), strict=False) if count == 0]:
         notes.append(f"train: no example of these labels is left: {shorten(absent, 10)}.")
     fingerprint = json_digest([labels, hashes])[:32]
-    three = rows["train"], rows["validation"], rows.get("test")
+    three, commit = (rows["train"], rows["validation"], rows.get("test")), sources[roles["train"]].commit
     return Splits(
         *three,
         labels,
@@ -92,8 +92,8 @@ def load_splits(config: DataSettings, seed: int = 0, task: Task | None = None, d
         tuple(notes),
         duplicates,
         source_splits={role: name for role, name in roles.items() if role in rows},
-        commit=sources[roles["train"]].commit,
-        card=_card(config) if data is None else CardFacts(),
+        commit=commit,
+        card=_card(config, commit) if data is None else CardFacts(),
     )
 
 
@@ -129,10 +129,10 @@ def load_evaluation_split(
     )
 
 
-def _card(config: DataSettings) -> CardFacts:
+def _card(config: DataSettings, commit: str | None) -> CardFacts:
     """What the card of the data says: of the folder, or of the repository on the Hub."""
     if not is_local(config.dataset):
-        return card_facts(split_argument(config.dataset)[0], config.dataset_revision, "dataset")
+        return card_facts(split_argument(config.dataset)[0], commit, "dataset")
     return card_facts(config.dataset, kind="dataset") if Path(config.dataset).expanduser().is_dir() else CardFacts()
 
 

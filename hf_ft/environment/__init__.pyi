@@ -16,6 +16,9 @@ from .energy import energy_measured as energy_measured
 from .host import launcher_note as launcher_note
 from .host import machine as machine
 from .host import versions as versions
+from .hub_access import cache_folder as cache_folder
+from .hub_access import hub_error as hub_error
+from .hub_access import pinned_revision as pinned_revision
 from .hub_cards import CardFacts as CardFacts
 from .hub_cards import card_facts as card_facts
 from .library_output import silence_libraries as silence_libraries

@@ -39,6 +39,7 @@ from hf_ft.settings import (
     build,
     check_path,
     normalise,
+    split_revisions,
 )
 from hf_ft.storage import as_json, output_folder, text_digest
 
@@ -269,7 +270,8 @@ class Ranking(Experiment[RankingRecord]):
 
         def work() -> tuple[CandidateScores, None]:
             check_path(model, "model")
-            return score_candidate(dataclasses.replace(self.config, model=model), self.args, splits), None
+            named = split_revisions({"model": model})
+            return score_candidate(dataclasses.replace(self.config, **named), self.args, splits), None
 
         return self.run_trial(
             _trial("score", identity), work, lambda error: CandidateScores(error=_reason(error, model, name))

@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
-from hf_ft.environment import CardFacts, PackagedModel, card_facts, packaged_model
+from hf_ft.environment import CardFacts, PackagedModel, card_facts, hub_error, packaged_model
 from hf_ft.errors import UserError, first_line, shorten, split_argument
 from hf_ft.modalities import output_side, resize_processor
 from hf_ft.models.custom_head import Factory, configure_head, initialise_head
@@ -21,6 +21,7 @@ from hf_ft.models.loading_output import silent_loading
 from hf_ft.models.model_config import check_supports_task, find_config, name_outputs, resolve_model
 from hf_ft.models.new_head import check_only_head_is_new, renew_head
 from hf_ft.models.sentence_head import matched_pooling, sentence_head
+from hf_ft.models.stored_weights import check_weights, only_pickled, pickled_weights, without_conversion
 from hf_ft.models.tokenizer_setup import limit_length, match_padding
 from hf_ft.models.tracing import example_inputs, padding_matters
 from hf_ft.settings import Config, ModelSettings
@@ -85,6 +86,8 @@ def load_model(
     task = task or get_task(config.task)
     folder = resolve_model(config.model)
     model_config = find_config(config.model, config.model_revision, config.trust_remote_code)
+    if commit := getattr(model_config, "_commit_hash", None):  # what is read below is of the same commit
+        config = replace(config, model_revision=commit)
     check_supports_task(model_config, task, config.model)
     previous = list((model_config.id2label or {}).values())
     # First the kind of problem: a config of several classes may not have one label, and that of a regression may.
@@ -124,7 +127,10 @@ def _processor(
 ) -> tuple[Any, list[str], int | None]:
     """The processor of a model as the task and the image size ask for it, notes, and the image size that it had."""
     options = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
-    processor, notes = task.modality.load_processor(folder, model_config, config.model, **options)
+    try:
+        processor, notes = task.modality.load_processor(folder, model_config, config.model, **options)
+    except UserError as error:
+        raise hub_error(error, config.model, config.model_revision) or error from error
     if task.prepare is not None:
         processor = task.prepare(processor)
     if not config.image_size:
@@ -239,7 +245,7 @@ def _pretrained(
 ) -> tuple[PreTrainedModel, set[str], int]:
     """Load weights in float32; returns the model, the names left random, and how many tensors were loaded."""
     try:
-        with silent_loading():
+        with silent_loading(), without_conversion():
             model, info = auto.from_pretrained(
                 folder,
                 config=model_config,
@@ -250,19 +256,18 @@ def _pretrained(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except Exception as error:  # a broken pickle, an impossible size, an unknown activation
+    except Exception as error:  # a broken pickle, an impossible size, an unknown activation, a lost connection
+        check_weights(folder, config.model_revision)
+        if explained := hub_error(error, config.model, config.model_revision):
+            raise explained from error
+        if not config.allow_pickle and (pickled := pickled_weights(folder, config.model_revision)):
+            raise only_pickled(config.model, pickled) from error
         message = first_line(f"Cannot load weights of '{config.model}'", error)
-        ignored = _pickled(folder) and not config.allow_pickle
-        hint = " Only safetensors are read; --allow_pickle reads pickled weights too." if ignored else ""
-        scratch = " To train this architecture from random weights use --method scratch." if not hint else ""
-        raise UserError(message + (hint or scratch)) from error
+        raise UserError(message + " To train this architecture from random weights use --method scratch.") from error
+    check_weights(folder, config.model_revision)
     new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     new &= {name for name, _ in model.named_parameters()}
     return model, new, len(model.state_dict()) - len(new)
-
-
-def _pickled(folder: str) -> bool:
-    return Path(folder).is_dir() and any(Path(folder).glob("pytorch_model*.bin"))
 
 
 def _report(

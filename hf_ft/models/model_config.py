@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
-from hf_ft.environment import BUILTIN, PACKAGED, builtin_name
+from hf_ft.environment import BUILTIN, PACKAGED, builtin_name, hub_error, pinned_revision
 from hf_ft.errors import UserError, choose, first_line, shorten, split_argument
 from hf_ft.modalities import timm_image_settings
 from hf_ft.models.packaged_models import packaged_folder
@@ -34,8 +34,10 @@ def resolve_model(model: str) -> str:
 def find_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The config of a model by Hub id, folder, `builtin` or `timm:ARCHITECTURE`.
 
+    One from the Hub has the commit that the revision is now as `_commit_hash`.
+
     Raises:
-        UserError: no such model.
+        UserError: no such model or revision, no access to it, or no connection.
     """
     kind, architecture = split_argument(name)
     if kind == "timm" and architecture:
@@ -50,11 +52,17 @@ def find_config(name: str, revision: str | None = None, trust_remote_code: bool 
             f"The folder {name} holds no model: it has no config.json, only {there}. Give a folder that "
             "save_pretrained wrote."
         )
+    commit = None if path.is_dir() else pinned_revision(name, revision)
     try:
-        return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, revision=commit, trust_remote_code=trust_remote_code)
     except Exception as error:  # a broken config raises whatever the code of its model class raises
-        remedy = "" if path.is_dir() else " Check the name and the network, or give a folder."
+        if commit and (explained := hub_error(error, name, revision)):
+            raise explained from error
+        remedy = " Choose a model with a config.json of transformers or timm." if commit else ""
         raise UserError(first_line(f"Cannot load the model '{name}'", error) + remedy) from error
+    if commit:
+        config._commit_hash = commit
+    return config
 
 
 def _timm_config(architecture: str) -> Any:

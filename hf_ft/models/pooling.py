@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hf_ft.environment import hub_error
 from hf_ft.storage import read_json
 
 MEAN = "mean"
@@ -47,12 +48,17 @@ def match_pooling(settings: Any, pooling: str | None) -> list[str]:
 
 
 def _json(folder: str, name: str, revision: str | None) -> Any:
-    """Return the content of a JSON file; None if it is missing or cannot be read."""
+    """Return the content of a JSON file; None if it is missing or cannot be read.
+
+    Raises:
+        UserError: The Hub cannot be asked: without the file, the model would be another one.
+    """
     from transformers.utils.hub import cached_file
 
-    flags = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     try:
-        path = cached_file(folder, name, revision=revision, **flags)
+        path = cached_file(folder, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         return read_json(Path(path)) if path else None
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if explained := hub_error(error, folder, revision):
+            raise explained from error
         return None

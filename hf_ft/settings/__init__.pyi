@@ -16,6 +16,7 @@ from .plan_yaml import read_stages as read_stages
 from .plan_yaml import read_yaml as read_yaml
 from .precision import uses_tf32 as uses_tf32
 from .ranges import check_range as check_range
+from .revisions import split_revisions as split_revisions
 from .schema import IN_MEMORY as IN_MEMORY
 from .schema import OF_ADAPTERS as OF_ADAPTERS
 from .schema import OF_AVERAGES as OF_AVERAGES

@@ -14,6 +14,7 @@ from hf_ft.settings.hub_options import check_hub_options
 from hf_ft.settings.method_checks import check_start
 from hf_ft.settings.paths import check_output_dir
 from hf_ft.settings.plan_yaml import read_stages, read_yaml
+from hf_ft.settings.revisions import split_revisions
 from hf_ft.settings.schema import (
     SECTIONS,
     Config,
@@ -166,7 +167,7 @@ def build(*layers: tuple[str, Mapping[str, Any]], sections: Sequence[type[Sectio
     Raises:
         UserError: unknown names, wrong values, missing task/model/dataset, contradictions, missing folders.
     """
-    explicit = _merge(layers)
+    explicit = split_revisions(_merge(layers))
     task = explicit.get("task", "")
     TaskSettings(task=task).check()
     if isinstance(explicit.get("plan"), str):

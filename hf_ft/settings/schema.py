@@ -87,7 +87,9 @@ class ModelSettings(TaskSettings):
 
     title = "model"
 
-    model: str = _option("Hub id, folder, `builtin:NAME` (needs no Hub), or `timm:ARCHITECTURE` (random weights)", "")
+    model: str = _option(
+        "Hub id (or `id@revision`), folder, `builtin:NAME` (needs no Hub), or `timm:ARCHITECTURE` (random weights)", ""
+    )
     model_revision: str | None = _option("branch, tag or commit of the model on the Hub")
     keep_head: bool = _option("keep the checkpoint's head when its labels are those of the data", False)
     pooling: str | None = _option(
@@ -134,7 +136,7 @@ class DataSettings(TaskSettings):
 
     title = "data"
 
-    dataset: str = _option("Hub id (or `id:config`), folder, or file", "")
+    dataset: str = _option("Hub id (or `id:config`, `id@revision`), folder, or file", "")
     dataset_revision: str | None = _option("branch, tag or commit of the dataset on the Hub")
     image_column: str | None = _option("column with the image")
     text_column: str | None = _option("column with the text")

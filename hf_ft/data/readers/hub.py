@@ -7,6 +7,7 @@ import re
 import datasets
 
 from hf_ft.data.readers.raw_split import RawSplit, raw_splits
+from hf_ft.environment import hub_error, pinned_revision
 from hf_ft.errors import UserError, root_cause, split_argument
 from hf_ft.settings import DataSettings
 
@@ -20,19 +21,28 @@ def read_hub(config: DataSettings) -> dict[str, RawSplit]:
     """The splits of a data set on the Hub, `id` or `id:config`.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: no such data set or revision, no access to it, no connection, or it cannot be read.
     """
     name, subset = split_argument(config.dataset)
-    try:  # the steps of `load_dataset`, which does not say which commit it loaded
-        builder = datasets.load_dataset_builder(name, subset, revision=config.dataset_revision)
+    commit = pinned_revision(name, config.dataset_revision, "dataset")
+    try:  # the steps of `load_dataset`, which does not say which commit it loaded: without a connection, the last one
+        builder = datasets.load_dataset_builder(name, subset, revision=commit)
         builder.download_and_prepare()
         loaded = builder.as_dataset()
     except Exception as error:  # whatever the network, the Hub's client and the builders raise
-        raise UserError(
+        raise hub_error(error, name, config.dataset_revision, "dataset") or UserError(
             f"No folder or file is called '{config.dataset}', and the data set '{name}' cannot be loaded from the Hub: "
             f"{root_cause(error)}.",
             option="dataset",
             value=config.dataset,
             hint="Check the name (`id` or `id:config`) and the network, or pass a folder or file.",
         ) from error
-    return raw_splits(loaded, builder.hash if COMMIT.fullmatch(builder.hash or "") else None)
+    if COMMIT.fullmatch(builder.hash or "") and builder.hash != commit:
+        raise UserError(
+            f"The data set '{name}' is in the cache at commit {builder.hash[:12]}, not {commit[:12]}, and the Hub is not "
+            "connected.",
+            option="dataset_revision",
+            value=config.dataset_revision,
+            hint=f"Connect once, or set --dataset_revision {builder.hash}.",
+        )
+    return raw_splits(loaded, commit)
