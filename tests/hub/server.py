@@ -171,8 +171,8 @@ class LocalHub:
         """
         kept = {key: value for key, value in os.environ.items() if not key.upper().startswith(OURS)}
         here = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        mine = {"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
-        at = {"HF_HOME": str(home)} if home else {}
+        mine = {"HF_TOKEN": token} if token else {}
+        at = {"HF_HOME": str(home)} if home else {"HF_TOKEN_PATH": os.devnull}  # not the token that is stored at home
         return {**kept, **here, **mine, **at, "NO_PROXY": "*", "no_proxy": "*"}
 
     # What the routes use

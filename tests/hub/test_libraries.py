@@ -86,8 +86,11 @@ def test_a_model_a_pipeline_and_an_adapter(local_hub: LocalHub, tmp_path: Path, 
     tokens.save_pretrained(tmp_path / "model")
     with torch.no_grad():
         plain = model(**tokens(["a good film"], return_tensors="pt")).logits
-    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", init_lora_weights=False))
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS"))
     with torch.no_grad():
+        for name, weights in adapted.named_parameters():
+            if "lora_" in name:
+                weights.normal_()
         with_adapter = adapted.eval()(**tokens(["a good film"], return_tensors="pt")).logits
     adapted.save_pretrained(tmp_path / "adapter")
     config = tmp_path / "adapter/adapter_config.json"
