@@ -56,12 +56,13 @@ def test_model_and_data_at_their_revisions(hub: LocalHub, tmp_path: Path) -> Non
     done = run(hub, ["-m", "hf_ft", *command], hub.token("alice", "read"), tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((out / "run.json").read_text())
-    model = hub.repo("alice/base").tags["v1"]
+    model, data = hub.repo("alice/base").tags["v1"], hub.repo("alice/data", "dataset").tags["v1"]
     assert (record["model"]["hub_id"], record["model"]["commit"]) == ("alice/base", model)
-    assert record["data"]["hub_id"] == "alice/data"
+    assert (record["data"]["hub_id"], record["data"]["revision"]) == ("alice/data", data)
     assert (record["settings"]["model_revision"], record["settings"]["dataset_revision"]) == ("v1", "v1")
     card = (out / "README.md").read_text()
     assert model[:12] in card
+    assert data[:12] in card
     assert {status for _, path, status in hub.requests if "/resolve/" in path} <= {200, 302, 404}
     assert not [
         path for _, path, _ in hub.requests if "/resolve/main/" in path
@@ -71,8 +72,7 @@ def test_model_and_data_at_their_revisions(hub: LocalHub, tmp_path: Path) -> Non
     offline = run(hub, ["-m", "hf_ft", *again], None, tmp_path, HF_HUB_OFFLINE="1")
     assert offline.returncode == 0, offline.stderr
     repeated = json.loads((out / "run.json").read_text())
-    assert repeated["model"]["commit"] == model
-    assert repeated["data"]["fingerprint"] == record["data"]["fingerprint"]
+    assert (repeated["model"]["commit"], repeated["data"]["revision"]) == (model, data)
 
 
 @dataclass

@@ -39,8 +39,8 @@ def read_hub(config: DataSettings) -> dict[str, RawSplit]:
         ) from error
     if COMMIT.fullmatch(builder.hash or "") and builder.hash != commit:
         raise UserError(
-            f"The data set '{name}' is in the cache at commit {builder.hash[:12]}, not {commit[:12]}, and the Hub is not "
-            "connected.",
+            f"The cache has the data set '{name}' at commit {builder.hash[:12]}, not {commit[:12]}, and there is no "
+            "connection to the Hub.",
             option="dataset_revision",
             value=config.dataset_revision,
             hint=f"Connect once, or set --dataset_revision {builder.hash}.",
