@@ -28,6 +28,11 @@ from hf_ft.settings import Config, ModelSettings
 from hf_ft.storage import files_digest
 from hf_ft.tasks import Task, get_task
 
+ON_PADDING = (
+    "this architecture's answer depends a little on how far a text is padded, so scores change slightly with the batch "
+    "size"
+)
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -115,10 +120,7 @@ def load_model(
     initialise_head(head, model, groups)
     limit_length(processor, model, config.max_length)
     if padding_matters(model):
-        notes.append(
-            "this architecture's answer depends a little on how far a text is padded, so scores change slightly "
-            "with the batch size"
-        )
+        notes.append(ON_PADDING)
     return model, processor, _report(config, folder, model_config, new, loaded, groups, notes, resized)
 
 
