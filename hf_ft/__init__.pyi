@@ -6,6 +6,7 @@ from .evaluation import load as load
 from .evaluation import score as score
 from .experiments import compare as compare
 from .experiments import depth as depth
+from .export import export_model as export_model
 from .feature_cache import FeatureCache as FeatureCache
 from .finetuning import finetune as finetune
 from .finetuning import parse as parse

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.environment import Stop, phase, phases_measured, print_error, silence_libraries, stoppable
 from hf_ft.errors import UserError
 from hf_ft.records import RankingRecord, RunRecord, read_record
-from hf_ft.results import FinetuneResult, NotPublished, publish_result
+from hf_ft.results import FinetuneResult, NotPublished, Repetition, publish_result
 from hf_ft.settings import IN_MEMORY, Config, Settings, build, check_output_dir, parse_recipe
 from hf_ft.settings import resume_check as resuming
 from hf_ft.storage import locked
@@ -168,8 +168,11 @@ def parse(
 
 
 @silence_libraries()
-def execute(settings: Settings, brought: Brought | None = None) -> FinetuneResult:
+def execute(settings: Settings, brought: Brought | None = None, repetition: Repetition | None = None) -> FinetuneResult:
     """Train, score and save as the settings say; prints what is done.
+
+    Args:
+        repetition: The run whose settings these are, if one is repeated; the result is compared with it.
 
     Raises:
         UserError: a mistake in the settings or the data, or another process writes into the output folder.
@@ -185,10 +188,13 @@ def execute(settings: Settings, brought: Brought | None = None) -> FinetuneResul
             tidy(out)
             print(f"resume   the run in {out} has finished: nothing is left to do")
             return publish_result(FinetuneResult(read_record(out, RunRecord).as_dict(), out), settings.training)
-        return _execute(settings, brought or Brought(), stop)
+        result = _execute(settings, brought or Brought(), stop, repetition)
+        if repetition is not None:
+            print("\n" + "\n".join(repetition.verdict(result.record)))
+        return result
 
 
-def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult:
+def _execute(settings: Settings, brought: Brought, stop: Stop, repetition: Repetition | None) -> FinetuneResult:
     # Options have been checked by now; the imports below take seconds.
     with phase("imports"):
         from hf_ft.data import load_splits
@@ -198,6 +204,8 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
         from hf_ft.results import save
         from hf_ft.training import make_plan, train, writing
 
+    if repetition is not None:
+        repetition.check_settings(settings)
     chosen = None
     if settings.config.method.name == "auto":
         if brought.names:
@@ -213,12 +221,20 @@ def _execute(settings: Settings, brought: Brought, stop: Stop) -> FinetuneResult
     task, head = brought.task, brought.extensions.head
     with phase("data"):
         splits = load_splits(config, args.seed, task, brought.data)
+    if repetition is not None:
+        repetition.check_data(splits)
     with phase("model"):
         model, processor, loaded = load_model(config, splits.labels, splits.problem_type, args.seed, task, head)
         plan = make_plan(config, args, loaded.groups, len(splits.train), task)
+    if repetition is not None:
+        repetition.check_model(loaded)
+        if differing := repetition.surroundings():
+            print(f"repeat   not as in the run in {repetition.folder}: {'; '.join(differing)}")
     args.metric_for_best_model = brought.best or args.metric_for_best_model
+    forms = repetition.forms if repetition is not None else None
     with phase("training"):
-        run = train(model, processor, splits, plan, config, args, loaded, task, **vars(brought.extensions))
+        own = vars(brought.extensions)
+        run = train(model, processor, splits, plan, config, args, loaded, task, **own, forms=forms)
     run.chosen = chosen
     results = score(run)
     stop.check()

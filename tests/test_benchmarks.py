@@ -22,6 +22,7 @@ OTHERS = (
         "calibration",
         "compare",
         "depth",
+        "export",
         "few_shot_text",
         "gpu",
         "imbalance",

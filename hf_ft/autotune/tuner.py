@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import nn
 from hf_ft.autotune.decisions import Decisions
 from hf_ft.autotune.trial import FEWEST_ROUNDS, SHARE, WARM_UP, Trial, try_variants
 from hf_ft.autotune.variants import FORMATS, USUAL, Variant, variants_of
+from hf_ft.environment import processor_name
 from hf_ft.records import AutotuneRecord
 from hf_ft.storage import json_digest
 
@@ -199,14 +199,4 @@ def _machine(device: torch.device) -> dict[str, Any]:
         return {"device": torch.cuda.get_device_name(device)}
     if device.type != "cpu":
         return {"device": device.type, "processor": platform.machine()}
-    return {"device": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-
-
-@functools.cache
-def _processor() -> str:
-    """The name of the processor and its instruction set; `platform.processor()` is empty or general on Linux."""
-    found = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), found)
-    return f"{found} ({torch.backends.cpu.get_cpu_capability()})"
+    return {"device": processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}

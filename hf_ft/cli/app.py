@@ -21,7 +21,7 @@ from hf_ft.errors import UserError
 from hf_ft.settings import Parser
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Train a model and use it": ("train", "soup", "evaluate", "predict", "push"),
+    "Train a model and use it": ("train", "soup", "evaluate", "predict", "export", "push"),
     "Choose a model, a method, a freeze depth": ("models", "methods", "inspect", "rank", "compare", "depth"),
     "Housekeeping": ("cache", "env"),
 }

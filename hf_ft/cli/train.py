@@ -1,6 +1,6 @@
 """Fine-tune a model on a dataset and save it as a plain Hub model.
 
-The run ends with scores and proofs; `--resume` continues an interrupted one.
+The run ends with scores and proofs; `--resume` continues an interrupted one, `--from_run` repeats a finished one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def add_arguments(parser: Parser) -> None:
     )
     group = parser.add_argument_group("finished run")
     add_redraw(group, "run", "the figures and the model card, in which your own edits stay,")
+    group.add_argument("--from_run", metavar="RUN.JSON", help="repeat it; other options win over its own")
     add_settings(parser)
 
 
@@ -36,13 +37,20 @@ def run(options: Namespace) -> None:
     from hf_ft.records import RunRecord
     from hf_ft.settings import build, settings_layers
 
-    layers = settings_layers(vars(options))
+    words = {**vars(options)}
+    path = words.pop("from_run", None)
+    layers, repetition = settings_layers(words), None
     if (folder := record_to_redraw(layers, RunRecord)) is not None:
         from hf_ft.results import redraw_run
 
         print("\n".join(redraw_run(folder)))
         return
+    if path is not None:
+        from hf_ft.results import read_repetition
+
+        repetition = read_repetition(path, layers)
+        layers = [repetition.layer, *layers]
     settings = build(*layers)
     from hf_ft.finetuning import execute
 
-    execute(settings)
+    execute(settings, repetition=repetition)

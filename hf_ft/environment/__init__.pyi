@@ -15,6 +15,7 @@ from .energy import Energy as Energy
 from .energy import energy_measured as energy_measured
 from .host import launcher_note as launcher_note
 from .host import machine as machine
+from .host import processor_name as processor_name
 from .host import versions as versions
 from .hub_access import cache_folder as cache_folder
 from .hub_access import hub_error as hub_error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +45,16 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+@functools.cache
+def processor_name() -> str:
+    """The name of the processor and its instruction set; `platform.processor()` is empty or general on Linux."""
+    found = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), found)
+    return f"{found} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def versions() -> dict[str, str]:

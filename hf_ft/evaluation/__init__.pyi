@@ -7,6 +7,8 @@ from .model_kind import task_of_folder as task_of_folder
 from .outputs import predict_outputs as predict_outputs
 from .outputs import predict_split as predict_split
 from .predict import predict_inputs as predict_inputs
+from .result_folder import InputSettings as InputSettings
+from .result_folder import input_settings as input_settings
 from .result_folder import load_folder as load_folder
 from .scores import Results as Results
 from .scores import score as score

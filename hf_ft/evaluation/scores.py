@@ -81,7 +81,8 @@ def score(run: Run) -> Results:
     with training_memory():
         with phase("head input"):
             results.head_input = compare_head_input(run)
-        tuner = make_tuner(run.config, run.args)
+        repeated = None if run.forms is None else {"prediction": {}, **run.forms.get("", {})}
+        tuner = make_tuner(run.config, run.args, repeated)
         if run.config.calibrate:
             with phase("calibration"):
                 results.calibration = calibrate(run, tuner)

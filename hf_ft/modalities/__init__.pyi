@@ -2,6 +2,7 @@ from .augmentation import AUGMENTATIONS as AUGMENTATIONS
 from .augmentation import ERASING as ERASING
 from .base import ColumnType as ColumnType
 from .base import FileInput as FileInput
+from .base import InputCode as InputCode
 from .base import Modality as Modality
 from .base import get_modality as get_modality
 from .image import image_shape as image_shape

@@ -78,6 +78,20 @@ class LoadProcessor(Protocol):
 
 
 @dataclass(frozen=True)
+class InputCode:
+    """Python code that prepares an input: a function `inputs` from a raw input to arrays of a batch of one.
+
+    It may use `np` and `FOLDER`, the folder of the exported model. For lists of words it also defines `word_ids`.
+
+    Args:
+        packages: What it imports beside numpy, by the names of PyPI.
+    """
+
+    packages: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
 class Modality:
     """All that depends on the kind of input.
 
@@ -100,6 +114,10 @@ class Modality:
         padding_trial: One input and the same with padding, `(alone, padded)`, to see whether a model's answer depends
             on padding; None where nothing is padded.
         sentence_encoders: Whether the source may be a sentence encoder, which names the pooling it was trained for.
+        input_code: `input_code(processor, limit, words)` returns code that prepares inputs for an exported model, the
+            plainest first: texts of up to `limit` tokens, or lists of words.
+        quantization: How ONNX Runtime quantises activations: `dynamic` while the model runs, or `static`, by ranges
+            that are measured on examples before.
     """
 
     name: str
@@ -120,6 +138,8 @@ class Modality:
         lambda model: None
     )
     sentence_encoders: bool = False
+    input_code: Callable[[Any, int, bool], Sequence[InputCode]] = lambda processor, limit, words: ()
+    quantization: str = "dynamic"
 
     def check_views(self, number: int) -> None:
         """Check that an input has so many views; 1 is the input itself.

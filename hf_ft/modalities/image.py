@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.errors import UserError, first_line
 from hf_ft.modalities.base import ColumnType, FileDigests, FileInput, Modality
 from hf_ft.modalities.image_views import MOST_VIEWS, image_views
+from hf_ft.modalities.input_code import image_code
 
 if TYPE_CHECKING:
     import torch
@@ -143,4 +144,6 @@ MODALITY = Modality(
     views=image_views,
     most_views=MOST_VIEWS,
     files=FileInput("image", "image", EXTENSIONS, image_feature, _check_image, "CLASS/*.jpg", _encode_image),
+    input_code=image_code,
+    quantization="static",
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.modalities.base import ColumnType, Modality
+from hf_ft.modalities.input_code import text_code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,4 +151,5 @@ MODALITY = Modality(
     example_inputs=example_inputs,
     padding_trial=padding_trial,
     sentence_encoders=True,
+    input_code=text_code,
 )

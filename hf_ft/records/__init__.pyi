@@ -8,6 +8,9 @@ from .comparison import ComparisonSeconds as ComparisonSeconds
 from .comparison import ExperimentRecord as ExperimentRecord
 from .comparison import Interval as Interval
 from .comparison import TrialResult as TrialResult
+from .export import ExportRecord as ExportRecord
+from .export import ExportSide as ExportSide
+from .export import ParityRecord as ParityRecord
 from .freeze_depth import ContradictingProbe as ContradictingProbe
 from .freeze_depth import DepthAlternative as DepthAlternative
 from .freeze_depth import DepthCandidate as DepthCandidate
@@ -19,6 +22,8 @@ from .freeze_depth import Rung as Rung
 from .freeze_depth import RungRow as RungRow
 from .json_codec import from_json as from_json
 from .json_codec import to_json as to_json
+from .origin import Origin as Origin
+from .origin import read_origin as read_origin
 from .ranking import Agreement as Agreement
 from .ranking import Candidate as Candidate
 from .ranking import CandidateScores as CandidateScores
@@ -57,6 +62,7 @@ from .run import PlannedStageRecord as PlannedStageRecord
 from .run import PlanRecord as PlanRecord
 from .run import PrecisionRecord as PrecisionRecord
 from .run import Proofs as Proofs
+from .run import RepeatRecord as RepeatRecord
 from .run import RunDescription as RunDescription
 from .run import RunRecord as RunRecord
 from .run import RunSoupRecord as RunSoupRecord

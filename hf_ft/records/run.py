@@ -402,6 +402,21 @@ class ThresholdRecord:
     by_class: dict[str, ClassScores]
 
 
+@dataclass
+class RepeatRecord:
+    """What repeating a run takes beside its model and data.
+
+    `settings` are those that decide the result, `explicit` the names of all that the user set. `threads` of `processor`
+    computed it; others may round otherwise. `weights` is the SHA-256 of the saved files of weights.
+    """
+
+    settings: dict[str, Any]
+    explicit: list[str]
+    processor: str
+    threads: int
+    weights: str
+
+
 @dataclass(kw_only=True)
 class _RunResult(RunDescription):
     """The part of the record that training adds: settings, stages, scores and proofs."""
@@ -434,6 +449,7 @@ class _RunResult(RunDescription):
     adapter: bool = False
     energy: EnergyRecord | None = None
     examples: ExamplesRecord | None = None
+    repeat: RepeatRecord | None = None
 
 
 @dataclass(kw_only=True)
@@ -450,7 +466,8 @@ class RunRecord(_RunResult, Record):
     layer; all scores are those of the calibrated model. `phases` are the seconds of the run by phase,
     up to when this was written; empty where a recipe called the steps one by one. `command` is the `hf-ft` command line
     that asks for the same run, without local paths. `adapter` is whether the folder `adapter/` alone, on the source
-    model, gives the result too.
+    model, gives the result too. `repeat` is what `--from_run` reads; None for an average of
+    several runs.
     """
 
     FILE: ClassVar[str] = "run.json"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_ft.environment import silence_libraries, stoppable
 from hf_ft.errors import UserError
+from hf_ft.records import Origin, read_origin
 from hf_ft.results.finetune_result import FinetuneResult
 from hf_ft.results.soup_members import Member, read_members, selection
 from hf_ft.settings import IN_MEMORY, SECTIONS, ModelSettings, Settings, build, check_output_dir, resume_check
-from hf_ft.storage import LOCAL, check_apart, locked, read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from hf_ft.storage import LOCAL, check_apart, locked
 
 MACHINE = {
     "fp16",
@@ -86,12 +84,12 @@ def _settings(best: Member, out: Path, dataset: Any, overwrite: bool) -> Setting
     Raises:
         UserError: The record is not there, or the data are not, or the output folder is taken.
     """
+    origin = read_origin(best.folder)
     try:
         start = resume_check.read_start(best.folder)
-        origin = read_json(best.folder / LOCAL / "origin.json")
-    except (OSError, ValueError):  # a `UserError` too: it speaks of --resume
+    except UserError:  # it speaks of --resume
         start = None
-    if start is None:
+    if start is None or origin is None:
         raise UserError(
             f"{best.folder} has lost its folder {LOCAL}, which says with which data and settings the run was made.",
             option="OUT",
@@ -104,14 +102,14 @@ def _settings(best: Member, out: Path, dataset: Any, overwrite: bool) -> Setting
     layer |= {name: record.settings[name] for name in KEPT if name in record.settings}
     if layer.get("method") == "auto":
         layer["method"] = record.method
-    model = _located(origin["model"], origin["cwd"])
+    model = origin.located(origin.model)
     layer |= {"model": model if Path(model).exists() else record.settings["model"]}
     layer |= {"dataset": _dataset(best, origin, dataset), "output_dir": str(out), "overwrite_output_dir": overwrite}
     sections = [section for section in SECTIONS if section is not ModelSettings]  # the base model may be gone
     return build((f"the run {best.folder}", layer), sections=sections)
 
 
-def _dataset(best: Member, origin: Mapping[str, Any], dataset: Any) -> str:
+def _dataset(best: Member, origin: Origin, dataset: Any) -> str:
     """The setting `dataset`: as the user says, else where the run found it.
 
     Raises:
@@ -119,15 +117,15 @@ def _dataset(best: Member, origin: Mapping[str, Any], dataset: Any) -> str:
     """
     if dataset is not None:
         return str(dataset) if isinstance(dataset, str | Path) else IN_MEMORY
-    if origin["dataset"] == IN_MEMORY:
+    if origin.dataset == IN_MEMORY:
         raise UserError(
             f"The data of the run {best.folder} were in memory.",
             option="dataset",
             hint="Pass them again: hf_ft.soup(..., dataset=...).",
         )
     if best.record.data.hub_id is not None:
-        return str(origin["dataset"])
-    place = _located(origin["dataset"], origin["cwd"])
+        return origin.dataset
+    place = origin.located(origin.dataset)
     if not os.path.exists(place):
         raise UserError(
             f"The data of the run {best.folder} are not in {place} any more.",
@@ -136,9 +134,3 @@ def _dataset(best: Member, origin: Mapping[str, Any], dataset: Any) -> str:
             hint="Say where they are now with --dataset.",
         )
     return place
-
-
-def _located(name: str, folder: str) -> str:
-    """A path as it was meant in the folder in which a run was started; what is no path there is returned as it is."""
-    path = Path(folder, Path(name).expanduser())
-    return str(path) if path.exists() or Path(name).expanduser().is_absolute() else name

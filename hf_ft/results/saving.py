@@ -11,9 +11,11 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from hf_ft import __version__
 from hf_ft.data import save_contents
-from hf_ft.environment import machine, phase, phase_seconds, versions
+from hf_ft.environment import machine, phase, phase_seconds, processor_name, versions
 from hf_ft.evaluation import Results, load_back_begun
 from hf_ft.metrics import ClassScore, Score
 from hf_ft.models import adapters, save_model, without_progress_bars
@@ -29,6 +31,7 @@ from hf_ft.records import (
     Machine,
     NewTensors,
     Proofs,
+    RepeatRecord,
     RunRecord,
     ScoreRecord,
     Scores,
@@ -40,7 +43,7 @@ from hf_ft.records import (
 from hf_ft.reports import after_training, write_figures, write_texts
 from hf_ft.results.end_of_run_upload import publish_result
 from hf_ft.results.finetune_result import FinetuneResult
-from hf_ft.storage import SEAL, output_folder, write_json
+from hf_ft.storage import SEAL, files_digest, output_folder, write_json
 from hf_ft.training import (
     Run,
     checkpoints,
@@ -49,6 +52,7 @@ from hf_ft.training import (
     places_of,
     public_command,
     recorded_settings,
+    repeatable_settings,
     without_places,
 )
 
@@ -87,6 +91,7 @@ def _write(run: Run, results: Results, out: Path) -> RunRecord:
         if results.calibration is not None:
             results.calibration.affine.fold_adapter(out / "adapter")
     record = make_record(run, results)
+    record.repeat = _repeat(run, out)
     with ExitStack() as stack:
         finish = None
         if run.config.load_back_proof:  # its process works while figures are drawn
@@ -159,6 +164,19 @@ def _command(run: Run) -> str:
         return public_command(run.config)
     runs = (member.name for member in run.averaged.soup.members)
     return " ".join(["hf-ft soup", *map(shlex.quote, runs), "--output_dir OUT"])
+
+
+def _repeat(run: Run, folder: Path) -> RepeatRecord | None:
+    """What `--from_run` reads, without local paths; None for an average, which no training gives."""
+    if run.averaged is not None:
+        return None
+    return RepeatRecord(
+        settings=without_places(repeatable_settings(run.config), places_of(run.config, run.output_dir)),
+        explicit=sorted(run.config.explicit),
+        processor=processor_name(),
+        threads=torch.get_num_threads(),
+        weights=files_digest(sorted(folder.glob("*.safetensors"))),
+    )
 
 
 def _usage(run: Run, results: Results) -> str:

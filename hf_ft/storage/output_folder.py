@@ -211,7 +211,13 @@ def prune(root: Path, folders: Iterable[Path]) -> None:
 
 # --- Which folder may be used -----------------------------------------------------------------------------------------
 
-KINDS = {"run": "a training run", "comparison": "a comparison", "search": "a depth search", "ranking": "a ranking"}
+KINDS = {
+    "run": "a training run",
+    "comparison": "a comparison",
+    "search": "a depth search",
+    "ranking": "a ranking",
+    "export": "an export",
+}
 LOCK, HOLDER = f"{LOCAL}/lock", f"{LOCAL}/holder.json"
 
 

@@ -6,6 +6,7 @@ from .checkpoints import writing as writing
 from .description import describe as describe
 from .description import places_of as places_of
 from .description import recorded_settings as recorded_settings
+from .description import repeatable_settings as repeatable_settings
 from .description import without_places as without_places
 from .extensions import Extensions as Extensions
 from .extensions import read_extensions as read_extensions
@@ -15,6 +16,7 @@ from .precision import describe_precision as describe_precision
 from .public_command import public_command as public_command
 from .public_command import public_name as public_name
 from .run import Averaged as Averaged
+from .run import Forms as Forms
 from .run import Run as Run
 from .run import StageResult as StageResult
 from .run_start import discard_model as discard_model

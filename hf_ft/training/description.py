@@ -139,6 +139,14 @@ def recorded_settings(config: Config, args: TrainingArguments) -> dict[str, Any]
     return own | {name: _plain(getattr(args, name)) for name in RECORDED}
 
 
+def repeatable_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that decide the result of a run, local paths by their last part."""
+    return {
+        name: public_name(value) if isinstance(value, str) and "/" in value else value
+        for name, value in config.must_match.items()
+    }
+
+
 def without_places(value: Any, places: Iterable[str]) -> Any:
     """Return a value with each of these folders shortened to its last part: notes may quote errors with paths."""
     if isinstance(value, str):

@@ -33,7 +33,7 @@ from hf_ft.training.contrastive import check_contrastive
 from hf_ft.training.description import describe
 from hf_ft.training.extensions import Extensions, read_extensions, with_transform
 from hf_ft.training.precision import describe_precision
-from hf_ft.training.run import Run
+from hf_ft.training.run import Forms, Run
 from hf_ft.training.run_start import begin, restore, stage_folder
 from hf_ft.training.stage_options import check_options
 from hf_ft.training.stage_runner import run_stage
@@ -58,6 +58,7 @@ def train(
     data_collator: Any = None,
     transform: Any = None,
     head: Any = None,
+    forms: Forms | None = None,
 ) -> Run:
     """Run the stages of a plan; each starts from the best checkpoint of the one before; the best is the result.
 
@@ -76,6 +77,7 @@ def train(
         transform: PIL image -> PIL image or tensor, in training before the processor. It replaces the method's
             augmentation, unless `augment` is set.
         head: The `head` that `load_model` was called with, for the record and `--resume`.
+        forms: How steps ran in the run that this one repeats, by stage; see `Run`.
 
     Raises:
         FreezeViolation: something frozen changed.
@@ -84,7 +86,7 @@ def train(
     """
     extensions = read_extensions(callbacks, compute_metrics, loss, data_collator, transform, head)
     run = _new_run(model, processor, splits, plan, config, args, loaded, task or get_task(config.task), extensions)
-    run.others = others
+    run.others, run.forms = others, forms
     encoded = _encoded(run)
     if run.learning.start:
         run.learning.start(model)

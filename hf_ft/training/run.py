@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from hf_ft.settings import Config
 from hf_ft.tasks import Learning, Task, get_task
 from hf_ft.training.extensions import Extensions
 from hf_ft.training.token_batches import TokenBatches
+
+Forms = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""Stage -> kind of work -> how its form differs from the usual one."""
 
 
 @dataclass
@@ -105,6 +108,8 @@ class Run:
         extensions: The caller's own code.
         averaged: The runs that the model is the average of; None for a model that was trained.
         batches: Of each stage whose batches are filled by tokens, see `token_batches`.
+        forms: Of each stage, and of scores under "", how its steps ran in the run that this one repeats, as `Autotuner`
+            takes them; None where that is tried.
         cached: The last stage as it ran from cached features, which scores are computed from too; None if it did not.
         energy: The energy of training; None where it was not measured as a whole.
     """
@@ -128,6 +133,7 @@ class Run:
     extensions: Extensions = field(default_factory=Extensions)
     averaged: Averaged | None = None
     batches: dict[str, TokenBatches] = field(default_factory=dict)
+    forms: Forms | None = None
     cached: CachedStage | None = field(default=None, repr=False)
     energy: Energy | None = None
 

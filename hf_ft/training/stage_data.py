@@ -48,7 +48,8 @@ def read_once(
     """
     earlier = of_main(run, lambda notes: checkpoints.decided(folder, notes)) if run.resumed else None
     uncached = earlier["uncached"] if earlier else None
-    tuner = make_tuner(run.config, args, pinned_variants(earlier, folder))
+    repeated = None if run.forms is None else run.forms.get(stage.name, {})
+    tuner = make_tuner(run.config, args, pinned_variants(earlier, folder, repeated))
     job, opened = _opened(run, stage, args, sets, uncached, tuner, _unsplittable(stage, model))
     if earlier and uncached is None and isinstance(opened, str) and checkpoints.steps(folder):
         raise UserError(

@@ -19,8 +19,10 @@ from hf_ft.training.trainer import StageTrainer
 TRAINING, FEATURES = "training", "features"
 
 
-def pinned_variants(earlier: Mapping[str, Any] | None, folder: Path) -> dict[str, Mapping[str, str]]:
-    """What an earlier process decided about a stage that is resumed, so that it ends with the same tensors.
+def pinned_variants(
+    earlier: Mapping[str, Any] | None, folder: Path, repeated: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, Mapping[str, str]]:
+    """What an earlier process decided about a stage that is resumed or repeated, so that it ends with the same tensors.
 
     Without a checkpoint, training starts over and may be decided again; with one, it ran as usual unless the stage says
     otherwise.
@@ -28,13 +30,15 @@ def pinned_variants(earlier: Mapping[str, Any] | None, folder: Path) -> dict[str
     Args:
         earlier: What the stage recorded when it began; None if it has not begun.
         folder: The folder of the stage.
+        repeated: How the stage ran in the run that is repeated; what is not named ran as usual. None for a new run.
     """
+    before: dict[str, Mapping[str, str]] = {} if repeated is None else {FEATURES: {}, TRAINING: {}, **repeated}
     if earlier is None:
-        return {}
+        return before
     ran: dict[str, Mapping[str, str]] = {FEATURES: {}}
     if checkpoints.steps(folder):
         ran[TRAINING] = {}
-    return ran | dict(earlier.get("autotune") or {})
+    return before | ran | dict(earlier.get("autotune") or {})
 
 
 def recorded_variants(tuner: Autotuner | None) -> dict[str, dict[str, str]]:
