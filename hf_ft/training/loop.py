@@ -67,8 +67,7 @@ def train(
 
     Args:
         task: Replaces the task that `config` names, in training, caching, scoring and saving.
-        others: How many trainings of this length are to come that freeze alike: features may pay for all of them which
-            would not for one.
+        others: How many trainings of this length are to come that freeze alike: features may pay for all together.
         callbacks: `TrainerCallback` classes or objects, in every stage that trains by steps.
         compute_metrics: A function of an `EvalPrediction`, or a metric of `evaluate` (its id, a folder, a loaded one);
             reported beside the built-in metrics.
