@@ -33,7 +33,7 @@ names = [one.name for one in session.get_inputs()]
 
 def logits_of(arrays):
     return session.run(["logits"], {name: arrays[name] for name in names})[0]""",
-    "openvino": """options = {"INFERENCE_PRECISION_HINT": "f32"}  # without it, faster on processors with bfloat16, and less precise
+    "openvino": """options = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16, on processors that have it
 model = openvino.Core().compile_model(f"{FOLDER}/openvino_model.xml", "CPU", options)
 names = [one.any_name for one in model.inputs]
 
