@@ -5,6 +5,7 @@ The run ends with scores and proofs; `--resume` continues an interrupted one, `-
 
 from __future__ import annotations
 
+import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,12 @@ def add_arguments(parser: Parser) -> None:
     )
     group = parser.add_argument_group("finished run")
     add_redraw(group, "run", "the figures and the model card, in which your own edits stay,")
-    group.add_argument("--from_run", metavar="RUN.JSON", help="repeat it; other options win over its own")
+    group.add_argument(
+        "--from_run",
+        metavar="RUN.JSON",
+        default=argparse.SUPPRESS,
+        help="train again as its record says; other options win over its settings",
+    )
     add_settings(parser)
 
 
@@ -37,15 +43,13 @@ def run(options: Namespace) -> None:
     from hf_ft.records import RunRecord
     from hf_ft.settings import build, settings_layers
 
-    words = {**vars(options)}
-    path = words.pop("from_run", None)
-    layers, repetition = settings_layers(words), None
+    layers, repetition = settings_layers(vars(options)), None
     if (folder := record_to_redraw(layers, RunRecord)) is not None:
         from hf_ft.results import redraw_run
 
         print("\n".join(redraw_run(folder)))
         return
-    if path is not None:
+    if (path := layers[-1][1].pop("from_run", None)) is not None:
         from hf_ft.results import read_repetition
 
         repetition = read_repetition(path, layers)

@@ -466,8 +466,7 @@ class RunRecord(_RunResult, Record):
     layer; all scores are those of the calibrated model. `phases` are the seconds of the run by phase,
     up to when this was written; empty where a recipe called the steps one by one. `command` is the `hf-ft` command line
     that asks for the same run, without local paths. `adapter` is whether the folder `adapter/` alone, on the source
-    model, gives the result too. `repeat` is what `--from_run` reads; None for an average of
-    several runs.
+    model, gives the result too. `repeat` is what `--from_run` reads; None for an average of several runs.
     """
 
     FILE: ClassVar[str] = "run.json"
