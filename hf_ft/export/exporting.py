@@ -177,7 +177,7 @@ def _compared(job: _Job, folder: Path) -> ExportRecord:
             if not seen.is_rounding:
                 raise CannotExport(f"its logits differ by up to {seen.largest:.3g} {what} (scale {seen.scale:.3g})")
     threshold, name = job.record.threshold, job.record.metric
-    outputs = [outputs_of(answers, examples) for answers in (wanted, found)]
+    outputs = outputs_of(wanted, examples), outputs_of(found, examples)
     metrics = [dict(metrics_of(one, examples, threshold)) for one in outputs]
     code = input_code(folder, examples, _limit(examples))
     files = [path for pattern in FORMATS[job.format_name].files for path in folder.glob(pattern)]

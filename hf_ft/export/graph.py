@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -40,8 +42,7 @@ def export_graph(
     Raises:
         CannotExport: The exporter does not support the model.
     """
-    from transformers import exporters
-
+    exporters = _exporters()
     known = {
         "onnx": (exporters.OnnxExporter, exporters.OnnxConfig),
         "openvino": (exporters.OpenVINOExporter, exporters.OpenVINOConfig),
@@ -57,6 +58,11 @@ def export_graph(
             return exporter().export(model, given, settings(dynamic_shapes=shapes, quantizer=quantizer))
     except Exception as error:  # the code of any model is traced here, and any of it may raise anything
         raise CannotExport(first_line(type(error).__name__, error)) from error
+
+
+def _exporters() -> Any:
+    """The exporters of `transformers`, whose names are made when they are asked for."""
+    return importlib.import_module("transformers.exporters")
 
 
 def _free_axes(value: torch.Tensor) -> range:
@@ -81,8 +87,7 @@ def logits_alone(model: PreTrainedModel) -> Iterator[None]:
 
 def _quantizer(format_name: str, calibration: Sequence[Batch]) -> Any:
     """The quantiser of a format; see `docs/export.md` for the reasons of these choices."""
-    from transformers import exporters
-
+    exporters = _exporters()
     if format_name == "openvino":
         return exporters.NNCFOpenVINOQuantizer(calibration_dataset=[dict(batch) for batch in calibration])
     from onnxruntime.quantization import QuantType
@@ -98,12 +103,12 @@ def _quantizer(format_name: str, calibration: Sequence[Batch]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress warnings of the exporters about their own insides, which nobody can act on."""
+    """Suppress progress and warnings of the exporters about their own insides, which nobody can act on."""
     before, level = transformers.logging.get_verbosity(), logging.root.manager.disable
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -141,7 +141,7 @@ class Repetition:
 
         from hf_ft.environment import machine, processor_name, versions
 
-        pairs = [("hf_ft", self.record.hf_ft, __version__)]
+        pairs: list[tuple[str, Any, Any]] = [("hf_ft", self.record.hf_ft, __version__)]
         pairs += [(name, then, versions().get(name)) for name, then in self.record.versions.items()]
         then, now = vars(self.record.machine), machine()
         pairs += [(name, then[name], now[name]) for name in ("device", "processes", "python", "system")]

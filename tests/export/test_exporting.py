@@ -140,7 +140,7 @@ def test_the_code_for_tags_needs_no_torch(run: Run, token_data: str, tmp_path: P
     found = answer(out, repr(row["tokens"]), *HEAVY)
     assert [word for word, _ in found] == row["tokens"]
     plain = transformers.pipeline("token-classification", model=str(run("token")), device="cpu", ignore_labels=[])
-    tokens = plain(row["tokens"], is_split_into_words=True)
+    (tokens,) = plain([row["tokens"]], is_split_into_words=True)
     firsts = [one["entity"] for one in tokens if not one["word"].startswith("##")]
     assert [tag for _, tag in found] == firsts
 
