@@ -177,6 +177,10 @@ def _of_adapter(folder: Path, files: list[Path]) -> dict[str, str]:
             hint="Leave out --adapter to publish the whole model, into which the adapter is merged; or publish the "
             "base model first, and train from its Hub id.",
         )
+    if not config.get("revision"):
+        print(
+            f"The base model {config['base_model_name_or_path']} is named without a commit, which the run does not know"
+        )
     beside = [name for name in names if "/" not in name and name not in (*BASE_MODEL, "README.md")]
     beside = [name for name in beside if not name.endswith(".safetensors")]
     own = {name: name.removeprefix(f"{ADAPTER}/") for name in names if name.startswith(f"{ADAPTER}/")}
