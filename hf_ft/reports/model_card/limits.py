@@ -38,9 +38,9 @@ def _scope(record: RunRecord) -> Iterator[str]:
         yield (
             f"The model knows {data.predicts} and always answers with one of them, also for inputs that belong to none"
         )
-    spoken = languages(record)
-    if spoken and spoken != ["multilingual"]:
-        yield f"Language of the texts: {', '.join(spoken)}. Others were not tested"
+    if spoken := languages(record):
+        whose = "texts" if data.languages else "base model"
+        yield f"Language of the {whose}: {', '.join(spoken)}. Nothing is known about others"
     for found in data.truncation[:1]:
         if found.long_text == "truncate":
             yield f"Of texts longer than {found.limit:,} tokens the rest is not read"
