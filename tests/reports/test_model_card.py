@@ -187,6 +187,17 @@ def test_examples_are_shown_only_if_asked_for(runs: dict[str, Path]) -> None:
     ]
 
 
+def test_texts_of_examples_make_no_links(runs: dict[str, Path]) -> None:
+    """Addresses, mentions and formulas stand as code, where a page makes nothing of them; other texts as text."""
+    record = read_record(runs["text"], RunRecord)
+    assert record.examples is not None
+    one = record.examples.sample[0]
+    for text in ("see https://evil.example", "www.evil.example", "ask @someone", "$$x$$", "plain"):
+        shown = replace(record, examples=replace(record.examples, sample=[replace(one, input=text)], mistakes=[]))
+        assert (f"| `{text}` |" in card(shown)) is (text != "plain")
+        assert text in card(shown)
+
+
 def test_a_hub_model_is_named_with_licence_and_commit(runs: dict[str, Path]) -> None:
     """What a run from the Hub records: base model, relation, data set with configuration, split and commit."""
     record = read_record(runs["text"], RunRecord)

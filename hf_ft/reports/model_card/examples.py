@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hf_ft.records import ExampleRecord, RunRecord
-from hf_ft.reports.tables import counted, markdown_table
+from hf_ft.reports.tables import code, counted, markdown_table
 
 
 def examples(record: RunRecord) -> str:
@@ -25,11 +26,25 @@ def examples(record: RunRecord) -> str:
     return "\n\n".join(parts)
 
 
+LIVE = re.compile(r"://|www\.|@\w|\$\$|\\\\[(\[]")
+"""What pages make links, mentions and formulas of, even in the middle of a text."""
+
+
+def _text(text: str) -> str:
+    """A text from the data; as code where a page would make more of it."""
+    return code(text) if LIVE.search(text) else text
+
+
 def _table(shown: Sequence[ExampleRecord]) -> str:
     sure = any(one.probability is not None for one in shown)
     header = ["input", "true", "predicted", *(["probability"] if sure else [])]
     rows = [
-        [one.input, one.true, one.predicted, *([f"{one.probability:.2f}"] if one.probability is not None else [])]
+        [
+            _text(one.input),
+            _text(one.true),
+            _text(one.predicted),
+            *([f"{one.probability:.2f}"] if one.probability is not None else []),
+        ]
         for one in shown
     ]
     return markdown_table(header, rows, texts=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hf_ft.records import RunRecord
-from hf_ft.reports.model_card.numbers import figure, interval
+from hf_ft.reports.model_card.numbers import figure, interval, percentage
 from hf_ft.reports.tables import LOWER_IS_BETTER, code, escaped, title
 
 HUB = "https://huggingface.co"
@@ -68,7 +68,7 @@ def method(record: RunRecord) -> str:
     named = f"{code(record.method)} ({record.paper})" if record.paper else "a plan of its own (see Training)"
     total = record.model.parameters
     counts = dict.fromkeys(stage.trainable for stage in record.stages)
-    trained = ", then ".join(f"{count:,} ({count / total:.1%})" for count in counts)
+    trained = ", then ".join(f"{count:,} ({percentage(count, total)})" for count in counts)
     return f"{named}; trained {trained} of {total:,} parameters"
 
 

@@ -18,5 +18,6 @@ def interval(score: ScoreRecord) -> str:
 
 
 def percentage(part: float, whole: float) -> str:
-    """Return a share in per cent."""
-    return f"{part / whole:.1%}" if whole else "0.0%"
+    """Return a share in per cent, with two digits where one would be zero."""
+    share = part / whole if whole else 0.0
+    return f"{share:.2%}" if 0 < share < 0.0005 else f"{share:.1%}"
