@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from hf_ft.environment import hub_error
 from hf_ft.errors import UserError, first_line, nearest, shorten
 from hf_ft.settings import check_path
 
@@ -76,7 +76,7 @@ def _downloaded(repository: str, revision: str | None, token: str | None) -> Pat
             )
         )
     except Exception as error:  # of the Hub, of the network, of the disk
-        raise hub_error(error, repository, revision) from error
+        raise _explained(error, repository, revision) from error
     if not any(folder.glob("model*.safetensors")) or not (folder / "config.json").is_file():
         raise _nothing_to_load(repository, folder.name, token)
     return folder
@@ -115,34 +115,15 @@ def adapter_error(name: str) -> UserError:
     )
 
 
-def hub_error(error: Exception, repository: str, revision: str | None) -> UserError:
-    """What a failure of the Hub means to the user."""
-    from huggingface_hub import errors
+def _explained(error: Exception, repository: str, revision: str | None) -> UserError:
+    """What a failure of a download means to the user."""
+    from huggingface_hub.errors import RevisionNotFoundError
 
-    login = "log in with `hf auth login`"
-    cause: Any = error.__cause__ or error if isinstance(error, errors.LocalEntryNotFoundError) else error
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    problem, hint = first_line(f"Cannot download '{repository}'", cause), "Try again later."
-    if isinstance(cause, errors.GatedRepoError):
-        problem = f"'{repository}' is gated, and your token has no access to it."
-        hint = f"Ask for access on its page on the Hub, then {login}."
-    elif isinstance(cause, errors.RepositoryNotFoundError):
-        problem = f"There is neither a folder nor a model on the Hub called '{repository}', or it is private."
-        hint = f"Check the name; to read private models, {login}."
-    elif isinstance(cause, errors.RevisionNotFoundError):
-        problem = f"'{repository}' has no revision '{revision}'."
-        hint = "Pass a branch, a tag or a commit of it."
-    elif status in (401, 403):
-        problem, hint = f"The Hub refused your token for '{repository}'.", f"Check it, or {login}."
-    elif status == 429:
-        problem = f"The Hub limits the rate of requests, and refused '{repository}'."
-    elif isinstance(cause, errors.OfflineModeIsEnabled):
-        problem = f"'{repository}' is neither a folder nor in the cache, and HF_HUB_OFFLINE rules out a download."
-        hint = "Unset HF_HUB_OFFLINE, or pass a folder."
-    elif error is not cause and status is None:
-        problem = f"'{repository}' is no folder, and the Hub does not answer ({type(cause).__name__})."
-        hint = "Check the network, or pass a folder."
-    return UserError(problem, value=repository, hint=hint)
+    if isinstance(error, RevisionNotFoundError):
+        problem, hint = f"'{repository}' has no revision '{revision}'.", "Pass a branch, a tag or a commit of it."
+        return UserError(problem, option="revision", value=revision, hint=hint)
+    found = hub_error(error, repository, revision)
+    return found or UserError(first_line(f"Cannot download '{repository}'", error), value=repository)
 
 
 def check_plain(folder: Path, name: str) -> None:
