@@ -193,7 +193,7 @@ def circle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "several": text("several", "multi_label", calibrate=True),
         "number": text("number", "regression", task="text_regression", label_column="price"),
         "tags": text("tags", "token", "AutoModelForTokenClassification", task="token_classification"),
-        "vit": images("vit", model="alice/vit", method="last_n:1"),
+        "vit": images("vit", model="alice/vit-base", method="last_n:1"),
         "timm": images("timm", 64, model="timm:test_vit", method="scratch", image_size=64),
         "timm-builtin": images("timm-builtin", 64, model="builtin:efficientnet-lite0", method="head"),
     }
@@ -201,7 +201,7 @@ def circle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     cases["lora"]["repositories"]["alice/lora-adapter"] = {"adapter": True}
     with LocalHub() as hub:
         hub.create("alice/base", files=files(request.getfixturevalue("text_model")))
-        hub.create("alice/vit", files=files(str(vit(home / "vit-base"))))
+        hub.create("alice/vit-base", files=files(str(vit(home / "vit-base"))))
         environment = hub.environment(hub.token("alice"), home / "trainer")
         asked = json.dumps({"cases": cases, "texts": TEXTS})
         yield Circle(hub, home, cases, run(TRAIN, environment, asked, home))
@@ -246,6 +246,6 @@ def test_nothing_but_safe_files_was_downloaded(circle: Circle) -> None:
     snapshots = list((circle.home / "loader/hub").glob("models--alice--*/snapshots/*/*"))
     names = {path.name for path in snapshots}
     assert {"model.safetensors", "config.json", "run.json"} <= names
-    assert all(name.endswith((".json", ".safetensors", ".txt")) for name in names)
+    assert all(name.endswith((".json", ".safetensors", ".txt", ".gitattributes")) for name in names)
     assert not any(path.is_dir() for path in snapshots)
     assert os.path.isdir(circle.home / "loader/hub")

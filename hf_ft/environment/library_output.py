@@ -13,7 +13,6 @@ from hf_ft.environment.console import progress_shown
 HARMLESS_WARNINGS = {
     "transformers.models.timm_wrapper.image_processing_timm_wrapper": "The `save_pretrained` method is disabled",
     "transformers.models.auto.image_processing_auto": "Requested torchvision backend is not available",
-    "huggingface_hub._snapshot_download": "No files matched",
     "transformers.trainer_utils": "mtime may not be reliable on this filesystem",
 }
 """Logger -> the beginning of the one message that is suppressed, because it reports what is intended."""

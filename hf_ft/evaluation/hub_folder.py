@@ -13,6 +13,7 @@ from hf_ft.errors import UserError, first_line, nearest, shorten
 from hf_ft.settings import check_path
 
 SAFE = (
+    ".gitattributes",  # is in every repository: where no file is wanted, the client would warn
     *("*.json", "model.safetensors", "model-*-of-*.safetensors"),
     *("*.txt", "*.jinja", "*.model", "*.spm", "*.bpe", "*.codes", "*.tiktoken"),
 )
