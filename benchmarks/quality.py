@@ -13,8 +13,9 @@ predictions for the test split; with hf_ft also its scores, proofs and saving), 
 line of OUTPUT_DIR/runs.jsonl with its predictions; runs that are there are not repeated, those that failed are.
 
 The table has the mean score over seeds with its 95 % interval over test examples and seeds, and in brackets the
-seconds of training and of the whole process (medians). Bold: the best of the row, and what is indistinguishable from it
-(paired over seeds and test examples).
+seconds of training and of the whole process (medians). On a machine that has other work to do, `--threads 1 --clock
+processor` shows the processor seconds of the whole process instead, which other programs hardly change. Bold: the best
+of the row, and what is indistinguishable from it (paired over seeds and test examples).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shlex
 import shutil
 import statistics
@@ -62,6 +64,8 @@ DEFAULT = "lp_ft"
 METHODS = ["head", DEFAULT, "full", "lora", f"{DEFAULT} --ema auto"]
 FEW = 32
 """Most examples of a class with which SetFit runs: it trains on pairs of them."""
+CLOCKS = {"wall": "seconds", "processor": "processor_seconds"}
+"""`--clock` -> where the seconds of a run stand."""
 PEERS = Path(__file__).with_name("quality_peers.py")
 
 
@@ -134,19 +138,20 @@ class Failed(RuntimeError):
     """A process ended with an error; the message is its last line."""
 
 
-def ask(command: Sequence[str], environment: Mapping[str, str], folder: str) -> tuple[str, float]:
-    """The output of a process, and its seconds.
+def ask(command: Sequence[str], environment: Mapping[str, str], folder: str) -> tuple[str, dict[str, float]]:
+    """The output of a process, and its seconds: on the wall, and of processors (its own and its children's).
 
     Raises:
         Failed: It ended with an error.
     """
-    started = time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=dict(environment), cwd=folder, check=False)
-    seconds = time.perf_counter() - started
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     if done.returncode:
         print(done.stderr[-2000:], file=sys.stderr)
         raise Failed((done.stderr.strip().splitlines() or ["no output"])[-1][:300])
-    return done.stdout, seconds
+    return done.stdout, {"seconds": round(seconds, 2), "processor_seconds": round(processor, 2)}
 
 
 def run(side: Side, facts: Facts, folder: Path, model: Mapping[str, Any], seed: int, threads: int) -> dict[str, Any]:
@@ -173,10 +178,11 @@ def run(side: Side, facts: Facts, folder: Path, model: Mapping[str, Any], seed: 
         return answer(numbered(found["predicted"], facts), found["training_seconds"], seconds, found["versions"])
 
 
-def answer(predicted: list[Any], training: float, whole: float, versions: Mapping[str, str]) -> dict[str, Any]:
+def answer(
+    predicted: list[Any], training: float, whole: Mapping[str, float], versions: Mapping[str, str]
+) -> dict[str, Any]:
     """What is written of a run."""
-    seconds = {"training_seconds": round(training, 2), "seconds": round(whole, 2)}
-    return {**seconds, "versions": dict(versions), "predicted": predicted}
+    return {"training_seconds": round(training, 2), **whole, "versions": dict(versions), "predicted": predicted}
 
 
 def command_of(side: Side, facts: Facts, files: Path, model: Mapping[str, Any], seed: int, out: Path) -> list[str]:
@@ -261,7 +267,7 @@ class Cell:
     Args:
         scores: Over seeds.
         seeds: The seeds.
-        training: Seconds of training by seed.
+        training: Seconds of training by seed; empty where the clock is that of the processor.
         whole: Seconds of the process by seed.
     """
 
@@ -271,15 +277,15 @@ class Cell:
     whole: Sequence[float]
 
     @classmethod
-    def of(cls, runs: Sequence[Mapping[str, Any]], facts: Facts) -> Cell:
-        """The cell of some runs."""
+    def of(cls, runs: Sequence[Mapping[str, Any]], facts: Facts, clock: str) -> Cell:
+        """The cell of some runs; seconds by a clock of `CLOCKS`."""
         runs = sorted(runs, key=lambda line: line["seed"])
         values, draws, ends = zip(*(score(facts, line["predicted"]) for line in runs), strict=True)
         return cls(
             SeedScores(values, draws, ends),
             [line["seed"] for line in runs],
-            [line["training_seconds"] for line in runs],
-            [line["seconds"] for line in runs],
+            [line["training_seconds"] for line in runs] if clock == "wall" else [],
+            [line[CLOCKS[clock]] for line in runs],
         )
 
     @property
@@ -302,8 +308,8 @@ class Cell:
         """The cell in words."""
         found = mean_interval(self.scores)
         mark = "**" if self.level_with(best) else ""
-        seconds = f"{statistics.median(self.training):.0f}, {statistics.median(self.whole):.0f} s"
-        return f"{mark}{found.value:.3f}{mark} {found.low:.3f} to {found.high:.3f} ({seconds})"
+        seconds = [f"{statistics.median(times):.0f}" for times in (self.training, self.whole) if times]
+        return f"{mark}{found.value:.3f}{mark} {found.low:.3f} to {found.high:.3f} ({', '.join(seconds)} s)"
 
 
 @dataclass(frozen=True)
@@ -325,7 +331,9 @@ class Row:
         return max(others, key=lambda name: self.cells[name].mean, default=None)
 
 
-def rows_of(runs: Sequence[Mapping[str, Any]], cases: Sequence[Facts], names: Sequence[str]) -> list[Row]:
+def rows_of(
+    runs: Sequence[Mapping[str, Any]], cases: Sequence[Facts], names: Sequence[str], clock: str = "wall"
+) -> list[Row]:
     """A row for each data set and size of which there are runs."""
     from hf_ft.experiments.comparison_rows import best_of  # takes seconds to import
 
@@ -336,7 +344,7 @@ def rows_of(runs: Sequence[Mapping[str, Any]], cases: Sequence[Facts], names: Se
             found[line["set"], line["size"]][line["side"]].append(line)
     rows = []
     for key, one in facts.items():
-        cells = {name: Cell.of(found[key][name], one) for name in names if found[key][name]}
+        cells = {name: Cell.of(found[key][name], one, clock) for name in names if found[key][name]}
         if cells:
             scores = {name: dict(zip(cell.seeds, cell.scores.values, strict=True)) for name, cell in cells.items()}
             most = max(len(cell.seeds) for cell in cells.values())
@@ -410,7 +418,7 @@ def report(options: argparse.Namespace, runs: Sequence[Mapping[str, Any]], left_
     chosen = [line for line in runs if line["model"] in known and line["scored"] == options.scored]
     chosen = [line for line in chosen if line["seed"] in options.seeds and line["side"] in names]
     facts = [one for _, one, _ in cases_with_facts(options)]
-    rows = rows_of(chosen, facts, names)
+    rows = rows_of(chosen, facts, names, options.clock)
     if not rows:
         return "There are no runs yet."
     parts = [table(rows, names), summary(rows, names), "\n".join(goals(rows, ours))]
@@ -460,6 +468,7 @@ def parse() -> argparse.Namespace:
     add("--timm", metavar="FOLDER", help="a checkout of pytorch-image-models, whose train.py is run")
     add("--only", nargs="+", metavar="WORD", help="run only sides with one of these words in their name")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each run (default: all cores)")
+    add("--clock", choices=tuple(CLOCKS), default="wall", help="whose seconds the tables show (default: %(default)s)")
     add("--quick", action="store_true", help="2 sets, 10 of each class, 1 seed: a few minutes a tool")
     add("--table", action="store_true", help="print the tables of what has been run, and run nothing")
     if "--quick" in sys.argv[1:]:

@@ -3,11 +3,13 @@
     python benchmarks/tune_defaults.py --data DATA --modality text --method full --grid "learning_rate=5e-5,2e-4"
     python benchmarks/tune_defaults.py --data DATA --modality image --method lp_ft --grid "learning_rate=1e-4,3e-4" \
         "early_stopping_patience=0,3" --sizes 10 100
+    python benchmarks/tune_defaults.py --data DATA --modality image --each mixup=0.2 cutmix=1.0 ema=auto soup=3
 
-A *candidate* is one combination of the values of `--grid`, each an option of `hf-ft train`; the first of all is what
-the others are compared with. Every candidate trains on the same examples: each data set that DATA holds, `--sizes`
-examples of each class, `--seeds`. The validation split is held out of the training split, as it is for a user who has
-only one, and chooses the checkpoint; the score is that of examples that took part in neither.
+A *candidate* is one combination of the values of `--grid`, each an option of `hf-ft train`; with `--each`, the defaults
+and each option alone. The first candidate is what the others are compared with. Every candidate trains on the same
+examples: each data set that DATA holds, `--sizes` examples of each class, `--seeds`. The validation split is held out
+of the training split, as it is for a user who has only one, and chooses the checkpoint; the score is of examples that
+took part in neither.
 
 Every run is a line in OUTPUT (JSON lines); runs that are there are not repeated, so that a grid can grow. The tables
 show the mean score of each candidate on each data set, how often it is the best one, and its mean regret: how much of
@@ -93,6 +95,13 @@ def candidates(grid: Sequence[str]) -> list[dict[str, Any]]:
     return [dict(combination) for combination in itertools.product(*axes)]
 
 
+def listed_candidates(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The candidates of `--grid` or of `--each`."""
+    if options.each:
+        return [{}, *(candidate for axis in options.each for candidate in candidates([axis]))]
+    return candidates(options.grid)
+
+
 def name_of(candidate: Mapping[str, Any]) -> str:
     """The candidate in words, as its settings; `defaults` without any."""
     return ", ".join(f"{name}={value}" for name, value in candidate.items()) or "defaults"
@@ -124,7 +133,7 @@ def train(data: DataSet, size: int, seed: int, candidate: Mapping[str, Any], opt
     }
     if data.scored != "test":  # its validation split is what is scored, and another one is held out of train
         settings["test_split"] = data.scored
-    started = time.perf_counter()
+    started, before = time.perf_counter(), time.process_time()
     with (
         tempfile.TemporaryDirectory(prefix="hf-ft-tune-") as out,
         contextlib.redirect_stdout(io.StringIO()),
@@ -143,6 +152,7 @@ def train(data: DataSet, size: int, seed: int, candidate: Mapping[str, Any], opt
         "validation": metrics["validation"][metric].value,
         "metric": metric,
         "seconds": round(time.perf_counter() - started, 2),
+        "processor_seconds": round(time.process_time() - before, 2),
         "training_seconds": sum(stage.seconds for stage in run.stages),
         "stages": [[stage.name, stage.best_metric] for stage in run.stages],
         "curve": [
@@ -192,16 +202,33 @@ def runs(options: argparse.Namespace) -> Iterator[tuple[DataSet, int, int, dict[
             print(f"{options.data} has no {name}: it is left out", file=sys.stderr)
     there = [known[name] for name in names if (options.data / name).is_dir()]
     for size, seed, data in itertools.product(options.sizes, options.seeds, there):
-        for candidate in candidates(options.grid):
+        for candidate in listed_candidates(options):
             yield data, size, seed, candidate
 
 
+def examples_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What says on which examples a run trained and was scored."""
+    return line["set"], line["size"], line["seed"]
+
+
+def signed(values: Sequence[float]) -> str:
+    """The mean of differences, with their range."""
+    if not any(values):
+        return ""
+    return f"{statistics.mean(values):+.4f} ({min(values):+.3f} to {max(values):+.3f})"
+
+
 def tables(lines: Sequence[Mapping[str, Any]], listed: Sequence[str]) -> str:
-    """Two tables: the scores by data set and size, and the mean regret and seconds of each candidate."""
+    """Two tables: the scores by data set and size, and of each candidate its mean difference from the first one (with
+    that of the worst and best pair of runs on the same examples), its mean regret and seconds."""
     scores: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     seconds: dict[str, list[float]] = defaultdict(list)
+    first = {examples_of(line): line["score"] for line in lines if line["candidate"] == listed[0]}
+    differences: dict[str, list[float]] = defaultdict(list)
     for line in lines:
         if line["candidate"] in listed:
+            if examples_of(line) in first:
+                differences[line["candidate"]].append(line["score"] - first[examples_of(line)])
             scores[line["set"], line["size"]][line["candidate"]].append(line["score"])
             seconds[line["candidate"]].append(line["training_seconds"])
     regrets: dict[str, list[float]] = defaultdict(list)
@@ -220,13 +247,19 @@ def tables(lines: Sequence[Mapping[str, Any]], listed: Sequence[str]) -> str:
             cells.append(f"{means[name]:.3f}{wide}" if values else "")
         rows.append([data, str(size), *cells])
     summary = [
-        [name, f"{statistics.mean(regrets[name]):.4f}", str(wins[name]), f"{statistics.mean(seconds[name]):.1f}"]
+        [
+            name,
+            signed(differences[name]),
+            f"{statistics.mean(regrets[name]):.4f}",
+            str(wins[name]),
+            f"{statistics.mean(seconds[name]):.1f}",
+        ]
         for name in listed
         if regrets[name]
     ]
-    summary.sort(key=lambda row: float(row[1]))
-    first = markdown_table(["candidate", "mean regret", "best", "training s"], summary)
-    return first + "\n\n" + markdown_table(["data", "per class", *listed], rows)
+    summary.sort(key=lambda row: float(row[2]))
+    titles = ["candidate", f"difference from {listed[0]}", "mean regret", "best", "training s"]
+    return markdown_table(titles, summary) + "\n\n" + markdown_table(["data", "per class", *listed], rows)
 
 
 def parse() -> argparse.Namespace:
@@ -240,6 +273,13 @@ def parse() -> argparse.Namespace:
     add("--model", help="default: builtin:efficientnet-lite0 or builtin:minilm")
     add("--method", default="lp_ft", help="(default: %(default)s)")
     add("--grid", nargs="*", default=[], metavar="NAME=VALUE,...", help="values of options to combine")
+    add(
+        "--each",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="options to compare with the defaults one by one",
+    )
     add("--sets", nargs="*", help="default: all that DATA has")
     add("--sizes", type=int, nargs="+", default=[10, 100], help="examples of each class (default: 10 100)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -248,6 +288,8 @@ def parse() -> argparse.Namespace:
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--output", type=Path, default=Path("runs/tune_defaults.jsonl"))
     options = parser.parse_args()
+    if options.grid and options.each:
+        parser.error("give either --grid or --each")
     options.model = options.model or MODELS[options.modality]
     return options
 
@@ -278,7 +320,7 @@ def main() -> None:
         for line in lines
         if (line["model"], line["method"]) == (options.model, options.method) and line["size"] in options.sizes
     ]
-    print("\n" + tables(chosen, [name_of(candidate) for candidate in candidates(options.grid)]))
+    print("\n" + tables(chosen, [name_of(candidate) for candidate in listed_candidates(options)]))
 
 
 if __name__ == "__main__":

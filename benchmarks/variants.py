@@ -126,6 +126,8 @@ def prepare(request: Request) -> dict[str, Any]:
         config, args = hf_ft.parse(hf_ft_settings(request, method), training, [])
         stage = hf_ft.make_plan(config, args, loaded.groups, len(splits.train)).stages[0]
         plans[frozen] = {"method": method, "trainable": stage.trained_parameters, "learning_rate": stage.rate}
+    if adapted := request.get("adapters"):
+        plans[adapted] = adapter_plan(request, adapted, training, model, loaded, len(splits.train))
     return {
         "folder": resolve_model(config.model),
         "labels": len(splits.labels),
@@ -134,6 +136,22 @@ def prepare(request: Request) -> dict[str, Any]:
         "plans": plans,
         "scored_on": "validation" if splits.test is None else "test",
     }
+
+
+def adapter_plan(
+    request: Request, method: str, training: dict[str, Any], model: Any, loaded: Any, examples: int
+) -> dict[str, Any]:
+    """What the plain side needs for a method with adapters: PEFT's own config as a file, and the rate."""
+    import hf_ft
+    from hf_ft.methods import configuration
+    from hf_ft.models import adapters
+
+    config, args = hf_ft.parse(hf_ft_settings(request, method), training, [])
+    stage = hf_ft.make_plan(config, args, loaded.groups, examples).stages[0]
+    targets = adapters.find_targets(model, stage, stage.peft, stage.peft_options)
+    folder = Path(request["data"], "adapter")
+    configuration(stage.peft, stage.peft_options, targets, adapters.trained_modules(stage), 0).save_pretrained(folder)
+    return {"method": method, "adapter": str(folder), "learning_rate": stage.rate}
 
 
 def linear_head(model: Any, trainable: list[str]) -> str | None:
@@ -247,6 +265,20 @@ def plain_collator(request: Request, processor: Any) -> Any:
     return default_data_collator if request["task"] == "image_classification" else DataCollatorWithPadding(processor)
 
 
+def prepared_plain(model: Any, plan: Mapping[str, Any]) -> Any:
+    """The model with PEFT's adapters, or with its frozen parameters frozen."""
+    if "adapter" in plan:
+        from peft import PeftConfig, get_peft_model
+
+        return get_peft_model(model, PeftConfig.from_pretrained(plan["adapter"]))
+    trainable, parameters = set(plan["trainable"]), dict(model.named_parameters())
+    if trainable - parameters.keys():
+        raise RuntimeError(f"The plain model lacks parameters: {sorted(trainable - parameters.keys())[:3]}")
+    for name, parameter in parameters.items():
+        parameter.requires_grad = name in trainable
+    return model
+
+
 def plain(request: Request) -> dict[str, Any]:
     """Train as a tutorial does: `Trainer`, and `requires_grad = False` on frozen layers.
 
@@ -258,12 +290,7 @@ def plain(request: Request) -> dict[str, Any]:
         from transformers import Trainer, TrainingArguments
     with clock.part("loading"):
         model, processor = load_plain(request)
-        trainable = set(request["plan"]["trainable"])
-        parameters = dict(model.named_parameters())
-        if trainable - parameters.keys():
-            raise RuntimeError(f"The plain model lacks parameters: {sorted(trainable - parameters.keys())[:3]}")
-        for name, parameter in parameters.items():
-            parameter.requires_grad = name in trainable
+        model = prepared_plain(model, request["plan"])
     settings = training_settings(request) | request["settings"].get("arguments", {})
     args = TrainingArguments(**settings, remove_unused_columns=request["task"] != "image_classification")
     padding = request["settings"].get("padding")
@@ -294,18 +321,21 @@ def plain(request: Request) -> dict[str, Any]:
 def forward(request: Request) -> dict[str, Any]:
     """One pass over the training examples in inference mode, texts sorted by length: what no cache can do without.
 
-    With the setting `fit`, `raw` or `standardised`, logistic regression (scikit-learn, C = 1) on what enters the head
-    follows, and counts as training.
+    With the setting `layout`, `channels_last`, model and images are in that memory format. With `fit`, `raw` or
+    `standardised`, logistic regression (scikit-learn, C = 1) on what enters the head follows, and counts as training.
     """
     clock = Clock()
     with clock.part("imports"):
         import_plain()
+        import torch
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     with clock.part("loading"):
         model, processor = load_plain(request)
         model = model.to(request["device"]).eval()
+        if request["settings"].get("layout") == "channels_last":
+            model = model.to(memory_format=torch.channels_last)
     fit = request["settings"].get("fit")
     with clock.part("train"):
         encoded = encode_plain(request, processor, "train")

@@ -214,7 +214,12 @@ def line(side: str, seed: int, wrong: int, seconds: float, size: int | None = 10
     """A run as it is written: so many wrong predictions, the same ones for every side."""
     predicted = [1 - one if place < wrong else one for place, one in enumerate(FACTS["references"])]
     key = {"model": "m", "set": "a", "size": size, "scored": 100, "seed": seed, "side": side}
-    took = {"training_seconds": seconds / 2, "seconds": seconds, "versions": {"fastai": "2.8", "torch": "2"}}
+    took = {
+        "training_seconds": seconds / 2,
+        "seconds": seconds,
+        "processor_seconds": seconds + 1,
+        "versions": {"fastai": "2.8", "torch": "2"},
+    }
     return key | took | {"predicted": predicted}
 
 
@@ -242,6 +247,13 @@ def test_rows(quality: ModuleType) -> None:
     assert cells[6].startswith("0.550 ")
     assert "| lp_ft | 1 of 1 | 0.0100 | 30 |" in quality.summary([row], names)
     assert "| Trainer | 0 of 1 | 0.3600 | 60 |" in quality.summary([row], names)
+
+
+def test_processor_seconds(quality: ModuleType) -> None:
+    """On a busy machine the tables show the seconds of processors alone."""
+    (row,) = quality.rows_of(RUNS, [FACTS], ["lp_ft", "fastai"], "processor")
+    assert quality.table([row], ["lp_ft", "fastai"]).splitlines()[-1].count("(31 s)") == 1
+    assert "| fastai | 1 of 1 | 0.0000 | 21 |" in quality.summary([row], ["lp_ft", "fastai"])
 
 
 def test_goals(quality: ModuleType) -> None:
@@ -288,7 +300,7 @@ def test_finished_runs_are_not_repeated(
         asked.append(side.name)
         if side.name in broken:
             raise quality.Failed("no memory")
-        return quality.answer(facts["references"], 1.0, 2.0, {})
+        return quality.answer(facts["references"], 1.0, {"seconds": 2.0, "processor_seconds": 1.5}, {})
 
     monkeypatch.setattr(quality, "run", run)
     monkeypatch.setattr(quality, "backbone", lambda *_: {"folder": "x", "architecture": None})
@@ -319,6 +331,7 @@ def test_beside_a_trainer(text_data: str, text_model: str, image_model: str, tmp
     runs = [json.loads(text) for text in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
     assert [run["side"] for run in runs] == ["head", "Trainer, 2e-5"]
     assert all(len(run["predicted"]) == 12 and 0 < run["training_seconds"] < run["seconds"] for run in runs)
+    assert all(run["processor_seconds"] > 0 for run in runs)
     assert {run["model"] for run in runs} == {"tiny-bert"}
     assert "| data | metric | per class | head | Trainer, 2e-5 |" in done.stdout
     assert str(tmp_path) not in (tmp_path / "out" / "runs.jsonl").read_text()

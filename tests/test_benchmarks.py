@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -107,9 +108,12 @@ def test_tuning_compares_candidates_on_the_same_data(monkeypatch: pytest.MonkeyP
         for seed, score in enumerate(found)
     ]
     table = tune.tables(lines, [slow, fast]).splitlines()
-    assert table[2:4] == [f"| {fast} | 0.0500 | 1 | 4.0 |", f"| {slow} | 0.1000 | 1 | 4.0 |"]
+    assert table[2] == f"| {fast} | +0.0500 (-0.100 to +0.300) | 0.0500 | 1 | 4.0 |"
+    assert table[3] == f"| {slow} |  | 0.1000 | 1 | 4.0 |"
     assert table[-2] == "| a | 10 | 0.600 (0.500 to 0.700) | 0.800 (0.800 to 0.800) |"
     assert other not in "".join(table)
+    given = argparse.Namespace(grid=[], each=["mixup=0.2,0.4", "soup=3"])
+    assert tune.listed_candidates(given) == [{}, {"mixup": 0.2}, {"mixup": 0.4}, {"soup": 3}]
 
 
 def test_table_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
