@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.environment import Stop, phase, phases_measured, print_error, silence_libraries, stoppable
 from hf_ft.errors import UserError
+from hf_ft.evaluation import process_ahead
 from hf_ft.records import RankingRecord, RunRecord, read_record
 from hf_ft.results import FinetuneResult, NotPublished, Repetition, publish_result
 from hf_ft.settings import IN_MEMORY, Config, Settings, build, check_output_dir, parse_recipe
@@ -20,6 +21,8 @@ from hf_ft.training import Extensions, read_extensions
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+
+    from hf_ft.evaluation import PlainProcess
 
 
 def finetune(
@@ -188,13 +191,16 @@ def execute(settings: Settings, brought: Brought | None = None, repetition: Repe
             tidy(out)
             print(f"resume   the run in {out} has finished: nothing is left to do")
             return publish_result(FinetuneResult(read_record(out, RunRecord).as_dict(), out), settings.training)
-        result = _execute(settings, brought or Brought(), stop, repetition)
+        with process_ahead(config.load_back_proof) as prover:
+            result = _execute(settings, brought or Brought(), stop, repetition, prover)
         if repetition is not None:
             print("\n" + "\n".join(repetition.verdict(result.record)))
         return result
 
 
-def _execute(settings: Settings, brought: Brought, stop: Stop, repetition: Repetition | None) -> FinetuneResult:
+def _execute(
+    settings: Settings, brought: Brought, stop: Stop, repetition: Repetition | None, prover: PlainProcess | None
+) -> FinetuneResult:
     # Options have been checked by now; the imports below take seconds.
     with phase("imports"):
         from hf_ft.data import load_splits
@@ -236,7 +242,7 @@ def _execute(settings: Settings, brought: Brought, stop: Stop, repetition: Repet
         own = vars(brought.extensions)
         run = train(model, processor, splits, plan, config, args, loaded, task, **own, forms=forms)
     run.chosen = chosen
-    results = score(run)
+    results = score(run, prover)
     stop.check()
     with writing(run.output_dir, "The result"), phase("saving"):
         return save(run, results)

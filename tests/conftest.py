@@ -103,10 +103,16 @@ def quick_proof(monkeypatch: pytest.MonkeyPatch, stranger: Callable[..., dict[st
         def answer(self) -> dict[str, Any]:
             return stranger(self.request)
 
+        def claim(self, modules: Sequence[str]) -> bool:
+            return True
+
+        def give_up(self) -> None:
+            pass
+
         def stop(self) -> None:
             pass
 
-    monkeypatch.setattr("hf_ft.evaluation.load_back.PlainProcess", Stranger)
+    monkeypatch.setattr("hf_ft.evaluation.plain_process.PlainProcess", Stranger)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hf_ft.autotune.decisions import Decisions
-from hf_ft.autotune.trial import FEWEST_ROUNDS, SHARE, WARM_UP, Trial, try_variants
+from hf_ft.autotune.trial import FEWEST_ROUNDS, NOISE, SHARE, WARM_UP, Trial, try_variants
 from hf_ft.autotune.variants import FORMATS, USUAL, Variant, variants_of
 from hf_ft.environment import processor_name
 from hf_ft.records import AutotuneRecord
@@ -104,7 +104,15 @@ class Autotuner:
             return self._chosen(found)
         if not pays:
             return USUAL
-        trial = try_variants(work.model, variants, lambda: work.step(batch), work.device, steps, work.precision)
+        trial = try_variants(
+            work.model,
+            variants,
+            lambda: work.step(batch),
+            work.device,
+            steps,
+            work.precision,
+            lambda: work.step(_with_noise(batch)),
+        )
         if trial is None:
             return USUAL
         found = _record(work, trial)
@@ -182,6 +190,19 @@ def _key(work: Work, batch: Batch, variants: Sequence[Variant]) -> dict[str, Any
         "machine": _machine(work.device),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
+
+
+def _with_noise(batch: Batch) -> Batch:
+    """The batch with noise of the share `NOISE` in its real numbers, such as pixels; tokens stay as they are.
+
+    The noise has a generator of its own, so that dropout draws what it draws without noise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found = dict(batch)
+    for name, value in batch.items():
+        if torch.is_tensor(value) and value.is_floating_point() and value.ndim >= 3:
+            found[name] = value * (1 + NOISE * torch.randn(value.shape, generator=generator)).to(value)
+    return found
 
 
 def _shapes(value: Any) -> Any:

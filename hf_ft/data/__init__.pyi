@@ -10,7 +10,6 @@ from .readers.table_files import TABLES as TABLES
 from .readers.table_files import read_tables as read_tables
 from .reading import Readers as Readers
 from .reading import choose_readers as choose_readers
-from .reading import cores as cores
 from .reading import in_threads as in_threads
 from .reading import prepare_workers as prepare_workers
 from .reading import read_ahead as read_ahead

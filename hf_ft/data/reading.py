@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hf_ft.environment import ignore_in_worker
+from hf_ft.environment import cores, ignore_in_worker
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -52,12 +52,6 @@ class Readers:
     def facts(self) -> dict[str, Any]:
         """As `run.json` has it."""
         return asdict(self)
-
-
-def cores() -> int:
-    """The cores that this process may use; its share of them, where several processes train together."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def choose_readers(

@@ -8,6 +8,7 @@ from .console import print_on_main as print_on_main
 from .console import print_table as print_table
 from .console import progress as progress
 from .console import progress_shown as progress_shown
+from .cores import cores as cores
 from .devices import DeviceFacts as DeviceFacts
 from .devices import device_facts as device_facts
 from .devices import tf32 as tf32

@@ -6,6 +6,8 @@ from .loaded_model import load as load
 from .model_kind import task_of_folder as task_of_folder
 from .outputs import predict_outputs as predict_outputs
 from .outputs import predict_split as predict_split
+from .plain_process import PlainProcess as PlainProcess
+from .plain_process import process_ahead as process_ahead
 from .predict import predict_inputs as predict_inputs
 from .result_folder import InputSettings as InputSettings
 from .result_folder import input_settings as input_settings

@@ -2,7 +2,7 @@
 
 It is run by path in its own process, where hf_ft must not be imported; see `load_back`. Each line of standard input is
 a request in JSON, and each line of standard output the answer. Arguments name modules that it imports before the first
-request comes.
+request comes, and so may a line, which is not answered.
 """
 
 import importlib
@@ -16,6 +16,9 @@ from typing import Any
 
 ARRAY = "array of float32"
 """The key that marks an array, for which JSON has no type."""
+
+IMPORTS = "import"
+"""The key of a line that names modules."""
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +88,12 @@ def main(modules: Sequence[str]) -> None:
     os.dup2(2, 1)
     prepare(modules)
     for line in sys.stdin:
+        request = json.loads(line)
+        if IMPORTS in request:
+            prepare(request[IMPORTS])
+            continue
         try:
-            found = answer(json.loads(line))
+            found = answer(request)
         except Exception as error:  # the content of a folder may raise anything, which is the answer
             found = {"error": reason(error)}
         print(json.dumps(found), file=answers, flush=True)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from hf_ft.data import Splits
 from hf_ft.errors import shorten
-from hf_ft.evaluation.plain_process import PlainProcess
+from hf_ft.evaluation.plain_process import PlainProcess, claimed_process
 from hf_ft.settings import EncodingSettings
 from hf_ft.tasks import Raw, Task
 
@@ -30,10 +30,13 @@ class LoadBackFailure(RuntimeError):
     """The saved model, used without hf_ft, differs from the model that was trained."""
 
 
-def start_prover(model: PreTrainedModel) -> PlainProcess:
-    """Start the process that `load_back_begun` will ask: it imports what the model needs while something else runs."""
+def start_prover(model: PreTrainedModel, ahead: PlainProcess | None = None) -> PlainProcess:
+    """Start the process that `load_back_begun` will ask, or take the one that was started ahead.
+
+    It imports what the model needs while something else runs.
+    """
     module = type(model).__module__
-    return PlainProcess([module] if module.startswith("transformers.") else [])
+    return claimed_process([module] if module.startswith("transformers.") else [], ahead)
 
 
 def verify_load_back(

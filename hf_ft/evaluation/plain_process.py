@@ -7,13 +7,43 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from hf_ft.environment import cores
+from hf_ft.evaluation.fresh_process import ARRAY, IMPORTS
 
-from hf_ft.evaluation.fresh_process import ARRAY
+PATIENCE = 60.0
+"""Seconds for which a process that has been started ahead waits: a longer run gets its memory back, and a new one."""
+
+
+@contextmanager
+def process_ahead(wanted: bool) -> Iterator[PlainProcess | None]:
+    """Start a `PlainProcess` at the very beginning of a run, whose own imports need one core.
+
+    None where it is not `wanted`, or where there is no second core on which it would cost the run nothing. It ends with
+    the block, and after `PATIENCE` unless it is claimed.
+    """
+    if not wanted or cores() < 2 or os.environ.get("RANK", "0") != "0":
+        yield None
+        return
+    process = PlainProcess()
+    timer = threading.Timer(PATIENCE, process.give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield process
+    finally:
+        timer.cancel()
+        process.stop()
+
+
+def claimed_process(modules: Sequence[str], ahead: PlainProcess | None = None) -> PlainProcess:
+    """Return the process that was started ahead, if it still runs, or a new one; it imports the modules meanwhile."""
+    return ahead if ahead is not None and ahead.claim(modules) else PlainProcess(modules)
 
 
 class PlainProcess:
@@ -27,6 +57,7 @@ class PlainProcess:
     """
 
     def __init__(self, modules: Sequence[str] = ()) -> None:
+        self._claimed, self._deciding = False, threading.Lock()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe that nobody reads would block the process
         self._process = subprocess.Popen(
             [sys.executable, fresh_script(), *modules],
@@ -37,6 +68,21 @@ class PlainProcess:
             env=fresh_environment(),
             cwd="/",
         )
+
+    def claim(self, modules: Sequence[str]) -> bool:
+        """Let it import modules and wait for a request, however long that takes; returns whether it still runs."""
+        with self._deciding:
+            self._claimed = True
+        running = self._process.poll() is None
+        if running and modules:
+            self.ask({IMPORTS: list(modules)})
+        return running
+
+    def give_up(self) -> None:
+        """End it unless it has been claimed."""
+        with self._deciding:
+            if not self._claimed:
+                self.stop()
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send the one request that it answers."""
@@ -69,6 +115,8 @@ class PlainProcess:
 
 def encoded_request(request: Mapping[str, Any]) -> str:
     """Return a request as JSON, with arrays (such as waveforms) in the form that `fresh_process.restored` reads."""
+    import numpy as np  # what starts the process ahead has no use for it
+
     return json.dumps(request, default=lambda value: {ARRAY: np.asarray(value).tolist()})
 
 

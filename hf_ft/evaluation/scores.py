@@ -68,16 +68,20 @@ class RareClass:
     by_class: dict[str, list[ClassScore]] = field(default_factory=dict)
 
 
-def score(run: Run) -> Results:
+def score(run: Run, prover: PlainProcess | None = None) -> Results:
     """Score a trained model on validation and on test, with 95 % intervals and a baseline that needs no model.
 
     A threshold for several labels per example, or for the rarer of two classes, is fitted on validation alone. Where
     all blocks were frozen, what the head reads is compared with what the layers offer. The process of the load-back
-    proof starts here, and imports what it needs meanwhile.
+    proof starts here unless it has been started ahead, and imports what it needs meanwhile.
+
+    Args:
+        run: The finished training.
+        prover: The process of the load-back proof, if it has been started ahead.
     """
     results = Results({}, {})
     if run.config.load_back_proof and run.args.should_save:
-        results.prover = start_prover(run.model)
+        results.prover = start_prover(run.model, prover)
     with training_memory():
         with phase("head input"):
             results.head_input = compare_head_input(run)

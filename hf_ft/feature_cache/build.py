@@ -36,11 +36,12 @@ from hf_ft.feature_cache.policy import Forecast, NotCached, admit, check_cacheab
 from hf_ft.feature_cache.rows import CachedRows
 from hf_ft.feature_cache.summaries import Collector, SummaryStore
 from hf_ft.feature_cache.views import FixedViews
-from hf_ft.modalities import filled_batches, longest_first
+from hf_ft.modalities import filled_batches, images_at_once, longest_first
 from hf_ft.models import CannotSplit, Layout, ModelSplit, UpperPart, find_split
 
 TOKENS, EXAMPLES = 512, 32
-"""Most tokens (of texts, which have similar lengths) and most images of a batch through the frozen layers, on a CPU.
+"""Most tokens (of texts, which have similar lengths) and most examples of a batch through the frozen layers, on a CPU;
+images count by their pixels.
 
 Larger batches are no faster there, and the allocator would hold on to their activations (both measured,
 docs/performance.md).
@@ -228,7 +229,7 @@ def _store(
         batch=lambda size: request.collate(part.fetch(rows[:size])),
         step=step,
         examples=sum(len(rows) for _, rows in missing),
-        batch_size=min(len(rows), EXAMPLES if device.type == "cpu" else WIDE_EXAMPLES),
+        batch_size=min(len(rows), _examples_at_once(request, part)),
         device=device,
         precision=precision,
     )
@@ -280,7 +281,7 @@ def _compute(
     collector = Collector(request.summary, summaries, rows, part.fingerprints)
     building = store.build(part.fingerprints[rows], layouts, ragged)
     with bar as advance, _autocast(request), collector.watching() as taking, building as writer:
-        batches = list(_batches(len(rows), lengths, request.args.device.type))
+        batches = list(_batches(len(rows), lengths, request, part))
         run = _InParts(request, split, layouts, lambda places, batch: taking(rows[places], batch))
         read = functools.partial(_read, request, part, rows)
         loaded = read_ahead(read, batches, _workers(request, part, len(rows)), request.args.device.type == "cuda")
@@ -349,13 +350,24 @@ class _InParts:
         return [tensor.to("cpu", layout.torch_dtype) for tensor, layout in pairs]
 
 
-def _batches(count: int, lengths: NDArray[np.int64] | None, device: str) -> Iterator[NDArray[np.int64]]:
+def _batches(
+    count: int, lengths: NDArray[np.int64] | None, request: CacheRequest, part: EncodedSplit
+) -> Iterator[NDArray[np.int64]]:
     """The positions of each batch: images in order, texts from the longest to the shortest, filled up by tokens."""
-    tokens, examples = (TOKENS, EXAMPLES) if device == "cpu" else (WIDE_TOKENS, WIDE_EXAMPLES)
     if lengths is None:
-        yield from np.array_split(np.arange(count), math.ceil(count / examples))
+        yield from np.array_split(np.arange(count), math.ceil(count / _examples_at_once(request, part)))
         return
+    tokens = TOKENS if request.args.device.type == "cpu" else WIDE_TOKENS
     yield from filled_batches(lengths, longest_first(lengths), tokens)
+
+
+def _examples_at_once(request: CacheRequest, part: EncodedSplit) -> int:
+    """How many examples without a length, such as images, make up a batch."""
+    if request.args.device.type != "cpu":
+        return WIDE_EXAMPLES
+    one = request.collate(part.fetch(np.arange(1)))
+    sizes = [math.prod(value.shape[-2:]) for value in one.values() if torch.is_tensor(value) and value.ndim >= 4]
+    return images_at_once(max(sizes)) if sizes else EXAMPLES
 
 
 def _rows(request: CacheRequest, split: ModelSplit, features: Features, part: EncodedSplit) -> CachedRows:

@@ -7,6 +7,7 @@ from .base import Modality as Modality
 from .base import get_modality as get_modality
 from .image import image_shape as image_shape
 from .image import timm_image_settings as timm_image_settings
+from .image_batches import images_at_once as images_at_once
 from .image_mixing import ImageMixing as ImageMixing
 from .image_transforms import ChangedImages as ChangedImages
 from .image_transforms import ImageTransform as ImageTransform

@@ -113,6 +113,8 @@ class Modality:
             augmentation; None where an input has no views. `most_views` is the greatest n.
         padding_trial: One input and the same with padding, `(alone, padded)`, to see whether a model's answer depends
             on padding; None where nothing is padded.
+        at_once: For a processor, how many inputs run through a model at once on a CPU where nothing trains; None where
+            their length decides.
         sentence_encoders: Whether the source may be a sentence encoder, which names the pooling it was trained for.
         input_code: `input_code(processor, limit, words)` returns code that prepares inputs for an exported model, the
             plainest first: texts of up to `limit` tokens, or lists of words.
@@ -137,6 +139,7 @@ class Modality:
     padding_trial: Callable[[PreTrainedModel], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None] = (
         lambda model: None
     )
+    at_once: Callable[[Any], int | None] = lambda processor: None
     sentence_encoders: bool = False
     input_code: Callable[[Any, int, bool], Sequence[InputCode]] = lambda processor, limit, words: ()
     quantization: str = "dynamic"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import UserError, first_line
 from hf_ft.modalities.base import ColumnType, FileDigests, FileInput, Modality
+from hf_ft.modalities.image_batches import images_at_once
 from hf_ft.modalities.image_views import MOST_VIEWS, image_views
 from hf_ft.modalities.input_code import image_code
 
@@ -129,6 +130,14 @@ def image_shape(model: PreTrainedModel) -> tuple[int, int, int]:
     return getattr(config, "num_channels", 3), height, width
 
 
+def at_once(processor: Any) -> int | None:
+    """How many images of the size that a processor gives run at once; None where it gives images of many sizes."""
+    from hf_ft.modalities.processor_size import output_side
+
+    side = output_side(processor)
+    return images_at_once(side * side) if side else None
+
+
 MODALITY = Modality(
     name="image",
     plural="images",
@@ -146,4 +155,6 @@ MODALITY = Modality(
     files=FileInput("image", "image", EXTENSIONS, image_feature, _check_image, "CLASS/*.jpg", _encode_image),
     input_code=image_code,
     quantization="static",
+    at_once=at_once,
+    files=FileInput("image", "image", EXTENSIONS, image_feature, _check_image, "CLASS/*.jpg"),
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_ft.data import Readers, choose_readers, cores, prepare_workers
-from hf_ft.environment import print_on_main
+from hf_ft.data import Readers, choose_readers, prepare_workers
+from hf_ft.environment import cores, print_on_main
 from hf_ft.feature_cache import CachedImages, transform_of
 from hf_ft.training.data_wait import waiting_line
 from hf_ft.training.run import Run

@@ -103,12 +103,3 @@ def test_threads_keep_the_order_and_raise(cores: int, monkeypatch: pytest.Monkey
     assert (threading.get_ident() in used) == (cores == 1)
     with pytest.raises(ValueError, match="unreadable"):
         list(in_threads(work, range(20)))
-
-
-def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 6, 7}, raising=False)
-    assert reading.cores() == 6
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert reading.cores() == 3
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert reading.cores() == 1
