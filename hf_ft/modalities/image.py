@@ -156,5 +156,4 @@ MODALITY = Modality(
     input_code=image_code,
     quantization="static",
     at_once=at_once,
-    files=FileInput("image", "image", EXTENSIONS, image_feature, _check_image, "CLASS/*.jpg"),
 )
