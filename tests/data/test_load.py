@@ -317,28 +317,6 @@ def test_glob_characters_in_a_path_are_letters(tmp_path: Path) -> None:
     assert len(load_splits(text_config(tmp_path / "data [v2]*")).train) == 18
 
 
-def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def load_dataset(*args: Any, **kwargs: Any) -> DatasetDict:
-        asked.append((args, kwargs))
-        return DatasetDict({split: Dataset.from_pandas(frame(split)) for split in SIZES})
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    splits = load_splits(text_config("someone/reviews:small", dataset_revision="v1"))
-    assert asked == [(("someone/reviews", "small"), {"revision": "v1"})]
-    assert len(splits.train) == 20
-
-
-def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*args: Any, **kwargs: Any) -> DatasetDict:
-        raise ConnectionError("Couldn't reach 'someone/reviews' on the Hub")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(UserError, match=r"No folder or file .*'someone/reviews'.*Couldn't reach.*network"):
-        load_splits(text_config("someone/reviews"))
-
-
 # --- Splits ---------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hf_ft.records import RunRecord
 from hf_ft.reports.by_class import class_heading, class_rows, threshold_lines
+from hf_ft.reports.calibration import calibration_lines, calibration_table
 from hf_ft.reports.model_card.figures import pictures
 from hf_ft.reports.model_card.numbers import figure, interval
 from hf_ft.reports.tables import escaped, markdown_table, title
@@ -69,4 +70,7 @@ def _calibration(record: RunRecord, split: str) -> str:
     if not found:
         return ""
     lines = [f"- {PROBABILITY[name]}: {figure(one.value)} ({interval(one)})" for name, one in found.items()]
-    return "\n\n".join(["### Probabilities", "\n".join(lines)])
+    parts = ["### Probabilities", "\n".join(lines)]
+    if record.calibration is not None:
+        parts += [escaped(" ".join(calibration_lines(record))), markdown_table(*calibration_table(record.calibration))]
+    return "\n\n".join(parts)
