@@ -91,6 +91,11 @@ def number(value: Any) -> float:
     return math.inf
 
 
+def _spoken(value: float) -> str:
+    """Return a number in about five digits, without an exponent where it is large."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.5g}"
+
+
 # --- The task -------------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +214,7 @@ class Number(Target):
         """Yield the numbers; the error is their distance."""
         pairs = zip(regression.checked_numbers(outputs), regression.checked_numbers(references), strict=True)
         for found, true in pairs:
-            yield Judged(f"{true:.5g}", f"{found:.5g}", None, abs(float(found - true)), None)
+            yield Judged(_spoken(true), _spoken(found), None, abs(float(found - true)), None)
 
     def predictions(
         self, rows: Dataset, outputs: Any, labels: Sequence[str], threshold: float | None
