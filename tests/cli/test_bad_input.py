@@ -967,8 +967,8 @@ OTHERS: dict[str, Mistake] = {
         lambda w: ["evaluate", str(changed(w, "text", "run.json", b"")), "--dataset", w.data["text"]],
         r".*/run\.json is not a valid record of a training run: .*\. Run the command again\.",
     ),
-    "predict: record of another program": (
-        lambda w: ["predict", str(changed(w, "text", "run.json", b'{"loss": 1}')), "a film"],
+    "predict: record without a version": (
+        lambda w: ["predict", str(changed(w, "text", "run.json", b'{"hf_ft": "0.1.0", "loss": 1}')), "a film"],
         r".*/run\.json is not a record of a training run that this version .* has no schema version.*",
     ),
     "predict: no weights": (

@@ -216,6 +216,8 @@ def test_a_plain_model_works_where_its_config_tells_the_task(
             assert [one["scores"] for one in found] == [one["scores"] for one in known]
         else:
             assert found == known
+    (tmp_path / "text" / "run.json").write_text('{"loss": 1}')  # of another program
+    assert hf_ft.load(tmp_path / "text").record is None
     capsys.readouterr()
     data = request.getfixturevalue("text_data")
     for folder in (runs["text"], tmp_path / "text"):
