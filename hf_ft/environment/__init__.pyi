@@ -44,3 +44,4 @@ from .signals import Terminated as Terminated
 from .signals import exception_of as exception_of
 from .signals import ignore_in_worker as ignore_in_worker
 from .signals import stoppable as stoppable
+from .telemetry import block_telemetry as block_telemetry

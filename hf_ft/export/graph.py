@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from hf_ft.environment import block_telemetry
 from hf_ft.errors import first_line
 from hf_ft.models import patched_forward
 
@@ -61,7 +62,8 @@ def export_graph(
 
 
 def _exporters() -> Any:
-    """The exporters of `transformers`, whose names are made when they are asked for."""
+    """The exporters of `transformers`, whose names are made when they are asked for; they import OpenVINO and NNCF."""
+    block_telemetry()
     return importlib.import_module("transformers.exporters")
 
 

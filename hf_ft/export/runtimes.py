@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hf_ft.environment import block_telemetry
 from hf_ft.export.formats import FORMATS
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -44,6 +45,7 @@ def _onnx(path: str, threads: int) -> Runtime:
 
 
 def _openvino(path: str, threads: int) -> Runtime:
+    block_telemetry()
     import openvino
 
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where it is fast

@@ -133,9 +133,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         counted["scoring"] += len(states) if self in watched else 0
         return plain(self, states, *args, **kwargs)
 
-    def scored(run: Any) -> Any:
+    def scored(run: Any, *more: Any) -> Any:
         counted["scoring"], watched[:] = 0, [run.model.bert.encoder.layer[0]]
-        results = score(run)
+        results = score(run, *more)
         watched.clear()
         live = predict_outputs(run.model, run.processor, run.task, run.splits.validation, run.config, run.args)
         assert np.allclose(predict_trained(run, run.splits.validation), live, atol=1e-5)
