@@ -87,7 +87,7 @@ def commands(model: str, data: str, folder: Path) -> list[list[str]]:
         ["cache", "list", f"--cache_dir={folder / 'cache'}"],
         ["cache", "clear", f"--cache_dir={folder / 'cache'}"],
         ["env"],
-        ["export", out, "--format=onnx", f"--output_dir={folder / 'exported'}"],
+        ["export", out, "--format=openvino", "--quantize=int8", f"--output_dir={folder / 'exported'}"],
         ["push", out, "--repo_id=me/model", "--dry_run"],
     ]
 
