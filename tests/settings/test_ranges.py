@@ -33,7 +33,7 @@ SENSIBLE = {
         *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "label_smoothing_factor"),
         *("eval_delay", "seed", "data_seed", "dataloader_num_workers", "neftune_noise_alpha", "lora_dropout"),
         *("local_rank", "random_erasing", "mixup", "cutmix", "drop_path", "early_stopping_patience"),
-        "focal_gamma",
+        *("focal_gamma", "card_examples"),
     },
     "inf": set(),
     "nan": set(),
