@@ -29,8 +29,8 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))
 LONGEST_README = 200
 
 
-OF_OTHERS = {"--mixed_precision", "--nproc_per_node", "--strict", "--page", "--port"}
-"""Options of `accelerate launch`, `torchrun`, `mypy` and the programs of tests that the pages name."""
+OF_OTHERS = {"--mixed_precision", "--nproc_per_node", "--strict", "--page", "--port", "--sample"}
+"""Options of `accelerate launch`, `torchrun`, `mypy`, and the programs of tests and benchmarks that the pages name."""
 
 BASES = (ROOT, ROOT / "hf_ft")
 CODE = {path.name for base in BASES for path in base.iterdir() if path.is_dir()} - {"figures"}

@@ -107,7 +107,7 @@ def test_options_about_classes_are_refused(text_model: str, regression_data: str
     """Before torch is imported, and each by name."""
     given = {"class_weights": "balanced", "label_smoothing_factor": 0.1, "label_separator": "|"}
     given |= {"examples_per_class": 3, "val_examples_per_class": 3}
-    given |= {"sampler": "balanced", "loss": "focal", "threshold": 0.3}
+    given |= {"sampler": "balanced", "loss": "focal", "threshold": 0.3, "calibrate": True}
     assert set(given) == set(CLASS_OPTIONS)
     base = {"task": "text_regression", "model": text_model, "dataset": regression_data, "output_dir": str(tmp_path)}
     for option, value in given.items():
