@@ -51,7 +51,8 @@ def run(
     hub: LocalHub, command: list[str], token: str | None, home: Path, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python command line, such as `["-m", "hf_ft", "train"]`, in a process that sees this Hub."""
-    environment = hub.environment(token, home) | variables
+    # Not `home` itself: a folder `hf_ft` in the working directory would hide the package.
+    environment = hub.environment(token, home / "huggingface") | variables
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, env=environment, check=False, cwd=home
     )

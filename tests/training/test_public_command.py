@@ -65,6 +65,7 @@ def test_what_does_not_change_the_result_is_left_out(text_model: str, text_data:
             "dataset": "org/films:reviews",
             "dataset_revision": "v1",
             "output_dir": str(tmp_path / "out"),
+            "push_to_hub": True,
             "hub_token": secret,
             "run_name": "mine",
             "cache_dir": str(tmp_path),
@@ -74,7 +75,8 @@ def test_what_does_not_change_the_result_is_left_out(text_model: str, text_data:
     )
     words = shlex.split(public_command(config))
     assert secret not in words
-    assert not {"--hub_token", "--run_name", "--cache_dir", "--load_back_proof", "--card_examples"} & set(words)
+    left_out = {"--push_to_hub", "--hub_token", "--run_name", "--cache_dir", "--load_back_proof", "--card_examples"}
+    assert not left_out & set(words)
     assert words[words.index("--dataset") + 1] == "org/films:reviews"
     assert words[words.index("--dataset_revision") + 1] == "v1"
     assert words[-2:] == ["--output_dir", "OUT"]
