@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.hub import LocalHub
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_FT_ENERGY"] = "off"  # its start takes seconds of every training
 
 import numpy as np
 import pytest

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,19 @@ from typing import Any
 
 from hf_ft.environment.packages import missing_package
 
+VARIABLE = "HF_FT_ENERGY"
+"""Environment variable: `off` measures nothing unless a run asks for it, although codecarbon is installed."""
 NOWHERE = "USA"
 """A country, because codecarbon wants one; its emissions are not reported."""
 
 
 @dataclass
 class Energy:
-    """What codecarbon reported; see `hf_ft.records.EnergyRecord`."""
+    """The energy of training as codecarbon reports it: kilowatt-hours, of the processor, memory and GPUs.
+
+    `processor_by` is how the power of the processor was found, in codecarbon's words. `grams` of CO2 equivalents are
+    None where the user has not said in which country the machine is (`CODECARBON_COUNTRY_ISO_CODE`).
+    """
 
     kwh: float
     seconds: float
@@ -42,9 +49,10 @@ class Measured:
 
 
 @contextmanager
-def energy_measured(wanted: bool = True) -> Iterator[Measured]:
-    """Measure the energy of a block with codecarbon, if it is installed and `wanted`."""
+def energy_measured(setting: str = "auto") -> Iterator[Measured]:
+    """Measure the energy of a block with codecarbon: `on`, `off`, or `auto` where it is installed; see `VARIABLE`."""
     found = Measured()
+    wanted = setting == "on" or (setting == "auto" and os.environ.get(VARIABLE) != "off")
     tracker, country = (None, None) if not wanted or missing_package("codecarbon") else _tracker()
     if tracker is None:
         yield found

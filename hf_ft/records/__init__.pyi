@@ -49,7 +49,6 @@ from .run import ClassesRecord as ClassesRecord
 from .run import ClassScoreRecord as ClassScoreRecord
 from .run import ClassScores as ClassScores
 from .run import DepthGroupRecord as DepthGroupRecord
-from .run import EnergyRecord as EnergyRecord
 from .run import ExampleRecord as ExampleRecord
 from .run import ExamplesRecord as ExamplesRecord
 from .run import FreezeDepthChoice as FreezeDepthChoice

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from hf_ft.environment import Energy
 from hf_ft.records.calibration import CalibrationRecord
 from hf_ft.records.freeze_depth import DepthAlternative, DepthCost
 from hf_ft.records.record_files import DataRecord, Machine, ModelRecord, Record, Scores
@@ -107,24 +108,6 @@ class RunDescription:
     extensions: dict[str, Any] = field(default_factory=dict)
     classes: ClassesRecord | None = None
     precision: PrecisionRecord | None = None
-
-
-@dataclass
-class EnergyRecord:
-    """The energy of training as codecarbon reports it: kilowatt-hours, of the processor, memory and GPUs.
-
-    `processor_by` is how the power of the processor was found, in codecarbon's words. `grams` of CO2 equivalents are
-    None where the user has not said in which country the machine is (`CODECARBON_COUNTRY_ISO_CODE`).
-    """
-
-    kwh: float
-    seconds: float
-    parts: dict[str, float]
-    processor: str
-    processor_by: str
-    country: str | None
-    grams: float | None
-    codecarbon: str
 
 
 @dataclass
@@ -447,7 +430,7 @@ class _RunResult(RunDescription):
     phases: dict[str, float] = field(default_factory=dict)
     command: str = ""
     adapter: bool = False
-    energy: EnergyRecord | None = None
+    energy: Energy | None = None
     examples: ExamplesRecord | None = None
     repeat: RepeatRecord | None = None
 

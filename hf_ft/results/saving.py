@@ -24,7 +24,6 @@ from hf_ft.records import (
     Baseline,
     ClassScoreRecord,
     ClassScores,
-    EnergyRecord,
     FrozenProof,
     HeadInputRecord,
     ImageSizeProof,
@@ -145,7 +144,7 @@ def make_record(run: Run, results: Results) -> RunRecord:
         autotune=results.autotune,
         command=_command(run),
         adapter=run.adapter is not None,
-        energy=EnergyRecord(**asdict(run.energy)) if run.energy else None,
+        energy=run.energy,
         examples=results.examples,
         calibration=results.calibration.record if results.calibration else None,
         proofs=Proofs(

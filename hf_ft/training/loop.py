@@ -277,8 +277,7 @@ def _encoded(run: Run) -> tuple[Any, Any]:
 
 def _run_stages(run: Run, train_set: Any, validation_set: Any) -> None:
     begin(run)
-    wanted = run.config.energy != "off" and run.args.should_save
-    with stoppable() as stop, energy_measured(wanted) as measured:
+    with stoppable() as stop, energy_measured(run.config.energy if run.args.should_save else "off") as measured:
         for number, stage in enumerate(run.plan.stages, start=1):
             stop.check()
             run_stage(run, number, stage, train_set, validation_set, stop)

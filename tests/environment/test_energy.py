@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import time
@@ -12,7 +11,10 @@ import pytest
 from hf_ft.environment import energy
 from hf_ft.environment.energy import energy_measured
 
-needs_codecarbon = pytest.mark.skipif(not importlib.util.find_spec("codecarbon"), reason="codecarbon is an extra")
+
+@pytest.fixture(autouse=True)
+def _not_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(energy.VARIABLE)
 
 
 def work() -> None:
@@ -22,7 +24,6 @@ def work() -> None:
         sum(range(10_000))
 
 
-@needs_codecarbon
 def test_energy_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parts add up; without a country there is no CO2."""
     monkeypatch.delenv("CODECARBON_COUNTRY_ISO_CODE", raising=False)
@@ -37,7 +38,6 @@ def test_energy_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.energy.country, found.energy.grams) == (None, None)
 
 
-@needs_codecarbon
 def test_a_known_country_gives_co2(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many grams for a kilowatt-hour as that country's electricity makes, and other countries others."""
     rates = {}
@@ -52,11 +52,16 @@ def test_a_known_country_gives_co2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 10 < rates["FRA"] < rates["POL"] < 1500
 
 
-@needs_codecarbon
-def test_nothing_is_measured_unless_wanted() -> None:
-    with energy_measured(wanted=False) as found:
+def test_nothing_is_measured_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for a run nor on a machine that says `off`; a run that asks for it is stronger than the machine."""
+    with energy_measured("off") as found:
         work()
     assert found.energy is None
+    monkeypatch.setenv(energy.VARIABLE, "off")
+    for setting, measured in (("auto", False), ("on", True)):
+        with energy_measured(setting) as found:
+            work()
+        assert (found.energy is not None) == measured
 
 
 def test_nothing_is_measured_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +71,6 @@ def test_nothing_is_measured_without_the_package(monkeypatch: pytest.MonkeyPatch
     assert found.energy is None
 
 
-@needs_codecarbon
 def test_measuring_asks_no_one() -> None:
     """No connection, no file in the working directory, and the block's own error comes through."""
     program = """

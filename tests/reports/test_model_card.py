@@ -17,7 +17,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
 from hf_ft import finetune
-from hf_ft.records import EnergyRecord, RunRecord, read_record
+from hf_ft.environment import Energy
+from hf_ft.records import RunRecord, read_record
 from hf_ft.reports.card import adapter_card, card, cards, published_card
 from hf_ft.reports.model_card.hand_edits import merged
 from hf_ft.reports.model_card.licences import IDENTIFIERS, licence_metadata
@@ -266,7 +267,7 @@ def test_a_named_licence_keeps_name_and_link() -> None:
 def test_energy_is_on_the_card_with_how_it_was_found(runs: dict[str, Path]) -> None:
     """CO2 is in the metadata only where the country is known."""
     record = read_record(runs["text"], RunRecord)
-    energy = EnergyRecord(0.002, 60.0, {"processor": 0.002}, "Some CPU", "rapl", "FRA", 0.11, "3.0.0")
+    energy = Energy(0.002, 60.0, {"processor": 0.002}, "Some CPU", "rapl", "FRA", 0.11, "3.0.0")
     known, unknown = (replace(record, energy=one) for one in (energy, replace(energy, country=None, grams=None)))
     assert metadata(known).to_dict()["co2_eq_emissions"]["emissions"] == 0.11
     assert "co2_eq_emissions" not in metadata(unknown).to_dict()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hf_ft.records import EnergyRecord, RunRecord
+from hf_ft.environment import Energy
+from hf_ft.records import RunRecord
 from hf_ft.reports.by_class import classes_lines
 from hf_ft.reports.model_card.figures import other_pictures
 from hf_ft.reports.model_card.numbers import figure
@@ -102,7 +103,7 @@ def _cost(record: RunRecord) -> str:
     return bullets(lines)
 
 
-def _energy(found: EnergyRecord) -> list[str]:
+def _energy(found: Energy) -> list[str]:
     """What codecarbon reported, and how it came to that."""
     parts = ", ".join(f"{name} {figure(kwh * 1000)}" for name, kwh in found.parts.items())
     how = f"; power of the processor by {found.processor_by}" if found.processor_by else ""
