@@ -5,8 +5,8 @@ python benchmarks/export.py --output FACTS.jsonl [--kinds image,timm,sequence,to
 
 Each architecture of the matrix (`tests/models/test_matrix.py`) is built with tiny random weights, exported from a batch
 of three examples, saved, loaded by the runtime alone and compared on single examples, on texts of another length and on
-a batch of another size. One that takes longer than `--seconds` counts as failed. FACTS.jsonl keeps what is done: the
-same command again continues, and prints the table. `--sample 0.2` takes a fifth of each kind, at random by seed 0.
+a batch of another size. One that takes longer than `--seconds` counts as failed. FACTS.jsonl holds finished attempts:
+the same command again continues, and prints the table. `--sample 0.2` takes a fifth of each kind, at random by seed 0.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from hf_ft.metrics.calibration import calibration_score
 from hf_ft.records import RunRecord, read_record
 from hf_ft.reports.calibration import calibration_lines, calibration_table
 from hf_ft.settings.merge import build
+from tests.support.text_files import write_splits
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("text", {"method": "full"}),
@@ -30,17 +31,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def opinions(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Opinions of which every fifth has the wrong label: a model that fits them is too sure."""
-    folder, random = tmp_path_factory.mktemp("data") / "noisy", np.random.default_rng(0)
-    folder.mkdir()
-    for split, count in (("train", 40), ("validation", 30), ("test", 40)):
-        with (folder / f"{split}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["text", "label"])
-            for i in range(count):
-                word, label = (("awful", "negative"), ("lovely", "positive"))[i % 2]
-                told = label if random.random() < 0.8 else {"negative": "positive", "positive": "negative"}[label]
-                rows.writerow([f"a {word} film {split} {i}", told])
-    return str(folder)
+    random = np.random.default_rng(0)
+
+    def example(split: str, i: int) -> tuple[str, str]:
+        word, label = (("awful", "negative"), ("lovely", "positive"))[i % 2]
+        told = label if random.random() < 0.8 else {"negative": "positive", "positive": "negative"}[label]
+        return f"a {word} film {split} {i}", told
+
+    counts = {"train": 40, "validation": 30, "test": 40}
+    splits = {split: [example(split, i) for i in range(count)] for split, count in counts.items()}
+    return write_splits(tmp_path_factory.mktemp("data") / "noisy", splits)
 
 
 def settings(kind: str, request: pytest.FixtureRequest, out: Path, **own: Any) -> dict[str, Any]:

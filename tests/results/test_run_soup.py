@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from hf_ft import UserError
 from hf_ft.cli.app import main
 from hf_ft.results import greedy_average
 from hf_ft.storage import output_folder
+from tests.support.text_files import write_splits
 
 WORDS = {"negative": "awful boring bad dull", "positive": "great lovely good bright"}
 
@@ -25,17 +25,15 @@ WORDS = {"negative": "awful boring bad dull", "positive": "great lovely good bri
 @pytest.fixture(scope="module")
 def opinions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Short opinions with a validation split of their own, so that it is the same for every seed."""
-    folder = tmp_path_factory.mktemp("data") / "opinions"
-    folder.mkdir()
-    for split, count in (("train", 32), ("validation", 24), ("test", 16)):
-        with (folder / f"{split}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["text", "label"])
-            for i in range(count):
-                label = list(WORDS)[i % 2]
-                words = WORDS[label].split()
-                rows.writerow([f"a {words[i % 4]} and {words[(i + 1) % 4]} film {split} {i}", label])
-    return folder
+
+    def example(split: str, i: int) -> tuple[str, str]:
+        label = list(WORDS)[i % 2]
+        words = WORDS[label].split()
+        return f"a {words[i % 4]} and {words[(i + 1) % 4]} film {split} {i}", label
+
+    counts = {"train": 32, "validation": 24, "test": 16}
+    splits = {split: [example(split, i) for i in range(count)] for split, count in counts.items()}
+    return Path(write_splits(tmp_path_factory.mktemp("data") / "opinions", splits))
 
 
 def trained(out: Path, **settings: Any) -> Path:

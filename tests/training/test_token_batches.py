@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hf_ft.cli.app import main
 from hf_ft.modalities import filled_batches
 from hf_ft.training.token_batches import TokenBatches, TokenBatchSampler
 from hf_ft.training.trainer import StageTrainer
+from tests.support.text_files import write_splits
 
 LENGTHS = np.random.default_rng(3).geometric(0.04, 700) + 4
 
@@ -80,16 +80,15 @@ def test_indices_hold_the_epoch() -> None:
 @pytest.fixture(scope="module")
 def long_and_short(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Opinions of 4 to 60 words."""
-    folder, random = tmp_path_factory.mktemp("data") / "lengths", np.random.default_rng(1)
-    folder.mkdir()
-    for split, count in (("train", 60), ("validation", 30), ("test", 20)):
-        with (folder / f"{split}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["text", "label"])
-            for i in range(count):
-                word = ("awful", "lovely")[i % 2]
-                rows.writerow([f"{split} {i} " + "so " * int(random.integers(1, 56)) + word, word])
-    return str(folder)
+    random = np.random.default_rng(1)
+
+    def example(split: str, i: int) -> tuple[str, str]:
+        word = ("awful", "lovely")[i % 2]
+        return f"{split} {i} " + "so " * int(random.integers(1, 56)) + word, word
+
+    counts = {"train": 60, "validation": 30, "test": 20}
+    splits = {split: [example(split, i) for i in range(count)] for split, count in counts.items()}
+    return write_splits(tmp_path_factory.mktemp("data") / "lengths", splits)
 
 
 def test_from_the_command_line(long_and_short: str, text_model: str, tmp_path: Path, quick_proof: None) -> None:

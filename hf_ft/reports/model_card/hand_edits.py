@@ -1,4 +1,4 @@
-"""A card that is made again keeps what people wrote into it: which pieces are as hf_ft wrote them, and which are not.
+"""Edits that people made to a card survive when it is made again: which pieces hf_ft wrote, and which they changed.
 
 A card has two kinds of pieces: keys of the metadata, and sections (`## ...`), of which the first is what comes before
 any heading. Its last line is a comment, which pages do not show, with a digest of each piece as it was generated. A

@@ -1,4 +1,4 @@
-"""How to load the model: code that runs as it stands, in the result folder or with the id of the repository."""
+"""How to load the model: code that runs unchanged, in the result folder or with the id of the repository."""
 
 from __future__ import annotations
 
