@@ -29,8 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="test every architecture, not a sample")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none; torch is asked only where such tests are among those to run."""
+    """Keep tests together that share what a module makes, and skip what needs a GPU where there is none."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not item.get_closest_marker("xdist_group"):
+            _keep_with_its_fixtures(item)
+    # torch is asked only where such tests are among those to run.
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -39,6 +44,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="this machine has no GPU"))
+
+
+def _keep_with_its_fixtures(item: pytest.Function) -> None:
+    """Give tests that share fixtures of a module one process, or each process would make them."""
+    scopes = {name: found[-1].scope for name, found in item._fixtureinfo.name2fixturedefs.items()}
+    shared = [name for name, scope in scopes.items() if scope == "module"]
+    if shared:
+        indices = item.callspec.indices if hasattr(item, "callspec") else {}
+        of_which = [f"{name}{indices[name]}" for name in shared if name in indices]
+        item.add_marker(pytest.mark.xdist_group("-".join([item.nodeid.partition("::")[0], *of_which])))
 
 
 def pytest_collection_finish() -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.hub import LocalHub
+from tests.support.processes import python
 
 TEXTS = ["a great and lovely film", "Ada Hopper visited Rome ."]
 
@@ -131,9 +130,7 @@ def run(program: str, environment: dict[str, str], asked: str, folder: Path) -> 
     """What a program prints in its last line."""
     root = str(Path(__file__).parents[1])
     environment = {**environment, "PYTHONPATH": root, "HF_FT_CACHE": str(folder / "features")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], input=asked, capture_output=True, text=True, env=environment, check=False
-    )
+    done = python("-c", program, environment=environment, given=asked)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -226,9 +223,9 @@ def test_private_results_need_the_token(circle: Circle) -> None:
     assert all(circle.hub.repo(f"alice/{name}").private for name in circle.cases)
     environment = circle.hub.environment(None, circle.home / "nobody")
     program = "import transformers; transformers.AutoConfig.from_pretrained('alice/full')"
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = python("-c", program, environment=environment)
     assert done.returncode != 0
+    assert "alice/full" in done.stderr
 
 
 def test_hf_ft_predicts_alike_from_id_and_folder(circle: Circle) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_ft.errors import UserError
+from hf_ft.tasks.tokenizer_identity import HashedTokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,10 +80,10 @@ def encode_long(dataset: Dataset, processor: Any, limit: int, way: str) -> Datas
             value=way,
             hint="Leave it out: the longer text of a pair is truncated. Or name one column with --text_column.",
         )
-    division = pieces(processor, limit, way)
+    division, tokenizer = pieces(processor, limit, way), HashedTokenizer(processor)
 
     def divided(batch: dict[str, list[Any]], examples: list[int]) -> dict[str, Any]:
-        whole = dict(processor(batch["text"], verbose=False))
+        whole = dict(tokenizer(batch["text"], verbose=False))
         parts = [division.of(len(tokens)) for tokens in whole["input_ids"]]
         owners = [place for place, found in enumerate(parts) for _ in found]
         kept = [positions for found in parts for positions in found]

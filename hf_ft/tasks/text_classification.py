@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
 from hf_ft.tasks.long_texts import TextCollator, encode_long, mean_of_windows
+from hf_ft.tasks.tokenizer_identity import HashedTokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,9 +30,11 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
     if config.long_text != "truncate":
         return encode_long(dataset, processor, limit, config.long_text)
 
+    tokenizer = HashedTokenizer(processor)
+
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [batch[name] for name in ("text", "text_pair") if name in batch]
-        return dict(processor(*texts, truncation=True, max_length=limit))
+        return dict(tokenizer(*texts, truncation=True, max_length=limit))
 
     unused = [name for name in dataset.column_names if name != "labels"]
     return dataset.map(tokenize, batched=True, remove_columns=unused, desc="Tokenising")

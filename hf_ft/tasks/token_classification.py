@@ -22,6 +22,7 @@ from hf_ft.modalities import get_modality
 from hf_ft.tasks.base import Raw, Task
 from hf_ft.tasks.class_balance import class_weights
 from hf_ft.tasks.target import BoolArray, FindScale, IntArray, Judged, Learning, NamedLabels, Target
+from hf_ft.tasks.tokenizer_identity import HashedTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -194,11 +195,11 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
     """
     limit, room = window_of(processor, config)
     # A word that the tokenizer drops (an empty one, control characters) becomes an unknown token, so that it has a tag.
-    unknown = processor.unk_token or "?"
+    unknown, tokenizer = processor.unk_token or "?", HashedTokenizer(processor)
 
     def windows(batch: dict[str, list[Any]], examples: list[int]) -> dict[str, Any]:
         sentences = [[word or "" for word in words] for words in batch["tokens"]]
-        counted = tokens_of(sentences, processor)
+        counted = tokens_of(sentences, tokenizer)
         pieces, labels, owners = [], [], []
         tags = batch.get("labels") or [[0] * len(words) for words in sentences]
         for words, counts, own, example in zip(sentences, counted, tags, examples, strict=True):
@@ -206,7 +207,7 @@ def encode(dataset: Dataset, processor: Any, config: EncodingSettings, training:
                 pieces.append([w if n else unknown for w, n in zip(words[a:b], counts[a:b], strict=True)])
                 labels.append(own[a:b])
                 owners.append(example)
-        encoded = processor(pieces, is_split_into_words=True, truncation=True, max_length=limit)
+        encoded = tokenizer(pieces, is_split_into_words=True, truncation=True, max_length=limit)
         placed = [_on_first(encoded.word_ids(i), own) for i, own in enumerate(labels)]
         return {**encoded, "labels": placed, "example": owners}
 

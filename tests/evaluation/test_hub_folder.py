@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hub import LocalHub
+from tests.support.processes import python
 
 PROGRAM = """
 import json, os, sys
@@ -32,10 +31,7 @@ def run(hub: LocalHub, home: Path, asked: list[tuple[str | None, list[str]]], **
     root = str(Path(__file__).parents[2])
     environment = {**hub.environment(None, home), "PYTHONPATH": root, **variables}
     environment.pop("HF_HUB_DISABLE_IMPLICIT_TOKEN", None)
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(
-        command, input=json.dumps(asked), capture_output=True, text=True, env=environment, check=False, cwd=home
-    )
+    done = python("-c", PROGRAM, environment=environment, folder=home, given=json.dumps(asked))
     assert done.returncode == 0, done.stderr[-2000:]
     printed = done.stdout.split("RUN\n")[1:]
     errors = done.stderr.split("RUN\n")
@@ -158,8 +154,7 @@ print(json.dumps(found))
 """
     root = str(Path(__file__).parents[2])
     environment = {**hub.environment(None, tmp_path), "PYTHONPATH": root}
-    command = [sys.executable, "-c", program, hub.token("alice", role="read")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = python("-c", program, hub.token("alice", role="read"), environment=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [
         "positive",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.hub.server import LocalHub
+from tests.support.processes import python
 
 PRELUDE = """
 import json
@@ -53,9 +53,7 @@ def run(
     """Run a Python command line, such as `["-m", "hf_ft", "train"]`, in a process that sees this Hub."""
     # Not `home` itself: a folder `hf_ft` in the working directory would hide the package.
     environment = hub.environment(token, home / "huggingface") | variables
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=environment, check=False, cwd=home
-    )
+    return python(*command, environment=environment, folder=home)
 
 
 def ask(hub: LocalHub, program: str, token: str | None, home: Path) -> Any:

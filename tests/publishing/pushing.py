@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.hub import LocalHub
+from tests.support.processes import python
 from tests.support.structure import PACKAGE
 
 ROOT = PACKAGE.parent
@@ -35,19 +37,23 @@ class Pusher:
 
     def begun(self, repo_id: str, *words: str, command: list[str] = SCRIPT, **replaced: Any) -> subprocess.Popen[str]:
         """Start a push."""
-        environment = self.hub.environment(self.token, self.home) | self.variables | replaced
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (self.path, str(ROOT))))
         return subprocess.Popen(
-            [sys.executable, *command, str(self.folder), "--repo_id", repo_id, *words],
+            [sys.executable, *self._words(repo_id, words, command)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=self._environment(replaced),
             cwd=self.home,
         )
 
     def __call__(self, repo_id: str, *words: str, command: list[str] = SCRIPT, **replaced: Any) -> tuple[int, str, str]:
         """Push; returns exit code, output, and errors."""
-        process = self.begun(repo_id, *words, command=command, **replaced)
-        out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
+        done = python(*self._words(repo_id, words, command), environment=self._environment(replaced), folder=self.home)
+        return done.returncode, done.stdout, done.stderr
+
+    def _words(self, repo_id: str, words: Sequence[str], command: list[str]) -> list[str]:
+        return [*command, str(self.folder), "--repo_id", repo_id, *words]
+
+    def _environment(self, replaced: dict[str, Any]) -> dict[str, str]:
+        environment = self.hub.environment(self.token, self.home) | self.variables | replaced
+        return environment | {"PYTHONPATH": os.pathsep.join(filter(None, (self.path, str(ROOT))))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hf_ft.publishing import destination_of
 from tests.hub import LocalHub
 from tests.publishing.pushing import ROOT
 from tests.publishing.test_push import NEW, holds, titles
+from tests.support.processes import python
 
 
 @pytest.fixture
@@ -31,9 +31,7 @@ def trained(
     """Train in a process that sees this Hub."""
     environment = hub.environment(token or hub.token("alice"), home) | variables | {"PYTHONPATH": str(ROOT)}
     home.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=environment, check=False, cwd=home
-    )
+    return python(*words, environment=environment, folder=home)
 
 
 def test_published_at_the_end(local_hub: LocalHub, words: list[str], tmp_path: Path) -> None:

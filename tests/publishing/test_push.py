@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from hf_ft.storage import output_folder
 from tests.hub import LocalHub
 from tests.publishing.pushing import COMMAND, SCRIPT, Pusher
 from tests.support.cards import code_blocks, run_blocks
+from tests.support.processes import python
 
 NEW = ["initial commit"]
 OURS = "Model trained with hf_ft"
@@ -84,8 +83,8 @@ def test_from_python(pusher: Pusher) -> None:
         "print(json.dumps([p.repo_id, p.private, p.commit, p.url, len(p.files)]))"
     )
     environment = pusher.hub.environment(None, pusher.home)
-    words = [sys.executable, "-c", program, str(pusher.folder), str(pusher.token)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    done = python("-c", program, str(pusher.folder), str(pusher.token), environment=environment)
+    assert done.returncode == 0, done.stderr
     repo_id, private, commit, url, count = json.loads(done.stdout.splitlines()[-1])
     made = pusher.hub.repo("alice/model")
     assert (repo_id, private, commit) == ("alice/model", True, made.at("main").id)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from huggingface_hub import metadata_load
 
 from hf_ft.records import RunRecord, read_record
 from tests.hub import LocalHub
+from tests.support.processes import python
 from tests.support.structure import PACKAGE
 
 MODEL_CARD = b"---\nlicense: other\nlicense_name: own-1.0\nlicense_link: LICENSE\nlanguage: [de, en]\n---\n# Base\n"
@@ -28,9 +27,7 @@ def test_what_the_hub_says(local_hub: LocalHub, text_model: str, text_data: str,
     home = tmp_path / "home"
     home.mkdir()
     environment = local_hub.environment(None, home) | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run(
-        [sys.executable, "-m", "hf_ft", *words], capture_output=True, text=True, env=environment, check=False
-    )
+    done = python("-m", "hf_ft", *words, environment=environment)
     assert done.returncode == 0, done.stderr
     record, found = read_record(out, RunRecord), metadata_load(out / "README.md")
     assert record.model.hub_id == "me/base"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.support.processes import python
 
 SCRIPT = """
 import json, os, sys
@@ -44,14 +44,8 @@ def run_blocks(asked: Sequence[tuple[Path, list[str]]], environment: Mapping[str
     """
     variables = {**(os.environ if environment is None else environment)}
     variables.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        input=json.dumps([(str(folder), blocks) for folder, blocks in asked]),
-        capture_output=True,
-        text=True,
-        env=variables,
-        check=False,
-    )
+    given = json.dumps([(str(folder), blocks) for folder, blocks in asked])
+    done = python("-c", SCRIPT, environment=variables, given=given)
     assert done.returncode == 0, done.stderr[-3000:]
     answers: list[Any] = json.loads(done.stdout.splitlines()[-1])
     return answers
