@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gc
 import importlib.util
 import json
 import os
+import re
 import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,13 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="test every architecture, not a sample")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests together that share what a module makes, and skip what needs a GPU where there is none."""
-    for item in items:
-        if isinstance(item, pytest.Function) and not item.get_closest_marker("xdist_group"):
-            _keep_with_its_fixtures(item)
-    # torch is asked only where such tests are among those to run.
+    """Skip what needs a GPU where there is none; torch is asked only where such tests are among those to run."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -46,14 +44,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="this machine has no GPU"))
 
 
-def _keep_with_its_fixtures(item: pytest.Function) -> None:
-    """Give tests that share fixtures of a module one process, or each process would make them."""
-    scopes = {name: found[-1].scope for name, found in item._fixtureinfo.name2fixturedefs.items()}
-    shared = [name for name, scope in scopes.items() if scope == "module"]
-    if shared:
-        indices = item.callspec.indices if hasattr(item, "callspec") else {}
-        of_which = [f"{name}{indices[name]}" for name in shared if name in indices]
-        item.add_marker(pytest.mark.xdist_group("-".join([item.nodeid.partition("::")[0], *of_which])))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Send tests of a file with fixtures of the whole module to one worker: each worker would make them otherwise.
+
+    All other tests go wherever there is room. `--dist loadgroup` by itself goes by marks, and sees none of pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        """Whole files and single tests."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if _has_module_fixtures(config.rootpath / file) else nodeid
+
+    return Scheduling(config, log)
+
+
+@functools.cache
+def _has_module_fixtures(file: Path) -> bool:
+    return bool(re.search(r"@pytest\.fixture\(.*scope=\"module\"", file.read_text(encoding="utf-8")))
 
 
 def pytest_collection_finish() -> None:

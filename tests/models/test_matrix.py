@@ -81,13 +81,12 @@ METHODS = ("head", "last_n:1", "full", "lora")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One set of tests for each subject, kept together so that a worker builds a model once."""
+    """One set of tests for each subject, which run one after another."""
     if "subject" in metafunc.fixturenames:
         everything = [subject for kind in KINDS for subject in subjects(kind)]
         all_of_them = metafunc.config.getoption("--matrix") and metafunc.function is not test_other_methods
         chosen = [subject for subject in everything if all_of_them or subject.id in SAMPLE]
-        params = [pytest.param(s, id=s.id, marks=pytest.mark.xdist_group(s.id)) for s in chosen]
-        metafunc.parametrize("subject", params, scope="module")  # runs the tests of a subject one after another
+        metafunc.parametrize("subject", [pytest.param(s, id=s.id) for s in chosen], scope="module")
 
 
 def test_sample_is_there() -> None:
