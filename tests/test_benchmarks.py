@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.processes import python
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 MODULES = ("variants", "frozen", "side_by_side", "quality_data", "quality_peers", "gpu_wheels")
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in MODULES)
@@ -49,7 +51,7 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def start(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Start a script as a user does."""
-    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
+    return python(str(script), *arguments)
 
 
 def made_up(variant: str, seed: int, seconds: float, **more: Any) -> dict[str, Any]:

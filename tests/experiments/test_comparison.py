@@ -32,6 +32,7 @@ from hf_ft.reports.registry import write_reports
 from hf_ft.storage import output_folder
 from hf_ft.tasks.registry import task_names
 from hf_ft.training.run import StageResult
+from tests.support.processes import python
 
 SMALL = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "max_eval_examples": 12}
 TASKS = {
@@ -187,11 +188,13 @@ compare(task="text_classification", model=sys.argv[1], dataset=sys.argv[2], outp
 
 def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, text_data: str) -> None:
     """A real process, killed when it has finished some trials and not others."""
-    arguments = [sys.executable, "-c", KILLED, text_model, text_data]
+    arguments = ["-c", KILLED, text_model, text_data]
     whole = tmp_path / "whole"
-    subprocess.run([*arguments, str(whole)], check=True, capture_output=True)
+    assert python(*arguments, str(whole)).returncode == 0
     out = tmp_path / "killed"
-    process = subprocess.Popen([*arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, *arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while len(list((out / "trials").glob("*.json"))) < 2:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
@@ -199,7 +202,7 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
     process.wait()
     done = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert 2 <= len(done) < 4
-    subprocess.run([*arguments, str(out)], check=True, capture_output=True)
+    assert python(*arguments, str(out)).returncode == 0
     after = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert len(after) == 4
     assert done.items() <= after.items()

@@ -38,6 +38,7 @@ from hf_ft.models.module_calls import CannotSplit
 from hf_ft.publishing.contents import publishable
 from hf_ft.records import FreezeDepthRecord, TrialResult, read_record
 from hf_ft.tasks.registry import task_names
+from tests.support.processes import python
 
 LEAST_STEPS = depths.MIN_STEPS
 SHORT = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "max_eval_examples": 12}
@@ -448,10 +449,12 @@ depth(task="text_classification", model=sys.argv[1], dataset=sys.argv[2], output
 
 def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, text_data: str) -> None:
     """A real process, killed when it has finished some trainings and not others."""
-    arguments = [sys.executable, "-c", KILLED, text_model, text_data]
+    arguments = ["-c", KILLED, text_model, text_data]
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*arguments, str(whole)], check=True, capture_output=True)
-    process = subprocess.Popen([*arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert python(*arguments, str(whole)).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, *arguments, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not list((out / "trials").glob("*.json")):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
@@ -460,7 +463,7 @@ def test_killed_and_run_again_gives_the_same(tmp_path: Path, text_model: str, te
     done = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert json.loads((out / "depth.json").read_text())["cost"] is None
     assert main(["depth", "--redraw", str(out)]) == 2
-    subprocess.run([*arguments, str(out)], check=True, capture_output=True)
+    assert python(*arguments, str(out)).returncode == 0
     after = {path.name: path.stat().st_mtime_ns for path in (out / "trials").glob("*.json")}
     assert len(after) > len(done) >= 1
     assert done.items() <= after.items()

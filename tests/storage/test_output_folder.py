@@ -15,6 +15,7 @@ from hf_ft.cli.app import main
 from hf_ft.errors import UserError
 from hf_ft.storage import output_folder
 from hf_ft.training import checkpoints
+from tests.support.processes import python
 
 
 def names(folder: Path) -> set[str]:
@@ -346,8 +347,7 @@ def interrupted(text_model: str, text_data: str, tmp_path_factory: pytest.TempPa
         "import sys; from hf_ft.results import saving; from hf_ft.cli import main\n"
         "saving.save = lambda *_: sys.exit(9)\nmain(sys.argv[1:])"
     )
-    command = [sys.executable, "-c", program, *words("train", text_model, text_data, out, *EPOCHS)]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 9
+    assert python("-c", program, *words("train", text_model, text_data, out, *EPOCHS)).returncode == 9
     assert len(list(out.glob("checkpoints/1-full/checkpoint-*"))) == 2
     return out
 

@@ -51,6 +51,7 @@ def backbone_names(before: dict[str, torch.Tensor], after: dict[str, torch.Tenso
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "auto"])  # which is one of the others
+@pytest.mark.usefixtures("quick_proof")
 def test_method_trains_what_it_says_and_nothing_else(
     method: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
