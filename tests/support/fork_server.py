@@ -14,8 +14,9 @@ import os
 import runpy
 import sys
 import traceback
+import types
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 EARLY = [
     "torch._dynamo",
@@ -90,11 +91,8 @@ def run(words: list[str]) -> None:
     elif kind == "-c":
         sys.path.insert(0, "")
         sys.argv = ["-c", *rest[1:]]
-        own: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
-        main = type(sys)("__main__")
-        main.__dict__.update(own)
-        sys.modules["__main__"] = main
-        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), vars(main))
     else:
         sys.path.insert(0, os.path.dirname(os.path.abspath(kind)))
         sys.argv = words
