@@ -60,7 +60,8 @@ def run(layers: Any, seed: int, out: Path) -> tuple[list[CalibrationScore], list
     records = [trained(layers, seed, place.name == "calibrated", place) for place in places]
     config = build(*layers, ("the benchmark", {**_own(seed, places[0]), "calibrate": False})).config
     splits, task = load_splits(config, seed), get_task(config.task)
-    assert splits.test is not None
+    if splits.test is None:
+        raise SystemExit(f"{config.dataset} has no test split, and the scores on validation are those of the fit.")
     references = np.asarray(splits.test["labels"][:])
     scores, chosen = [], []
     with tempfile.TemporaryDirectory() as scratch:

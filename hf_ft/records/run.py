@@ -249,10 +249,10 @@ class StageRecord:
 
     `seconds` includes computing features and evaluating. `peak_memory` is in bytes. `history` is what `Trainer` logged,
     with steps and epochs counted over all stages. `frozen_checked` is the number of tensors that were verified to be
-    unchanged. `cache` describes the cached features, or `uncached` says why frozen layers ran in every epoch; `images`
-    describes the image cache, and `solver` how a closed-form head was fitted. `ema` is the decay of the average of
-    weights. `epochs` are those that were planned: `stopped` says where early stopping ended them. `autotune` is how
-    steps ran where that was tried.
+    unchanged. `cache` describes the cached features, or `uncached` says why frozen layers ran in every epoch, and
+    `evaluated` the features of validation if those were cached all the same; `images` describes the image cache, and
+    `solver` how a closed-form head was fitted. `ema` is the decay of the average of weights. `epochs` are those that
+    were planned: `stopped` says where early stopping ended them. `autotune` is how steps ran where that was tried.
     """
 
     name: str
@@ -270,6 +270,7 @@ class StageRecord:
     uncached: str
     images: dict[str, float] | None
     solver: dict[str, Any] | None
+    evaluated: dict[str, Any] | None = None
     ema: float | None = None
     stopped: StoppedEarly | None = None
     soup: SoupRecord | None = None

@@ -323,4 +323,6 @@ def cache_lines(record: RunRecord) -> list[str]:
             )
         elif stage.uncached:
             lines.append(f"Stage {stage.name}: the frozen layers ran in every epoch, since {stage.uncached}.")
+            if stage.evaluated:
+                lines[-1] += " Evaluations read their outputs from the cache."
     return lines

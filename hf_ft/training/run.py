@@ -39,6 +39,7 @@ class StageResult:
         checkpoint: The folder of the stage's weights, relative to the output folder; adapters are merged in it.
         history: The logs of `Trainer`, with steps and epochs counted over all stages.
         cache: Facts about cached features; `uncached` is why there are none.
+        evaluated: Facts about cached features of validation alone, in a stage whose training images change.
         images: Facts about images that were decoded once.
         solver: How the linear head was solved; None where it was trained by steps.
         ema: The decay of the average of weights that the stage's result has; None without one.
@@ -63,6 +64,7 @@ class StageResult:
     notes: list[str] = field(default_factory=list)
     cache: dict[str, Any] | None = None
     uncached: str = ""
+    evaluated: dict[str, Any] | None = None
     images: dict[str, float] | None = None
     solver: dict[str, Any] | None = None
     ema: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,30 @@ from hf_ft.training.stage_arguments import evaluations, steps_per_epoch
 from hf_ft.training.tuned_steps import pinned_variants, recorded_variants
 
 
+@dataclass(frozen=True)
+class StageData:
+    """What a stage reads.
+
+    Attributes:
+        opened: The cached stage, or why it runs uncached.
+        rows: What it trains on and evaluates.
+        evaluated: The cached validation split (its `train`) of a stage that runs uncached because its training images
+            change; None where evaluations run like training.
+        images: Facts about cached images.
+        tuner: The autotuner of the stage.
+    """
+
+    opened: CachedStage | str
+    rows: Sequence[Any]
+    evaluated: CachedStage | None
+    images: dict[str, float] | None
+    tuner: Autotuner | None
+
+
 def read_once(
     run: Run, folder: Path, stage: AppliedStage, args: TrainingArguments, sets: tuple[Any, Any], model: Any
-) -> tuple[CachedStage | str, Sequence[Any], dict[str, float] | None, Autotuner | None]:
-    """The cached stage or why it runs uncached, its datasets, facts about cached images, and the stage's autotuner.
-
-    `model` is that of the run, with the adapters of the stage.
+) -> StageData:
+    """Open the cache for a stage; `model` is that of the run, with the adapters of the stage.
 
     Whether caching pays off is measured, and so is the form in which steps run: a resumed stage keeps to what was
     decided when it began.
@@ -56,21 +74,26 @@ def read_once(
             f"--resume: stage '{stage.name}' read the outputs of its frozen layers from the cache, and now it "
             f"cannot: {opened}. Make that possible, or start over with --overwrite_output_dir."
         )
+    evaluated = None
     if isinstance(opened, CachedStage):
         prepared: Sequence[Any] = (opened.train, opened.validation)
         images = None
     else:
         without = earlier is not None and not earlier["images"]
         prepared, images = (job.datasets, None) if without else cache_images(job)
+        if earlier is None or earlier["evaluated"]:
+            evaluated = _open_validation(job)
+        if evaluated is not None:
+            prepared = prepared[0], evaluated.train
     if run.config.augment_views and isinstance(opened, str):
         why = f"stage '{stage.name}', which freezes no block: its images are augmented anew in each epoch"
         print_on_main(f"views    not used in {why}", args)
     if earlier is None and run.args.should_save:
         kept = images is not None
         reason = None if isinstance(opened, CachedStage) else opened
-        decided = {"uncached": reason, "images": kept, "autotune": recorded_variants(tuner)}
-        checkpoints.write_file(folder / checkpoints.BEGUN, decided)
-    return opened, prepared, images, tuner
+        decided = {"uncached": reason, "images": kept, "evaluated": evaluated is not None}
+        checkpoints.write_file(folder / checkpoints.BEGUN, {**decided, "autotune": recorded_variants(tuner)})
+    return StageData(opened, prepared, evaluated, images, tuner)
 
 
 def _opened(
@@ -148,6 +171,23 @@ def _block_means(run: Run) -> Summary:
     """What layer probes need of the pass that computes features: the mean state at each boundary."""
     sample = partial(sample_places, most=PROBED, seed=SAMPLE_SEED)
     return Summary("mean states of blocks", partial(watched_blocks, run.model, run.groups), sample)
+
+
+def _open_validation(job: CacheRequest) -> CachedStage | None:
+    """The validation split with cached features, for a stage that cannot cache training images since they change.
+
+    Final scores read it once more.
+    """
+    changing = bool(job.mixes) or (job.augments and not job.views)
+    if not changing or len(job.datasets) < 2 or not file_column(job.datasets[1]) or job.args.torch_compile:
+        return None
+    alone = replace(job, datasets=job.datasets[1:], passes=job.evaluations + 1, evaluations=0.0, find_linear_head=None)
+    try:
+        opened = open_cache(replace(alone, augment=None, erasing=0.0, mixes=(), views=0))
+    except NotCached:
+        return None
+    print_on_main(f"cache    evaluations of stage '{job.stage.name}' skip the frozen layers", job.args)
+    return opened
 
 
 def _open_cache(job: CacheRequest) -> CachedStage | str:

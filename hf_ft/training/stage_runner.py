@@ -16,7 +16,6 @@ from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
 
-from hf_ft.autotune import Autotuner
 from hf_ft.environment import Stop, print_on_main, training_memory
 from hf_ft.errors import UserError
 from hf_ft.feature_cache import CachedImages, CachedStage, CachedViews, PrebatchedCollator
@@ -50,7 +49,7 @@ from hf_ft.training.precision import float32_format
 from hf_ft.training.run import Run, StageResult, epochs_of
 from hf_ft.training.run_start import ended_before, of_main, stage_folder
 from hf_ft.training.stage_arguments import stage_arguments, steps_per_epoch, total_steps
-from hf_ft.training.stage_data import read_once
+from hf_ft.training.stage_data import StageData, read_once
 from hf_ft.training.stage_options import StageOptions, announce, guard_of, stage_options
 from hf_ft.training.stage_reading import report_waiting, set_readers
 from hf_ft.training.trainer import StageTrainer, evaluation_order
@@ -86,12 +85,13 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
     started, soup = time.perf_counter(), None
     _reset_peak_memory()
     with without_progress_bars(), training_memory(), float32_format(run.config, args):
-        opened, prepared, images, tuner = read_once(run, folder, stage, args, (train_set, validation_set), model)
-        cached = opened if isinstance(opened, CachedStage) else None
+        data = read_once(run, folder, stage, args, (train_set, validation_set), model)
+        cached = data.opened if isinstance(data.opened, CachedStage) else None
         trained = cached.upper if cached else model
-        sets = (*prepared, validation_set)[:2]
+        sets = (*data.rows, validation_set)[:2]
         frozen = FrozenMode(trained, in_eval)
         trainer = _trainer(run, trained, stage, args, sets, stop, options, in_eval)
+        trainer.evaluated = data.evaluated
         _balance(run, trainer, train_set)
         _pool_metrics(run, trainer, validation_set, sets[1])
         with cached.split.installed() if cached else nullcontext():
@@ -100,18 +100,18 @@ def run_stage(run: Run, number: int, stage: AppliedStage, train_set: Any, valida
         with cached.split.installed() if cached else nullcontext(), _objective(run, stage):
             if fit is None:
                 announce(run, stage, options, args, in_eval)
-                with tuned_steps(run, stage, folder, trainer, tuner, total_steps(stage, epoch)):
+                with tuned_steps(run, stage, folder, trainer, data.tuner, total_steps(stage, epoch)):
                     _train(run, trainer, folder, model)
                     soup = make_soup(trainer, options.soup, run.metric, in_eval) if options.soup else None
             else:
                 _score_solved(run, trainer, fit)
     seconds = time.perf_counter() - started
-    run.cached = None if stage.peft else cached
+    run.cached = None if stage.peft else cached or data.evaluated
     frozen.remove()
     # Mixed precision leaves its wrapper on `forward`; what follows needs the model as it will be saved.
     extract_model_from_parallel(trained, keep_fp32_wrapper=False)
     checked = audit(before, snapshot(model, names))
-    run.stages.append(_result(run, trainer, model, stage, seconds, checked, opened, images, fit, tuner))
+    run.stages.append(_result(run, trainer, model, stage, seconds, checked, data, fit))
     if fit is None:
         _add_facts(run, trainer, options, soup)
     run.stages[-1].notes += [*notes, *_image_notes(run, stage, sets[0], fit is not None)]
@@ -373,10 +373,8 @@ def _result(
     stage: AppliedStage,
     seconds: float,
     checked: int,
-    opened: CachedStage | str,
-    images: dict[str, float] | None,
+    data: StageData,
     fit: dict[str, Any] | None,
-    tuner: Autotuner | None,
 ) -> StageResult:
     keeps_best, best, best_metric = trainer.args.load_best_model_at_end, None, None
     history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
@@ -398,11 +396,12 @@ def _result(
         best_metric=best_metric,
         checkpoint=str(Path(best).relative_to(run.output_dir)) if best else None,
         history=history,
-        cache=opened.facts if isinstance(opened, CachedStage) else None,
-        uncached="" if isinstance(opened, CachedStage) else opened,
-        images=images,
+        cache=data.opened.facts if isinstance(data.opened, CachedStage) else None,
+        uncached="" if isinstance(data.opened, CachedStage) else data.opened,
+        evaluated=data.evaluated.facts if data.evaluated else None,
+        images=data.images,
         solver=fit,
-        autotune=[asdict(choice) for choice in tuner.choices] if tuner else [],
+        autotune=[asdict(choice) for choice in data.tuner.choices] if data.tuner else [],
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 
 from hf_ft.data import Readers, start_worker
 from hf_ft.environment import Stop, exception_of, with_halved_batches
-from hf_ft.feature_cache import CachedRows, row_lengths
+from hf_ft.feature_cache import CachedRows, CachedStage, in_precision, row_lengths
 from hf_ft.training import checkpoints
 from hf_ft.training.data_order import EpochOrder, balanced_order
 from hf_ft.training.data_wait import DataWait
@@ -64,6 +64,7 @@ class StageTrainer(Trainer):
         self.grouping, self.steps_before, self.epochs_before = grouping, steps_before, epochs_before
         self.order, self.batches = order, batches
         self.eval_tokens = batches.tokens if batches else 1
+        self.evaluated = cast(CachedStage | None, None)
         self.loss_scale: float | None = None
         self.wait = DataWait(events=self.args.device.type == "cuda")
         self.readers, self.eval_workers = cast(Readers | None, None), self.args.dataloader_num_workers
@@ -207,11 +208,25 @@ class StageTrainer(Trainer):
         `Trainer` takes the mean of the losses of batches, as if all had the same number of rows.
         """
         self.loss_scale = None if self.batches is None else len(dataloader) / len(dataloader.dataset)
-        found = super().evaluation_loop(dataloader, *args, **kwargs)
+        with self._on_features():
+            found = super().evaluation_loop(dataloader, *args, **kwargs)
         values = found.metrics or {}
         for name in [name for name in values if name.endswith(f"_{LOSS}")]:
             values[name.removesuffix(LOSS) + "loss"] = values.pop(name)
         return found
+
+    @contextmanager
+    def _on_features(self) -> Iterator[None]:
+        """A block in which the upper part of the model answers, where validation is cached and training is not."""
+        if self.evaluated is None:
+            yield
+            return
+        whole, self.model = self.model, self.evaluated.upper
+        try:
+            with self.evaluated.split.installed(), in_precision(self.args):
+                yield
+        finally:
+            self.model = whole
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Run one batch; its loss counts by its rows where batches have different numbers of them."""
