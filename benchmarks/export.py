@@ -1,12 +1,13 @@
 """Which architectures `hf-ft export` can export, and why not the others.
 
-python benchmarks/export.py --output FACTS.jsonl [--kinds image,timm,sequence,token]
+python benchmarks/export.py [--output FACTS.jsonl] [--kinds image,timm,sequence,token]
     [--formats onnx,openvino,torch_export] [--only NAME,...] [--sample SHARE] [--seconds 180]
 
 Each architecture of the matrix (`tests/models/test_matrix.py`) is built with tiny random weights, exported from a batch
 of three examples, saved, loaded by the runtime alone and compared on single examples, on texts of another length and on
-a batch of another size. One that takes longer than `--seconds` counts as failed. FACTS.jsonl holds finished attempts:
-the same command again continues, and prints the table. `--sample 0.2` takes a fifth of each kind, at random by seed 0.
+a batch of another size. One that takes longer than `--seconds` counts as failed. FACTS.jsonl (benchmarks/export.jsonl,
+which docs/export.md sums up) holds finished attempts: the same command again continues, and prints the table.
+`--sample 0.2` takes a fifth of each kind, at random by seed 0.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ TITLES = {
     "sequence": "text classifiers",
     "token": "token classifiers",
 }
+FACTS = ROOT / "benchmarks/export.jsonl"
 GOAL = 0.85
 """Least share of architectures in each format."""
 CANNOT_BUILD = "cannot be built"
@@ -225,7 +227,7 @@ def main() -> int:
         work()
         return 0
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=FACTS)
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--only", help="names of architectures")

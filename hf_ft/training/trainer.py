@@ -41,6 +41,9 @@ class StageTrainer(Trainer):
         needed: The checkpoints that stay on disk whatever `most` says, besides the best and the newest.
         order: Makes the order of the rows in an epoch, where the objective needs one of its own.
         batches: The training batches, where they are filled by tokens; those of evaluations are then as well.
+
+    Attributes:
+        evaluated: The cached validation split, where the stage runs live and its evaluations need not.
     """
 
     def __init__(
