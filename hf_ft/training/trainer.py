@@ -43,7 +43,7 @@ class StageTrainer(Trainer):
         batches: The training batches, where they are filled by tokens; those of evaluations are then as well.
 
     Attributes:
-        evaluated: The cached validation split, where the stage runs live and its evaluations need not.
+        evaluated: The cached validation split, where the stage runs uncached and its evaluations need not.
     """
 
     def __init__(
