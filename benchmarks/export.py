@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -204,7 +205,7 @@ def failures(facts: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iterato
 
 
 def _short(reason: str) -> str:
-    text = " ".join(reason.split())
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", reason).split())
     return text if len(text) <= 160 else f"{text[:160]}..."
 
 
