@@ -1,5 +1,4 @@
 from .build import CachedStage as CachedStage
-from .build import in_precision as in_precision
 from .build import open_cache as open_cache
 from .cache_key import precision_of as precision_of
 from .cache_request import CacheRequest as CacheRequest

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import TrainingArguments, default_data_collator
+from transformers import default_data_collator
 
 from hf_ft.autotune import USUAL, Variant, Work, applied
 from hf_ft.data import choose_readers, read_ahead
@@ -220,7 +220,7 @@ def _store(
     device, precision = request.args.device, precision_of(request.args)
 
     def step(batch: Mapping[str, torch.Tensor]) -> Sequence[torch.Tensor]:
-        with in_precision(request.args):
+        with _autocast(request):
             return split.capture(dict(batch))
 
     work = Work(
@@ -237,10 +237,10 @@ def _store(
     return variant, FeatureStore(request.root, {**key, **variant.changes()}) if variant.changes() else usual
 
 
-def in_precision(args: TrainingArguments) -> torch.autocast:
-    """A block in which the frozen layers run, in the precision of training."""
-    precision = precision_of(args)
-    return torch.autocast(args.device.type, getattr(torch, precision), enabled=precision != "float32")
+def _autocast(request: CacheRequest) -> torch.autocast:
+    """The precision in which the frozen layers run."""
+    precision = precision_of(request.args)
+    return torch.autocast(request.args.device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 def _expected(
@@ -280,7 +280,7 @@ def _compute(
         summaries = SummaryStore(request.root, feature_key(request, split, layouts), request.summary.name)
     collector = Collector(request.summary, summaries, rows, part.fingerprints)
     building = store.build(part.fingerprints[rows], layouts, ragged)
-    with bar as advance, in_precision(request.args), collector.watching() as taking, building as writer:
+    with bar as advance, _autocast(request), collector.watching() as taking, building as writer:
         batches = list(_batches(len(rows), lengths, request, part))
         run = _InParts(request, split, layouts, lambda places, batch: taking(rows[places], batch))
         read = functools.partial(_read, request, part, rows)

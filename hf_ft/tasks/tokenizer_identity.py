@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
+
+from hf_ft.storage import json_digest
 
 
 class HashedTokenizer:
@@ -36,4 +36,4 @@ def tokenizer_digest(processor: Any) -> str:
     _, key, rest = backend.to_str().partition('"added_tokens"')
     own = {name: value for name, value in vars(processor).items() if isinstance(value, str | int | float | list | None)}
     state = [type(processor).__qualname__, own, key + rest]
-    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
+    return json_digest(state)

@@ -81,7 +81,7 @@ def read_once(
     else:
         without = earlier is not None and not earlier["images"]
         prepared, images = (job.datasets, None) if without else cache_images(job)
-        if earlier is None or earlier["evaluated"]:
+        if earlier is None or earlier.get("evaluated"):  # runs that earlier versions began lack it
             evaluated = _open_validation(job)
         if evaluated is not None:
             prepared = prepared[0], evaluated.train
@@ -178,23 +178,24 @@ def _open_validation(job: CacheRequest) -> CachedStage | None:
 
     Final scores read it once more.
     """
-    changing = bool(job.mixes) or (job.augments and not job.views)
+    changing = (job.mixes or (job.augments and not job.views)) and not (job.uncacheable or job.unsplittable)
     if not changing or len(job.datasets) < 2 or not file_column(job.datasets[1]) or job.args.torch_compile:
         return None
     alone = replace(job, datasets=job.datasets[1:], passes=job.evaluations + 1, evaluations=0.0, find_linear_head=None)
-    try:
-        opened = open_cache(replace(alone, augment=None, erasing=0.0, mixes=(), views=0))
-    except NotCached:
+    where = f"evaluations of stage '{job.stage.name}'"
+    opened = _open_cache(replace(alone, augment=None, erasing=0.0, mixes=(), views=0), where)
+    if isinstance(opened, str):
         return None
-    print_on_main(f"cache    evaluations of stage '{job.stage.name}' skip the frozen layers", job.args)
+    print_on_main(f"cache    {where} skip the frozen layers", job.args)
     return opened
 
 
-def _open_cache(job: CacheRequest) -> CachedStage | str:
+def _open_cache(job: CacheRequest, where: str = "") -> CachedStage | str:
     """The stage with cached features, or why it runs uncached."""
     try:
         return open_cache(job)
     except NotCached as reason:
         if str(reason):
-            print_on_main(f"cache    not used in stage '{job.stage.name}': {reason}", job.args)
+            where = where or f"stage '{job.stage.name}'"
+            print_on_main(f"cache    not used in {where}: {reason}", job.args)
         return str(reason)

@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 
 from hf_ft.data import Readers, start_worker
 from hf_ft.environment import Stop, exception_of, with_halved_batches
-from hf_ft.feature_cache import CachedRows, CachedStage, in_precision, row_lengths
+from hf_ft.feature_cache import CachedRows, CachedStage, row_lengths
 from hf_ft.training import checkpoints
 from hf_ft.training.data_order import EpochOrder, balanced_order
 from hf_ft.training.data_wait import DataWait
@@ -226,7 +226,7 @@ class StageTrainer(Trainer):
             return
         whole, self.model = self.model, self.evaluated.upper
         try:
-            with self.evaluated.split.installed(), in_precision(self.args):
+            with self.evaluated.split.installed(), self.accelerator.autocast():
                 yield
         finally:
             self.model = whole

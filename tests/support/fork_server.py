@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -67,8 +68,8 @@ def become(words: list[str], environment: dict[str, str], folder: str, files: li
     sys.path[:] = [*theirs, *(path for path in sys.path[1:] if path not in mine)]
     importlib.invalidate_caches()
     try:
-        with suppress(ImportError):  # what Python runs first, where there is one
-            sys.modules.pop("sitecustomize", None)
+        sys.modules.pop("sitecustomize", None)
+        if importlib.util.find_spec("sitecustomize"):  # what Python runs first
             importlib.import_module("sitecustomize")
         run(words)
     except SystemExit as end:

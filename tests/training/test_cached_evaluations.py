@@ -84,7 +84,9 @@ def test_the_same_training_and_the_same_scores(
     if "bf16" not in settings:
         one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("cached", "live"))
         assert all(torch.equal(one[name], other[name]) for name in other)
+        assert set(live["metrics"]) == {"validation", "test"}
         for split, scores in live["metrics"].items():
+            assert len(scores) >= 5
             for name, score in scores.items():
                 assert record["metrics"][split][name]["value"] == pytest.approx(score["value"], abs=1e-5), name
 
