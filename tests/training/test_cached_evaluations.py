@@ -107,6 +107,17 @@ def test_where_there_is_nothing_to_hold(case: str, usual: dict[str, Any], tmp_pa
     assert record["stages"][0]["evaluated"] is None
 
 
+def test_the_reason_is_said(usual: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the features of validation do not fit, the line names evaluations, and the stage trains."""
+    settings = usual | CHANGING["augmentation"] | {"cache_max_gb": 1e-9}
+    record = finetune(**settings, output_dir=str(tmp_path / "out")).record
+    assert record["stages"][0]["evaluated"] is None
+    said = [line for line in capsys.readouterr().out.splitlines() if "evaluations of stage" in line]
+    assert len(said) == 1
+    assert "not used in evaluations of stage 'last_n': it needs" in said[0]
+    assert "--cache_max_gb is 1e-09" in said[0]
+
+
 @pytest.mark.parametrize("step", [4, 7])
 def test_resumed_the_same(
     step: int, image_model: str, image_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
